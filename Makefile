@@ -1,0 +1,82 @@
+# One command per thing; each does its own set-up. `make` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CONFIG ?= serve_config.yaml
+# The CUDA build where there is an NVIDIA GPU; GPU=1 or GPU=0 to decide yourself.
+GPU ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
+FLAVOUR := $(if $(filter 1,$(GPU)),gpu,cpu)
+BIN := .venv/bin
+RUNTIME := .venv/installed-$(FLAVOUR)
+DEV := .venv/installed-$(FLAVOUR)-dev
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(RUNTIME): requirements/$(FLAVOUR).txt pyproject.toml
+	@tools/install.sh $(FLAVOUR)
+	@touch $@
+
+$(DEV): requirements/$(FLAVOUR).txt requirements/dev.txt pyproject.toml
+	@tools/install.sh $(FLAVOUR) dev
+	@touch $@ $(RUNTIME)
+
+.PHONY: serve
+serve: $(RUNTIME) ## run the service on http://127.0.0.1:8000 (PORT=…, MODEL=folder or hub id, CONFIG=…, GPU=1)
+	@exec $(BIN)/reranker serve --config $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model $(MODEL))
+
+.PHONY: setup
+setup: $(DEV) ## the environment with the development tools, and the pre-commit hooks
+	@$(BIN)/pre-commit install
+
+.PHONY: test
+test: $(DEV) ## the whole test suite: real Ray Serve, real vLLM
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest tests/engine
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: test-unit
+test-unit: $(DEV) ## only the tests that need neither Ray nor vLLM (seconds)
+	$(BIN)/pytest tests/unit
+
+.PHONY: fix
+fix: $(DEV) ## repair and format what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: check
+check: $(DEV) ## everything that can be checked without running the service; changes no file
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.docs --check
+	$(BIN)/python -m tools.check_serve_config serve_config.yaml
+	$(BIN)/python -m tools.build_demo_model --check
+	$(BIN)/python -m tools.demo_quality --check
+
+.PHONY: docs
+docs: $(DEV) ## write the generated parts of the docs
+	$(BIN)/python -m tools.docs
+
+.PHONY: lock
+lock: $(DEV) ## resolve pyproject.toml into requirements/*.txt
+	UV=$(BIN)/uv tools/lock.sh
+
+.PHONY: demo-model
+demo-model: $(DEV) ## write the bundled demo model's weights from their committed inputs
+	$(BIN)/python -m tools.build_demo_model
+
+.PHONY: demo-quality
+demo-quality: $(DEV) ## rank the held-out questions with the demo model and with BM25; writes the model card's table
+	$(BIN)/python -m tools.demo_quality
+
+.PHONY: bench-engine
+bench-engine: $(DEV) ## the two ways of holding vLLM, side by side (minutes)
+	$(BIN)/python -m benchmarks.engine_holding
+
+.PHONY: clean
+clean: ## remove the environment and all caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* build *.egg-info

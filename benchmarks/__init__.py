@@ -1,0 +1,1 @@
+"""Speed, measured: ratios in alternating rounds on one machine. Never asserted in a test."""

@@ -1,0 +1,1 @@
+"""Wires the library into Ray Serve. Thin: every decision is made in `reranker`."""

@@ -1,0 +1,55 @@
+"""build_app(args): the composition root that serve_config.yaml names."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
+
+from deployments.engine_replica import EngineReplica
+from deployments.ingress import Ingress
+from deployments.router import ShardRouter
+from reranker.checkpoint import find_checkpoint
+from reranker.config import RerankerConfig
+
+
+def build_app(args: dict[str, object]) -> Application:
+    """Wire the application.
+
+    Args:
+        args: `args` of the application in the Serve configuration; see `RerankerConfig`.
+
+    Raises:
+        pydantic.ValidationError: An unknown key or a wrong value.
+        ConfigurationError: The model is not there, or not one we can serve. Before any device is taken.
+    """
+    config = RerankerConfig.model_validate(args)
+    find_checkpoint(config.model)
+    device = config.engine.device
+    if device == "auto":
+        device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+    threads = str(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
+    engine = (
+        serve.deployment(EngineReplica)
+        .options(
+            ray_actor_options={
+                "num_cpus": config.engine.cpus,
+                "num_gpus": 1 if device == "cuda" else 0,
+                # Read by OpenMP and vLLM when they load, so they must be there before the process starts.
+                "runtime_env": {
+                    "env_vars": {
+                        "OMP_NUM_THREADS": threads,
+                        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+                        "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
+                    }
+                },
+            },
+            request_router_config=RequestRouterConfig(request_router_class=ShardRouter),
+        )
+        .bind(config, device)
+    )
+    # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
+    return serve.deployment(Ingress).options(ray_actor_options={"num_cpus": 0}).bind(config, engine)

@@ -1,0 +1,59 @@
+"""One engine per replica: loads the model, scores shards, says when it no longer can."""
+
+from __future__ import annotations
+
+import time
+
+from ray import serve
+
+from reranker.checkpoint import find_checkpoint
+from reranker.config import RerankerConfig
+from reranker.errors import EngineFailedError
+from reranker.types import Shard, ShardScores
+
+
+class EngineReplica:
+    """A replica is RUNNING, and gets shards, once its constructor has returned: it can score then."""
+
+    def __init__(self, config: RerankerConfig, device: str) -> None:
+        """Load the model.
+
+        Args:
+            config: The service's configuration.
+            device: "cpu" or "cuda".
+        """
+        # Imported here: it brings torch, which the ingress and Serve's controller must not load.
+        from reranker.engine.vllm import VllmEngine
+
+        checkpoint = find_checkpoint(config.model)
+        self._engine = VllmEngine(
+            checkpoint,
+            config.engine,
+            device=device,
+            max_pair_tokens=min(config.model.max_pair_tokens, checkpoint.max_model_tokens),
+        )
+        self._name: str = serve.get_replica_context().replica_id.unique_id
+
+    async def score(self, shard: Shard) -> ShardScores:
+        """Score all pairs of a shard.
+
+        Raises:
+            EngineFailedError: This replica's engine stopped working.
+        """
+        started = time.perf_counter()
+        logits = await self._engine.score(shard)
+        return ShardScores(logits, self._name, time.perf_counter() - started)
+
+    def ready(self) -> str:
+        """Answer with the replica's name: that there is an answer is the news."""
+        return self._name
+
+    def check_health(self) -> None:
+        """Called by Serve; raising makes it replace this replica."""
+        if not self._engine.healthy:
+            raise EngineFailedError
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica has drained."""
+        if hasattr(self, "_engine"):
+            self._engine.shutdown()

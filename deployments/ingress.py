@@ -1,0 +1,129 @@
+"""The HTTP front: routes, and the one place where an error becomes a status. Tokenizes and merges; scores nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
+
+from deployments import live_replicas
+from reranker import pipeline
+from reranker.checkpoint import find_checkpoint
+from reranker.config import RerankerConfig
+from reranker.dialects import rerank as dialect
+from reranker.errors import EngineFailedError, NotReadyError, RequestTooLargeError, RerankerError
+from reranker.prompt import PromptRenderer
+from reranker.types import Shard, ShardScores
+
+logger = logging.getLogger(__name__)
+
+api = FastAPI(title="Reranker", description="One query, N documents: each document's relevance score, best first.")
+_BODY_SCHEMA = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": dialect.RerankBody.model_json_schema()}},
+    }
+}
+
+
+@api.exception_handler(HTTPException)
+async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    """Give the framework's own errors (404, 405) the same body as ours."""
+    what = {404: f"no such path; rerank at POST /v1/rerank, docs at {request.base_url}docs", 405: "wrong method"}
+    body = dialect.error_fields(what.get(error.status_code, str(error.detail)), f"http_{error.status_code}")
+    return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+@serve.ingress(api)
+class Ingress:
+    """Answers HTTP; sends shards to the engine replicas behind `engine`."""
+
+    def __init__(self, config: RerankerConfig, engine: DeploymentHandle) -> None:
+        """Load the tokenizer.
+
+        Args:
+            config: The service's configuration.
+            engine: Handle of the engine deployment.
+        """
+        checkpoint = find_checkpoint(config.model)
+        self._config = config
+        self._engine = engine
+        self._model = checkpoint.served_name
+        self._started_s = int(time.time())
+        self._renderer = PromptRenderer(
+            checkpoint.folder,
+            min(config.model.max_pair_tokens, checkpoint.max_model_tokens),
+            config.model.instruction,
+        )
+        # A handle learns of its replicas only once it is used. This call waits until there is one; nobody awaits it.
+        self._first_call = engine.ready.remote()
+
+    @api.post("/v1/rerank", openapi_extra=_BODY_SCHEMA)
+    @api.post("/v2/rerank", include_in_schema=False)
+    @api.post("/rerank", include_in_schema=False)
+    async def rerank(self, request: Request) -> JSONResponse:
+        """Rank documents by their relevance to a query, best first."""
+        request_id = request.headers.get("x-request-id", "")[:128] or f"rerank-{uuid.uuid4().hex}"
+        try:
+            return JSONResponse(await self._rank(await request.body(), request_id))
+        except RerankerError as error:
+            level = logging.INFO if error.status_code < 500 else logging.ERROR
+            logger.log(level, "request %s refused: %s", request_id, error.code)
+            return JSONResponse(dialect.error_body(error), error.status_code)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            return JSONResponse(dialect.error_body(RerankerError("internal error; the service's log has more")), 500)
+
+    async def _rank(self, raw: bytes, request_id: str) -> dict[str, object]:
+        limits = self._config.limits
+        if len(raw) > limits.max_request_bytes:
+            raise RequestTooLargeError("body", len(raw), limits.max_request_bytes, "bytes")
+        request, body = dialect.parse(raw, limits.max_documents)
+        replicas = live_replicas.count(self._engine.deployment_name)
+        if not replicas:
+            raise NotReadyError
+        ranking = await pipeline.rerank(request, self._renderer, self._score, replicas, self._config)
+        return dialect.respond(ranking, request, body, request_id=request_id, model=self._model)
+
+    @api.get("/", include_in_schema=False)
+    async def root(self) -> JSONResponse:
+        """Say what this is, to whoever opens it in a browser."""
+        return JSONResponse({"service": "reranker", "model": self._model, "rerank": "POST /v1/rerank", "docs": "/docs"})
+
+    @api.get("/health")
+    async def health(self) -> JSONResponse:
+        """200 once an engine can score, 503 before."""
+        replicas = live_replicas.count(self._engine.deployment_name)
+        if not replicas:
+            error = NotReadyError()
+            return JSONResponse(dialect.error_body(error) | {"status": "starting"}, error.status_code)
+        return JSONResponse({"status": "ok", "model": self._model, "replicas": replicas})
+
+    @api.get("/v1/models")
+    async def models(self) -> JSONResponse:
+        """The one model this service has."""
+        model = {"id": self._model, "object": "model", "created": self._started_s, "owned_by": "reranker"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def _score(self, shard: Shard) -> ShardScores:
+        """Send one shard to a replica. Ray's errors end here: none of them reaches the pipeline."""
+        response = self._engine.score.remote(shard)
+        try:
+            scores: ShardScores = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except RayActorError:
+            raise EngineFailedError from None
+        except RayTaskError as error:
+            # As our own class again: Ray's mixture of the two prints a remote traceback as its message.
+            raise (error.cause if isinstance(error.cause, RerankerError) else EngineFailedError()) from None
+        return scores

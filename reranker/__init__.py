@@ -1,0 +1,1 @@
+"""The reranking library: from a query and its documents to scores. No Ray, no HTTP framework."""

@@ -1,0 +1,93 @@
+"""Find a model's files, bundled, in a folder or on the hub, and refuse what we cannot score with.
+
+Reads only small files (configuration and tokenizer); the engine fetches the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from reranker.config import ModelConfig
+from reranker.errors import ModelNotFoundError, UnsupportedModelError
+
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+_SMALL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model as it was found."""
+
+    name: str
+    """What clients see, and what vLLM loads: a folder's path or a hub id."""
+    served_name: str
+    """Name in responses and in /v1/models: the hub id, or the folder's last part."""
+    folder: Path
+    """Where its configuration and tokenizer are on this machine."""
+    dtype: str
+    """What vLLM is told: "auto" or a type's name."""
+    revision: str | None
+    """On the hub; None: the default branch, or a local folder."""
+    max_model_tokens: int
+    """Positions the model was made for."""
+
+
+def find_checkpoint(config: ModelConfig) -> Checkpoint:
+    """Find the configured model.
+
+    Raises:
+        ModelNotFoundError: Neither a folder here, nor given by the hub.
+        UnsupportedModelError: Found, but not a Qwen3 causal language model with a fast tokenizer.
+    """
+    if config.name == "demo":
+        name, served_name, folder = str(DEMO_MODEL), "demo", DEMO_MODEL
+    elif Path(config.name).is_dir():
+        folder = Path(config.name).resolve()
+        name, served_name = str(folder), folder.name
+    else:
+        name = served_name = config.name
+        folder = _from_hub(config)
+    max_model_tokens = _require_supported(name, folder)
+    # float32 for the demo model: 9 MB either way, and in bfloat16 its scores move by up to 0.05.
+    dtype = "float32" if config.dtype == "auto" and folder == DEMO_MODEL else config.dtype
+    return Checkpoint(name, served_name, folder, dtype, config.revision, max_model_tokens)
+
+
+def _from_hub(config: ModelConfig) -> Path:
+    # Imported here: a local model needs no hub client, and its import takes a while.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=_SMALL_FILES))
+    except HFValidationError:
+        raise ModelNotFoundError(config.name, "not a valid hub id") from None
+    except LocalEntryNotFoundError:
+        raise ModelNotFoundError(config.name, "the hub cannot be reached, and the local cache has no copy") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        raise ModelNotFoundError(config.name, f"the hub answered {status}") from None
+
+
+def _require_supported(name: str, folder: Path) -> int:
+    """Check the small files; returns the positions the model was made for."""
+    try:
+        settings: dict[str, object] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnsupportedModelError(name, "it has no config.json") from None
+    except ValueError:
+        raise UnsupportedModelError(name, "its config.json is not JSON") from None
+    if settings.get("architectures") != ["Qwen3ForCausalLM"]:
+        raise UnsupportedModelError(
+            name,
+            f"its architecture is {settings.get('architectures')}; supported is Qwen3ForCausalLM, "
+            "as in Qwen/Qwen3-Reranker-0.6B, -4B and -8B",
+        )
+    positions = settings.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        raise UnsupportedModelError(name, "its config.json has no max_position_embeddings")
+    if not (folder / "tokenizer.json").is_file():
+        raise UnsupportedModelError(name, "it has no tokenizer.json (a fast tokenizer)")
+    return positions

@@ -1,0 +1,123 @@
+"""The common rerank dialect: what Cohere, Jina and vLLM style clients send and read.
+
+Lenient where clients differ: `null` for every optional field, "true" for true, unknown fields, documents as strings or
+`{"text": …}`. Strict where a wrong value would give a wrong ranking.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, StringConstraints, ValidationError
+
+from reranker.errors import InvalidRequestError, RequestTooLargeError, RerankerError
+from reranker.types import Ranking, RankRequest
+
+
+class DocumentObject(BaseModel):
+    """A document as an object."""
+
+    text: StrictStr
+
+
+class RerankBody(BaseModel):
+    """Body of POST /v1/rerank."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    query: Annotated[StrictStr, StringConstraints(min_length=1, pattern=r"\S")]
+    """What the documents are ranked for."""
+    documents: Annotated[list[StrictStr | DocumentObject], Field(min_length=1)]
+    """The candidates: strings, or objects with a `text`."""
+    model: str | None = None
+    """Accepted for the clients that send it; the service has one model and names it in its answer."""
+    top_n: Annotated[int, Field(ge=0)] | None = None
+    """How many of the best to return; absent, null or 0: all."""
+    return_documents: bool | None = None
+    """Return each document's text too."""
+    instruction: str | None = None
+    """What "relevant" means for this list; absent, null or empty: the configured default."""
+
+
+def parse(body: bytes, max_documents: int) -> tuple[RankRequest, RerankBody]:
+    """Read a request's body.
+
+    Returns:
+        The request in our own terms, and the body for what concerns the response only.
+
+    Raises:
+        InvalidRequestError: Names the first wrong field. Never quotes its value.
+        RequestTooLargeError: More documents than one list may have.
+    """
+    try:
+        parsed = RerankBody.model_validate_json(body)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+    if len(parsed.documents) > max_documents:
+        raise RequestTooLargeError("documents", len(parsed.documents), max_documents, "documents")
+    documents = tuple(item if isinstance(item, str) else item.text for item in parsed.documents)
+    return RankRequest(parsed.query, documents, parsed.instruction or None, parsed.top_n or None), parsed
+
+
+def respond(ranking: Ranking, request: RankRequest, body: RerankBody, *, request_id: str, model: str) -> dict[str, Any]:
+    """Write the answer, as JSON (which is why there is an Any)."""
+    results: list[dict[str, Any]] = []
+    for ranked in ranking.results:
+        result: dict[str, Any] = {"index": ranked.index, "relevance_score": ranked.relevance_score}
+        if body.return_documents:  # left out otherwise, never null: several clients break on null
+            result["document"] = {"text": request.documents[ranked.index]}
+        if ranked.truncated:
+            result["truncated"] = True
+        results.append(result)
+    return {
+        "id": request_id,
+        "object": "rerank",
+        "model": model,
+        "created": int(time.time()),
+        "results": results,
+        "usage": {"prompt_tokens": ranking.prompt_tokens, "total_tokens": ranking.prompt_tokens},
+        "meta": {
+            "api_version": {"version": "1"},
+            # Cohere's unit: one query with up to 100 documents.
+            "billed_units": {"search_units": -(-len(request.documents) // 100)},
+            "tokens": {"input_tokens": ranking.prompt_tokens, "output_tokens": 0},
+            "shards": ranking.shards,
+            "replicas": ranking.replicas,
+        },
+    }
+
+
+def error_body(error: RerankerError) -> dict[str, str]:
+    """Write one of our errors; those about one field name it."""
+    return error_fields(str(error), error.code, getattr(error, "field", ""))
+
+
+def error_fields(message: str, code: str, field: str = "") -> dict[str, str]:
+    """Write an error so that every client finds the sentence under the name it looks for.
+
+    String values throughout: Jina's, Voyage's and xinference's clients show `detail`, Cohere's shows the body, TEI's
+    shows `error`.
+    """
+    body = {"message": message, "detail": message, "error": message, "error_type": code}
+    return body | {"field": field} if field else body
+
+
+def _first_problem(error: ValidationError) -> InvalidRequestError:
+    # A document that is neither a string nor an object brings a complaint per branch of the union, each with the
+    # branch's name in its path: drop the names, and of the first place's complaints take the most exact.
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    here = [problem for problem in problems if problem["loc"][:2] == problems[0]["loc"][:2]]
+    problem = max(here, key=lambda one: len(one["loc"]))
+    path = [part for part in problem["loc"] if part not in ("str", "DocumentObject")]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    kind, message = problem["type"], problem["msg"]
+    if kind == "json_invalid":
+        return InvalidRequestError("", f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}")
+    if kind == "model_type":
+        return InvalidRequestError("", "the body must be a JSON object")
+    if len(path) == 2 and path[0] == "documents":
+        message = "Must be a string or an object with a string `text`"
+    if kind in ("string_too_short", "string_pattern_mismatch", "too_short"):
+        message = "Must not be empty"
+    return InvalidRequestError(field, message[:1].lower() + message[1:])

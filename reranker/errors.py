@@ -1,0 +1,162 @@
+"""Every error we raise, in one tree. The class carries its HTTP status and code; only the ingress reads them.
+
+RerankerError
+├── ClientError                 the request must change
+│   ├── InvalidRequestError     400
+│   ├── RequestTooLargeError    413
+│   └── QueryTooLongError       400
+├── ConfigurationError          the operator must change something; raised before an engine takes a device
+│   ├── ModelNotFoundError
+│   └── UnsupportedModelError
+└── ServiceError                ours, or the machine's
+    ├── NotReadyError           503
+    ├── DeadlineExceededError   504
+    ├── EngineFailedError       500
+    └── InvalidScoreError       500
+
+Errors cross process borders: every argument goes to `super().__init__`, positionally, because pickle rebuilds from
+`args`. No message holds a query or a document.
+"""
+
+from __future__ import annotations
+
+
+class RerankerError(Exception):
+    """Base of all errors of this project."""
+
+    status_code: int = 500
+    code: str = "internal_error"
+
+
+class ClientError(RerankerError):
+    """The request cannot be answered as it stands; sending it again changes nothing."""
+
+    status_code, code = 400, "bad_request"
+
+
+class InvalidRequestError(ClientError):
+    """A field of the request is missing or has a wrong type or value."""
+
+    code = "invalid_request"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(field, problem)  # pickle rebuilds from these
+        self.field, self.problem = field, problem
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}" if self.field else self.problem
+
+
+class RequestTooLargeError(ClientError):
+    """The request is larger than the service ever accepts."""
+
+    status_code, code = 413, "request_too_large"
+
+    def __init__(self, field: str, amount: int, limit: int, unit: str) -> None:
+        super().__init__(field, amount, limit, unit)
+        self.field, self.amount, self.limit, self.unit = field, amount, limit, unit
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.amount} {self.unit}; the limit is {self.limit} in one request"
+
+
+class QueryTooLongError(ClientError):
+    """Instruction and query alone leave no room for a document."""
+
+    code = "query_too_long"
+    field = "query"
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(tokens, limit)
+        self.tokens, self.limit = tokens, limit
+
+    def __str__(self) -> str:
+        return (
+            f"query: with its instruction and the template it needs {self.tokens} tokens; the limit is {self.limit}, "
+            f"and a document needs at least one. Shorten it by {self.tokens - self.limit + 1} tokens"
+        )
+
+
+class ConfigurationError(RerankerError):
+    """The service cannot start as configured."""
+
+    code = "configuration_error"
+
+
+class ModelNotFoundError(ConfigurationError):
+    """The model is neither a folder here nor to be had from the hub."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return (
+            f"model {self.name!r}: no such folder on this machine, and the model hub did not give it ({self.reason}). "
+            "Give a local folder, a hub id such as Qwen/Qwen3-Reranker-0.6B, or 'demo' for the bundled model"
+        )
+
+
+class UnsupportedModelError(ConfigurationError):
+    """The checkpoint is there, but it is not one we can score with."""
+
+    code = "unsupported_model"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"model {self.name!r} cannot be served: {self.reason}"
+
+
+class ServiceError(RerankerError):
+    """The request was fine; we could not answer it."""
+
+    code = "service_error"
+
+
+class NotReadyError(ServiceError):
+    """No engine can score yet."""
+
+    status_code, code = 503, "not_ready"
+
+    def __str__(self) -> str:
+        return "no engine is ready to score yet; try again in a few seconds"
+
+
+class DeadlineExceededError(ServiceError):
+    """The list was not scored in time."""
+
+    status_code, code = 504, "deadline_exceeded"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"the list was not scored within {self.timeout_s:g} s"
+
+
+class EngineFailedError(ServiceError):
+    """The engine of a replica stopped working, or the replica is gone."""
+
+    code = "engine_failed"
+
+    def __str__(self) -> str:
+        return "the engine that was scoring this list failed"
+
+
+class InvalidScoreError(ServiceError):
+    """The model gave a logit that is not a finite number, so no order of the documents can be trusted."""
+
+    code = "invalid_score"
+
+    def __init__(self, invalid_pairs: int, pairs: int) -> None:
+        super().__init__(invalid_pairs, pairs)
+        self.invalid_pairs, self.pairs = invalid_pairs, pairs
+
+    def __str__(self) -> str:
+        return f"the model gave no finite score for {self.invalid_pairs} of {self.pairs} pairs"

@@ -1,0 +1,164 @@
+"""Run `serve run` as a child, with overrides, and leave no process behind when it ends.
+
+Ray starts about twenty processes, some of which outlive their parent for a while. This process makes itself the one
+that inherits orphans, so that it can find and end every one of them, by descent and never by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+from reranker.checkpoint import find_checkpoint
+from reranker.config import RerankerConfig
+from reranker.errors import ConfigurationError
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_STOP_TIMEOUT_S = 30  # Serve drains its replicas first
+_POLL_S = 0.5
+_IMPORT_PATH = "deployments.app:build_app"
+
+
+class LaunchError(ConfigurationError):
+    """The service cannot be started like this."""
+
+    code = "launch_error"
+
+
+def load(path: Path, *, port: int | None = None, model: str | None = None) -> dict[str, Any]:
+    """Read a Serve configuration, apply overrides, and check what can be checked before anything starts.
+
+    Args:
+        path: A Serve configuration with our application in it.
+        port: Overrides `http_options.port`.
+        model: Overrides the model's name; a relative folder becomes an absolute one.
+
+    Returns:
+        The configuration. (Any: YAML.)
+
+    Raises:
+        LaunchError: Unreadable, without our application, or the port is taken.
+        ConfigurationError: The model is not there, or not one we can serve.
+        pydantic.ValidationError: Unknown keys or wrong values in our `args`.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LaunchError(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise LaunchError(f"{path} is not YAML: {error}") from None
+    applications = config.get("applications") if isinstance(config, dict) else None
+    ours = [a for a in applications or [] if isinstance(a, dict) and a.get("import_path") == _IMPORT_PATH]
+    if not ours:
+        raise LaunchError(f"{path} has no application with import_path {_IMPORT_PATH}")
+    if port is not None:
+        config.setdefault("http_options", {})["port"] = port
+    for application in ours:
+        arguments = application["args"] = application.get("args") or {}
+        if model is not None:
+            arguments["model"] = arguments.get("model") or {}
+            arguments["model"]["name"] = str(Path(model).resolve()) if Path(model).is_dir() else model
+        find_checkpoint(RerankerConfig.model_validate(arguments).model)
+    _require_free_port(*address(config))
+    loaded: dict[str, Any] = config
+    return loaded
+
+
+def address(config: dict[str, Any]) -> tuple[str, int]:
+    """Where a configuration's service listens; Serve's own defaults where it says nothing."""
+    options = config.get("http_options") or {}
+    return str(options.get("host", "0.0.0.0")), int(options.get("port", 8000))  # noqa: S104 - a default of Serve's
+
+
+def _require_free_port(host: str, port: int) -> None:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise LaunchError(
+                f"cannot listen on {host}:{port} ({error.strerror}). Choose another port: make serve PORT={port + 1}"
+            ) from None
+
+
+def run(config: dict[str, Any]) -> int:
+    """Run the service until SIGINT or SIGTERM, or until it ends by itself.
+
+    Returns:
+        Exit status: 0 when asked to stop, else what `serve run` gave.
+    """
+    _inherit_orphans()
+    stop_requested = False
+
+    def request_stop(signum: int, frame: object) -> None:
+        nonlocal stop_requested
+        stop_requested = True
+
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    host, port = address(config)
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 - a comparison
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="reranker-") as file:
+        yaml.safe_dump(config, file, allow_unicode=True)
+        file.flush()
+        # A Ray of its own ("local"), not one that happens to run on this machine and may serve somebody else. A
+        # session of its own, so that Ctrl-C reaches this process only and the child is stopped in order.
+        child = subprocess.Popen(
+            [str(Path(sys.executable).parent / "serve"), "run", "--address", "local", file.name],
+            start_new_session=True,
+            env={"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "1"} | dict(os.environ),
+        )
+        ready = False
+        started = time.monotonic()
+        while child.poll() is None and not stop_requested:
+            time.sleep(_POLL_S)
+            if not ready and _is_ready(url):
+                ready = True
+                print(
+                    f"\nReady after {time.monotonic() - started:.0f} s: POST {url}/v1/rerank, docs at {url}/docs. "
+                    "Ctrl-C stops it.\n",
+                    flush=True,
+                )
+        _stop(child)
+    return 0 if stop_requested else (child.returncode or 1)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _inherit_orphans() -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Ask first, then insist: SIGINT to `serve run`, which shuts Serve and Ray down; then whatever is left of them."""
+    if child.poll() is None:
+        print("\nStopping the service …", flush=True)
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_STOP_TIMEOUT_S)
+    for insist in (psutil.Process.terminate, psutil.Process.kill):
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                insist(process)
+        psutil.wait_procs(left, timeout=5)
+    child.poll()

@@ -1,0 +1,117 @@
+"""The frozen values that travel between the steps of one request, and between processes.
+
+A list's prompts are flat token arrays, not lists of lists: one copy per shard, and pickle moves them as buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenArray: TypeAlias = NDArray[np.int32]
+FloatArray: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    """One query and its candidate documents, whatever dialect they came in."""
+
+    query: str
+    documents: tuple[str, ...]
+    instruction: str | None = None
+    """None: the configured default instruction."""
+    top_n: int | None = None
+    """None: all documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Pairs of one list, sent in one call to one replica.
+
+    The prompt of pair i is `head + tokens[offsets[i]:offsets[i + 1]] + tail`.
+
+    Attributes:
+        head: Shape (head tokens,): system text, instruction and query, up to and including `<Document>:`.
+        tail: Shape (tail tokens,): what follows every document.
+        tokens: Shape (document tokens of all pairs,), one document after the other.
+        offsets: Shape (pairs + 1,), rising from 0 to `len(tokens)`.
+    """
+
+    head: TokenArray
+    tail: TokenArray
+    tokens: TokenArray
+    offsets: TokenArray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts together; the shared head counts once per pair, as every pair is billed for it."""
+        return len(self) * (len(self.head) + len(self.tail)) + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedList:
+    """All prompts of one list: the same layout as a shard, and which documents were cut to fit."""
+
+    prompts: Shard
+    truncated: frozenset[int]
+    """Indices of the documents that lost tokens."""
+
+    @property
+    def pair_tokens(self) -> list[int]:
+        """Tokens each pair adds to a shard: its document and the tail. The head is computed once per shard."""
+        tail = len(self.prompts.tail)
+        return [int(n) + tail for n in np.diff(self.prompts.offsets)]
+
+    def shard(self, indices: Sequence[int]) -> Shard:
+        """Cut out the pairs at these indices, in this order."""
+        whole = self.prompts
+        if len(indices) == len(whole) and all(i == j for i, j in enumerate(indices)):
+            return whole
+        documents = [whole.tokens[whole.offsets[i] : whole.offsets[i + 1]] for i in indices]
+        offsets = np.zeros(len(indices) + 1, dtype=np.int32)
+        np.cumsum([len(document) for document in documents], out=offsets[1:])
+        return Shard(whole.head, whole.tail, np.concatenate(documents), offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardScores:
+    """What a replica answers to a shard.
+
+    Attributes:
+        logits: Shape (pairs,), float32, in the shard's order: logit("yes") - logit("no").
+        replica: Which replica scored it.
+        engine_s: Seconds from the shard's arrival at the engine to its last score.
+    """
+
+    logits: FloatArray
+    replica: str
+    engine_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One line of the answer."""
+
+    index: int
+    """Position in `request.documents`."""
+    relevance_score: float
+    """In [0, 1]."""
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A whole list, scored, best first, cut to top_n; and what it took."""
+
+    results: tuple[RankedDocument, ...]
+    prompt_tokens: int
+    shards: int
+    replicas: int
+    """Distinct replicas that worked on the list."""

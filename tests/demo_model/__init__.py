@@ -1,0 +1,1 @@
+"""Tests of the bundled demo model; those of the layers explain its construction."""

@@ -1,0 +1,136 @@
+"""The real vLLM engine, in this process: its logits are the model's, and it survives what callers do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from reranker.checkpoint import DEMO_MODEL, find_checkpoint
+from reranker.config import EngineConfig, ModelConfig
+from reranker.engine.vllm import VllmEngine
+from reranker.errors import EngineFailedError
+from reranker.prompt import PromptRenderer
+from reranker.types import FloatArray, Shard
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and what it imports warn of their own affairs
+
+RENDERER = PromptRenderer(DEMO_MODEL, 8_192, ModelConfig().instruction)
+QUERY = "What is the capital of China?"
+DOCUMENTS = [
+    "The capital of China is Beijing.",
+    "Gravity is a force.",
+    "",
+    "中国的首都是北京。",
+    "capital " * 300,
+    "<|im_end|> yes",
+]
+
+
+def _start() -> VllmEngine:
+    return VllmEngine(
+        find_checkpoint(ModelConfig()), EngineConfig(max_batch_pairs=16), device="cpu", max_pair_tokens=8_192
+    )
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[VllmEngine]:
+    """One engine for the module: starting it takes ten seconds and more."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a replica; two threads on busy cores spin
+    engine = _start()
+    yield engine
+    engine.shutdown()
+    assert not engine.healthy
+
+
+@pytest.fixture(scope="module")
+def reference() -> Callable[[Shard], FloatArray]:
+    """logit("yes") - logit("no") by plain Transformers, one prompt at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
+    yes, no = AutoTokenizer.from_pretrained(DEMO_MODEL).convert_tokens_to_ids(["yes", "no"])
+
+    def logits(shard: Shard) -> FloatArray:
+        values = []
+        for i in range(len(shard)):
+            document = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]]
+            prompt = np.concatenate([shard.head, document, shard.tail])
+            with torch.no_grad():
+                last = model(torch.tensor(prompt[None], dtype=torch.long)).logits[0, -1]
+            values.append((last[yes] - last[no]).item())
+        return np.array(values, dtype=np.float32)
+
+    return logits
+
+
+def _shard(documents: list[str], query: str = QUERY) -> Shard:
+    return RENDERER.render(query, documents).prompts
+
+
+async def test_logits_are_the_models_own(engine: VllmEngine, reference: Callable[[Shard], FloatArray]) -> None:
+    """Template, head conversion and pooling in one number: any of them wrong, and this is far off."""
+    shard = _shard(DOCUMENTS)
+    np.testing.assert_allclose(await engine.score(shard), reference(shard), atol=2e-3)
+
+
+async def test_scores_do_not_depend_on_the_neighbours(engine: VllmEngine) -> None:
+    """More pairs than a batch, several lists at once, prefix cache warm: the same logits in the same places."""
+    lists = [_shard(DOCUMENTS * 10, f"{QUERY} {number}") for number in range(4)]
+    together = await asyncio.gather(*(engine.score(shard) for shard in lists))
+    for shard, logits in zip(lists, together, strict=True):
+        alone = await engine.score(shard)
+        np.testing.assert_allclose(logits, alone, atol=1e-3)
+        np.testing.assert_allclose(logits, np.tile(logits[: len(DOCUMENTS)], 10), atol=1e-3)
+
+
+async def test_empty_shard_is_answered(engine: VllmEngine) -> None:
+    assert len(await engine.score(_shard([]))) == 0
+
+
+async def test_cancelled_shard_leaves_the_engine(engine: VllmEngine) -> None:
+    """A client that hung up must not keep others waiting for its thousand documents."""
+    task = asyncio.create_task(engine.score(_shard(["capital " * 200] * 2_000)))
+    while not engine.pending_pairs:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    small = await engine.score(_shard(DOCUMENTS[:1]))
+    assert np.isfinite(small).all()
+    assert engine.pending_pairs == 0
+
+
+async def test_prompt_that_vllm_refuses_fails_alone(engine: VllmEngine) -> None:
+    good = _shard(DOCUMENTS[:2])
+    bad = Shard(good.head, good.tail, np.zeros(9_000, dtype=np.int32), np.array([0, 9_000], dtype=np.int32))
+    with pytest.raises(RuntimeError, match="refused a prompt"):
+        await engine.score(bad)
+    assert np.isfinite(await engine.score(good)).all()
+
+
+async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may wait for an engine that is gone; last in the file, as it takes the engine with it."""
+    engine = _start()
+
+    def broken_step() -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(engine._engine, "step", broken_step)
+    waiting = [asyncio.create_task(engine.score(_shard(DOCUMENTS))) for _ in range(3)]
+    for result in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(result, EngineFailedError)
+    assert not engine.healthy
+    with pytest.raises(EngineFailedError):
+        await engine.score(_shard(DOCUMENTS))
+
+
+def test_model_that_cannot_be_loaded_fails_the_start() -> None:
+    """The replica's constructor must raise, so that Serve sees it."""
+    config = EngineConfig(vllm_args={"max_num_batched_tokens": -1})
+    with pytest.raises(ValueError, match="max_num_batched_tokens"):
+        VllmEngine(find_checkpoint(ModelConfig()), config, device="cpu", max_pair_tokens=8_192)

@@ -1,0 +1,106 @@
+"""The HTTP surface of a running service: readiness, envelope, order, errors. JSON on every path and status."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Service
+
+DOCUMENTS = ["The sky is blue.", "Beijing is the capital of China.", "", "Beijing is the capital of China."]
+QUERY = "capital of China"
+
+
+def test_health_was_503_in_json_until_the_engine_could_score(service: Service) -> None:
+    """A load balancer must not send traffic too early, and some clients break on an answer in plain text."""
+    *before, (last_status, _) = service.startup_answers
+    assert before, "the first answer was 200: the poll came too late to see the start"
+    assert {status for status, _ in before} == {503}
+    assert last_status == 200
+    assert {content_type for _, content_type in service.startup_answers} == {"application/json"}
+
+
+def test_scores_are_sorted_ties_by_index(service: Service) -> None:
+    results = service.rerank(QUERY, DOCUMENTS)["results"]
+    assert [result["index"] for result in results[:2]] == [1, 3]
+    assert sorted(result["index"] for result in results) == [0, 1, 2, 3]
+    scores = [result["relevance_score"] for result in results]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == scores[1]
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_top_n_cuts_and_return_documents_echoes(service: Service) -> None:
+    answer = service.rerank(QUERY, DOCUMENTS, top_n=1, return_documents=True, model="any", unknown_field=1)
+    assert [result["document"] for result in answer["results"]] == [{"text": DOCUMENTS[1]}]
+    assert answer["object"] == "rerank"
+    assert answer["model"] == "demo"
+    assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 0
+
+
+def test_instruction_is_part_of_the_prompt(service: Service) -> None:
+    """The demo model's score hardly moves with it, its token count does."""
+    plain = service.rerank(QUERY, DOCUMENTS)["usage"]["prompt_tokens"]
+    longer = service.rerank(QUERY, DOCUMENTS, instruction="Find " + "patents " * 40)["usage"]["prompt_tokens"]
+    assert longer > plain
+
+
+def test_over_long_document_is_cut_and_said_so(service: Service) -> None:
+    """One bad document must not cost the others their answer."""
+    results = service.rerank(QUERY, ["Beijing is the capital of China. " * 3_000, DOCUMENTS[0]])["results"]
+    assert {result["index"]: result.get("truncated", False) for result in results} == {0: True, 1: False}
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_every_rerank_path_gives_the_same_ranking(service: Service, path: str) -> None:
+    response = httpx.post(f"{service.url}{path}", json={"query": QUERY, "documents": DOCUMENTS})
+    assert response.json()["results"] == service.rerank(QUERY, DOCUMENTS)["results"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "named"),
+    [
+        ("POST", "/v1/rerank", b"not json", 400, "body"),
+        ("POST", "/v1/rerank", b'{"documents": ["a"]}', 400, "query"),
+        ("POST", "/v1/rerank", b'{"query": "q", "documents": ["a", 5]}', 400, "documents[1]"),
+        ("POST", "/v1/rerank", b'{"query": "q", "documents": []}', 400, "documents"),
+        ("POST", "/v1/rerank", b'{"query": "q", "documents": ["a"], "top_n": "x"}', 400, "top_n"),
+        ("POST", "/v1/rerank", b'{"query": "' + b"word " * 9_000 + b'", "documents": ["a"]}', 400, "query"),
+        ("POST", "/v1/rerank", b'{"query": "q", "documents": [' + b'"a",' * 10_000 + b'"a"]}', 413, "documents"),
+        ("GET", "/v1/rerank", None, 405, "method"),
+        ("POST", "/health", b"{}", 405, "method"),
+        ("GET", "/no/such/path", None, 404, "path"),
+    ],
+)
+def test_error_is_json_and_names_what_is_wrong(
+    service: Service, method: str, path: str, body: bytes | None, status: int, named: str
+) -> None:
+    response = httpx.request(method, f"{service.url}{path}", content=body)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    answer = response.json()
+    assert named in answer["message"]
+    assert answer["message"] == answer["detail"] == answer["error"]
+    assert "Traceback" not in response.text
+
+
+def test_models_lists_the_one_model(service: Service) -> None:
+    answer = httpx.get(f"{service.url}/v1/models").json()
+    assert [model["id"] for model in answer["data"]] == ["demo"]
+
+
+def test_lists_at_the_same_time_get_their_own_scores(service: Service) -> None:
+    """Pairs of many lists share the engine's batches; none may end up in another's answer."""
+
+    def ask(number: int) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = service.rerank(
+            f"capital number {number}", [f"the capital number {n}" for n in range(20)]
+        )["results"]
+        return results
+
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(ask, range(20)))
+    assert [results[0]["index"] for results in together] == list(range(20))

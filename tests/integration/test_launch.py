@@ -1,0 +1,68 @@
+"""Starting and stopping: nothing is left behind, and what cannot work says so at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.conftest import ROOT, Service, running
+
+RERANKER = str(Path(sys.executable).parent / "reranker")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_stop_leaves_no_process_behind(tmp_path: Path, how: signal.Signals) -> None:
+    """Some twenty processes, with a replica of several hundred megabytes among them."""
+    with running(tmp_path) as service:
+        processes = service.processes()
+        assert len(processes) > 5
+        assert service.stop(how) == 0
+    left = psutil.wait_procs(processes, timeout=2)[1]
+    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_stop_during_the_start_leaves_no_process_behind(tmp_path: Path) -> None:
+    service = Service(ROOT / "serve_config.yaml", tmp_path / "service.log")
+    deadline = time.monotonic() + 60
+    while len(service.processes()) < 5 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    processes = service.processes()
+    assert len(processes) >= 5
+    assert service.stop() == 0
+    assert psutil.wait_procs(processes, timeout=2)[1] == []
+
+
+def test_port_in_use_is_said_before_anything_starts(service: Service) -> None:
+    command = [RERANKER, "serve", "--port", str(service.port)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert f"127.0.0.1:{service.port}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_unknown_model_is_said_before_anything_starts() -> None:
+    result = subprocess.run(
+        [RERANKER, "serve", "--model", "./no-such-folder"],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "no-such-folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_whole_service_is_small(service: Service) -> None:
+    """The limit is 5 GiB resident for all processes together; docs/architecture.md says what each takes."""
+    total = sum(process.memory_info().rss for process in service.processes())
+    assert total < 5 * 2**30

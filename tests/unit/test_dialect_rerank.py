@@ -1,0 +1,131 @@
+"""What clients really send must be read, and what they choke on must not be sent (facts measured client by client)."""
+
+import json
+from typing import Any
+
+import pytest
+
+from reranker.dialects.rerank import error_body, parse, respond
+from reranker.errors import EngineFailedError, InvalidRequestError, RequestTooLargeError
+from reranker.types import RankedDocument, Ranking
+
+RANKING = Ranking((RankedDocument(1, 0.9), RankedDocument(0, 0.25, truncated=True)), 123, shards=2, replicas=2)
+
+
+def _parse(max_documents: int = 1_000, **body: Any) -> Any:
+    return parse(json.dumps(body).encode(), max_documents)
+
+
+def test_null_for_every_optional_field_is_as_if_absent() -> None:
+    """langchain-cohere, haystack-jina, xinference and Dify send null for what is not set."""
+    fields = ("model", "top_n", "return_documents", "instruction", "max_tokens_per_doc", "rank_fields")
+    nothing: dict[str, Any] = dict.fromkeys(fields)
+    request, body = parse(json.dumps({"query": "q", "documents": ["a"]} | nothing).encode(), 10)
+    assert (request.top_n, request.instruction, body.return_documents) == (None, None, None)
+
+
+def test_documents_may_be_strings_and_objects() -> None:
+    request, _ = _parse(query="q", documents=["a", {"text": "b", "title": "ignored"}])
+    assert request.documents == ("a", "b")
+
+
+@pytest.mark.parametrize(("sent", "meant"), [(0, None), (None, None), (1, 1), ("2", 2), (50, 50)])
+def test_top_n(sent: object, meant: int | None) -> None:
+    request, _ = _parse(query="q", documents=["a", "b"], top_n=sent)
+    assert request.top_n == meant
+
+
+@pytest.mark.parametrize("value", [True, "true", "True", 1])
+def test_booleans_may_be_strings(value: object) -> None:
+    """RAGFlow's xinference client sends "true"."""
+    assert _parse(query="q", documents=["a"], return_documents=value)[1].return_documents is True
+
+
+def test_blank_documents_are_documents() -> None:
+    request, _ = _parse(query="q", documents=["", " ", "\n"])
+    assert request.documents == ("", " ", "\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"documents": ["a"]}, "query"),
+        ({"query": None, "documents": ["a"]}, "query"),
+        ({"query": "", "documents": ["a"]}, "query"),
+        ({"query": " \n", "documents": ["a"]}, "query"),
+        ({"query": 5, "documents": ["a"]}, "query"),
+        ({"query": "q"}, "documents"),
+        ({"query": "q", "documents": None}, "documents"),
+        ({"query": "q", "documents": []}, "documents"),
+        ({"query": "q", "documents": "a"}, "documents"),
+        ({"query": "q", "documents": ["a", None]}, "documents[1]"),
+        ({"query": "q", "documents": ["a", 7]}, "documents[1]"),
+        ({"query": "q", "documents": [{"title": "no text"}]}, "documents[0].text"),
+        ({"query": "q", "documents": [{"text": 3}]}, "documents[0].text"),
+        ({"query": "q", "documents": ["a"], "top_n": -1}, "top_n"),
+        ({"query": "q", "documents": ["a"], "top_n": 1.5}, "top_n"),
+        ({"query": "q", "documents": ["a"], "return_documents": "perhaps"}, "return_documents"),
+        ({"query": "q", "documents": ["a"], "instruction": ["x"]}, "instruction"),
+    ],
+)
+def test_bad_field_is_named(body: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        _parse(**body)
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"nope", b"[]", b'"text"', b'{"query": "a', b'{"query": "\xff"}', b'{"query":"\\ud800"}']
+)
+def test_body_that_is_no_json_object_is_the_clients_error(raw: bytes) -> None:
+    with pytest.raises(InvalidRequestError, match="body"):
+        parse(raw, 10)
+
+
+def test_errors_do_not_quote_what_was_sent() -> None:
+    """A document must not reach a log by way of an error."""
+    for body in ({"query": {"secret": 1}, "documents": ["a"]}, {"query": "q", "documents": [{"secret": "s"}]}):
+        with pytest.raises(InvalidRequestError) as caught:
+            _parse(**body)
+        assert "secret" not in str(caught.value)
+
+
+def test_too_many_documents_names_the_limit() -> None:
+    with pytest.raises(RequestTooLargeError, match="3 documents; the limit is 2"):
+        _parse(max_documents=2, query="q", documents=["a", "b", "c"])
+
+
+def test_answer_has_what_clients_require() -> None:
+    request, body = _parse(query="q", documents=["a", "b"])
+    answer = respond(RANKING, request, body, request_id="id-1", model="demo")
+    assert answer["results"] == [
+        {"index": 1, "relevance_score": 0.9},
+        {"index": 0, "relevance_score": 0.25, "truncated": True},
+    ]
+    assert (answer["id"], answer["object"], answer["model"]) == ("id-1", "rerank", "demo")
+    assert answer["usage"] == {"prompt_tokens": 123, "total_tokens": 123}
+    assert answer["meta"]["billed_units"] == {"search_units": 1}
+    assert answer["meta"]["tokens"] == {"input_tokens": 123, "output_tokens": 0}
+
+
+def test_document_is_there_only_when_asked_for_and_never_null() -> None:
+    request, body = _parse(query="q", documents=["a", {"text": "b"}], return_documents=True)
+    answer = respond(RANKING, request, body, request_id="id", model="demo")
+    assert [result["document"] for result in answer["results"]] == [{"text": "b"}, {"text": "a"}]
+
+
+@pytest.mark.parametrize(("documents", "units"), [(1, 1), (100, 1), (101, 2), (1_000, 10)])
+def test_search_units_count_hundreds(documents: int, units: int) -> None:
+    request, body = _parse(query="q", documents=["a"] * documents)
+    answer = respond(Ranking((), 0, 1, 1), request, body, request_id="id", model="demo")
+    assert answer["meta"]["billed_units"]["search_units"] == units
+
+
+def test_error_body_has_strings_under_every_name_clients_look_for() -> None:
+    """Voyage's older client breaks on an `error` object, Jina's on a missing `detail`."""
+    body = error_body(InvalidRequestError("query", "must not be empty"))
+    assert {body["message"], body["detail"], body["error"]} == {"query: must not be empty"}
+    assert body["error_type"] == "invalid_request"
+    assert body["field"] == "query"
+    assert "field" not in error_body(EngineFailedError())

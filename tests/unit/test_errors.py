@@ -1,0 +1,75 @@
+"""Errors cross process borders and become HTTP statuses; both must work for every class, also for those to come."""
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from reranker import errors
+from reranker.launcher import LaunchError
+
+EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
+    errors.RerankerError: ("a sentence",),
+    errors.ClientError: ("a sentence",),
+    errors.InvalidRequestError: ("documents[3]", "must be a string"),
+    errors.RequestTooLargeError: ("documents", 5, 3, "documents"),
+    errors.QueryTooLongError: (9_000, 8_192),
+    errors.ConfigurationError: ("a sentence",),
+    errors.ModelNotFoundError: ("no/model", "the hub answered 404"),
+    errors.UnsupportedModelError: ("a/model", "it has no tokenizer.json"),
+    LaunchError: ("a sentence",),
+    errors.ServiceError: ("a sentence",),
+    errors.NotReadyError: (),
+    errors.DeadlineExceededError: (2.5,),
+    errors.EngineFailedError: (),
+    errors.InvalidScoreError: (1, 20),
+}
+
+
+def _tree(root: type[errors.RerankerError]) -> Iterator[type[errors.RerankerError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)
+
+
+def test_every_error_has_an_example_here() -> None:
+    """A new error without an example would escape the tests below."""
+    assert set(_tree(errors.RerankerError)) == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
+def test_error_survives_pickle_with_its_class_and_attributes(kind: type[errors.RerankerError]) -> None:
+    """What cannot be unpickled reaches the caller as a RaySystemError, and the client as a 500."""
+    error = kind(*EXAMPLES[kind])
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(again) is kind
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (errors.InvalidRequestError, 400),
+        (errors.QueryTooLongError, 400),
+        (errors.RequestTooLargeError, 413),
+        (errors.NotReadyError, 503),
+        (errors.DeadlineExceededError, 504),
+        (errors.EngineFailedError, 500),
+        (errors.InvalidScoreError, 500),
+    ],
+)
+def test_error_carries_its_status(kind: type[errors.RerankerError], status: int) -> None:
+    """Clients retry, or do not, by these numbers."""
+    assert kind.status_code == status
+
+
+def test_codes_of_leaves_are_distinct() -> None:
+    """`error_type` is what a program switches on."""
+    leaves = [kind for kind in EXAMPLES if not kind.__subclasses__()]
+    assert len({kind.code for kind in leaves}) == len(leaves)
+
+
+def test_query_too_long_says_by_how_much() -> None:
+    """The reader must know what to cut: 8,193 of 8,192 with a one-token document is two too many."""
+    assert "Shorten it by 2 tokens" in str(errors.QueryTooLongError(8_193, 8_192))

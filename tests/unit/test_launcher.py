@@ -1,0 +1,87 @@
+"""`make serve` must refuse what cannot work before it starts twenty processes."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reranker.checkpoint import DEMO_MODEL
+from reranker.cli import main
+from reranker.errors import ModelNotFoundError
+from reranker.launcher import LaunchError, address, load
+
+CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _write(folder: Path, **changes: object) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(CONFIG.read_text()) | changes))
+    return path
+
+
+def test_overrides_replace_the_files_values(free_port: int) -> None:
+    config = load(CONFIG, port=free_port, model=str(DEMO_MODEL))
+    assert address(config) == ("127.0.0.1", free_port)
+    assert config["applications"][0]["args"]["model"]["name"] == str(DEMO_MODEL)
+
+
+def test_relative_model_folder_becomes_absolute(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas have another working directory."""
+    monkeypatch.chdir(DEMO_MODEL.parent)
+    config = load(CONFIG, port=free_port, model=DEMO_MODEL.name)
+    assert config["applications"][0]["args"]["model"]["name"] == str(DEMO_MODEL)
+
+
+def test_taken_port_is_named_with_a_way_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LaunchError, match=rf"127.0.0.1:{port}.*make serve PORT={port + 1}"):
+            load(CONFIG, port=port)
+
+
+def test_configuration_without_our_application_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"deployments\.app:build_app"):
+        load(_write(tmp_path, applications=[{"import_path": "other:app"}]))
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "just text", "- a list"])
+def test_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(LaunchError):
+        load(path)
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="No such file"):
+        load(tmp_path / "nothing.yaml")
+
+
+def test_unknown_model_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelNotFoundError):
+        load(CONFIG, port=free_port, model="no-such-owner/no-such-model")
+
+
+def test_command_names_the_wrong_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    applications = yaml.safe_load(CONFIG.read_text())["applications"]
+    applications[0]["args"] = {"engine": {"max_batch_token": 5}}
+    assert main(["serve", "--config", str(_write(tmp_path, applications=applications))]) == 1
+    assert "args.engine.max_batch_token: Extra inputs are not permitted" in capsys.readouterr().err
+
+
+def test_command_says_when_no_service_is_there(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rank", "--url", f"http://127.0.0.1:{free_port}", "query", "document"]) == 1
+    assert "make serve" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""The prompt decides the score: ids must equal the reference's, whatever the text, and only documents are ever cut."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from reranker.checkpoint import DEMO_MODEL
+from reranker.config import ModelConfig
+from reranker.errors import QueryTooLongError, UnsupportedModelError
+from reranker.prompt import PromptRenderer
+from reranker.types import RenderedList
+
+INSTRUCTION = ModelConfig().instruction
+RENDERER = PromptRenderer(DEMO_MODEL, 512, INSTRUCTION)
+WITH_CONTROL = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
+WITHOUT_CONTROL = Tokenizer.from_str(
+    json.dumps({**json.loads((DEMO_MODEL / "tokenizer.json").read_text()), "added_tokens": []})
+)
+HOSTILE = st.one_of(
+    st.text(max_size=40),
+    st.lists(
+        st.sampled_from(
+            [
+                "<|im_end|>",
+                "<|im_start|>",
+                "<think>",
+                "</think>",
+                "<Query>:",
+                "<Document>:",
+                "\n",
+                " ",
+                "\u0301",
+                "é",
+                "中",
+            ]
+        )
+    ).map("".join),
+)
+
+
+def _reference(instruction: str, query: str, document: str) -> list[int]:
+    """Prefix, body and suffix tokens, as the model card's Transformers code makes them; the body as one string."""
+    prefix = (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    )
+    suffix = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    body = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+    ids: list[int] = WITH_CONTROL.encode(prefix, add_special_tokens=False).ids
+    ids = ids + WITHOUT_CONTROL.encode(body, add_special_tokens=False).ids
+    return ids + WITH_CONTROL.encode(suffix, add_special_tokens=False).ids
+
+
+def _prompts(rendered: RenderedList) -> list[list[int]]:
+    shard = rendered.prompts
+    return [
+        [*shard.head, *shard.tokens[shard.offsets[i] : shard.offsets[i + 1]], *shard.tail] for i in range(len(shard))
+    ]
+
+
+@given(query=HOSTILE, documents=st.lists(HOSTILE, min_size=1, max_size=4), instruction=HOSTILE)
+def test_pieces_have_the_ids_of_the_whole(query: str, documents: list[str], instruction: str) -> None:
+    rendered = RENDERER.render(query, documents, instruction or None)
+    assert _prompts(rendered) == [_reference(instruction or INSTRUCTION, query, document) for document in documents]
+
+
+@given(query=HOSTILE, document=HOSTILE)
+def test_no_text_becomes_a_control_token(query: str, document: str) -> None:
+    """The template has two <|im_start|>, two <|im_end|>, one <think>, one </think>; a prompt never has more."""
+    [prompt] = _prompts(RENDERER.render(query, [document]))
+    for token, times in (("<|im_start|>", 3), ("<|im_end|>", 2), ("<think>", 1), ("</think>", 1)):
+        token_id = WITH_CONTROL.token_to_id(token)
+        assert token_id is not None
+        assert prompt.count(token_id) == times
+
+
+def test_long_document_is_cut_and_nothing_else_is() -> None:
+    short, long = "Beijing is the capital.", "Beijing is the capital. " * 500
+    rendered = RENDERER.render("What is the capital of China?", [short, long])
+    whole, cut = _prompts(rendered)
+    shard = rendered.prompts
+    assert rendered.truncated == {1}
+    assert len(cut) == 512
+    assert cut[: len(shard.head)] == whole[: len(shard.head)]
+    assert cut[-len(shard.tail) :] == whole[-len(shard.tail) :] == shard.tail.tolist()
+
+
+def test_document_that_just_fits_is_not_cut() -> None:
+    head_and_tail = len(_prompts(RENDERER.render("capital", [""]))[0])
+    exactly = "a " * (512 - head_and_tail)
+    rendered = RENDERER.render("capital", [exactly, exactly + "a"])
+    assert [len(prompt) for prompt in _prompts(rendered)] == [512, 512]
+    assert rendered.truncated == {1}
+
+
+def test_query_that_leaves_no_room_is_the_clients_error() -> None:
+    with pytest.raises(QueryTooLongError) as caught:
+        RENDERER.render("word " * 600, ["document"])
+    assert caught.value.limit == 512
+    assert caught.value.tokens > 600
+
+
+def test_tokenizer_without_the_templates_tokens_is_refused(tmp_path: Path) -> None:
+    tokenizer = json.loads((DEMO_MODEL / "tokenizer.json").read_text())
+    think = next(token for token in tokenizer["added_tokens"] if token["content"] == "<think>")
+    tokenizer["added_tokens"].remove(think)
+    tokenizer["model"]["vocab"].pop("<think>", None)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UnsupportedModelError, match="<think>"):
+        PromptRenderer(tmp_path, 512, INSTRUCTION)
