@@ -1,0 +1,25 @@
+"""`reranker serve`: run the service; what `make serve` does once the environment is there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from reranker import launcher
+from reranker.commands import Subparsers
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("serve", help="run the service (`serve run`, with overrides and a clean stop)")
+    parser.add_argument(
+        "--config", type=Path, default=Path("serve_config.yaml"), help="Serve configuration (%(default)s)"
+    )
+    parser.add_argument("--port", type=int, help="HTTP port; default: the configuration's")
+    parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Serve until asked to stop; returns the exit status."""
+    return launcher.run(launcher.load(parsed.config, port=parsed.port, model=parsed.model))
