@@ -97,9 +97,9 @@ def run_one(holding: str, folder: Path) -> None:
     async def go() -> dict[str, float]:
         engine: Any
         if holding == "async_llm":
-            engine = AsyncLlmHolding(engine_args(checkpoint, config, device="cpu", max_pair_tokens=8192))
+            engine = AsyncLlmHolding(engine_args(checkpoint, config, device="cpu"))
         else:
-            engine = VllmEngine(checkpoint, config, device="cpu", max_pair_tokens=8192)
+            engine = VllmEngine(checkpoint, config, device="cpu")
         try:
             return await measure(engine)
         finally:

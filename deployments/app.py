@@ -14,6 +14,7 @@ from deployments.ingress import Ingress
 from deployments.router import ShardRouter
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
+from reranker.errors import ConfigurationError
 
 
 def build_app(args: dict[str, object]) -> Application:
@@ -31,13 +32,15 @@ def build_app(args: dict[str, object]) -> Application:
     device = config.engine.device
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+    if device == "cpu" and config.engine.tensor_parallel_size > 1:
+        raise ConfigurationError("engine.tensor_parallel_size needs GPUs, and Ray knows of none")
     threads = str(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
     engine = (
         serve.deployment(EngineReplica)
         .options(
             ray_actor_options={
                 "num_cpus": config.engine.cpus,
-                "num_gpus": 1 if device == "cuda" else 0,
+                "num_gpus": config.engine.tensor_parallel_size if device == "cuda" else 0,
                 # Read by OpenMP and vLLM when they load, so they must be there before the process starts.
                 "runtime_env": {
                     "env_vars": {

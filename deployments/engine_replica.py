@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from ray import serve
 
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
-from reranker.errors import EngineFailedError
+from reranker.errors import EngineFailedError, StartupCheckError
+from reranker.prompt import PromptRenderer
+from reranker.startup_check import require_sane, tolerance_for
 from reranker.types import Shard, ShardScores
+
+logger = logging.getLogger(__name__)
 
 
 class EngineReplica:
     """A replica is RUNNING, and gets shards, once its constructor has returned: it can score then."""
 
     def __init__(self, config: RerankerConfig, device: str) -> None:
-        """Load the model.
+        """Load the model, and check that it scores as a reranker does.
 
         Args:
             config: The service's configuration.
             device: "cpu" or "cuda".
+
+        Raises:
+            StartupCheckError: It does not. Serve tries again a few times, then gives up; none takes traffic.
         """
         # Imported here: it brings torch, which the ingress and Serve's controller must not load.
         from reranker.engine.vllm import VllmEngine
 
         checkpoint = find_checkpoint(config.model)
-        self._engine = VllmEngine(
-            checkpoint,
-            config.engine,
-            device=device,
-            max_pair_tokens=min(config.model.max_pair_tokens, checkpoint.max_model_tokens),
-        )
+        self._engine = VllmEngine(checkpoint, config.engine, device=device)
+        if config.engine.startup_check:
+            renderer = PromptRenderer(
+                checkpoint.folder,
+                checkpoint.max_pair_tokens,
+                config.model.instruction_text(),
+                checkpoint.family.template,
+            )
+            try:
+                require_sane(self._engine, renderer, tolerance_for(checkpoint.dtype, config.engine.quantization))
+            except StartupCheckError as error:
+                logger.error("%s", error)  # noqa: TRY400 - one sentence; Serve logs the traceback
+                self._engine.shutdown()
+                raise
         self._name: str = serve.get_replica_context().replica_id.unique_id
 
     async def score(self, shard: Shard) -> ShardScores:

@@ -15,7 +15,8 @@ from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
 from deployments import live_replicas
-from reranker import pipeline
+from deployments.recorder import RayRecorder
+from reranker import metrics, pipeline
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.dialects import rerank as dialect
@@ -58,10 +59,12 @@ class Ingress:
         self._engine = engine
         self._model = checkpoint.served_name
         self._started_s = int(time.time())
+        self._recorder = RayRecorder()
         self._renderer = PromptRenderer(
             checkpoint.folder,
-            min(config.model.max_pair_tokens, checkpoint.max_model_tokens),
-            config.model.instruction,
+            checkpoint.max_pair_tokens,
+            config.model.instruction_text(),
+            checkpoint.family.template,
         )
         # A handle learns of its replicas only once it is used. This call waits until there is one; nobody awaits it.
         self._first_call = engine.ready.remote()
@@ -91,6 +94,10 @@ class Ingress:
         if not replicas:
             raise NotReadyError
         ranking = await pipeline.rerank(request, self._renderer, self._score, replicas, self._config)
+        self._recorder.count(metrics.DOCUMENTS, len(request.documents))
+        self._recorder.count(metrics.TRUNCATED_DOCUMENTS, ranking.truncated_documents)
+        self._recorder.count(metrics.WINDOWED_DOCUMENTS, ranking.windowed_documents)
+        self._recorder.count(metrics.EXCLUDED_DOCUMENTS, len(ranking.excluded))
         return dialect.respond(ranking, request, body, request_id=request_id, model=self._model)
 
     @api.get("/", include_in_schema=False)

@@ -3,11 +3,13 @@
 RerankerError
 ├── ClientError                 the request must change
 │   ├── InvalidRequestError     400
+│   │   └── UnknownInstructionError
 │   ├── RequestTooLargeError    413
 │   └── QueryTooLongError       400
 ├── ConfigurationError          the operator must change something; raised before an engine takes a device
 │   ├── ModelNotFoundError
-│   └── UnsupportedModelError
+│   ├── UnsupportedModelError
+│   └── StartupCheckError       raised with the model loaded: it does not score as a reranker does
 └── ServiceError                ours, or the machine's
     ├── NotReadyError           503
     ├── DeadlineExceededError   504
@@ -45,6 +47,17 @@ class InvalidRequestError(ClientError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem}" if self.field else self.problem
+
+
+class UnknownInstructionError(InvalidRequestError):
+    """The request names an instruction that the configuration does not have."""
+
+    code = "unknown_instruction"
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        super().__init__("instruction", f"no instruction of this name; known are {', '.join(known) or 'none'}")
+        self.args = (known,)  # pickle rebuilds from these
+        self.known = known
 
 
 class RequestTooLargeError(ClientError):
@@ -112,6 +125,19 @@ class UnsupportedModelError(ConfigurationError):
         return f"model {self.name!r} cannot be served: {self.reason}"
 
 
+class StartupCheckError(ConfigurationError):
+    """The model was loaded, but it does not score as a reranker does."""
+
+    code = "startup_check_failed"
+
+    def __init__(self, check: str, measured: str, cause: str) -> None:
+        super().__init__(check, measured, cause)
+        self.check, self.measured, self.cause = check, measured, cause
+
+    def __str__(self) -> str:
+        return f"the model fails the start-up check {self.check!r} ({self.measured}); likeliest cause: {self.cause}"
+
+
 class ServiceError(RerankerError):
     """The request was fine; we could not answer it."""
 
@@ -154,9 +180,12 @@ class InvalidScoreError(ServiceError):
 
     code = "invalid_score"
 
-    def __init__(self, invalid_pairs: int, pairs: int) -> None:
-        super().__init__(invalid_pairs, pairs)
-        self.invalid_pairs, self.pairs = invalid_pairs, pairs
+    def __init__(self, index: int, invalid_pairs: int, pairs: int) -> None:
+        super().__init__(index, invalid_pairs, pairs)
+        self.index, self.invalid_pairs, self.pairs = index, invalid_pairs, pairs
 
     def __str__(self) -> str:
-        return f"the model gave no finite score for {self.invalid_pairs} of {self.pairs} pairs"
+        return (
+            f"the model gave no finite score for {self.invalid_pairs} of {self.pairs} pairs, "
+            f"the first of them documents[{self.index}]"
+        )

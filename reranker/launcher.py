@@ -29,7 +29,7 @@ from reranker.errors import ConfigurationError
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
 _POLL_S = 0.5
-_IMPORT_PATH = "deployments.app:build_app"
+IMPORT_PATH = "deployments.app:build_app"
 
 
 class LaunchError(ConfigurationError):
@@ -61,9 +61,9 @@ def load(path: Path, *, port: int | None = None, model: str | None = None) -> di
     except yaml.YAMLError as error:
         raise LaunchError(f"{path} is not YAML: {error}") from None
     applications = config.get("applications") if isinstance(config, dict) else None
-    ours = [a for a in applications or [] if isinstance(a, dict) and a.get("import_path") == _IMPORT_PATH]
+    ours = [a for a in applications or [] if isinstance(a, dict) and a.get("import_path") == IMPORT_PATH]
     if not ours:
-        raise LaunchError(f"{path} has no application with import_path {_IMPORT_PATH}")
+        raise LaunchError(f"{path} has no application with import_path {IMPORT_PATH}")
     if port is not None:
         config.setdefault("http_options", {})["port"] = port
     for application in ours:

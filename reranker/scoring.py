@@ -1,37 +1,71 @@
-"""From logits to the answer: relevance_score, merge, order, top_n. Pure."""
+"""From logits to the order: merge shards, windows to documents, relevance_score, sort. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import InvalidScoreError
-from reranker.types import FloatArray, RankedDocument
+from reranker.types import Aggregate, FloatArray, RankedDocument, TokenArray
 
 
-def relevance_scores(logits: FloatArray) -> NDArray[np.float64]:
-    """Turn each pair's logit into its relevance score.
+def require_finite(logits: FloatArray, document_of_pair: TokenArray) -> None:
+    """Refuse logits that cannot be ordered: sorting NaN would go on without a word and give any order.
 
     Args:
-        logits: Shape (pairs,), logit("yes") - logit("no").
-
-    Returns:
-        Shape (pairs,), in [0, 1]: the sigmoid, which equals the softmax over the two logits read at "yes". Computed in
-        float64, where two different logits stay two different scores.
+        logits: Shape (pairs,).
+        document_of_pair: Shape (pairs,).
 
     Raises:
-        InvalidScoreError: A logit is NaN or infinite. Sorting would go on without a word and give any order.
+        InvalidScoreError: A logit is NaN or infinite; names the first such document.
+    """
+    bad = np.flatnonzero(~np.isfinite(logits))
+    if len(bad):
+        raise InvalidScoreError(int(document_of_pair[bad[0]]), len(bad), len(logits))
+
+
+def relevance_scores(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Turn log-odds into relevance scores.
+
+    Args:
+        log_odds: Any shape, logit("yes") - logit("no"), finite.
+
+    Returns:
+        Same shape, in [0, 1]: the sigmoid, which equals the softmax over the two logits read at "yes". Computed in
+        float64, where two different logits stay two different scores.
 
     Source: QwenLM/Qwen3-Embedding, examples/qwen3_reranker_transformers.py, compute_logits.
     """
-    finite = np.isfinite(logits)
-    if not finite.all():
-        raise InvalidScoreError(int((~finite).sum()), len(logits))
     # exp of a number <= 0 on both sides of zero: never overflows.
-    decay = np.exp(-np.abs(logits.astype(np.float64)))
-    return np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay))
+    decay = np.exp(-np.abs(log_odds.astype(np.float64)))
+    return np.where(log_odds >= 0, 1 / (1 + decay), decay / (1 + decay))
+
+
+def aggregate(logits: FloatArray, document_of_pair: TokenArray, how: Aggregate) -> NDArray[np.float64]:
+    """Turn the log-odds of windows into those of their documents.
+
+    Args:
+        logits: Shape (pairs,), finite.
+        document_of_pair: Shape (pairs,), rising, every document at least once.
+        how: "max" and "first" pick a window; "mean" is the mean relevance score, as log-odds again.
+
+    Returns:
+        Shape (documents,).
+    """
+    values = logits.astype(np.float64)
+    first = np.flatnonzero(np.diff(document_of_pair, prepend=-1))
+    if len(first) == len(values) or how == "first":
+        return values[first]
+    if how == "max":
+        return np.maximum.reduceat(values, first)
+    counts = np.diff(np.append(first, len(values)))
+    mean = np.add.reduceat(relevance_scores(values), first) / counts
+    mean = np.clip(mean, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
+    odds = np.log(mean) - np.log1p(-mean)
+    return np.where(counts == 1, values[first], odds)  # one window: its own log-odds, not a round trip's
 
 
 def merge(parts: Sequence[tuple[Sequence[int], FloatArray]], pairs: int) -> FloatArray:
@@ -56,7 +90,20 @@ def merge(parts: Sequence[tuple[Sequence[int], FloatArray]], pairs: int) -> Floa
     return merged
 
 
-def rank(scores: NDArray[np.float64], top_n: int | None, truncated: frozenset[int]) -> tuple[RankedDocument, ...]:
-    """Order documents by score, highest first, ties by index, and keep the first top_n (None: all)."""
-    order = np.argsort(-scores, kind="stable")[:top_n]
-    return tuple(RankedDocument(int(i), float(scores[i]), int(i) in truncated) for i in order)
+def rank(
+    log_odds: NDArray[np.float64], truncated: frozenset[int], windows: NDArray[np.intp]
+) -> tuple[RankedDocument, ...]:
+    """Order documents by score, highest first, ties by index.
+
+    Args:
+        log_odds: Shape (documents,).
+        truncated: Indices of documents that lost tokens.
+        windows: Shape (documents,): prompts per document.
+    """
+    scores = relevance_scores(log_odds)
+    # By score and not by log-odds: two that show the same score are a tie.
+    order = np.argsort(-scores, kind="stable")
+    return tuple(
+        RankedDocument(int(i), float(scores[i]), float(log_odds[i]), int(i) in truncated, int(windows[i]))
+        for i in order
+    )

@@ -5,9 +5,9 @@ A list's prompts are flat token arrays, not lists of lists: one copy per shard, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,34 @@ TokenArray: TypeAlias = NDArray[np.int32]
 FloatArray: TypeAlias = NDArray[np.float32]
 
 
+TruncationSide: TypeAlias = Literal["end", "start"]
+"""Which end of a document is cut off."""
+LongDocuments: TypeAlias = Literal["truncate", "windows"]
+"""What happens to a document that does not fit one prompt: cut, or scored whole in overlapping windows."""
+Aggregate: TypeAlias = Literal["max", "mean", "first"]
+"""How the scores of a document's windows become the document's."""
+
+
 @dataclass(frozen=True, slots=True)
 class RankRequest:
-    """One query and its candidate documents, whatever dialect they came in."""
+    """One query and its candidate documents, whatever dialect they came in. None: as configured."""
 
     query: str
     documents: tuple[str, ...]
+    metadata: tuple[Mapping[str, object], ...] = ()
+    """What came with each document besides its text; empty: nothing came with any."""
     instruction: str | None = None
-    """None: the configured default instruction."""
     top_n: int | None = None
     """None: all documents."""
+    max_document_tokens: int | None = None
+    """Cut every document to so many tokens before anything else. None: not cut."""
+    truncation_side: TruncationSide | None = None
+    long_documents: LongDocuments | None = None
+    aggregate: Aggregate | None = None
+    max_windows: int | None = None
+    overlap_tokens: int | None = None
+    score_threshold: float | None = None
+    """Leave out documents below this relevance score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +75,17 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class RenderedList:
-    """All prompts of one list: the same layout as a shard, and which documents were cut to fit."""
+    """All prompts of one list, in the layout of a shard, and which document each belongs to.
+
+    Attributes:
+        prompts: One prompt per pair; a document scored in windows has several pairs, one after the other.
+        document_of_pair: Shape (pairs,), rising: index of each pair's document in the list.
+        truncated: Indices of the documents that lost tokens.
+    """
 
     prompts: Shard
+    document_of_pair: TokenArray
     truncated: frozenset[int]
-    """Indices of the documents that lost tokens."""
 
     @property
     def pair_tokens(self) -> list[int]:
@@ -103,15 +127,33 @@ class RankedDocument:
     """Position in `request.documents`."""
     relevance_score: float
     """In [0, 1]."""
+    log_odds: float
+    """logit("yes") - logit("no"); relevance_score is its sigmoid."""
     truncated: bool = False
+    windows: int = 1
+    """Prompts it took to score the document."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExcludedDocument:
+    """A document that a rule took out of the answer."""
+
+    index: int
+    rule: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A whole list, scored, best first, cut to top_n; and what it took."""
+    """A whole list, scored, best first, without what the rules exclude, cut to top_n; and what it took."""
 
     results: tuple[RankedDocument, ...]
+    excluded: tuple[ExcludedDocument, ...]
     prompt_tokens: int
+    pairs: int
+    """Prompts scored: documents, and windows of long ones."""
+    truncated_documents: int
+    windowed_documents: int
+    """Documents that took more than one prompt."""
     shards: int
     replicas: int
     """Distinct replicas that worked on the list."""

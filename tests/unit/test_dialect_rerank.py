@@ -1,15 +1,25 @@
 """What clients really send must be read, and what they choke on must not be sent (facts measured client by client)."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from reranker.dialects.rerank import error_body, parse, respond
 from reranker.errors import EngineFailedError, InvalidRequestError, RequestTooLargeError
-from reranker.types import RankedDocument, Ranking
+from reranker.types import ExcludedDocument, RankedDocument, Ranking
 
-RANKING = Ranking((RankedDocument(1, 0.9), RankedDocument(0, 0.25, truncated=True)), 123, shards=2, replicas=2)
+RANKING = Ranking(
+    results=(RankedDocument(1, 0.9, 2.2), RankedDocument(0, 0.25, -1.1, truncated=True, windows=3)),
+    excluded=(),
+    prompt_tokens=123,
+    pairs=4,
+    truncated_documents=1,
+    windowed_documents=1,
+    shards=2,
+    replicas=2,
+)
 
 
 def _parse(max_documents: int = 1_000, **body: Any) -> Any:
@@ -66,6 +76,10 @@ def test_blank_documents_are_documents() -> None:
         ({"query": "q", "documents": ["a"], "top_n": 1.5}, "top_n"),
         ({"query": "q", "documents": ["a"], "return_documents": "perhaps"}, "return_documents"),
         ({"query": "q", "documents": ["a"], "instruction": ["x"]}, "instruction"),
+        ({"query": "q", "documents": ["a"], "max_tokens_per_doc": 0}, "max_tokens_per_doc"),
+        ({"query": "q", "documents": ["a"], "truncation_side": "middle"}, "truncation_side"),
+        ({"query": "q", "documents": ["a"], "long_documents": "split"}, "long_documents"),
+        ({"query": "q", "documents": ["a"], "score_threshold": 2}, "score_threshold"),
     ],
 )
 def test_bad_field_is_named(body: dict[str, Any], field: str) -> None:
@@ -101,7 +115,7 @@ def test_answer_has_what_clients_require() -> None:
     answer = respond(RANKING, request, body, request_id="id-1", model="demo")
     assert answer["results"] == [
         {"index": 1, "relevance_score": 0.9},
-        {"index": 0, "relevance_score": 0.25, "truncated": True},
+        {"index": 0, "relevance_score": 0.25, "truncated": True, "windows": 3},
     ]
     assert (answer["id"], answer["object"], answer["model"]) == ("id-1", "rerank", "demo")
     assert answer["usage"] == {"prompt_tokens": 123, "total_tokens": 123}
@@ -115,10 +129,43 @@ def test_document_is_there_only_when_asked_for_and_never_null() -> None:
     assert [result["document"] for result in answer["results"]] == [{"text": "b"}, {"text": "a"}]
 
 
+def test_raw_scores_are_log_odds() -> None:
+    request, body = _parse(query="q", documents=["a", "b"], raw_scores="true")
+    answer = respond(RANKING, request, body, request_id="id", model="demo")
+    assert [result["relevance_score"] for result in answer["results"]] == [2.2, -1.1]
+
+
+def test_excluded_documents_are_listed_with_their_rule() -> None:
+    request, body = _parse(query="q", documents=["a", "b", "c"])
+    ranking = replace(RANKING, excluded=(ExcludedDocument(2, "withdrawn"),))
+    answer = respond(ranking, request, body, request_id="id", model="demo")
+    assert answer["excluded"] == [{"index": 2, "rule": "withdrawn"}]
+    assert "excluded" not in respond(RANKING, request, body, request_id="id", model="demo")
+
+
+def test_metadata_is_what_a_document_brings_besides_its_text() -> None:
+    request, _ = _parse(query="q", documents=[{"text": "a", "year": 2020, "tags": ["x"]}, "b"])
+    assert request.metadata == ({"year": 2020, "tags": ["x"]}, {})
+    assert _parse(query="q", documents=["a", "b"])[0].metadata == ()
+
+
+def test_wishes_about_long_documents_are_read() -> None:
+    request, _ = _parse(query="q", documents=["a"], max_tokens_per_doc=512, truncation_side="left")
+    assert (request.max_document_tokens, request.truncation_side, request.long_documents) == (512, "start", None)
+    request, _ = _parse(query="q", documents=["a"], long_documents="windows", window_aggregate="mean", overlap_tokens=0)
+    assert (request.long_documents, request.aggregate, request.overlap_tokens) == ("windows", "mean", 0)
+
+
+def test_max_chunks_per_doc_asks_for_windows() -> None:
+    """Cohere v1 cuts long documents into so many chunks and takes the best."""
+    request, _ = _parse(query="q", documents=["a"], max_chunks_per_doc=10)
+    assert (request.long_documents, request.max_windows) == ("windows", 10)
+
+
 @pytest.mark.parametrize(("documents", "units"), [(1, 1), (100, 1), (101, 2), (1_000, 10)])
 def test_search_units_count_hundreds(documents: int, units: int) -> None:
     request, body = _parse(query="q", documents=["a"] * documents)
-    answer = respond(Ranking((), 0, 1, 1), request, body, request_id="id", model="demo")
+    answer = respond(RANKING, request, body, request_id="id", model="demo")
     assert answer["meta"]["billed_units"]["search_units"] == units
 
 

@@ -83,5 +83,5 @@ def test_command_names_the_wrong_key(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_command_says_when_no_service_is_there(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rank", "--url", f"http://127.0.0.1:{free_port}", "query", "document"]) == 1
+    assert main(["score", "--url", f"http://127.0.0.1:{free_port}", "--query", "q", "--document", "d"]) == 1
     assert "make serve" in capsys.readouterr().err

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from reranker.checkpoint import DEMO_MODEL
-from reranker.config import LimitsConfig, ModelConfig, PlanningConfig, RerankerConfig
-from reranker.errors import DeadlineExceededError, EngineFailedError, InvalidScoreError
+from reranker.config import LimitsConfig, ModelConfig, PlanningConfig, RerankerConfig, RulesConfig
+from reranker.errors import DeadlineExceededError, EngineFailedError, InvalidScoreError, UnknownInstructionError
 from reranker.pipeline import rerank
 from reranker.prompt import PromptRenderer
 from reranker.types import FloatArray, RankRequest, Shard, ShardScores
@@ -104,3 +105,39 @@ async def test_score_that_is_not_a_number_fails_the_list() -> None:
 
     with pytest.raises(InvalidScoreError):
         await rerank(_request(3), RENDERER, score, 1, CONFIG)
+
+
+async def test_long_document_is_scored_in_windows_and_counts_as_one() -> None:
+    """The best window makes the document's score; the answer has one line for it and says what it took."""
+    long = RankRequest("capital", ("china " * 600, "capital " * 20), long_documents="windows", overlap_tokens=10)
+    ranking = await rerank(long, RENDERER, LengthScorer(2), 2, CONFIG)
+    lines = {document.index: document for document in ranking.results}
+    assert set(lines) == {0, 1}
+    assert lines[0].windows > 3
+    assert lines[1].windows == 1
+    assert ranking.pairs == lines[0].windows + 1
+    assert ranking.windowed_documents == 1
+    assert not any(document.truncated for document in ranking.results)
+    whole = await rerank(replace(long, long_documents="truncate"), RENDERER, LengthScorer(1), 1, CONFIG)
+    assert ranking.prompt_tokens > whole.prompt_tokens
+    assert whole.truncated_documents == 1
+
+
+async def test_named_instruction_is_its_text() -> None:
+    named = await rerank(replace(_request(3), instruction="@medical"), RENDERER, LengthScorer(1), 1, CONFIG)
+    text = CONFIG.model.instructions["medical"]
+    written = await rerank(replace(_request(3), instruction=text), RENDERER, LengthScorer(1), 1, CONFIG)
+    assert named.prompt_tokens == written.prompt_tokens
+
+
+async def test_unknown_instruction_names_the_known_ones() -> None:
+    with pytest.raises(UnknownInstructionError, match="@medical"):
+        await rerank(replace(_request(3), instruction="@medicine"), RENDERER, LengthScorer(1), 1, CONFIG)
+
+
+async def test_top_n_counts_what_the_rules_leave() -> None:
+    config = CONFIG.model_copy(update={"rules": RulesConfig(score_threshold=0.9999)})
+    ranking = await rerank(_request(14, top_n=3), RENDERER, LengthScorer(1), 1, config)
+    assert [document.index for document in ranking.results] == [6, 13, 5][: len(ranking.results)]
+    assert all(document.relevance_score >= 0.9999 for document in ranking.results)
+    assert {one.rule for one in ranking.excluded} == {"score_threshold"}

@@ -8,53 +8,84 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.errors import InvalidScoreError
-from reranker.scoring import merge, rank, relevance_scores
+from reranker.scoring import aggregate, merge, rank, relevance_scores, require_finite
+from reranker.types import FloatArray, TokenArray
 
 LOGITS = st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=50)
+THREE_DOCUMENTS = np.array([0, 0, 0, 1, 2, 2], dtype=np.int32)  # in 3, 1 and 2 windows
+
+
+def _logits(*values: float) -> FloatArray:
+    return np.array(values, dtype=np.float32)
 
 
 @given(logits=LOGITS)
 def test_score_is_the_softmax_read_at_yes(logits: list[float]) -> None:
     """The reference computes exp(yes) / (exp(yes) + exp(no)) in log space; with no = 0 that is our sigmoid."""
-    scores = relevance_scores(np.array(logits, dtype=np.float32))
-    for logit, score in zip(np.array(logits, dtype=np.float32).tolist(), scores, strict=True):
+    for logit, score in zip(_logits(*logits).tolist(), relevance_scores(_logits(*logits)), strict=True):
         assert score == pytest.approx(math.exp(logit - np.logaddexp(logit, 0)), rel=1e-9)
 
 
 @given(logits=LOGITS)
 def test_scores_keep_the_order_of_logits(logits: list[float]) -> None:
-    array = np.array(logits, dtype=np.float32)
+    array = _logits(*logits)
     assert np.all(np.diff(relevance_scores(array)[np.argsort(array, kind="stable")]) >= 0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_logit_that_is_not_finite_is_an_error(bad: float) -> None:
-    with pytest.raises(InvalidScoreError, match="1 of 3 pairs"):
-        relevance_scores(np.array([0.5, bad, 0.1], dtype=np.float32))
+def test_logit_that_is_not_finite_names_its_document(bad: float) -> None:
+    with pytest.raises(InvalidScoreError, match=r"1 of 6 pairs.*documents\[1\]"):
+        require_finite(_logits(0.5, 0.1, 0.2, bad, 0.3, 0.4), THREE_DOCUMENTS)
+
+
+def test_finite_logits_pass() -> None:
+    require_finite(_logits(-1e30, 0, 1e30), np.arange(3, dtype=np.int32))
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("max", [3.0, -1.0, 0.5]), ("first", [1.0, -1.0, 0.5])],
+)
+def test_windows_become_their_document(how: str, expected: list[float]) -> None:
+    windows = _logits(1, 3, 2, -1, 0.5, -9)
+    assert aggregate(windows, THREE_DOCUMENTS, how).tolist() == expected  # type: ignore[arg-type]
+
+
+def test_mean_is_the_mean_of_scores() -> None:
+    windows = _logits(1, 3, 2, -1, 0.5, -9)
+    scores = relevance_scores(windows)
+    expected = [scores[:3].mean(), scores[3], scores[4:].mean()]
+    assert relevance_scores(aggregate(windows, THREE_DOCUMENTS, "mean")).tolist() == pytest.approx(expected)
+
+
+def test_mean_of_certain_windows_stays_finite() -> None:
+    """Scores of exactly 1 (or 0) have no log-odds; the mean must not become infinite."""
+    certain = aggregate(_logits(200, 200, -800, -800), np.array([0, 0, 1, 1], dtype=np.int32), "mean")
+    assert np.isfinite(certain).all()
+
+
+@given(logits=LOGITS)
+def test_documents_in_one_piece_keep_their_logits(logits: list[float]) -> None:
+    whole: TokenArray = np.arange(len(logits), dtype=np.int32)
+    for how in ("max", "mean", "first"):
+        assert aggregate(_logits(*logits), whole, how).tolist() == _logits(*logits).tolist()
 
 
 def test_ties_go_by_index() -> None:
-    ranked = rank(np.array([0.5, 0.9, 0.5, 0.9]), None, frozenset())
+    ranked = rank(np.array([0.5, 0.9, 0.5, 0.9]), frozenset({0}), np.array([1, 1, 2, 1]))
     assert [document.index for document in ranked] == [1, 3, 0, 2]
-
-
-@pytest.mark.parametrize(("top_n", "expected"), [(None, [2, 0, 1]), (2, [2, 0]), (9, [2, 0, 1])])
-def test_top_n_keeps_the_best(top_n: int | None, expected: list[int]) -> None:
-    ranked = rank(np.array([0.5, 0.1, 0.9]), top_n, frozenset({1}))
-    assert [document.index for document in ranked] == expected
-    assert [document.truncated for document in ranked] == [index == 1 for index in expected]
+    assert [document.truncated for document in ranked] == [False, False, True, False]
+    assert [document.windows for document in ranked] == [1, 1, 1, 2]
 
 
 def test_merge_puts_every_score_at_its_index() -> None:
-    parts = [((2, 0), np.array([0.2, 0.0], dtype=np.float32)), ((1,), np.array([0.1], dtype=np.float32))]
+    parts = [((2, 0), _logits(0.2, 0.0)), ((1,), _logits(0.1))]
     assert merge(parts, 3).tolist() == pytest.approx([0.0, 0.1, 0.2])
 
 
 @pytest.mark.parametrize(
-    "parts",
-    [[((0, 1), np.zeros(1, dtype=np.float32))], [((0,), np.zeros(1, dtype=np.float32))]],
-    ids=["a shard lost a pair", "a shard is missing"],
+    "parts", [[((0, 1), _logits(0))], [((0,), _logits(0))]], ids=["a shard lost a pair", "a shard is missing"]
 )
-def test_merge_never_invents_a_score(parts: list[tuple[tuple[int, ...], np.ndarray]]) -> None:
+def test_merge_never_invents_a_score(parts: list[tuple[tuple[int, ...], FloatArray]]) -> None:
     with pytest.raises(RuntimeError, match="This is a bug"):
         merge(parts, 2)

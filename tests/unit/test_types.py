@@ -17,7 +17,7 @@ def _rendered(documents: list[list[int]]) -> RenderedList:
     offsets = np.concatenate([[0], np.cumsum([len(document) for document in documents])])
     tokens = [token for document in documents for token in document]
     shard = Shard(_array([1, 2]), _array([3]), _array(tokens), offsets.astype(np.int32))
-    return RenderedList(shard, frozenset())
+    return RenderedList(shard, np.arange(len(documents), dtype=np.int32), frozenset())
 
 
 @given(

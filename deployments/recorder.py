@@ -1,0 +1,20 @@
+"""Recorder over ray.serve.metrics: Ray's exporter on every node then counts every replica."""
+
+from __future__ import annotations
+
+from ray.serve import metrics as ray_metrics
+
+from reranker.metrics import COUNTERS, Counter
+
+
+class RayRecorder:
+    """See `reranker.metrics.Recorder`. To be made in a replica: Ray adds the replica's labels."""
+
+    def __init__(self) -> None:
+        """Register every metric."""
+        self._counters = {one: ray_metrics.Counter(one.name, description=one.description) for one in COUNTERS}
+
+    def count(self, counter: Counter, amount: int) -> None:
+        """Add to a counter; nothing for nothing, as Ray refuses to add 0."""
+        if amount:
+            self._counters[counter].inc(amount)

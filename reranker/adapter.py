@@ -1,0 +1,117 @@
+"""Read a LoRA adapter's folder, and refuse one that the engine would apply in part or not at all. Small files only.
+
+vLLM fits what it can: an adapter of a smaller model fills a corner of each matrix, and weights of a layer that a
+reranker does not have are left out without a word. The scores are plausible then, and wrong; so every name and every
+shape is compared with the model's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reranker.errors import UnsupportedModelError
+
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's own list: its buffers have one of these sizes
+_LAYER = re.compile(r"base_model\.model\.(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
+_HEAD = "base_model.model.score.weight"
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter as it was found."""
+
+    folder: Path
+    max_rank: int
+    """Room the engine must have for its matrices: its largest rank, rounded up to one that vLLM knows."""
+
+
+def find_adapter(folder: str, model: str, settings: Mapping[str, Any], architecture: str) -> Adapter:
+    """Find the configured adapter.
+
+    Args:
+        folder: With adapter_config.json and adapter_model.safetensors, as PEFT saves them.
+        model: The model's name, for the message.
+        settings: The model's config.json. (Any: JSON.)
+        architecture: The model's family.
+
+    Raises:
+        UnsupportedModelError: No such folder, not a LoRA adapter, or not one of this model.
+    """
+    path = Path(folder).resolve()
+    try:
+        if not architecture.startswith("Qwen3"):
+            raise ValueError(f"an adapter needs a Qwen3 model, and this one is a {architecture}")  # noqa: TRY301
+        rank = _largest_rank(_read_config(path))
+        _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)
+    except ValueError as error:
+        raise UnsupportedModelError(model, f"engine.lora_adapter {folder!r}: {error}") from None
+    return Adapter(path, max_rank=min(known for known in _RANKS if known >= rank))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
+    if not folder.is_dir():
+        raise ValueError("it is no folder on this machine")
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError("it has no adapter_config.json") from None
+    except ValueError:
+        raise ValueError("its adapter_config.json is not JSON") from None
+    if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
+        raise ValueError("its adapter_config.json is not that of a LoRA adapter")
+    return config
+
+
+def _largest_rank(config: Mapping[str, Any]) -> int:
+    ranks: list[Any] = [config.get("r"), *(config.get("rank_pattern") or {}).values()]  # Any: JSON
+    if not all(isinstance(rank, int) and 1 <= rank <= _RANKS[-1] for rank in ranks):
+        raise ValueError(f"its rank (r) is {ranks[0] if len(ranks) == 1 else ranks}; known are 1 to {_RANKS[-1]}")
+    return int(max(ranks))
+
+
+def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    # The head of a safetensors file: its length in 8 bytes, then JSON. Reading it needs no torch.
+    if not file.is_file():
+        raise ValueError("it has no adapter_model.safetensors")
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        head = stream.read(length) if length <= _MAX_HEADER_BYTES else b""
+    try:
+        return {name: tuple(entry["shape"]) for name, entry in json.loads(head).items() if name != "__metadata__"}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise ValueError("its adapter_model.safetensors is not a safetensors file") from None
+
+
+def _check_fit(shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any], architecture: str) -> None:
+    """Every tensor must have its place in the model; one that has none would be left out silently."""
+    if not any(_LAYER.fullmatch(name) for name in shapes):
+        raise ValueError("none of its tensors is a LoRA matrix of a Qwen3 layer")
+    hidden = int(settings["hidden_size"])
+    intermediate = int(settings["intermediate_size"])
+    heads = int(settings["num_attention_heads"])
+    head_dim = int(settings.get("head_dim") or hidden // heads)
+    queries, keys = heads * head_dim, int(settings.get("num_key_value_heads") or heads) * head_dim
+    sizes = {  # what goes in, what comes out
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, intermediate),
+        "up_proj": (hidden, intermediate),
+        "down_proj": (intermediate, hidden),
+    }
+    for name, shape in shapes.items():
+        if name == _HEAD and architecture == "Qwen3ForSequenceClassification" and shape == (1, hidden):
+            continue  # a head of its own, in place of the checkpoint's
+        matrix = _LAYER.fullmatch(name)
+        if matrix is None or int(matrix[1]) >= int(settings["num_hidden_layers"]) or matrix[2] not in sizes:
+            raise ValueError(f"its tensor {name} has no place in this model")
+        goes_in, comes_out = sizes[matrix[2]]
+        if len(shape) != 2 or (shape[1] != goes_in if matrix[3] == "A" else shape[0] != comes_out):
+            raise ValueError(f"its tensor {name} has shape {list(shape)}, which is that of another model")

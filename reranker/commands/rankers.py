@@ -1,0 +1,175 @@
+"""What `score` and `eval` rank with: a running service, or an engine in this process; and its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from reranker import pipeline
+from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
+from reranker.config import RerankerConfig
+from reranker.errors import ConfigurationError, RerankerError
+from reranker.local import LocalReranker, load_config, open_local
+from reranker.types import RankRequest, Shard, ShardScores
+
+PART_DOCUMENTS = 256
+"""Documents per request: the progress bar moves, and no service limit on a list is met."""
+PART_CHARACTERS = 4_000_000
+"""Characters per request; at most 16 MB of UTF-8, far below what the service takes."""
+_SERVE_CONFIG = Path("serve_config.yaml")
+_NO_DEADLINE_S = 30 * 86_400.0  # the configured one protects a service; here a person can press Ctrl-C
+
+
+class Ranker(Protocol):
+    """Ranks one list; `RerankerClient` is one."""
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
+    ) -> list[ScoredDocument]:
+        """Return documents best first; see `RerankerClient.rerank`."""
+        ...
+
+
+class CommandError(RerankerError):
+    """The command cannot go on; the message says what to do."""
+
+    code = "command_error"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how the ranker is chosen."""
+    parser.add_argument("--url", default=DEFAULT_URL, help="where the service is (%(default)s)")
+    parser.add_argument("--local", action="store_true", help="load the model here instead of asking a service")
+    parser.add_argument("--model", help="with --local: demo, a local folder or a hub id; default: the configuration's")
+    parser.add_argument(
+        "--config", type=Path, help=f"with --local: Serve configuration; default: ./{_SERVE_CONFIG} if there"
+    )
+    parser.add_argument("--instruction", help="what relevant means here; default: the model's own")
+
+
+@contextlib.contextmanager
+def open_ranker(parsed: argparse.Namespace) -> Iterator[Ranker]:
+    """Give the ranker that the arguments ask for, and close it.
+
+    Raises:
+        RerankerError: The configuration or the model is no good, or the arguments contradict each other.
+        pydantic.ValidationError: Unknown keys or wrong values in the configuration's `args`.
+    """
+    if not parsed.local and (parsed.model or parsed.config):
+        raise CommandError("--model and --config need --local; a service has its own")
+    try:
+        if parsed.local:
+            config = _local_config(parsed)
+            parsed.model = config.model.name  # for `name`
+            with contextlib.closing(_LocalRanker(config)) as local:
+                yield local
+        else:
+            with RerankerClient(parsed.url) as client:
+                yield client
+    except KeyboardInterrupt:
+        raise CommandError("stopped") from None
+
+
+def name(parsed: argparse.Namespace) -> str:
+    """Say in a word what ranks, once the ranker is open."""
+    return f"{parsed.model}, in this process" if parsed.local else str(parsed.url)
+
+
+def rank_list(
+    ranker: Ranker,
+    query: str,
+    documents: Sequence[str],
+    *,
+    instruction: str | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> list[ScoredDocument]:
+    """Rank a list of any length: in parts, merged by score. A document's score does not depend on the others'.
+
+    Args:
+        ranker: Ranks the parts.
+        query: The query.
+        documents: The candidates.
+        instruction: What "relevant" means here.
+        advance: Told the number of documents after each part.
+
+    Returns:
+        All documents, best first, ties by index.
+    """
+    ranked: list[ScoredDocument] = []
+    for start, part in _parts(documents):
+        answer = ranker.rerank(query, part, instruction=instruction)
+        ranked.extend(dataclasses.replace(one, index=start + one.index) for one in answer)
+        if advance is not None:
+            advance(len(part))
+    return sorted(ranked, key=lambda one: (-one.relevance_score, one.index))
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], object]]:
+    """Show a bar of so many documents on stderr, if that is a terminal."""
+    from tqdm import tqdm  # type: ignore[import-untyped]  # here: other commands need not wait for its import
+
+    with tqdm(total=total, unit=" documents", disable=not sys.stderr.isatty(), leave=False, delay=1) as bar:
+        yield bar.update
+
+
+class _LocalRanker:
+    """An engine here, behind the pipeline of the service."""
+
+    def __init__(self, config: RerankerConfig) -> None:
+        limits = config.limits.model_copy(update={"timeout_s": _NO_DEADLINE_S})
+        self._config = config.model_copy(update={"limits": limits})
+        self._runner = asyncio.Runner()
+        self._local = _load(config)
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
+    ) -> list[ScoredDocument]:
+        request = RankRequest(query, tuple(documents), instruction=instruction or None, top_n=top_n)
+        ranking = pipeline.rerank(request, self._local.renderer, self._score, 1, self._config)
+        results = self._runner.run(ranking).results
+        return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in results]
+
+    async def _score(self, shard: Shard) -> ShardScores:
+        return ShardScores(await self._local.engine.score(shard), replica="local", engine_s=0)
+
+    def close(self) -> None:
+        self._runner.close()
+        self._local.close()
+
+
+def _load(config: RerankerConfig) -> LocalReranker:
+    try:
+        return open_local(config)
+    except RerankerError:
+        raise
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise ConfigurationError(f"vLLM cannot load the model: {type(error).__name__}: {first_line}") from error
+
+
+def _local_config(parsed: argparse.Namespace) -> RerankerConfig:
+    if parsed.config is None and _SERVE_CONFIG.exists():
+        parsed.config = _SERVE_CONFIG  # cli.py names it when one of its values is wrong
+    if parsed.config is not None:
+        return load_config(parsed.config, parsed.model)
+    return RerankerConfig.model_validate({"model": {"name": parsed.model}} if parsed.model else {})
+
+
+def _parts(documents: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    part: list[str] = []
+    characters = 0
+    for index, document in enumerate(documents):
+        if part and (len(part) == PART_DOCUMENTS or characters + len(document) > PART_CHARACTERS):
+            yield index - len(part), part
+            part, characters = [], 0
+        part.append(document)
+        characters += len(document)
+    if part:
+        yield len(documents) - len(part), part

@@ -1,0 +1,1 @@
+"""Measuring a reranker on judged data: `formats` reads files, `experiment` reranks, `metrics` compares."""

@@ -1,0 +1,68 @@
+"""An engine and its renderer in this process, as a configuration asks for: for the commands that need no service."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from reranker import launcher
+from reranker.checkpoint import Checkpoint, find_checkpoint
+from reranker.config import RerankerConfig
+from reranker.engine.base import Engine
+from reranker.prompt import PromptRenderer
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReranker:
+    """A model loaded here. Close it when done: `with contextlib.closing(open_local(config)) as local`."""
+
+    checkpoint: Checkpoint
+    renderer: PromptRenderer
+    engine: Engine
+
+    def close(self) -> None:
+        """Stop the engine and free its device."""
+        self.engine.shutdown()
+
+
+def load_config(path: Path, model: str | None = None) -> RerankerConfig:
+    """Read our application's part of a Serve configuration, as `reranker serve` does.
+
+    Args:
+        path: A Serve configuration with our application in it.
+        model: Overrides the model's name.
+
+    Raises:
+        ConfigurationError: The configuration or the model is not there, or not one we can serve.
+        pydantic.ValidationError: Unknown keys or wrong values in our `args`.
+    """
+    # Port 0 is always free: nothing listens here, and the service may be running beside us.
+    loaded = launcher.load(path, port=0, model=model)
+    ours = [a for a in loaded["applications"] if a.get("import_path") == launcher.IMPORT_PATH]
+    return RerankerConfig.model_validate(ours[0]["args"])
+
+
+def open_local(config: RerankerConfig) -> LocalReranker:
+    """Load the model in this process; takes as long as a replica's start.
+
+    Raises:
+        ConfigurationError: The model is not there, or not one we can serve.
+        Exception: Whatever vLLM raises when it cannot load the model.
+    """
+    checkpoint = find_checkpoint(config.model)
+    renderer = PromptRenderer(
+        checkpoint.folder, checkpoint.max_pair_tokens, config.model.instruction_text(), checkpoint.family.template
+    )
+    # Read by OpenMP and vLLM when they load; the same that deployments/app.py gives a replica.
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.engine.cpu_threads or max(1, int(config.engine.cpus))))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Imported here: it brings torch, and it must find the variables above.
+    from reranker.engine.vllm import VllmEngine
+
+    device = config.engine.device
+    if device == "auto":
+        device = "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+    engine = VllmEngine(checkpoint, config.engine, device=device)
+    return LocalReranker(checkpoint, renderer, engine)

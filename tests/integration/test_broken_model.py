@@ -1,0 +1,68 @@
+"""A model that scores nonsense takes no traffic, and whoever starts it reads why."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.broken_models import Change, broken_copy, clear_yes_and_no, swap_yes_and_no
+from tests.integration.conftest import ROOT, START_TIMEOUT_S, Service
+
+RERANKER = str(Path(sys.executable).parent / "reranker")
+
+
+def _check(model: str) -> subprocess.CompletedProcess[str]:
+    command = [RERANKER, "check", "--model", model]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+
+
+def test_check_passes_the_bundled_model() -> None:
+    result = _check("demo")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("ok ") == 6
+    assert result.stdout.splitlines()[-1].endswith("all ok")
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "cause"),
+    [
+        (swap_yes_and_no, "separation", "yes and no are swapped"),
+        (clear_yes_and_no, "spread", "a head of zeros"),
+    ],
+)
+def test_check_refuses_a_broken_model_with_its_cause(tmp_path: Path, change: Change, check: str, cause: str) -> None:
+    result = _check(str(broken_copy(tmp_path, change)))
+    assert result.returncode == 1
+    assert f"failed  {check}" in result.stdout
+    assert f"likeliest cause: {cause}" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_service_with_a_broken_model_takes_no_traffic_and_says_why(tmp_path: Path) -> None:
+    """Serve starts the replica a few times more; none of them may ever be healthy."""
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    config["applications"][0]["args"] = {"model": {"name": str(broken_copy(tmp_path, swap_yes_and_no))}}
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    service = Service(path, tmp_path / "service.log")
+    statuses = set()
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        # Twice: the replica that was refused, and the next.
+        while service.log.read_text().count("fails the start-up check 'separation'") < 2:
+            assert time.monotonic() < deadline, service.log.read_text()[-4000:]
+            assert service.process.poll() is None, service.log.read_text()[-4000:]
+            with contextlib.suppress(httpx.TransportError):
+                statuses.add(httpx.get(f"{service.url}/health", timeout=30).status_code)
+            time.sleep(0.2)
+        assert statuses == {503}
+        assert "likeliest cause: yes and no are swapped in the head" in service.log.read_text()
+    finally:
+        service.stop()

@@ -1,0 +1,225 @@
+"""`reranker eval`: the file forms, figures known by hand, and the whole command with a ranker of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from reranker.cli import main
+from reranker.client import ScoredDocument
+from reranker.commands import rankers
+from reranker.evaluation import experiment, formats, metrics
+from reranker.evaluation.formats import InputFileError
+
+JUDGED = Path(__file__).parents[2] / "benchmarks" / "judged"
+FILES = ("queries.jsonl", "corpus.jsonl", "candidates.trec", "qrels/test.tsv")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two judged queries, one unjudged; of four documents d3 is relevant to q1, and d1 and (highly) d2 to q2."""
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "queries.jsonl").write_text(
+        '{"_id": "q1", "text": "ccc"}\n{"_id": "q2", "text": "b"}\n{"_id": "q3", "text": "x"}\n'
+    )
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": f"d{i}", "title": "", "text": "x" * i}) + "\n" for i in range(1, 5))
+    )
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\td3\t1\nq1\td1\t0\nq2\td1\t1\nq2\td2\t2\nq3\td1\t0\n"
+    )
+    (tmp_path / "candidates.trec").write_text(
+        "q1 Q0 d1 1 9 t\nq1 Q0 d2 2 8 t\nq1 Q0 d3 3 7 t\nq2 Q0 d1 1 5 t\nq2 Q0 d2 2 5 t\nq3 Q0 d1 1 1 t\n"
+    )
+    return tmp_path
+
+
+class LongestFirst:
+    """Ranks by length, whatever the query."""
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
+    ) -> list[ScoredDocument]:
+        order = sorted(range(len(documents)), key=lambda index: -len(documents[index]))
+        return [ScoredDocument(index, len(documents[index]) / 10) for index in order]
+
+
+@pytest.fixture
+def longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def open_ranker(parsed: object) -> Iterator[LongestFirst]:
+        yield LongestFirst()
+
+    monkeypatch.setattr(rankers, "open_ranker", open_ranker)
+
+
+@pytest.mark.usefixtures("longest_first")
+def test_command_measures_before_and_after(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: q1's one relevant document moves from place 3 to 1; q2's two (gains 1, 2) swap into the ideal order."""
+    assert main(["eval", str(folder), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["queries"], answer["unjudged_queries"], answer["pairs"]) == (2, 1, 5)
+    discount = 1 / math.log2(3)
+    before = (1 / math.log2(4) + (1 + 2 * discount) / (2 + discount)) / 2
+    figures = answer["metrics"]
+    assert figures["nDCG@10"]["before"] == pytest.approx(before, abs=1e-6)
+    assert figures["nDCG@10"]["after"] == 1
+    assert figures["MRR@10"]["before"] == pytest.approx((1 / 3 + 1) / 2, abs=1e-6)
+    assert figures["MRR@10"]["difference"] == pytest.approx(1 / 3, abs=1e-6)
+    assert figures["recall@10"] == {
+        "before": 1, "before_error": 0, "after": 1, "after_error": 0, "difference": 0, "low": 0, "high": 0
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("longest_first")
+def test_run_out_holds_every_candidate_and_can_be_the_next_before(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "reranked.trec"
+    assert main(["eval", str(folder), "--depth", "2", "--run-out", str(out)]) == 0
+    assert out.read_text().splitlines() == [
+        "q1 Q0 d2 1 0.2 reranker",
+        "q1 Q0 d1 2 0.1 reranker",
+        "q1 Q0 d3 3 -2.0 reranker",
+        "q2 Q0 d2 1 0.2 reranker",
+        "q2 Q0 d1 2 0.1 reranker",
+        "q3 Q0 d1 1 0.1 reranker",
+    ]
+    assert "| MRR@10 | 0.667 ± 0.333 | 0.667 ± 0.333 | +0.000" in capsys.readouterr().out
+    assert formats.read_run(str(out))["q1"] == ["d2", "d1", "d3"]
+    assert main(["eval", str(folder), "--candidates", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["nDCG@10"]["difference"] > 0
+
+
+def test_query_without_candidates_counts_as_zero(folder: Path) -> None:
+    """Leaving it out would make a first stage that finds nothing look perfect."""
+    judgments = {"q1": {"d1": 1}, "q2": {"d2": 1}}
+    assert metrics.per_query(judgments, {"q1": ["d1"]})["MRR@10"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("place", "reciprocal"), [(1, 1.0), (10, 0.1), (11, 0.0)])
+def test_reciprocal_rank_stops_at_ten(place: int, reciprocal: float) -> None:
+    run = {"q": [f"d{i}" for i in range(1, 20)]}
+    assert metrics.per_query({"q": {f"d{place}": 1}}, run)["MRR@10"] == pytest.approx(reciprocal)
+
+
+def test_ties_keep_the_given_order() -> None:
+    """trec_eval itself would order equal scores by id, and so measure the ids."""
+    for ids in (["a", "b"], ["b", "a"]):
+        assert metrics.per_query({"q": {ids[0]: 1}}, {"q": ids})["MRR@10"].tolist() == [1]
+
+
+def test_interval_holds_the_difference_and_is_the_same_every_time() -> None:
+    judgments = {f"q{i}": {"a": 1} for i in range(100)}
+    worse = {query: ["b", "a"] for query in judgments}
+    mixed = {query: ["a", "b"] if i % 2 else ["b", "a"] for i, query in enumerate(judgments)}
+    first, second = (metrics.compare(judgments, worse, mixed)[1] for _ in range(2))
+    assert first == second
+    # The mean of 100 differences that are 0 or 1/2, half each: 0.25 with a standard deviation of 0.025.
+    assert first.difference == pytest.approx(0.25)
+    assert first.low == pytest.approx(0.25 - 1.96 * 0.025, abs=0.006)
+    assert first.high == pytest.approx(0.25 + 1.96 * 0.025, abs=0.006)
+
+
+@pytest.mark.usefixtures("longest_first")
+def test_one_query_has_no_error_bar(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "qrels" / "test.tsv").write_text("q1 0 d3 1\n")
+    assert main(["eval", str(folder), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)["metrics"]["MRR@10"]
+    assert (figures["after"], figures["after_error"], figures["low"]) == (1, None, None)
+
+
+def test_missing_metrics_library_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytrec_eval", None)
+    assert main(["eval", str(folder)]) == 1
+    assert "pip install 'pytrec-eval-terrier" in capsys.readouterr().err
+
+
+def test_run_is_ordered_by_score_then_rank(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("q Q0 low 1 0.1 t\nq Q0 b 3 2e0 a tag\nq Q0 a 2 2 t\n")
+    assert formats.read_run(str(path)) == {"q": ["a", "b", "low"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "q1 0 d1 1\nq1 0 d2 -1\n",
+        "q1\td1\t1\nq1\td2\t-1\n",
+        "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td1\t1\r\nq1\td2\t-1\r\n",
+    ],
+)
+def test_judgments_are_read_in_both_forms(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "qrels"
+    path.write_text(text)
+    assert formats.read_judgments(str(path)) == {"q1": {"d1": 1, "d2": -1}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"_id": 1, "title": "T", "text": "x y"}\n{"_id": "2", "text": "z", "metadata": {}}\n{"_id": "3", "text": "-"}',
+        "_id\ttitle\ttext\n1\tT\tx y\n2\t\tz\n3\t\t-\n",
+    ],
+)
+def test_texts_are_read_in_both_forms_and_only_if_wanted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "corpus"
+    path.write_text(text)
+    assert formats.read_texts(str(path), {"1", "2"}) == {"1": "T x y", "2": "z"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("candidates.trec", b"", ": holds no candidate"),
+        ("candidates.trec", b"q1 Q0 d1 1 9 t\nq1 Q0 d2 2\n", ":2: must be `query Q0"),
+        ("candidates.trec", b"q1 Q0 d1 1 nine t\n", ":1: rank '1' or score 'nine'"),
+        ("candidates.trec", b"q1 Q0 d1 1 nan t\n", ":1: the score 'nan' is not finite"),
+        ("candidates.trec", b"q1 Q0 d1 1 9 t\nq1 Q0 d1 2 8 t\n", ":2: has document 'd1' a second time"),
+        ("candidates.trec", b"zz Q0 d1 1 9 t\n", ": none of its queries has a relevant document"),
+        ("candidates.trec", b"q1 Q0 d99 1 9 t\n", "corpus.jsonl: lacks 'd99', a candidate"),
+        ("qrels/test.tsv", b"\n\n", ": holds no judgment"),
+        ("qrels/test.tsv", b"q1 0 d1 high\n", ":1: the relevance 'high'"),
+        ("qrels/test.tsv", b"q1 d1\n", ":1: must be `query 0"),
+        ("qrels/test.tsv", b"q1 0 d1 1\nq1 0 d1 2\n", ":2: judges document 'd1' a second time"),
+        ("qrels/test.tsv", b"q9 0 d1 1\n", "candidates.trec: none of its queries"),
+        ("queries.jsonl", b'{"_id": "q1"}\n', ":1: has no string `text`"),
+        ("queries.jsonl", b'{"text": "x"}\n', ":1: has no `_id`"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "x"\n', ":1: is not JSON"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}\n', ":2: has the id 'q1' a second"),
+        ("queries.jsonl", b'{"_id": "q7", "text": "a"}\n', ": lacks 'q1' and 1 more, a query"),
+        ("queries.jsonl", b"no tab here\n", ":1: must be an object"),
+        ("corpus.jsonl", b'{"_id": "d1", "text": "a"}\n\xff\n', ":2: is not UTF-8"),
+        ("corpus.jsonl", b'{"_id": "d1", "title": 5, "text": "a"}\n', ":1: has no string `title`"),
+    ],
+)
+def test_malformed_input_is_named_with_file_and_line(folder: Path, file: str, content: bytes, problem: str) -> None:
+    (folder / file).write_bytes(content)
+    with pytest.raises(InputFileError) as caught:
+        experiment.load(*(str(folder / file) for file in FILES))
+    assert problem in str(caught.value)
+    assert str(caught.value).startswith(str(folder))
+
+
+def test_unwritable_run_and_missing_paths_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match="cannot be written"):
+        formats.write_run(tmp_path / "no" / "folder", {}, "t")
+    assert main(["eval"]) == 1
+    assert "give a FOLDER with queries.jsonl in it, or --queries FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["medquad-en", "cmrc-zh", "written-here-en", "written-here-zh"])
+def test_committed_set_is_whole(name: str) -> None:
+    """20 candidates for every query, and one relevant document in the corpus."""
+    loaded = experiment.load(*(str(JUDGED / name / file) for file in FILES))
+    assert {len(documents) for documents in loaded.candidates.values()} == {20}
+    assert loaded.queries.keys() == loaded.judgments.keys() == loaded.candidates.keys()
+    assert loaded.queries_without_candidates == loaded.unjudged_queries == 0
