@@ -171,6 +171,7 @@ class VllmEngine:
             return
         head, tail = job.shard.head.tolist(), job.shard.tail.tolist()
         tokens, offsets = job.shard.tokens.tolist(), job.shard.offsets.tolist()
+        parameters = self._pooling_params(len(head))
         try:
             for position in range(len(job.shard)):
                 prompt = head + tokens[offsets[position] : offsets[position + 1]] + tail
@@ -179,7 +180,7 @@ class VllmEngine:
                 self._engine.add_request(
                     request_id,
                     {"prompt_token_ids": prompt},
-                    self._pooling_params(len(head)),
+                    parameters,
                     lora_request=self._lora_request,
                 )
                 job.waiting[request_id] = position
@@ -190,7 +191,7 @@ class VllmEngine:
             job.fail(RuntimeError(f"vLLM refused a prompt ({type(error).__name__}). This is a bug."))
 
     def _pooling_params(self, head_tokens: int) -> Any:  # Any: vllm's PoolingParams; its import is heavy
-        from vllm import PoolingParams
+        from vllm.pooling_params import PoolingParams
 
         # The type of a token is told by where the second type begins: with the document.
         types = {"compressed_token_type_ids": head_tokens} if self._token_types else None
