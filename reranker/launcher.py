@@ -84,6 +84,8 @@ def address(config: dict[str, Any]) -> tuple[str, int]:
 
 
 def _require_free_port(host: str, port: int) -> None:
+    if not 0 <= port <= 65_535:
+        raise LaunchError(f"port {port} does not exist; choose one from 1024 to 65535: make serve PORT=8000")
     with contextlib.closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -51,6 +51,11 @@ def test_taken_port_is_named_with_a_way_out() -> None:
             load(CONFIG, port=port)
 
 
+def test_port_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(LaunchError, match="port 99999"):
+        load(CONFIG, port=99_999)
+
+
 def test_configuration_without_our_application_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"deployments\.app:build_app"):
         load(_write(tmp_path, applications=[{"import_path": "other:app"}]))
