@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import DeploymentStatus
 from starlette.exceptions import HTTPException
 
 from deployments import live_replicas
@@ -20,7 +21,7 @@ from reranker import metrics, pipeline
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.dialects import rerank as dialect
-from reranker.errors import EngineFailedError, NotReadyError, RequestTooLargeError, RerankerError
+from reranker.errors import EngineFailedError, NotReadyError, RequestTooLargeError, RerankerError, StartFailedError
 from reranker.prompt import PromptRenderer
 from reranker.types import Shard, ShardScores
 
@@ -110,9 +111,16 @@ class Ingress:
         """200 once an engine can score, 503 before."""
         replicas = live_replicas.count(self._engine.deployment_name)
         if not replicas:
-            error = NotReadyError()
-            return JSONResponse(dialect.error_body(error) | {"status": "starting"}, error.status_code)
+            failed = await asyncio.to_thread(self._start_failed)
+            error = StartFailedError() if failed else NotReadyError()
+            status = "failed" if failed else "starting"
+            return JSONResponse(dialect.error_body(error) | {"status": status}, error.status_code)
         return JSONResponse({"status": "ok", "model": self._model, "replicas": replicas})
+
+    def _start_failed(self) -> bool:
+        """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""
+        application = serve.status().applications[serve.get_replica_context().app_name]
+        return bool(application.deployments[self._engine.deployment_name].status == DeploymentStatus.DEPLOY_FAILED)
 
     @api.get("/v1/models")
     async def models(self) -> JSONResponse:

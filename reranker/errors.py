@@ -12,6 +12,7 @@ RerankerError
 │   └── StartupCheckError       raised with the model loaded: it does not score as a reranker does
 └── ServiceError                ours, or the machine's
     ├── NotReadyError           503
+    │   └── StartFailedError
     ├── DeadlineExceededError   504
     ├── EngineFailedError       500
     └── InvalidScoreError       500
@@ -151,6 +152,15 @@ class NotReadyError(ServiceError):
 
     def __str__(self) -> str:
         return "no engine is ready to score yet; try again in a few seconds"
+
+
+class StartFailedError(NotReadyError):
+    """No engine can score, and the service has given up starting one."""
+
+    code = "start_failed"
+
+    def __str__(self) -> str:
+        return "no engine could be started; the service's log says why"
 
 
 class DeadlineExceededError(ServiceError):

@@ -101,6 +101,9 @@ def run(config: dict[str, Any]) -> int:
 
     Returns:
         Exit status: 0 when asked to stop, else what `serve run` gave.
+
+    Raises:
+        LaunchError: No engine could be started; everything is stopped again.
     """
     _inherit_orphans()
     stop_requested = False
@@ -123,26 +126,28 @@ def run(config: dict[str, Any]) -> int:
             start_new_session=True,
             env={"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "1"} | dict(os.environ),
         )
-        ready = False
+        health = "starting"
         started = time.monotonic()
-        while child.poll() is None and not stop_requested:
+        while child.poll() is None and not stop_requested and health != "failed":
             time.sleep(_POLL_S)
-            if not ready and _is_ready(url):
-                ready = True
+            if health == "starting" and (health := _health(url)) == "ok":
                 print(
                     f"\nReady after {time.monotonic() - started:.0f} s: POST {url}/v1/rerank, docs at {url}/docs. "
                     "Ctrl-C stops it.\n",
                     flush=True,
                 )
         _stop(child)
+    if health == "failed":
+        raise LaunchError("no engine could be started; the reason is in the output above")
     return 0 if stop_requested else (child.returncode or 1)
 
 
-def _is_ready(url: str) -> bool:
+def _health(url: str) -> str:
+    """What /health says of itself: "starting", "ok" or "failed" (given up)."""
     try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
+        return str(httpx.get(f"{url}/health", timeout=2).json().get("status", "starting"))
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return "starting"  # nobody answers yet
 
 
 def _inherit_orphans() -> None:

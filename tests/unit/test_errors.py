@@ -26,6 +26,7 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     UnreachableError: ("http://127.0.0.1:8000", "refused"),
     errors.ServiceError: ("a sentence",),
     errors.NotReadyError: (),
+    errors.StartFailedError: (),
     errors.DeadlineExceededError: (2.5,),
     errors.EngineFailedError: (),
     errors.InvalidScoreError: (7, 1, 20),
