@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from ray import serve
 
@@ -36,12 +35,7 @@ class EngineReplica:
         checkpoint = find_checkpoint(config.model)
         self._engine = VllmEngine(checkpoint, config.engine, device=device)
         if config.engine.startup_check:
-            renderer = PromptRenderer(
-                checkpoint.folder,
-                checkpoint.max_pair_tokens,
-                config.model.instruction_text(),
-                checkpoint.family.template,
-            )
+            renderer = PromptRenderer.of(checkpoint, config.model)
             try:
                 require_sane(self._engine, renderer, tolerance_for(checkpoint.dtype, config.engine.quantization))
             except StartupCheckError as error:
@@ -56,9 +50,7 @@ class EngineReplica:
         Raises:
             EngineFailedError: This replica's engine stopped working.
         """
-        started = time.perf_counter()
-        logits = await self._engine.score(shard)
-        return ShardScores(logits, self._name, time.perf_counter() - started)
+        return ShardScores(await self._engine.score(shard), self._name)
 
     def ready(self) -> str:
         """Answer with the replica's name: that there is an answer is the news."""

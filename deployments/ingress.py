@@ -60,13 +60,8 @@ class Ingress:
         self._engine = engine
         self._model = checkpoint.served_name
         self._started_s = int(time.time())
-        self._recorder = RayRecorder()
-        self._renderer = PromptRenderer(
-            checkpoint.folder,
-            checkpoint.max_pair_tokens,
-            config.model.instruction_text(),
-            checkpoint.family.template,
-        )
+        self._recorder: metrics.Recorder = RayRecorder()
+        self._renderer = PromptRenderer.of(checkpoint, config.model)
         # A handle learns of its replicas only once it is used. This call waits until there is one; nobody awaits it.
         self._first_call = engine.ready.remote()
 

@@ -51,9 +51,7 @@ def open_local(config: RerankerConfig) -> LocalReranker:
         Exception: Whatever vLLM raises when it cannot load the model.
     """
     checkpoint = find_checkpoint(config.model)
-    renderer = PromptRenderer(
-        checkpoint.folder, checkpoint.max_pair_tokens, config.model.instruction_text(), checkpoint.family.template
-    )
+    renderer = PromptRenderer.of(checkpoint, config.model)
     # Read by OpenMP and vLLM when they load; the same that deployments/app.py gives a replica.
     os.environ.setdefault("OMP_NUM_THREADS", str(config.engine.cpu_threads or max(1, int(config.engine.cpus))))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
+from reranker.checkpoint import Checkpoint
+from reranker.config import ModelConfig
 from reranker.errors import QueryTooLongError
 from reranker.templates import PairTemplate, Qwen3Template, Template
 from reranker.types import RenderedList, Shard, TokenArray
@@ -42,6 +44,11 @@ class PromptRenderer:
         self._template: Template = Qwen3Template(folder) if template == "qwen3" else PairTemplate(folder)
         self._max_pair_tokens = max_pair_tokens
         self._default_instruction = default_instruction
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, model: ModelConfig) -> Self:
+        """Make the renderer of a model as it was found and configured; raises as the constructor does."""
+        return cls(checkpoint.folder, checkpoint.max_pair_tokens, model.instruction_text(), checkpoint.family.template)
 
     @property
     def takes_instruction(self) -> bool:

@@ -111,12 +111,10 @@ class ShardScores:
     Attributes:
         logits: Shape (pairs,), float32, in the shard's order: logit("yes") - logit("no").
         replica: Which replica scored it.
-        engine_s: Seconds from the shard's arrival at the engine to its last score.
     """
 
     logits: FloatArray
     replica: str
-    engine_s: float
 
 
 @dataclass(frozen=True, slots=True)

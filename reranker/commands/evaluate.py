@@ -37,7 +37,6 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Rerank, measure, print; returns the exit status."""
-    metrics.require_library()
     paths = {option: _path(parsed, option) for option in _FILES}
     loaded = experiment.load(**paths, every_query=parsed.run_out is not None)
     pairs = sum(len(documents[: parsed.depth]) for documents in loaded.candidates.values())

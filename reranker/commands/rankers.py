@@ -137,7 +137,7 @@ class _LocalRanker:
         return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in results]
 
     async def _score(self, shard: Shard) -> ShardScores:
-        return ShardScores(await self._local.engine.score(shard), replica="local", engine_s=0)
+        return ShardScores(await self._local.engine.score(shard), replica="local")
 
     def close(self) -> None:
         self._runner.close()

@@ -5,31 +5,19 @@ The metrics are trec_eval's own C code, through pytrec_eval; imported when first
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.errors import ConfigurationError
 from reranker.evaluation.formats import Judgments
 
 METRICS = ("nDCG@10", "MRR@10", "recall@10")
 _DEPTH = 10
 _RESAMPLES = 10_000
 _SEED = 0
-
-
-class MetricsLibraryMissingError(ConfigurationError):
-    """pytrec_eval is not installed."""
-
-    code = "metrics_library_missing"
-
-    def __str__(self) -> str:
-        return "`reranker eval` needs pytrec_eval; install it with `pip install 'pytrec-eval-terrier>=0.5.7,<0.6'`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +52,12 @@ def per_query(judgments: Judgments, run: Mapping[str, Sequence[str]]) -> dict[st
         Metric -> shape (queries,), in the order of `measured_queries`. nDCG has the relevance as gain (trec_eval's,
         not 2^relevance - 1).
     """
-    library = _library()
+    import pytrec_eval  # here: commands that measure nothing need not wait for it
+
     queries = measured_queries(judgments)
     # Places instead of scores: trec_eval would order equal scores by document id.
     scored = {query: {doc: float(-place) for place, doc in enumerate(run.get(query, ()))} for query in queries}
-    evaluator = library.RelevanceEvaluator(
+    evaluator = pytrec_eval.RelevanceEvaluator(
         {query: judgments[query] for query in queries}, {f"ndcg_cut.{_DEPTH}", "recip_rank", f"recall.{_DEPTH}"}
     )
     found = evaluator.evaluate({query: ranking for query, ranking in scored.items() if ranking})
@@ -86,29 +75,9 @@ def per_query(judgments: Judgments, run: Mapping[str, Sequence[str]]) -> dict[st
 def compare(
     judgments: Judgments, before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]
 ) -> list[Comparison]:
-    """Compare two runs, metric by metric.
-
-    Raises:
-        MetricsLibraryMissingError: pytrec_eval is not installed.
-    """
+    """Compare two runs, metric by metric."""
     first, second = per_query(judgments, before), per_query(judgments, after)
     return [_compare(metric, first[metric], second[metric]) for metric in METRICS]
-
-
-def require_library() -> None:
-    """Fail now rather than after an hour of scoring.
-
-    Raises:
-        MetricsLibraryMissingError: pytrec_eval is not installed.
-    """
-    _library()
-
-
-def _library() -> Any:  # Any: pytrec_eval is untyped
-    try:
-        return importlib.import_module("pytrec_eval")
-    except ImportError:
-        raise MetricsLibraryMissingError from None
 
 
 def _compare(metric: str, before: NDArray[np.float64], after: NDArray[np.float64]) -> Comparison:

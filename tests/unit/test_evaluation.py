@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -133,14 +132,6 @@ def test_one_query_has_no_error_bar(folder: Path, capsys: pytest.CaptureFixture[
     assert main(["eval", str(folder), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)["metrics"]["MRR@10"]
     assert (figures["after"], figures["after_error"], figures["low"]) == (1, None, None)
-
-
-def test_missing_metrics_library_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "pytrec_eval", None)
-    assert main(["eval", str(folder)]) == 1
-    assert "pip install 'pytrec-eval-terrier" in capsys.readouterr().err
 
 
 def test_run_is_ordered_by_score_then_rank(tmp_path: Path) -> None:

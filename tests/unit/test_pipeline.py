@@ -38,7 +38,7 @@ class LengthScorer:
         replica = f"replica-{self.calls.total() % self._replicas}"
         self.calls[replica] += 1
         await asyncio.sleep(0)
-        return ShardScores(_logits_by_length(shard), replica, 0.0)
+        return ShardScores(_logits_by_length(shard), replica)
 
 
 def _request(documents: int, top_n: int | None = None) -> RankRequest:
@@ -101,7 +101,7 @@ async def test_list_that_takes_too_long_is_given_up() -> None:
 
 async def test_score_that_is_not_a_number_fails_the_list() -> None:
     async def score(shard: Shard) -> ShardScores:
-        return ShardScores(np.full(len(shard), np.nan, dtype=np.float32), "replica", 0.0)
+        return ShardScores(np.full(len(shard), np.nan, dtype=np.float32), "replica")
 
     with pytest.raises(InvalidScoreError):
         await rerank(_request(3), RENDERER, score, 1, CONFIG)
