@@ -9,6 +9,9 @@ BIN := .venv/bin
 RUNTIME := .venv/installed-$(FLAVOUR)
 DEV := .venv/installed-$(FLAVOUR)-dev
 
+SERVE = $(BIN)/reranker serve --config $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model $(MODEL)) \
+	$(if $(REPLICAS),--replicas $(REPLICAS))
+
 .PHONY: help
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,8 +25,13 @@ $(DEV): requirements/$(FLAVOUR).txt requirements/dev.txt pyproject.toml
 	@touch $@ $(RUNTIME)
 
 .PHONY: serve
-serve: $(RUNTIME) ## run the service on http://127.0.0.1:8000 (PORT=…, MODEL=folder or hub id, CONFIG=…, GPU=1)
-	@exec $(BIN)/reranker serve --config $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model $(MODEL))
+serve: $(RUNTIME) ## run the service on http://127.0.0.1:8000 (PORT=…, MODEL=folder or hub id, REPLICAS=…, CONFIG=…)
+	@exec $(SERVE)
+
+.PHONY: serve-simulated
+serve-simulated: REPLICAS ?= 8
+serve-simulated: $(RUNTIME) ## the same with simulated engines: 8 replicas (REPLICAS=…), no GPU, meaningless scores
+	@exec $(SERVE) --simulated
 
 .PHONY: setup
 setup: $(DEV) ## the environment with the development tools, and the pre-commit hooks

@@ -39,7 +39,7 @@ def build_app(args: dict[str, object]) -> Application:
         serve.deployment(EngineReplica)
         .options(
             ray_actor_options={
-                "num_cpus": config.engine.cpus,
+                "num_cpus": 0 if config.engine.simulated else config.engine.cpus,  # a simulated one only sleeps
                 "num_gpus": config.engine.tensor_parallel_size if device == "cuda" else 0,
                 # Read by OpenMP and vLLM when they load, so they must be there before the process starts.
                 "runtime_env": {
@@ -50,7 +50,10 @@ def build_app(args: dict[str, object]) -> Application:
                     }
                 },
             },
-            request_router_config=RequestRouterConfig(request_router_class=ShardRouter),
+            request_router_config=RequestRouterConfig(
+                request_router_class=ShardRouter,
+                request_routing_stats_period_s=1,  # so old may be what an idle ingress knows of the replicas' load
+            ),
         )
         .bind(config, device)
     )

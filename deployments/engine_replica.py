@@ -1,17 +1,22 @@
-"""One engine per replica: loads the model, scores shards, says when it no longer can."""
+"""One engine per replica: loads the model, scores shards, ends when it no longer can."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
+from collections import Counter
+from typing import NoReturn
 
 from ray import serve
 
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
+from reranker.engine.base import Engine
 from reranker.errors import EngineFailedError, StartupCheckError
 from reranker.prompt import PromptRenderer
 from reranker.startup_check import require_sane, tolerance_for
-from reranker.types import Shard, ShardScores
+from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
 
@@ -29,39 +34,75 @@ class EngineReplica:
         Raises:
             StartupCheckError: It does not. Serve tries again a few times, then gives up; none takes traffic.
         """
-        # Imported here: it brings torch, which the ingress and Serve's controller must not load.
-        from reranker.engine.vllm import VllmEngine
-
-        checkpoint = find_checkpoint(config.model)
-        self._engine = VllmEngine(checkpoint, config.engine, device=device)
-        if config.engine.startup_check:
-            renderer = PromptRenderer.of(checkpoint, config.model)
-            try:
-                require_sane(self._engine, renderer, tolerance_for(checkpoint.dtype, config.engine.quantization))
-            except StartupCheckError as error:
-                logger.error("%s", error)  # noqa: TRY400 - one sentence; Serve logs the traceback
-                self._engine.shutdown()
-                raise
+        self._engine = _engine(config, device)
+        self._in_hand: Counter[str] = Counter()
         self._name: str = serve.get_replica_context().replica_id.unique_id
 
-    async def score(self, shard: Shard) -> ShardScores:
-        """Score all pairs of a shard.
-
-        Raises:
-            EngineFailedError: This replica's engine stopped working.
-        """
-        return ShardScores(await self._engine.score(shard), self._name)
+    async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
+        """Score the pairs of a shard that its time suffices for."""
+        self._in_hand[terms.sender] += shard.work_tokens
+        try:
+            scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
+        except EngineFailedError:
+            self._end()
+        finally:
+            self._in_hand[terms.sender] -= shard.work_tokens
+        return ShardScores(scores, self._name, self._load())
 
     def ready(self) -> str:
         """Answer with the replica's name: that there is an answer is the news."""
         return self._name
 
-    def check_health(self) -> None:
-        """Called by Serve; raising makes it replace this replica."""
+    async def named_load(self) -> tuple[str, ReplicaLoad]:
+        """Answer with the replica's name and load, for all replicas to be asked at once."""
+        await self._engine.check_integrity()
+        return self._name, self._load()
+
+    def record_routing_stats(self) -> dict[str, object]:
+        """Called by Serve's controller now and then, which tells every router."""
+        return dataclasses.asdict(self._load())
+
+    def _load(self) -> ReplicaLoad:
+        return dataclasses.replace(self._engine.load, in_hand=dict(+self._in_hand))
+
+    async def check_health(self) -> None:
+        """Called by Serve; raising, or not answering in time, makes it replace this replica."""
         if not self._engine.healthy:
-            raise EngineFailedError
+            self._end()
+        await self._engine.check_integrity()
+
+    def _end(self) -> NoReturn:
+        """End this process: a replica without an engine would draw traffic with fast errors until Serve noticed.
+
+        Whoever waits for it learns at once that the replica is lost, and sends its shard elsewhere.
+        """
+        logger.critical("the engine has failed; this replica ends, and Serve starts another")
+        logging.shutdown()
+        os._exit(1)
 
     def __del__(self) -> None:
         """Called by Serve when the replica has drained."""
         if hasattr(self, "_engine"):
             self._engine.shutdown()
+
+
+def _engine(config: RerankerConfig, device: str) -> Engine:
+    # Imported here: vllm brings torch, which the ingress and Serve's controller must not load.
+    if config.engine.simulated is not None:
+        from reranker.engine.simulated import simulated_engine
+
+        logger.warning("SIMULATED engine: the scores mean nothing")
+        return simulated_engine(config.engine, config.engine.simulated)
+    from reranker.engine.vllm import VllmEngine
+
+    checkpoint = find_checkpoint(config.model)
+    engine = VllmEngine(checkpoint, config.engine, device=device)
+    if config.engine.startup_check:
+        renderer = PromptRenderer.of(checkpoint, config.model)
+        try:
+            require_sane(engine, renderer, tolerance_for(checkpoint.dtype, config.engine.quantization))
+        except StartupCheckError as error:
+            logger.error("%s", error)  # noqa: TRY400 - one sentence; Serve logs the traceback
+            engine.shutdown()
+            raise
+    return engine

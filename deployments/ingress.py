@@ -1,4 +1,4 @@
-"""The HTTP front: routes, and the one place where an error becomes a status. Tokenizes and merges; scores nothing."""
+"""The HTTP front: routes, and the one place where an error becomes a status. Scores nothing itself."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import asyncio
 import logging
 import time
 import uuid
+from dataclasses import asdict
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 from starlette.exceptions import HTTPException
 
-from deployments import live_replicas
+from deployments.fleet import RayFleet
 from deployments.recorder import RayRecorder
 from reranker import metrics, pipeline
+from reranker.admission import Admission
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.dialects import rerank as dialect
-from reranker.errors import EngineFailedError, NotReadyError, RequestTooLargeError, RerankerError, StartFailedError
+from reranker.errors import NotReadyError, OverloadedError, RequestTooLargeError, RerankerError, StartFailedError
 from reranker.prompt import PromptRenderer
-from reranker.types import Shard, ShardScores
+from reranker.scatter import Scatter
+from reranker.types import Ranking, RankRequest
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +60,13 @@ class Ingress:
         checkpoint = find_checkpoint(config.model)
         self._config = config
         self._engine = engine
-        self._model = checkpoint.served_name
+        self._model = "simulated" if config.engine.simulated else checkpoint.served_name
         self._started_s = int(time.time())
         self._recorder: metrics.Recorder = RayRecorder()
         self._renderer = PromptRenderer.of(checkpoint, config.model)
-        # A handle learns of its replicas only once it is used. This call waits until there is one; nobody awaits it.
-        self._first_call = engine.ready.remote()
+        self._fleet = RayFleet(engine)
+        self._scatter = Scatter(self._fleet, config.scatter)
+        self._admission = Admission(config.admission, config.priorities)
 
     @api.post("/v1/rerank", openapi_extra=_BODY_SCHEMA)
     @api.post("/v2/rerank", include_in_schema=False)
@@ -72,29 +75,61 @@ class Ingress:
         """Rank documents by their relevance to a query, best first."""
         request_id = request.headers.get("x-request-id", "")[:128] or f"rerank-{uuid.uuid4().hex}"
         try:
-            return JSONResponse(await self._rank(await request.body(), request_id))
+            return JSONResponse(await self._rank(request, request_id))
         except RerankerError as error:
             level = logging.INFO if error.status_code < 500 else logging.ERROR
             logger.log(level, "request %s refused: %s", request_id, error.code)
-            return JSONResponse(dialect.error_body(error), error.status_code)
+            headers = None
+            if isinstance(error, OverloadedError):
+                self._recorder.count(metrics.REFUSED_LISTS, 1)
+                headers = {"Retry-After": str(error.retry_after_s)}
+            return JSONResponse(dialect.error_body(error), error.status_code, headers)
         except Exception:
             logger.exception("request %s failed", request_id)
             return JSONResponse(dialect.error_body(RerankerError("internal error; the service's log has more")), 500)
 
-    async def _rank(self, raw: bytes, request_id: str) -> dict[str, object]:
+    async def _rank(self, http: Request, request_id: str) -> dict[str, object]:
         limits = self._config.limits
+        raw = await http.body()
         if len(raw) > limits.max_request_bytes:
             raise RequestTooLargeError("body", len(raw), limits.max_request_bytes, "bytes")
-        request, body = dialect.parse(raw, limits.max_documents)
-        replicas = live_replicas.count(self._engine.deployment_name)
-        if not replicas:
+        self._admission.require_any_room(len(raw), self._fleet.board.elsewhere())
+        request, body = dialect.parse(raw, limits.max_documents, http.headers.get(dialect.TIMEOUT_HEADER))
+        if not self._fleet.loads():
             raise NotReadyError
-        ranking = await pipeline.rerank(request, self._renderer, self._score, replicas, self._config)
-        self._recorder.count(metrics.DOCUMENTS, len(request.documents))
-        self._recorder.count(metrics.TRUNCATED_DOCUMENTS, ranking.truncated_documents)
-        self._recorder.count(metrics.WINDOWED_DOCUMENTS, ranking.windowed_documents)
-        self._recorder.count(metrics.EXCLUDED_DOCUMENTS, len(ranking.excluded))
+        timeout_s = limits.bounded_s(request.timeout_s)
+        with self._admission.permit(len(raw), request.priority, timeout_s, self._fleet.board.elsewhere()) as permit:
+            ranking = await pipeline.rerank(request, permit, self._renderer, self._scatter, self._config)
+        self._count(request, ranking)
         return dialect.respond(ranking, request, body, request_id=request_id, model=self._model)
+
+    def _count(self, request: RankRequest, ranking: Ranking) -> None:
+        for counter, amount in (
+            (metrics.DOCUMENTS, len(request.documents)),
+            (metrics.TRUNCATED_DOCUMENTS, ranking.truncated_documents),
+            (metrics.WINDOWED_DOCUMENTS, ranking.windowed_documents),
+            (metrics.EXCLUDED_DOCUMENTS, len(ranking.excluded)),
+            (metrics.UNSCORED_DOCUMENTS, len(ranking.unscored)),
+            (metrics.RETRIED_SHARDS, ranking.retries),
+            (metrics.HEDGED_SHARDS, ranking.hedges),
+        ):
+            self._recorder.count(counter, amount)
+
+    @api.get("/v1/load")
+    async def load(self) -> JSONResponse:
+        """What is in flight here, and what every replica has to do. Checks the books on the way."""
+        self._admission.check_integrity()
+        self._fleet.board.check_integrity()
+        self._scatter.check_integrity(self._admission.lists_in_flight)
+        replicas = await self._fleet.replica_loads()
+        return JSONResponse(
+            {
+                "lists": self._admission.lists_in_flight,
+                "tokens": self._admission.tokens_in_flight,
+                "shards": self._fleet.board.shards_in_flight,
+                "replicas": [{"name": name} | asdict(one) for name, one in sorted(replicas.items())],
+            }
+        )
 
     @api.get("/", include_in_schema=False)
     async def root(self) -> JSONResponse:
@@ -104,7 +139,7 @@ class Ingress:
     @api.get("/health")
     async def health(self) -> JSONResponse:
         """200 once an engine can score, 503 before."""
-        replicas = live_replicas.count(self._engine.deployment_name)
+        replicas = len(self._fleet.loads())
         if not replicas:
             failed = await asyncio.to_thread(self._start_failed)
             error = StartFailedError() if failed else NotReadyError()
@@ -122,18 +157,3 @@ class Ingress:
         """The one model this service has."""
         model = {"id": self._model, "object": "model", "created": self._started_s, "owned_by": "reranker"}
         return JSONResponse({"object": "list", "data": [model]})
-
-    async def _score(self, shard: Shard) -> ShardScores:
-        """Send one shard to a replica. Ray's errors end here: none of them reaches the pipeline."""
-        response = self._engine.score.remote(shard)
-        try:
-            scores: ShardScores = await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except RayActorError:
-            raise EngineFailedError from None
-        except RayTaskError as error:
-            # As our own class again: Ray's mixture of the two prints a remote traceback as its message.
-            raise (error.cause if isinstance(error.cause, RerankerError) else EngineFailedError()) from None
-        return scores

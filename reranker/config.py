@@ -8,10 +8,21 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from reranker.errors import UnknownInstructionError
-from reranker.types import Aggregate, LongDocuments, TruncationSide
+from reranker.types import Aggregate, LongDocuments, Priority, TruncationSide
 
 
 class _Config(BaseModel):
@@ -112,11 +123,28 @@ class RulesConfig(_Config):
     """Exclusion rules, tried in order; the first that matches is named."""
 
 
+class SimulatedConfig(_Config):
+    """What the imagined device of the simulated engine costs. The default is of the order of a 0.6B model on an L4."""
+
+    tokens_per_s: PositiveFloat = 40_000
+    """Tokens it computes in a second."""
+    step_s: NonNegativeFloat = 0.005
+    """Seconds every step takes besides."""
+    jitter: NonNegativeFloat = 0.05
+    """Spread of a step's duration: the standard deviation of its logarithm."""
+    failure_rate: float = Field(default=0, ge=0, le=1)
+    """Probability that a step fails, and the engine with it."""
+    seed: int | None = None
+    """Of jitter and failures. None: another one each time."""
+
+
 class EngineConfig(_Config):
     """How a replica holds its vLLM engine."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto": one GPU per replica if the cluster has any when the application is built, else the CPU."""
+    simulated: SimulatedConfig | None = None
+    """Simulate an engine instead of holding one: meaningless scores in a realistic time. None: vLLM."""
     max_batch_tokens: PositiveInt = 8_192
     """Tokens vLLM computes in one step. Higher: better GPU use, longer wait for a small list behind a big one."""
     max_batch_pairs: PositiveInt = 256
@@ -129,6 +157,9 @@ class EngineConfig(_Config):
     """Compute threads of one replica on a CPU. None: as many as the cores Ray gives it (`cpus`)."""
     cpus: PositiveFloat = 1
     """Cores Ray reserves for one replica."""
+    scheduling: Literal["fair", "fcfs"] = "fair"
+    """Whose pairs go first: "fair": lists by turns, in proportion to their weights; "fcfs": the list that came first,
+    to compare with."""
     startup_check: bool = True
     """Score a few known pairs before a replica takes traffic, and refuse a model that gets them wrong."""
     tensor_parallel_size: PositiveInt = 1
@@ -154,12 +185,71 @@ class PlanningConfig(_Config):
     """Tokens one call to a replica may carry. Lower: a long list spreads more evenly; higher: fewer hops."""
     min_shard_tokens: PositiveInt = 2_048
     """A list is not cut into shards smaller than this: a hop costs milliseconds, so a shard must be worth one."""
+    slack: NonNegativeFloat = 0.05
+    """A list is cut into no more shards than bring its estimated end within this share of the earliest possible."""
 
     @model_validator(mode="after")
     def _min_fits_max(self) -> Self:
         if self.min_shard_tokens > self.max_shard_tokens:
             raise ValueError("min_shard_tokens must not exceed max_shard_tokens")
         return self
+
+
+class PriorityConfig(_Config):
+    """What a class of requests gets."""
+
+    weight: PositiveFloat = 1
+    """Share of an engine that one list gets, against the other lists in it."""
+    queue_share: float = Field(default=1, gt=0, le=1)
+    """Part of the queue (`admission.max_queue_s`) that may be full when a list of this class is let in."""
+
+
+class PrioritiesConfig(_Config):
+    """The classes that a request chooses from with `priority`."""
+
+    interactive: PriorityConfig = PriorityConfig(weight=8)
+    """Somebody waits for the answer; the class of requests that name none."""
+    bulk: PriorityConfig = PriorityConfig(weight=1, queue_share=0.5)
+    """A job that may take its time."""
+
+    @field_validator("interactive", "bulk", mode="before")
+    @classmethod
+    def _keeps_its_own_defaults(cls, value: object, info: ValidationInfo) -> object:
+        """Who sets one key of a class keeps the other as documented for that class, not as for classes in general."""
+        if isinstance(value, dict) and info.field_name:
+            return cls.model_fields[info.field_name].default.model_dump() | value
+        return value
+
+    def of(self, priority: Priority) -> PriorityConfig:
+        """The settings of a class."""
+        return self.interactive if priority == "interactive" else self.bulk
+
+
+class AdmissionConfig(_Config):
+    """When a list is turned away (429) because of those that are here already."""
+
+    max_queue_s: PositiveFloat = 5
+    """Seconds of work that may be queued, at the measured speed of the replicas, when one more list is let in."""
+    max_tokens_in_flight: PositiveInt = 16_000_000
+    """Tokens that the lists in one ingress replica may have in all; a list beyond it can never be let in (413)."""
+
+
+class ScatterConfig(_Config):
+    """What happens to a shard whose replica dies or lags."""
+
+    max_attempts: PositiveInt = 4
+    """Replicas that a shard is sent to, one after the other, before its list fails."""
+    retry_ratio: NonNegativeFloat = 0.1
+    """Shards sent again, at most, for each shard sent: what breaks every replica must not be sent for ever."""
+    retry_burst: PositiveInt = 1_000
+    """Shards sent again, at most, at once: those of a replica that dies."""
+    hedge_after: float | None = Field(default=3, gt=1)
+    """The last shard of a list is sent to a second replica when it takes this many times as long as its siblings
+    did; the first answer counts. None: never."""
+    hedge_ratio: NonNegativeFloat = 0.05
+    """Shards sent a second time, at most, for each shard sent."""
+    reply_margin_s: NonNegativeFloat = 0.05
+    """Where a partial answer is wanted, replicas answer so long before the deadline; at most a fifth of the time."""
 
 
 class LimitsConfig(_Config):
@@ -170,7 +260,11 @@ class LimitsConfig(_Config):
     max_request_bytes: PositiveInt = 64 * 1024 * 1024
     """Size of a request's body."""
     timeout_s: PositiveFloat = 120
-    """Seconds until a list that is not scored yet is given up (504)."""
+    """Seconds until a list that is not scored yet is given up (504). A request may ask for less, not for more."""
+
+    def bounded_s(self, asked_s: float | None) -> float:
+        """The seconds a list gets: what its request asks for, within the limit."""
+        return self.timeout_s if asked_s is None else min(asked_s, self.timeout_s)
 
 
 class RerankerConfig(_Config):
@@ -181,6 +275,9 @@ class RerankerConfig(_Config):
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()
     planning: PlanningConfig = PlanningConfig()
+    priorities: PrioritiesConfig = PrioritiesConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    scatter: ScatterConfig = ScatterConfig()
     limits: LimitsConfig = LimitsConfig()
 
     @model_validator(mode="after")

@@ -11,10 +11,13 @@ RerankerError
 │   ├── UnsupportedModelError
 │   └── StartupCheckError       raised with the model loaded: it does not score as a reranker does
 └── ServiceError                ours, or the machine's
+    ├── OverloadedError         429
     ├── NotReadyError           503
     │   └── StartFailedError
     ├── DeadlineExceededError   504
-    ├── EngineFailedError       500
+    ├── EngineFailedError       500; another replica can still score the shard
+    │   └── ReplicaLostError
+    ├── ScoringError            500
     └── InvalidScoreError       500
 
 Errors cross process borders: every argument goes to `super().__init__`, positionally, because pickle rebuilds from
@@ -145,6 +148,22 @@ class ServiceError(RerankerError):
     code = "service_error"
 
 
+class OverloadedError(ServiceError):
+    """The list does not fit beside what is queued already."""
+
+    status_code, code = 429, "overloaded"
+
+    def __init__(self, queue_s: float, retry_after_s: int) -> None:
+        super().__init__(queue_s, retry_after_s)
+        self.queue_s, self.retry_after_s = queue_s, retry_after_s
+
+    def __str__(self) -> str:
+        return (
+            f"overloaded: what is queued already takes about {self.queue_s:.1f} s; "
+            f"send the request again in {self.retry_after_s} s"
+        )
+
+
 class NotReadyError(ServiceError):
     """No engine can score yet."""
 
@@ -177,12 +196,34 @@ class DeadlineExceededError(ServiceError):
 
 
 class EngineFailedError(ServiceError):
-    """The engine of a replica stopped working, or the replica is gone."""
+    """The engine of a replica stopped working."""
 
     code = "engine_failed"
 
     def __str__(self) -> str:
         return "the engine that was scoring this list failed"
+
+
+class ReplicaLostError(EngineFailedError):
+    """A replica ended, or cannot be reached, with a shard in its hands."""
+
+    code = "replica_lost"
+
+    def __init__(self, attempts: int = 1) -> None:
+        super().__init__(attempts)
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        return f"the replica that was scoring this list was lost, {self.attempts} times in a row"
+
+
+class ScoringError(ServiceError):
+    """A replica could not score a shard, for a reason that is a bug."""
+
+    code = "scoring_failed"
+
+    def __str__(self) -> str:
+        return "the list could not be scored; the service's log has more"
 
 
 class InvalidScoreError(ServiceError):

@@ -30,6 +30,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
 _POLL_S = 0.5
 IMPORT_PATH = "deployments.app:build_app"
+ENGINE_DEPLOYMENT = "EngineReplica"
 
 
 class LaunchError(ConfigurationError):
@@ -38,13 +39,22 @@ class LaunchError(ConfigurationError):
     code = "launch_error"
 
 
-def load(path: Path, *, port: int | None = None, model: str | None = None) -> dict[str, Any]:
+def load(
+    path: Path,
+    *,
+    port: int | None = None,
+    model: str | None = None,
+    replicas: int | None = None,
+    simulated: bool = False,
+) -> dict[str, Any]:
     """Read a Serve configuration, apply overrides, and check what can be checked before anything starts.
 
     Args:
         path: A Serve configuration with our application in it.
         port: Overrides `http_options.port`.
         model: Overrides the model's name; a relative folder becomes an absolute one.
+        replicas: A fixed number of engine replicas, instead of what is configured.
+        simulated: Simulate the engines, at the configured cost.
 
     Returns:
         The configuration. (Any: YAML.)
@@ -71,10 +81,26 @@ def load(path: Path, *, port: int | None = None, model: str | None = None) -> di
         if model is not None:
             arguments["model"] = arguments.get("model") or {}
             arguments["model"]["name"] = str(Path(model).resolve()) if Path(model).is_dir() else model
+        if simulated:
+            engine = arguments["engine"] = arguments.get("engine") or {}
+            engine["simulated"] = engine.get("simulated") or {}
+        if replicas is not None:
+            _fix_replicas(application, replicas)
         find_checkpoint(RerankerConfig.model_validate(arguments).model)
     _require_free_port(*address(config))
     loaded: dict[str, Any] = config
     return loaded
+
+
+def _fix_replicas(application: dict[str, Any], replicas: int) -> None:
+    if replicas < 1:
+        raise LaunchError(f"{replicas} replicas cannot score anything; at least 1: make serve REPLICAS=1")
+    deployments = application["deployments"] = application.get("deployments") or []
+    ours = next((one for one in deployments if one.get("name") == ENGINE_DEPLOYMENT), None)
+    if ours is None:
+        deployments.append(ours := {"name": ENGINE_DEPLOYMENT})
+    ours.pop("autoscaling_config", None)
+    ours["num_replicas"] = replicas
 
 
 def address(config: dict[str, Any]) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from reranker import launcher
 from reranker.checkpoint import Checkpoint, find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.engine.base import Engine
+from reranker.placement import Route
 from reranker.prompt import PromptRenderer
+from reranker.types import Shard, ShardScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,22 @@ class LocalReranker:
     def close(self) -> None:
         """Stop the engine and free its device."""
         self.engine.shutdown()
+
+
+class LocalFleet:
+    """One engine in this process, as a fleet of one. See `reranker.scatter.Fleet`."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Send shards to this engine."""
+        self._engine = engine
+
+    def loads(self) -> Sequence[int]:
+        """One replica."""
+        return [self._engine.load.pending_tokens]
+
+    async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
+        """Score one shard here."""
+        return ShardScores(await self._engine.score_within(shard, weight, timeout_s), "local", self._engine.load)
 
 
 def load_config(path: Path, model: str | None = None) -> RerankerConfig:

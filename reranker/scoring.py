@@ -9,22 +9,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import InvalidScoreError
-from reranker.types import Aggregate, FloatArray, RankedDocument, TokenArray
+from reranker.types import Aggregate, BoolArray, EngineScores, FloatArray, RankedDocument, TokenArray
 
 
-def require_finite(logits: FloatArray, document_of_pair: TokenArray) -> None:
+def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
     """Refuse logits that cannot be ordered: sorting NaN would go on without a word and give any order.
 
     Args:
-        logits: Shape (pairs,).
+        scores: Of all pairs of a list.
         document_of_pair: Shape (pairs,).
 
     Raises:
-        InvalidScoreError: A logit is NaN or infinite; names the first such document.
+        InvalidScoreError: A scored pair's logit is NaN or infinite; names the first such document.
     """
-    bad = np.flatnonzero(~np.isfinite(logits))
+    bad = np.flatnonzero(scores.scored & ~np.isfinite(scores.logits))
     if len(bad):
-        raise InvalidScoreError(int(document_of_pair[bad[0]]), len(bad), len(logits))
+        raise InvalidScoreError(int(document_of_pair[bad[0]]), len(bad), len(scores.logits))
+
+
+def scored_documents(scores: EngineScores, document_of_pair: TokenArray, documents: int) -> BoolArray:
+    """Which documents have a score: those with every window scored, as one more could change it.
+
+    Args:
+        scores: Of the pairs that were rendered.
+        document_of_pair: Shape (pairs,), rising.
+        documents: Documents in the list; the last of them may have no pair yet.
+
+    Returns:
+        Shape (documents,).
+    """
+    pairs = np.bincount(document_of_pair, minlength=documents)
+    missing = np.bincount(document_of_pair[~scores.scored], minlength=documents)
+    return np.asarray((pairs > 0) & (missing == 0))
 
 
 def relevance_scores(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -49,7 +65,7 @@ def aggregate(logits: FloatArray, document_of_pair: TokenArray, how: Aggregate) 
 
     Args:
         logits: Shape (pairs,), finite.
-        document_of_pair: Shape (pairs,), rising, every document at least once.
+        document_of_pair: Shape (pairs,), rising, every document up to the last at least once.
         how: "max" and "first" pick a window; "mean" is the mean relevance score, as log-odds again.
 
     Returns:
@@ -68,30 +84,30 @@ def aggregate(logits: FloatArray, document_of_pair: TokenArray, how: Aggregate) 
     return np.where(counts == 1, values[first], odds)  # one window: its own log-odds, not a round trip's
 
 
-def merge(parts: Sequence[tuple[Sequence[int], FloatArray]], pairs: int) -> FloatArray:
-    """Put the shards' logits back in the list's order.
+def merge(parts: Sequence[tuple[Sequence[int] | NDArray[np.intp], EngineScores]], pairs: int) -> EngineScores:
+    """Put the shards' scores back in the list's order.
 
     Args:
-        parts: For each shard the list indices of its pairs and their logits, shape (pairs of the shard,).
-        pairs: Pairs in the list.
-
-    Returns:
-        Shape (pairs,).
+        parts: For each shard that was answered the list indices of its pairs, and their scores.
+        pairs: Pairs in the list; those of no shard come out as not scored.
     """
-    merged = np.empty(pairs, dtype=np.float32)
-    seen = 0
-    for indices, logits in parts:
-        if len(indices) != len(logits):
-            raise RuntimeError(f"a shard of {len(indices)} pairs came back with {len(logits)} scores. This is a bug.")
-        merged[list(indices)] = logits
-        seen += len(indices)
-    if seen != pairs:
-        raise RuntimeError(f"{seen} scores for a list of {pairs} pairs. This is a bug.")
-    return merged
+    logits = np.zeros(pairs, dtype=np.float32)
+    scored = np.zeros(pairs, dtype=np.bool_)
+    for indices, scores in parts:
+        if len(indices) != len(scores.logits):
+            raise RuntimeError(
+                f"a shard of {len(indices)} pairs came back with {len(scores.logits)} scores. This is a bug."
+            )
+        where = np.asarray(indices, dtype=np.intp)
+        logits[where], scored[where] = scores.logits, scores.scored
+    return EngineScores(logits, scored)
 
 
 def rank(
-    log_odds: NDArray[np.float64], truncated: frozenset[int], windows: NDArray[np.intp]
+    log_odds: NDArray[np.float64],
+    truncated: frozenset[int],
+    windows: NDArray[np.intp],
+    documents: NDArray[np.intp] | None = None,
 ) -> tuple[RankedDocument, ...]:
     """Order documents by score, highest first, ties by index.
 
@@ -99,10 +115,13 @@ def rank(
         log_odds: Shape (documents,).
         truncated: Indices of documents that lost tokens.
         windows: Shape (documents,): prompts per document.
+        documents: Indices of those to rank, rising. None: all.
     """
+    if documents is None:
+        documents = np.arange(len(log_odds))
     scores = relevance_scores(log_odds)
     # By score and not by log-odds: two that show the same score are a tie.
-    order = np.argsort(-scores, kind="stable")
+    order = documents[np.argsort(-scores[documents], kind="stable")]
     return tuple(
         RankedDocument(int(i), float(scores[i]), float(log_odds[i]), int(i) in truncated, int(windows[i]))
         for i in order

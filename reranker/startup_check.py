@@ -114,7 +114,7 @@ async def run_checks(engine: Engine, renderer: Renderer, tolerance: float) -> li
     except QueryTooLongError as error:
         raise StartupCheckError("tail", f"a short query needs {error.tokens} tokens", _NO_ROOM) from None
     # Alone first: the engine's caches are cold then, and warm in the two batches.
-    alone = np.array([[(await engine.score(one.shard([i])))[0] for i in range(2)] for one in lists])
+    alone = np.array([[(await engine.score(one.prompts.select([i])))[0] for i in range(2)] for one in lists])
     batch = await _score_together(engine, lists)
     again = await _score_together(engine, lists)
     with np.errstate(invalid="ignore"):  # infinities make NaN, which fails every comparison below, as it should

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 TokenArray: TypeAlias = NDArray[np.int32]
 FloatArray: TypeAlias = NDArray[np.float32]
-
+BoolArray: TypeAlias = NDArray[np.bool_]
 
 TruncationSide: TypeAlias = Literal["end", "start"]
 """Which end of a document is cut off."""
@@ -22,6 +22,8 @@ LongDocuments: TypeAlias = Literal["truncate", "windows"]
 """What happens to a document that does not fit one prompt: cut, or scored whole in overlapping windows."""
 Aggregate: TypeAlias = Literal["max", "mean", "first"]
 """How the scores of a document's windows become the document's."""
+Priority: TypeAlias = Literal["interactive", "bulk"]
+"""Class of a request: somebody waits for it, or a job that may take its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class RankRequest:
     overlap_tokens: int | None = None
     score_threshold: float | None = None
     """Leave out documents below this relevance score."""
+    priority: Priority = "interactive"
+    timeout_s: float | None = None
+    """Seconds the client gives the list."""
+    allow_partial: bool = False
+    """When time is up, answer with the documents scored so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,26 @@ class Shard:
         """Tokens of all prompts together; the shared head counts once per pair, as every pair is billed for it."""
         return len(self) * (len(self.head) + len(self.tail)) + len(self.tokens)
 
+    @property
+    def work_tokens(self) -> int:
+        """Tokens an engine computes: the shared head once, as the prefix cache keeps it. The measure of all load."""
+        return len(self.head) + len(self) * len(self.tail) + len(self.tokens)
+
+    @property
+    def pair_tokens(self) -> list[int]:
+        """Tokens each pair adds to a shard: its document and the tail. The head is computed once per shard."""
+        lengths: list[int] = (np.diff(self.offsets) + len(self.tail)).tolist()
+        return lengths
+
+    def select(self, indices: Sequence[int]) -> Shard:
+        """Cut out the pairs at these indices, in this order."""
+        if len(indices) == len(self) and all(i == j for i, j in enumerate(indices)):
+            return self
+        documents = [self.tokens[self.offsets[i] : self.offsets[i + 1]] for i in indices]
+        offsets = np.zeros(len(indices) + 1, dtype=np.int32)
+        np.cumsum([len(document) for document in documents], out=offsets[1:])
+        return Shard(self.head, self.tail, np.concatenate([self.tokens[:0], *documents]), offsets)
+
 
 @dataclass(frozen=True, slots=True)
 class RenderedList:
@@ -87,34 +114,63 @@ class RenderedList:
     document_of_pair: TokenArray
     truncated: frozenset[int]
 
-    @property
-    def pair_tokens(self) -> list[int]:
-        """Tokens each pair adds to a shard: its document and the tail. The head is computed once per shard."""
-        tail = len(self.prompts.tail)
-        return [int(n) + tail for n in np.diff(self.prompts.offsets)]
 
-    def shard(self, indices: Sequence[int]) -> Shard:
-        """Cut out the pairs at these indices, in this order."""
-        whole = self.prompts
-        if len(indices) == len(whole) and all(i == j for i, j in enumerate(indices)):
-            return whole
-        documents = [whole.tokens[whole.offsets[i] : whole.offsets[i + 1]] for i in indices]
-        offsets = np.zeros(len(indices) + 1, dtype=np.int32)
-        np.cumsum([len(document) for document in documents], out=offsets[1:])
-        return Shard(whole.head, whole.tail, np.concatenate(documents), offsets)
+@dataclass(frozen=True, slots=True)
+class ShardTerms:
+    """How one shard is to be treated on its way.
+
+    Attributes:
+        assignment: Number under which the router finds what it has to know about this shard.
+        weight: Share of the engine against other lists: twice the weight, twice the share.
+        timeout_s: Seconds the replica has; what is not scored by then comes back unscored.
+        sender: Name of the load board it is booked on.
+    """
+
+    assignment: int = 0
+    weight: float = 1.0
+    timeout_s: float | None = None
+    sender: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """What a replica has to do, and how fast it does it.
+
+    Attributes:
+        pending_tokens: Work tokens of the pairs in its engine, waiting or being computed.
+        tokens_per_s: Work tokens it finishes in a second of work, lately. None: not known yet.
+        in_hand: Work tokens of the shards it has not answered yet, by who sent them. None: it does not say.
+    """
+
+    pending_tokens: int = 0
+    tokens_per_s: float | None = None
+    in_hand: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineScores:
+    """Scores of pairs, as an engine gives them.
+
+    Attributes:
+        logits: Shape (pairs,), float32, in the pairs' order: logit("yes") - logit("no").
+        scored: Shape (pairs,). False: time was up before this pair's turn; its logit means nothing.
+    """
+
+    logits: FloatArray
+    scored: BoolArray
+
+    def at(self, places: NDArray[np.intp]) -> EngineScores:
+        """The scores at these places, in this order; a place may come more than once."""
+        return EngineScores(self.logits[places], self.scored[places])
 
 
 @dataclass(frozen=True, slots=True)
 class ShardScores:
-    """What a replica answers to a shard.
+    """What a replica answers to a shard: its engine's scores, who it is, and how loaded it is now."""
 
-    Attributes:
-        logits: Shape (pairs,), float32, in the shard's order: logit("yes") - logit("no").
-        replica: Which replica scored it.
-    """
-
-    logits: FloatArray
+    scores: EngineScores
     replica: str
+    load: ReplicaLoad = ReplicaLoad()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +211,9 @@ class Ranking:
     shards: int
     replicas: int
     """Distinct replicas that worked on the list."""
+    unscored: tuple[int, ...] = ()
+    """Documents that time did not suffice for, by index; only with `allow_partial`."""
+    retries: int = 0
+    """Shards sent again because a replica was lost."""
+    hedges: int = 0
+    """Shards sent a second time because a replica lagged behind."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from reranker.config import RerankerConfig
@@ -54,15 +53,15 @@ def configuration_page() -> str:
     return "\n".join(lines)
 
 
-def _rows(group: type[BaseModel]) -> Iterator[str]:
+def _rows(group: type[BaseModel], within: str = "", defaults: BaseModel | None = None) -> Iterator[str]:
     for key, field in group.model_fields.items():
+        default = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, key)
+        if isinstance(default, BaseModel):  # a group within the group
+            yield from _rows(type(default), f"{within}{key}.", default)
+            continue
         meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-        yield f"| `{key}` | {_default(field)} | {meaning} |"
-
-
-def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
-    return "required" if value is PydanticUndefined else f"`{json.dumps(value, ensure_ascii=False)}`"
+        shown = "required" if default is PydanticUndefined else f"`{json.dumps(default, ensure_ascii=False)}`"
+        yield f"| `{within}{key}` | {shown} | {meaning} |"
 
 
 def main() -> int:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 from reranker import pipeline
+from reranker.admission import Admission
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError, RerankerError
-from reranker.local import LocalReranker, load_config, open_local
-from reranker.types import RankRequest, Shard, ShardScores
+from reranker.local import LocalFleet, LocalReranker, load_config, open_local
+from reranker.scatter import Scatter
+from reranker.types import Ranking, RankRequest, ReplicaLoad
 
 PART_DOCUMENTS = 256
 """Documents per request: the progress bar moves, and no service limit on a list is met."""
@@ -127,17 +129,19 @@ class _LocalRanker:
         self._config = config.model_copy(update={"limits": limits})
         self._runner = asyncio.Runner()
         self._local = _load(config)
+        self._admission = Admission(config.admission, config.priorities)
+        self._scatter = Scatter(LocalFleet(self._local.engine), config.scatter)
 
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
     ) -> list[ScoredDocument]:
         request = RankRequest(query, tuple(documents), instruction=instruction or None, top_n=top_n)
-        ranking = pipeline.rerank(request, self._local.renderer, self._score, 1, self._config)
-        results = self._runner.run(ranking).results
+        results = self._runner.run(self._rank(request)).results
         return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in results]
 
-    async def _score(self, shard: Shard) -> ShardScores:
-        return ShardScores(await self._local.engine.score(shard), replica="local")
+    async def _rank(self, request: RankRequest) -> Ranking:
+        with self._admission.permit(1, request.priority, _NO_DEADLINE_S, ReplicaLoad()) as permit:  # alone here
+            return await pipeline.rerank(request, permit, self._local.renderer, self._scatter, self._config)
 
     def close(self) -> None:
         self._runner.close()

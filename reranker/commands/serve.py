@@ -17,9 +17,21 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("--port", type=int, help="HTTP port; default: the configuration's")
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
+    parser.add_argument("--replicas", type=int, help="fixed number of engine replicas; default: the configuration's")
+    parser.add_argument(
+        "--simulated", action="store_true", help="simulate the engines: real timing, meaningless scores"
+    )
     parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Serve until asked to stop; returns the exit status."""
-    return launcher.run(launcher.load(parsed.config, port=parsed.port, model=parsed.model))
+    return launcher.run(
+        launcher.load(
+            parsed.config,
+            port=parsed.port,
+            model=parsed.model,
+            replicas=parsed.replicas,
+            simulated=parsed.simulated,
+        )
+    )

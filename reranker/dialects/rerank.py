@@ -16,14 +16,19 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    StrictInt,
     StrictStr,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
 )
 
 from reranker.errors import InvalidRequestError, RequestTooLargeError, RerankerError
-from reranker.types import Aggregate, LongDocuments, Ranking, RankRequest, TruncationSide
+from reranker.types import Aggregate, LongDocuments, Priority, Ranking, RankRequest, TruncationSide
 
+TIMEOUT_HEADER = "X-Reranker-Timeout-S"
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_SECONDS: TypeAdapter[float] = TypeAdapter(_Seconds)
 _SIDES: dict[str | None, TruncationSide | None] = {"left": "start", "right": "end", None: None}
 
 
@@ -69,10 +74,22 @@ class RerankBody(BaseModel):
     """Return log-odds in place of scores in [0, 1]."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Leave out documents with a lower relevance score; they are listed under `excluded`."""
+    priority: Literal["interactive", "bulk"] | StrictInt | None = None
+    """"interactive" (the default): somebody waits for the answer; "bulk": it may take its time. As a number (Cohere v2,
+    vLLM), what is above 0 is bulk."""
+    timeout_s: _Seconds | None = None
+    """Seconds until an answer is due, within the service's own limit; also as header X-Reranker-Timeout-S."""
+    allow_partial: bool | None = None
+    """When time is up, answer with the documents scored so far; the others are listed under `unscored`."""
 
 
-def parse(body: bytes, max_documents: int) -> tuple[RankRequest, RerankBody]:
-    """Read a request's body.
+def parse(body: bytes, max_documents: int, timeout_header: str | None = None) -> tuple[RankRequest, RerankBody]:
+    """Read a request.
+
+    Args:
+        body: As it came.
+        max_documents: Documents one list may have.
+        timeout_header: What the client's X-Reranker-Timeout-S says.
 
     Returns:
         The request in our own terms, and the body for what concerns the response only.
@@ -100,8 +117,27 @@ def parse(body: bytes, max_documents: int) -> tuple[RankRequest, RerankBody]:
         max_windows=parsed.max_chunks_per_doc,
         overlap_tokens=parsed.overlap_tokens,
         score_threshold=parsed.score_threshold,
+        priority=_priority(parsed.priority),
+        timeout_s=_timeout_s(parsed.timeout_s, timeout_header),
+        allow_partial=bool(parsed.allow_partial),
     )
     return request, parsed
+
+
+def _priority(asked: Literal["interactive", "bulk"] | int | None) -> Priority:
+    if isinstance(asked, int):
+        return "bulk" if asked > 0 else "interactive"
+    return asked or "interactive"
+
+
+def _timeout_s(in_body: float | None, header: str | None) -> float | None:
+    if header is None:
+        return in_body
+    try:
+        in_header = _SECONDS.validate_strings(header)
+    except ValidationError:
+        raise InvalidRequestError(TIMEOUT_HEADER, "must be a number of seconds above 0") from None
+    return in_header if in_body is None else min(in_header, in_body)
 
 
 def _metadata(documents: Sequence[str | DocumentObject]) -> tuple[Mapping[str, object], ...]:
@@ -139,8 +175,12 @@ def respond(ranking: Ranking, request: RankRequest, body: RerankBody, *, request
             "truncated_documents": ranking.truncated_documents,
             "shards": ranking.shards,
             "replicas": ranking.replicas,
+            "retries": ranking.retries,
+            "hedges": ranking.hedges,
         },
     }
+    if ranking.unscored:
+        answer["unscored"] = [{"index": index} for index in ranking.unscored]
     if ranking.excluded:
         answer["excluded"] = [{"index": one.index, "rule": one.rule} for one in ranking.excluded]
     return answer
@@ -168,6 +208,8 @@ def _first_problem(error: ValidationError) -> InvalidRequestError:
     here = [problem for problem in problems if problem["loc"][:2] == problems[0]["loc"][:2]]
     problem = max(here, key=lambda one: len(one["loc"]))
     path = [part for part in problem["loc"] if part not in ("str", "DocumentObject")]
+    if path[:1] != ["documents"]:
+        path = path[:1]  # nothing else is nested: what follows is the branch of a union
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     kind, message = problem["type"], problem["msg"]
     if kind == "json_invalid":

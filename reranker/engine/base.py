@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from reranker.types import FloatArray, Shard
+from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 
 
 class Engine(Protocol):
@@ -23,9 +23,35 @@ class Engine(Protocol):
         """
         ...
 
+    async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
+        """Score the pairs of a shard that time suffices for; the rest leaves the engine.
+
+        Args:
+            shard: The pairs.
+            weight: Share of the engine against the other shards in it.
+            timeout_s: Seconds until the answer is due. None: when all pairs are scored.
+
+        Raises:
+            EngineFailedError: The engine stopped working, now or before.
+        """
+        ...
+
     @property
     def healthy(self) -> bool:
         """False once the engine can no longer score; it does not recover."""
+        ...
+
+    @property
+    def load(self) -> ReplicaLoad:
+        """What waits here, and how fast it goes away."""
+        ...
+
+    async def check_integrity(self) -> None:
+        """Compare the engine's books with each other; cheap.
+
+        Raises:
+            RuntimeError: Something was left behind. This is a bug.
+        """
         ...
 
     def shutdown(self) -> None:

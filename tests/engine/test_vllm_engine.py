@@ -101,6 +101,32 @@ async def test_cancelled_shard_leaves_the_engine(engine: VllmEngine) -> None:
     small = await engine.score(_shard(DOCUMENTS[:1]))
     assert np.isfinite(small).all()
     assert engine.pending_pairs == 0
+    await engine.check_integrity()
+
+
+async def test_small_list_overtakes_a_big_one(engine: VllmEngine) -> None:
+    """By order of completion: it does not wait for the thousands of pairs before it."""
+    big = asyncio.create_task(engine.score(_shard(["capital " * 200] * 2_000)))
+    while not engine.pending_pairs:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+        await asyncio.sleep(0.01)
+    assert np.isfinite(await engine.score(_shard(DOCUMENTS))).all()
+    assert not big.done()
+    big.cancel()
+    await asyncio.gather(big, return_exceptions=True)
+    await engine.check_integrity()
+    assert engine.load.pending_tokens == 0
+    assert (engine.load.tokens_per_s or 0) > 0
+
+
+async def test_time_up_gives_what_is_scored_and_takes_the_rest_out(engine: VllmEngine) -> None:
+    documents = [f"{number} " + "capital " * 200 for number in range(3_000)]
+    in_time = await engine.score_within(_shard(documents), 1.0, 2.0)
+    assert 0 < in_time.scored.sum() < len(documents)
+    some = np.flatnonzero(in_time.scored)[-3:]
+    again = await engine.score(_shard([documents[i] for i in some]))
+    np.testing.assert_allclose(in_time.logits[some], again, atol=1e-3)
+    await engine.check_integrity()
+    assert engine.load.pending_tokens == 0
 
 
 async def test_prompt_that_vllm_refuses_fails_alone(engine: VllmEngine) -> None:
@@ -109,6 +135,7 @@ async def test_prompt_that_vllm_refuses_fails_alone(engine: VllmEngine) -> None:
     with pytest.raises(RuntimeError, match="refused a prompt"):
         await engine.score(bad)
     assert np.isfinite(await engine.score(good)).all()
+    await engine.check_integrity()
 
 
 async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +145,7 @@ async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.Mo
     def broken_step() -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(engine._engine, "step", broken_step)
+    monkeypatch.setattr(engine._stepper, "step", broken_step)
     waiting = [asyncio.create_task(engine.score(_shard(DOCUMENTS))) for _ in range(3)]
     for result in await asyncio.gather(*waiting, return_exceptions=True):
         assert isinstance(result, EngineFailedError)

@@ -27,6 +27,18 @@ def test_empty_configuration_is_complete() -> None:
         {"engine": {"max_batch_tokens": 0}},
         {"planning": {"min_shard_tokens": 10, "max_shard_tokens": 5}},
         {"planning": {"max_shard_tokens": 4_096}},  # below model.max_pair_tokens
+        {"model": {"instruction": "@unknown"}},
+        {"engine": {"device": "cpu", "tensor_parallel_size": 2}},
+        {"engine": {"simulated": {"tokens_per_s": 0}}},
+        {"engine": {"simulated": {"failure_rate": 1.5}}},
+        {"engine": {"scheduling": "random"}},
+        {"planning": {"slack": -0.1}},
+        {"priorities": {"urgent": {"weight": 2}}},
+        {"priorities": {"bulk": {"weight": 0}}},  # it would wait for ever
+        {"priorities": {"bulk": {"queue_share": 1.5}}},
+        {"admission": {"max_queue_s": 0}},
+        {"scatter": {"max_attempts": 0}},
+        {"scatter": {"hedge_after": 1}},  # half of all shards would be sent twice
         {"limits": {"timeout_s": -1}},
     ],
 )
@@ -38,3 +50,14 @@ def test_wrong_key_or_value_is_refused(args: dict[str, Any]) -> None:
 def test_configuration_does_not_change_under_way() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         RerankerConfig().model.name = "other"  # type: ignore[misc]
+
+
+def test_class_of_requests_keeps_what_is_not_said_of_it() -> None:
+    """Said of bulk is only its weight: its share of the queue must not become the general default of a class."""
+    bulk = RerankerConfig.model_validate({"priorities": {"bulk": {"weight": 2}}}).priorities.of("bulk")
+    assert (bulk.weight, bulk.queue_share) == (2, 0.5)
+
+
+@pytest.mark.parametrize(("asked_s", "given_s"), [(None, 120), (3, 3), (500, 120)])
+def test_request_may_shorten_its_time_but_not_extend_it(asked_s: float | None, given_s: float) -> None:
+    assert RerankerConfig().limits.bounded_s(asked_s) == given_s

@@ -80,6 +80,17 @@ def test_blank_documents_are_documents() -> None:
         ({"query": "q", "documents": ["a"], "truncation_side": "middle"}, "truncation_side"),
         ({"query": "q", "documents": ["a"], "long_documents": "split"}, "long_documents"),
         ({"query": "q", "documents": ["a"], "score_threshold": 2}, "score_threshold"),
+        ({"query": "q", "documents": ["a"], "priority": "urgent"}, "priority"),
+        ({"query": "q", "documents": ["a"], "priority": "5"}, "priority"),
+        ({"query": "q", "documents": ["a"], "priority": True}, "priority"),
+        ({"query": "q", "documents": ["a"], "priority": 0.5}, "priority"),
+        ({"query": "q", "documents": ["a"], "priority": {"class": "bulk"}}, "priority"),
+        ({"query": "q", "documents": ["a"], "timeout_s": 0}, "timeout_s"),
+        ({"query": "q", "documents": ["a"], "timeout_s": -1}, "timeout_s"),
+        ({"query": "q", "documents": ["a"], "timeout_s": "soon"}, "timeout_s"),
+        ({"query": "q", "documents": ["a"], "timeout_s": float("inf")}, "timeout_s"),
+        ({"query": "q", "documents": ["a"], "timeout_s": "nan"}, "timeout_s"),
+        ({"query": "q", "documents": ["a"], "allow_partial": "perhaps"}, "allow_partial"),
     ],
 )
 def test_bad_field_is_named(body: dict[str, Any], field: str) -> None:

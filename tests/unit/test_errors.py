@@ -25,10 +25,13 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     InputFileError: ("file.jsonl", 3, "not JSON"),
     UnreachableError: ("http://127.0.0.1:8000", "refused"),
     errors.ServiceError: ("a sentence",),
+    errors.OverloadedError: (12.3, 8),
     errors.NotReadyError: (),
     errors.StartFailedError: (),
     errors.DeadlineExceededError: (2.5,),
     errors.EngineFailedError: (),
+    errors.ReplicaLostError: (4,),
+    errors.ScoringError: (),
     errors.InvalidScoreError: (7, 1, 20),
 }
 
@@ -61,9 +64,11 @@ def test_error_survives_pickle_with_its_class_and_attributes(kind: type[errors.R
         (errors.InvalidRequestError, 400),
         (errors.QueryTooLongError, 400),
         (errors.RequestTooLargeError, 413),
+        (errors.OverloadedError, 429),
         (errors.NotReadyError, 503),
         (errors.DeadlineExceededError, 504),
         (errors.EngineFailedError, 500),
+        (errors.ReplicaLostError, 500),
         (errors.InvalidScoreError, 500),
     ],
 )

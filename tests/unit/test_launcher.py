@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -33,6 +34,62 @@ def test_overrides_replace_the_files_values(free_port: int) -> None:
     config = load(CONFIG, port=free_port, model=str(DEMO_MODEL))
     assert address(config) == ("127.0.0.1", free_port)
     assert config["applications"][0]["args"]["model"]["name"] == str(DEMO_MODEL)
+
+
+def _engine_deployments(config: dict[str, Any]) -> list[dict[str, Any]]:
+    deployments = config["applications"][0]["deployments"]
+    return [one for one in deployments if one["name"] == "EngineReplica"]
+
+
+def _edited(folder: Path, **changes: object) -> Path:
+    """The configuration with another value for these keys of our application."""
+    applications = yaml.safe_load(CONFIG.read_text())["applications"]
+    applications[0] |= changes
+    return _write(folder, applications=applications)
+
+
+def test_fixed_number_of_replicas_replaces_autoscaling(tmp_path: Path, free_port: int) -> None:
+    """Serve refuses a deployment that has both."""
+    engine = {"name": "EngineReplica", "autoscaling_config": {"max_replicas": 9}, "max_ongoing_requests": 7}
+    path = _edited(tmp_path, deployments=[{"name": "Ingress", "num_replicas": 2}, engine])
+    config = load(path, port=free_port, replicas=3)
+    assert _engine_deployments(config) == [{"name": "EngineReplica", "num_replicas": 3, "max_ongoing_requests": 7}]
+    assert config["applications"][0]["deployments"][0] == {"name": "Ingress", "num_replicas": 2}
+
+
+@pytest.mark.parametrize("deployments", [None, []])
+def test_number_of_replicas_needs_no_deployments_in_the_file(
+    tmp_path: Path, free_port: int, deployments: list[object] | None
+) -> None:
+    config = load(_edited(tmp_path, deployments=deployments), port=free_port, replicas=2)
+    assert _engine_deployments(config) == [{"name": "EngineReplica", "num_replicas": 2}]
+
+
+def test_no_replica_is_refused(free_port: int) -> None:
+    with pytest.raises(LaunchError, match="REPLICAS=1"):
+        load(CONFIG, port=free_port, replicas=0)
+
+
+def test_without_overrides_the_file_is_taken_as_it_is(free_port: int) -> None:
+    expected = yaml.safe_load(CONFIG.read_text())
+    expected.setdefault("http_options", {})["port"] = free_port
+    assert load(CONFIG, port=free_port)["applications"] == expected["applications"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "simulated"),
+    [
+        (None, {}),
+        ({"max_batch_pairs": 8}, {}),
+        ({"simulated": None}, {}),
+        ({"simulated": {"tokens_per_s": 5}}, {"tokens_per_s": 5}),
+    ],
+)
+def test_engines_are_simulated_at_the_configured_cost(
+    tmp_path: Path, free_port: int, engine: dict[str, object] | None, simulated: dict[str, object]
+) -> None:
+    config = load(_edited(tmp_path, args={"engine": engine} if engine else {}), port=free_port, simulated=True)
+    assert config["applications"][0]["args"]["engine"] == (engine or {}) | {"simulated": simulated}
 
 
 def test_relative_model_folder_becomes_absolute(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,28 @@
-"""The whole flow of a request without Ray or vLLM: the scorer is a double at the pipeline's own seam."""
+"""The whole flow of a request without Ray or vLLM: the fleet is a double at the pipeline's own seam."""
 
 import asyncio
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from reranker.admission import Admission
 from reranker.checkpoint import DEMO_MODEL
-from reranker.config import LimitsConfig, ModelConfig, PlanningConfig, RerankerConfig, RulesConfig
-from reranker.errors import DeadlineExceededError, EngineFailedError, InvalidScoreError, UnknownInstructionError
+from reranker.config import AdmissionConfig, LimitsConfig, ModelConfig, PlanningConfig, RerankerConfig, RulesConfig
+from reranker.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    InvalidScoreError,
+    NotReadyError,
+    RequestTooLargeError,
+    ServiceError,
+    UnknownInstructionError,
+)
 from reranker.pipeline import rerank
 from reranker.prompt import PromptRenderer
-from reranker.types import FloatArray, RankRequest, Shard, ShardScores
+from reranker.scatter import Scatter
+from reranker.types import EngineScores, Ranking, RankRequest, ReplicaLoad
+from tests.unit.fleets import Call, FakeFleet, by_length, never, scores
 
 CONFIG = RerankerConfig(
     model=ModelConfig(max_pair_tokens=256),
@@ -22,122 +32,161 @@ CONFIG = RerankerConfig(
 RENDERER = PromptRenderer(DEMO_MODEL, 256, CONFIG.model.instruction)
 
 
-def _logits_by_length(shard: Shard) -> FloatArray:
-    """Longer documents score higher: an order the test can foresee."""
-    return np.diff(shard.offsets).astype(np.float32)
-
-
-class LengthScorer:
-    """Scores by document length, and takes turns between replicas."""
-
-    def __init__(self, replicas: int) -> None:
-        self.calls: Counter[str] = Counter()
-        self._replicas = replicas
-
-    async def __call__(self, shard: Shard) -> ShardScores:
-        replica = f"replica-{self.calls.total() % self._replicas}"
-        self.calls[replica] += 1
-        await asyncio.sleep(0)
-        return ShardScores(_logits_by_length(shard), replica)
-
-
 def _request(documents: int, top_n: int | None = None) -> RankRequest:
-    return RankRequest("which is longest", tuple("capital " * (i % 7 + 1) for i in range(documents)), top_n=top_n)
+    """Documents of 2 to 8 tokens, no two alike."""
+    texts = tuple("capital " * (i % 7 + 1) + f"{i:02d}" for i in range(documents))
+    return RankRequest("which is longest", texts, top_n=top_n)
+
+
+async def _rerank(request: RankRequest, fleet: FakeFleet, config: RerankerConfig = CONFIG) -> Ranking:
+    """Rank as an ingress does, and see that nothing is left behind."""
+    admission, scatter = Admission(config.admission, config.priorities), Scatter(fleet, config.scatter)
+    try:
+        with admission.permit(1_000, request.priority, 5, ReplicaLoad()) as permit:
+            return await rerank(request, permit, RENDERER, scatter, config)
+    finally:
+        assert (admission.lists_in_flight, admission.tokens_in_flight) == (0, 0)
+        scatter.check_integrity(0)
+        fleet.require_idle()
 
 
 async def test_list_over_several_replicas_equals_the_list_in_one_piece() -> None:
-    whole = await rerank(_request(60), RENDERER, LengthScorer(1), 1, CONFIG)
-    split = await rerank(_request(60), RENDERER, LengthScorer(4), 4, CONFIG)
+    whole = await _rerank(_request(60), FakeFleet(1))
+    split = await _rerank(_request(60), FakeFleet(4))
     assert whole.results == split.results
     assert (whole.shards, whole.replicas) == (1, 1)
     assert (split.shards, split.replicas) == (4, 4)
 
 
 async def test_documents_come_best_first_ties_by_index() -> None:
-    ranking = await rerank(_request(14, top_n=5), RENDERER, LengthScorer(2), 2, CONFIG)
+    ranking = await _rerank(_request(14, top_n=5), FakeFleet(2))
     assert [document.index for document in ranking.results] == [6, 13, 5, 12, 4]
 
 
 async def test_usage_counts_every_prompt_token() -> None:
-    ranking = await rerank(_request(3, top_n=1), RENDERER, LengthScorer(1), 1, CONFIG)
+    ranking = await _rerank(_request(3, top_n=1), FakeFleet(1))
     assert ranking.prompt_tokens == RENDERER.render(_request(3).query, _request(3).documents).prompts.prompt_tokens
 
 
 async def test_failed_shard_fails_the_list_and_cancels_the_others() -> None:
-    cancelled = asyncio.Event()
-    calls = 0
+    async def fail_the_second(call: Call) -> EngineScores:
+        if call.number == 1:
+            raise ServiceError("a sentence")
+        return await never(call)
 
-    async def score(shard: Shard) -> ShardScores:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise EngineFailedError
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-        raise AssertionError("unreachable")
-
-    with pytest.raises(EngineFailedError):
-        await rerank(_request(60), RENDERER, score, 2, CONFIG)
-    assert cancelled.is_set()
+    fleet = FakeFleet(2, fail_the_second)
+    with pytest.raises(ServiceError, match="a sentence"):
+        await _rerank(_request(60), fleet)
+    assert fleet.calls[0].cancelled
 
 
 async def test_list_that_takes_too_long_is_given_up() -> None:
-    cancelled = asyncio.Event()
-
-    async def score(shard: Shard) -> ShardScores:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-        raise AssertionError("unreachable")
-
+    fleet = FakeFleet(1, never)
     hurried = CONFIG.model_copy(update={"limits": LimitsConfig(timeout_s=0.05)})
     with pytest.raises(DeadlineExceededError, match=r"0\.05 s"):
-        await rerank(_request(3), RENDERER, score, 1, hurried)
-    assert cancelled.is_set()
+        await _rerank(_request(3), fleet, hurried)
+    assert fleet.calls[0].cancelled
+
+
+async def test_request_may_ask_for_less_time_but_not_for_more() -> None:
+    with pytest.raises(DeadlineExceededError, match=r"0\.04 s"):
+        await _rerank(replace(_request(3), timeout_s=0.04), FakeFleet(1, never))
+    hurried = CONFIG.model_copy(update={"limits": LimitsConfig(timeout_s=0.05)})
+    with pytest.raises(DeadlineExceededError, match=r"0\.05 s"):
+        await _rerank(replace(_request(3), timeout_s=60), FakeFleet(1, never), hurried)
 
 
 async def test_score_that_is_not_a_number_fails_the_list() -> None:
-    async def score(shard: Shard) -> ShardScores:
-        return ShardScores(np.full(len(shard), np.nan, dtype=np.float32), "replica")
+    async def not_a_number(call: Call) -> EngineScores:
+        return scores(*[np.nan] * len(call.shard))
 
     with pytest.raises(InvalidScoreError):
-        await rerank(_request(3), RENDERER, score, 1, CONFIG)
+        await _rerank(_request(3), FakeFleet(1, not_a_number))
 
 
-async def test_long_document_is_scored_in_windows_and_counts_as_one() -> None:
-    """The best window makes the document's score; the answer has one line for it and says what it took."""
-    long = RankRequest("capital", ("china " * 600, "capital " * 20), long_documents="windows", overlap_tokens=10)
-    ranking = await rerank(long, RENDERER, LengthScorer(2), 2, CONFIG)
-    lines = {document.index: document for document in ranking.results}
-    assert set(lines) == {0, 1}
-    assert lines[0].windows > 3
-    assert lines[1].windows == 1
-    assert ranking.pairs == lines[0].windows + 1
-    assert ranking.windowed_documents == 1
-    assert not any(document.truncated for document in ranking.results)
-    whole = await rerank(replace(long, long_documents="truncate"), RENDERER, LengthScorer(1), 1, CONFIG)
-    assert ranking.prompt_tokens > whole.prompt_tokens
-    assert whole.truncated_documents == 1
+async def test_list_without_a_replica_is_not_started() -> None:
+    fleet = FakeFleet(0)
+    with pytest.raises(NotReadyError):
+        await _rerank(_request(3), fleet)
+    assert not fleet.calls
+
+
+async def test_list_with_more_tokens_than_are_ever_let_in_is_refused_before_it_is_sent() -> None:
+    fleet = FakeFleet(1)
+    small = CONFIG.model_copy(update={"admission": AdmissionConfig(max_tokens_in_flight=100)})
+    with pytest.raises(RequestTooLargeError, match="the limit is 100"):
+        await _rerank(_request(60), fleet, small)
+    assert not fleet.calls
+
+
+async def test_permit_is_as_large_as_the_work_and_the_class_has_its_weight() -> None:
+    admission = Admission(CONFIG.admission, CONFIG.priorities)
+    in_flight: list[int] = []
+
+    async def look(call: Call) -> EngineScores:
+        in_flight.append(admission.tokens_in_flight)
+        return await by_length(call)
+
+    fleet = FakeFleet(1, look)
+    for priority in ("interactive", "bulk"):
+        with admission.permit(1_000, "interactive", 5, ReplicaLoad()) as permit:
+            request = replace(_request(20), priority=priority)
+            await rerank(request, permit, RENDERER, Scatter(fleet, CONFIG.scatter), CONFIG)
+    assert in_flight == [call.shard.work_tokens for call in fleet.calls]
+    assert [call.weight for call in fleet.calls] == [8, 1]
 
 
 async def test_named_instruction_is_its_text() -> None:
-    named = await rerank(replace(_request(3), instruction="@medical"), RENDERER, LengthScorer(1), 1, CONFIG)
+    named = await _rerank(replace(_request(3), instruction="@medical"), FakeFleet(1))
     text = CONFIG.model.instructions["medical"]
-    written = await rerank(replace(_request(3), instruction=text), RENDERER, LengthScorer(1), 1, CONFIG)
+    written = await _rerank(replace(_request(3), instruction=text), FakeFleet(1))
     assert named.prompt_tokens == written.prompt_tokens
 
 
 async def test_unknown_instruction_names_the_known_ones() -> None:
     with pytest.raises(UnknownInstructionError, match="@medical"):
-        await rerank(replace(_request(3), instruction="@medicine"), RENDERER, LengthScorer(1), 1, CONFIG)
+        await _rerank(replace(_request(3), instruction="@medicine"), FakeFleet(1))
+
+
+async def test_instruction_for_a_model_that_takes_none_is_refused() -> None:
+    """It would be dropped, and the client would think it had been followed."""
+
+    class TakesNone(PromptRenderer):
+        takes_instruction = False
+
+    fleet, admission = FakeFleet(1), Admission(CONFIG.admission, CONFIG.priorities)
+    renderer = TakesNone(DEMO_MODEL, 256, CONFIG.model.instruction)
+    scatter = Scatter(fleet, CONFIG.scatter)
+    with admission.permit(1_000, "interactive", 5, ReplicaLoad()) as permit:
+        await rerank(_request(3), permit, renderer, scatter, CONFIG)
+        with pytest.raises(InvalidRequestError, match="takes none"):
+            await rerank(replace(_request(3), instruction="x"), permit, renderer, scatter, CONFIG)
 
 
 async def test_top_n_counts_what_the_rules_leave() -> None:
     config = CONFIG.model_copy(update={"rules": RulesConfig(score_threshold=0.9999)})
-    ranking = await rerank(_request(14, top_n=3), RENDERER, LengthScorer(1), 1, config)
+    ranking = await _rerank(_request(14, top_n=3), FakeFleet(1), config)
     assert [document.index for document in ranking.results] == [6, 13, 5][: len(ranking.results)]
     assert all(document.relevance_score >= 0.9999 for document in ranking.results)
     assert {one.rule for one in ranking.excluded} == {"score_threshold"}
+
+
+async def test_cancelled_request_leaves_nothing_behind() -> None:
+    """A client that hung up: its shards are cancelled, its permit is back."""
+    fleet = FakeFleet(2, never)
+    admission, scatter = Admission(CONFIG.admission, CONFIG.priorities), Scatter(fleet, CONFIG.scatter)
+
+    async def rank() -> None:
+        with admission.permit(1_000, "interactive", 5, ReplicaLoad()) as permit:
+            await rerank(_request(60), permit, RENDERER, scatter, CONFIG)
+
+    task = asyncio.create_task(rank())
+    while len(fleet.calls) < 2:  # noqa: ASYNC110 - the renderer's thread has no event to wait for
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert all(call.cancelled for call in fleet.calls)
+    assert admission.tokens_in_flight == 0
+    scatter.check_integrity(0)
+    fleet.require_idle()

@@ -17,7 +17,14 @@ from reranker.cli import main
 from reranker.client import RerankerClient, ScoredDocument, UnreachableError, rebuild_error
 from reranker.commands import rankers, score
 from reranker.dialects.rerank import error_body
-from reranker.errors import ClientError, InvalidRequestError, QueryTooLongError, RerankerError, ServiceError
+from reranker.errors import (
+    ClientError,
+    InvalidRequestError,
+    OverloadedError,
+    QueryTooLongError,
+    RerankerError,
+    ServiceError,
+)
 
 
 class FakeService:
@@ -109,7 +116,7 @@ def test_retry_after_may_be_a_date_and_never_keeps_us_for_hours(
 def test_client_gives_up_with_the_last_error(client: RerankerClient, service: FakeService, waits: list[float]) -> None:
     busy = json.dumps({"message": "too much to do", "error_type": "overloaded"})
     service.first = [(429, {"retry-after": "1"}, busy)] * 3
-    with pytest.raises(ClientError, match="too much to do") as caught:
+    with pytest.raises(OverloadedError, match="too much to do") as caught:
         client.rerank("q", ["a"])
     assert (caught.value.status_code, caught.value.code, waits) == (429, "overloaded", [1, 1])
 

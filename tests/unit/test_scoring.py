@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.errors import InvalidScoreError
-from reranker.scoring import aggregate, merge, rank, relevance_scores, require_finite
-from reranker.types import FloatArray, TokenArray
+from reranker.scoring import aggregate, merge, rank, relevance_scores, require_finite, scored_documents
+from reranker.types import EngineScores, FloatArray, TokenArray
+from tests.unit.fleets import scores
 
 LOGITS = st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=50)
 THREE_DOCUMENTS = np.array([0, 0, 0, 1, 2, 2], dtype=np.int32)  # in 3, 1 and 2 windows
@@ -35,11 +36,22 @@ def test_scores_keep_the_order_of_logits(logits: list[float]) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_logit_that_is_not_finite_names_its_document(bad: float) -> None:
     with pytest.raises(InvalidScoreError, match=r"1 of 6 pairs.*documents\[1\]"):
-        require_finite(_logits(0.5, 0.1, 0.2, bad, 0.3, 0.4), THREE_DOCUMENTS)
+        require_finite(scores(0.5, 0.1, 0.2, bad, 0.3, 0.4), THREE_DOCUMENTS)
 
 
 def test_finite_logits_pass() -> None:
-    require_finite(_logits(-1e30, 0, 1e30), np.arange(3, dtype=np.int32))
+    require_finite(scores(-1e30, 0, 1e30), np.arange(3, dtype=np.int32))
+
+
+def test_logit_of_a_pair_that_was_not_scored_does_not_matter() -> None:
+    require_finite(scores(1, math.nan, 2, missing=[1]), np.arange(3, dtype=np.int32))
+
+
+@given(missing=st.sets(st.integers(0, 5)))
+def test_document_is_scored_when_all_its_windows_are(missing: set[int]) -> None:
+    """One window more could change its score, by any aggregate. The fourth document here was not even rendered."""
+    scored = scored_documents(scores(0, 0, 0, 0, 0, 0, missing=sorted(missing)), THREE_DOCUMENTS, 4)
+    assert scored.tolist() == [not missing & {0, 1, 2}, not missing & {3}, not missing & {4, 5}, False]
 
 
 @pytest.mark.parametrize(
@@ -78,14 +90,32 @@ def test_ties_go_by_index() -> None:
     assert [document.windows for document in ranked] == [1, 1, 1, 2]
 
 
+def test_only_the_documents_asked_for_are_ranked() -> None:
+    ranked = rank(np.array([0.5, 0.9, 0.1]), frozenset(), np.array([1, 1, 1]), np.array([0, 2]))
+    assert [document.index for document in ranked] == [0, 2]
+    assert rank(np.array([0.5]), frozenset(), np.array([1]), np.array([], dtype=np.intp)) == ()
+
+
 def test_merge_puts_every_score_at_its_index() -> None:
-    parts = [((2, 0), _logits(0.2, 0.0)), ((1,), _logits(0.1))]
-    assert merge(parts, 3).tolist() == pytest.approx([0.0, 0.1, 0.2])
+    merged = merge([((2, 0), scores(0.2, 0.0)), ((1,), scores(0.1))], 3)
+    assert merged.logits.tolist() == pytest.approx([0.0, 0.1, 0.2])
+    assert merged.scored.all()
 
 
-@pytest.mark.parametrize(
-    "parts", [[((0, 1), _logits(0))], [((0,), _logits(0))]], ids=["a shard lost a pair", "a shard is missing"]
-)
-def test_merge_never_invents_a_score(parts: list[tuple[tuple[int, ...], FloatArray]]) -> None:
+def test_merge_marks_what_is_missing() -> None:
+    """A shard without an answer, and a pair that its replica had no time for."""
+    merged = merge([((3, 0), scores(0.2, 0.1, missing=[1]))], 4)
+    assert merged.scored.tolist() == [False, False, False, True]
+
+
+def test_merge_never_invents_a_score() -> None:
+    parts: list[tuple[tuple[int, ...], EngineScores]] = [((0, 1), scores(0))]
     with pytest.raises(RuntimeError, match="This is a bug"):
         merge(parts, 2)
+
+
+def test_scores_can_be_taken_more_than_once() -> None:
+    """As the pairs that are there twice are."""
+    taken = scores(1, 2, 3, missing=[2]).at(np.array([2, 0, 0]))
+    assert taken.logits.tolist() == [3, 1, 1]
+    assert taken.scored.tolist() == [False, True, True]

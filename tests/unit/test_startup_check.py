@@ -15,7 +15,7 @@ from reranker.engine.base import Engine
 from reranker.errors import EngineFailedError, StartupCheckError
 from reranker.prompt import PromptRenderer
 from reranker.startup_check import KNOWN_PAIRS, Renderer, require_sane, run_checks, tolerance_for
-from reranker.types import FloatArray, RenderedList, Shard
+from reranker.types import EngineScores, FloatArray, RenderedList, ReplicaLoad, Shard
 
 RENDERER = PromptRenderer(DEMO_MODEL, 8_192, ModelConfig().instruction)
 TOLERANCE = tolerance_for("float32")
@@ -42,6 +42,16 @@ class FakeEngine:
         logits = [(5 if d.tobytes() in RELEVANT else -5) * (1 + len(d) / 100) for d in documents]
         self.calls.append(len(shard))
         return self.broken(np.array(logits, dtype=np.float32), len(self.calls))
+
+    async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
+        return EngineScores(await self.score(shard), np.ones(len(shard), dtype=np.bool_))
+
+    @property
+    def load(self) -> ReplicaLoad:
+        return ReplicaLoad()
+
+    async def check_integrity(self) -> None:
+        pass
 
     def shutdown(self) -> None:
         self.healthy = False

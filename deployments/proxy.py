@@ -1,8 +1,9 @@
-"""Turns the error pages of Serve's HTTP proxy into our JSON. Runs in the proxy, outside the application.
+"""What runs in Serve's HTTP proxy, outside the application: its error pages become our JSON, its headers ours.
 
 The proxy answers in plain text while the application is not there yet (404), when a request times out (408) or when
-the ingress is gone (500, 503). Several clients break on an answer that is not JSON. serve_config.yaml names
-`middlewares` in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+the ingress is gone (500, 503). Several clients break on an answer that is not JSON. It also obeys two headers that a
+client can send: one would end a request our way of partial answers and 504 cannot see, the other would keep the work
+of a client that is gone. serve_config.yaml names `middlewares` in RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
 """
 
 from __future__ import annotations
@@ -12,10 +13,30 @@ import json
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reranker.dialects.rerank import error_body, error_fields
+from reranker.dialects.rerank import TIMEOUT_HEADER, error_body, error_fields
 from reranker.errors import NotReadyError
 
 _MESSAGES = {408: "the request took too long", 500: "internal error; the service's log has more"}
+
+
+_RAY_TIMEOUT = b"x-request-timeout-seconds"
+_RAY_KEEP_WORKING = b"x-request-disconnect-disabled"
+
+
+class OurHeaders:
+    """ASGI middleware: Ray's timeout header becomes ours, its header against cancellation is dropped."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if any(name in (_RAY_TIMEOUT, _RAY_KEEP_WORKING) for name, _ in scope.get("headers", ())):
+            ours = TIMEOUT_HEADER.lower().encode()
+            renamed = [(ours if name == _RAY_TIMEOUT else name, value) for name, value in scope["headers"]]
+            scope = {**scope, "headers": [one for one in renamed if one[0] != _RAY_KEEP_WORKING]}
+        await self._app(scope, receive, send)
 
 
 class JsonErrors:
@@ -59,4 +80,4 @@ async def _send_error(status: int, send: Send) -> None:
 
 def middlewares() -> list[Middleware]:
     """What Serve's proxy calls when it starts."""
-    return [Middleware(JsonErrors)]
+    return [Middleware(OurHeaders), Middleware(JsonErrors)]

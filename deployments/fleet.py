@@ -1,0 +1,62 @@
+"""The engine replicas, as the ingress sees them: a Fleet over a Ray Serve handle. Ray's errors end here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayTaskError, TaskCancelledError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments.boards import board_of
+from reranker.errors import NotReadyError, ReplicaLostError, RerankerError, ScoringError
+from reranker.placement import LoadBoard, Route
+from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
+
+_LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels what it has
+
+
+class RayFleet:
+    """See `reranker.scatter.Fleet`."""
+
+    def __init__(self, engine: DeploymentHandle) -> None:
+        """Start to learn of the replicas.
+
+        Args:
+            engine: Handle of the engine deployment.
+        """
+        self._engine = engine
+        self.board: LoadBoard = board_of(engine.deployment_name)
+        # A handle learns of its replicas only once it is used. This call waits until there is one; nobody awaits it.
+        self._first_call = engine.ready.remote()
+
+    def loads(self) -> Sequence[int]:
+        """Tokens that each live replica has to do; costs no call."""
+        return self.board.loads()
+
+    async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
+        """Send one shard to a replica."""
+        with self.board.shard(route, shard.work_tokens) as assignment:
+            terms = ShardTerms(assignment.number, weight, timeout_s, self.board.name)
+            response = self._engine.score.remote(shard, terms)
+            try:
+                scores: ShardScores = await response
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
+            except _LOST:
+                raise ReplicaLostError from None
+            except RayServeException:  # the deployment is being replaced, or failed to start
+                raise NotReadyError from None
+            except RayTaskError as error:
+                # As our own class again: Ray's mixture of the two prints a remote traceback as its message.
+                # What is none of ours is a bug, and would be the same on every replica.
+                raise (error.cause if isinstance(error.cause, RerankerError) else ScoringError()) from None
+        self.board.hear(scores.replica, scores.load)
+        return scores
+
+    async def replica_loads(self, timeout_s: float = 2.0) -> dict[str, ReplicaLoad]:
+        """Ask every replica how loaded it is: a call to each, for people and tests, not for planning."""
+        answers = await self._engine.broadcast("named_load").results_async(timeout_s=timeout_s)
+        return dict(answers)

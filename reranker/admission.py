@@ -1,0 +1,119 @@
+"""Who is let in: one permit for a whole list, sized in tokens, before any work. Never half a list.
+
+The queue is measured in time: the tokens in flight over the speed of the replicas. A list is let in while what is there
+already takes less than its class may find queued. Pure: no clock; the caller brings what it knows of the replicas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from reranker.config import AdmissionConfig, PrioritiesConfig
+from reranker.errors import OverloadedError, RequestTooLargeError
+from reranker.types import Priority, ReplicaLoad
+
+_FIRST_GUESS_TOKENS_PER_BYTE = 0.25
+_MEMORY_LISTS = 50
+"""Lists after which a body's size has mostly been forgotten."""
+
+
+class Permit:
+    """Leave to occupy the service with so many tokens, until it is given back."""
+
+    def __init__(self, admission: Admission, body_bytes: int, tokens: int) -> None:
+        self._admission, self._body_bytes = admission, body_bytes
+        self.tokens = tokens
+
+    def resize(self, tokens: int) -> None:
+        """Say how many tokens the list really has, now that it is rendered. What was let in stays in.
+
+        Raises:
+            RequestTooLargeError: A list of this size is never let in.
+        """
+        self._admission.resized(self, tokens, self._body_bytes)
+
+
+class Admission:
+    """Keeps count of the lists in one ingress replica. To be used from one event loop."""
+
+    def __init__(self, config: AdmissionConfig, priorities: PrioritiesConfig) -> None:
+        """Start with nothing in flight."""
+        self._config, self._priorities = config, priorities
+        self._permits: set[Permit] = set()
+        self._tokens = 0
+        self._tokens_per_byte = _FIRST_GUESS_TOKENS_PER_BYTE
+
+    @property
+    def lists_in_flight(self) -> int:
+        """Permits that are out."""
+        return len(self._permits)
+
+    @property
+    def tokens_in_flight(self) -> int:
+        """Tokens of the permits that are out."""
+        return self._tokens
+
+    def require_any_room(self, body_bytes: int, elsewhere: ReplicaLoad) -> None:
+        """Turn away what no class would be let in with, before its body is read: refusing must stay cheap.
+
+        Raises:
+            OverloadedError: There is no room for a body of this size.
+        """
+        share = max(self._priorities.interactive.queue_share, self._priorities.bulk.queue_share)
+        self._require_room(body_bytes, self._config.max_queue_s * share, elsewhere)
+
+    @contextmanager
+    def permit(self, body_bytes: int, priority: Priority, timeout_s: float, elsewhere: ReplicaLoad) -> Iterator[Permit]:
+        """Let a list in, for as long as the block lasts.
+
+        Args:
+            body_bytes: Size of its request; its tokens are not known yet, and counting them is work.
+            priority: Its class.
+            timeout_s: Seconds the list has.
+            elsewhere: Of all replicas together: what they have to do for other ingress replicas, and their speed.
+
+        Raises:
+            OverloadedError: It does not fit now. Says when it will.
+        """
+        # What would not get its turn before its time is up is not started either.
+        allowed_s = min(self._config.max_queue_s * self._priorities.of(priority).queue_share, timeout_s)
+        tokens = self._require_room(body_bytes, allowed_s, elsewhere)
+        permit = Permit(self, body_bytes, tokens)
+        self._permits.add(permit)
+        self._tokens += tokens
+        try:
+            yield permit
+        finally:
+            self._permits.remove(permit)
+            self._tokens -= permit.tokens
+
+    def _require_room(self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad) -> int:
+        """Give the tokens that a body probably has, if so much work may be queued before it."""
+        tokens = math.ceil(body_bytes * self._tokens_per_byte)
+        queued = self._tokens + elsewhere.pending_tokens
+        if not queued:
+            return tokens  # whatever it takes, waiting would not make it shorter
+        speed = elsewhere.tokens_per_s
+        room = float(self._config.max_tokens_in_flight - tokens)
+        if speed is not None:
+            room = min(room, speed * allowed_s)
+        if queued > room:
+            queue_s, wait_s = (queued / speed, (queued - room) / speed) if speed else (0.0, 0.0)
+            raise OverloadedError(round(queue_s, 1), max(1, math.ceil(wait_s)))
+        return tokens
+
+    def resized(self, permit: Permit, tokens: int, body_bytes: int) -> None:
+        """See `Permit.resize`."""
+        if tokens > self._config.max_tokens_in_flight:
+            raise RequestTooLargeError("documents", tokens, self._config.max_tokens_in_flight, "tokens")
+        self._tokens += tokens - permit.tokens
+        permit.tokens = tokens
+        self._tokens_per_byte += (tokens / body_bytes - self._tokens_per_byte) / _MEMORY_LISTS
+
+    def check_integrity(self) -> None:
+        """Raise RuntimeError if the count of tokens is not that of the permits."""
+        tokens = sum(permit.tokens for permit in self._permits)
+        if tokens != self._tokens:
+            raise RuntimeError(f"{self._tokens} tokens counted, {tokens} in permits. This is a bug.")

@@ -1,0 +1,124 @@
+"""Whose turn it is: weighted fair queueing over the shards in an engine. Pure: no clock but its own, no threads.
+
+Each pair gets a tag, the virtual time at which it would finish if every shard were served at once in proportion to its
+weight: the shard's start plus the shard's work up to that pair, divided by its weight. Pairs are taken in the order of
+their tags. A shard starts at the tag of the pair taken last (self-clocked fair queueing; S. J. Golestani, INFOCOM
+1994), so a small one slips between the pairs of a huge one, and nothing starves, because virtual time moves on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Flow = TypeVar("Flow", bound=Hashable)
+_SCALE = 64
+"""Ticks of virtual time per token at weight 1: tags are integers, as vLLM's priorities are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn(Generic[Flow]):
+    """The pair that is next."""
+
+    flow: Flow
+    position: int
+    """Of the pair in its shard."""
+    cost: int
+    """The pair's work, in tokens."""
+    tag: int
+    """Virtual finish time."""
+
+
+class _Waiting(Generic[Flow]):
+    """A flow with pairs left: where it is, and the tag it has reached."""
+
+    __slots__ = ("costs", "flow", "order", "position", "reached", "ticks_per_token")
+
+    def __init__(self, flow: Flow, costs: Sequence[int], start: int, weight: float, order: int) -> None:
+        self.flow, self.costs, self.order = flow, costs, order
+        self.position = 0
+        self.ticks_per_token = _SCALE / weight
+        self.reached = float(start)
+
+    @property
+    def tag(self) -> int:
+        return int(self.reached + self.costs[self.position] * self.ticks_per_token)
+
+    def __lt__(self, other: _Waiting[Flow]) -> bool:
+        return (self.tag, self.order) < (other.tag, other.order)
+
+
+class FairQueue(Generic[Flow]):
+    """Flows of pairs that wait for an engine."""
+
+    def __init__(self, *, by_arrival: bool = False) -> None:
+        """Start with nothing waiting, at virtual time 0.
+
+        Args:
+            by_arrival: First come, first served: the order that fair queueing is measured against. A flow's pairs all
+                get the flow's number as their tag.
+        """
+        self._by_arrival = by_arrival
+        self._heap: list[_Waiting[Flow]] = []
+        self._flows: dict[Flow, _Waiting[Flow]] = {}
+        self._time = 0
+        self._pushed = 0
+        self._pairs = 0
+
+    def __len__(self) -> int:
+        """Pairs that wait."""
+        return self._pairs
+
+    def push(self, flow: Flow, costs: Sequence[int], weight: float) -> None:
+        """Let a flow wait for its turns.
+
+        Args:
+            flow: Whatever stands for it; not waiting already.
+            costs: Work of each pair, in tokens, in the order they are to be taken. Not empty.
+            weight: Share against the other flows; above 0.
+        """
+        if flow in self._flows:
+            raise RuntimeError("this flow waits already. This is a bug.")
+        self._pushed += 1
+        if self._by_arrival:
+            waiting = _Waiting(flow, costs, self._pushed, math.inf, self._pushed)  # whatever it costs, no later
+        else:
+            waiting = _Waiting(flow, costs, self._time, weight, self._pushed)
+        self._flows[flow] = waiting
+        self._pairs += len(costs)
+        heapq.heappush(self._heap, waiting)
+
+    def pop(self) -> Turn[Flow] | None:
+        """Take the next pair; None: nothing waits."""
+        while self._heap:
+            first = self._heap[0]
+            if self._flows.get(first.flow) is not first:  # removed meanwhile
+                heapq.heappop(self._heap)
+                continue
+            turn = Turn(first.flow, first.position, first.costs[first.position], first.tag)
+            self._time = turn.tag
+            self._pairs -= 1
+            first.reached += turn.cost * first.ticks_per_token
+            first.position += 1
+            if first.position == len(first.costs):
+                heapq.heappop(self._heap)
+                del self._flows[first.flow]
+            else:
+                heapq.heapreplace(self._heap, first)
+            return turn
+        return None
+
+    def remove(self, flow: Flow) -> None:
+        """Forget what a flow has left, if anything."""
+        waiting = self._flows.pop(flow, None)
+        if waiting is not None:
+            self._pairs -= len(waiting.costs) - waiting.position
+
+    def check_integrity(self) -> None:
+        """Raise RuntimeError if the count of pairs is not that of the flows."""
+        waiting = sum(len(flow.costs) - flow.position for flow in self._flows.values())
+        if waiting != self._pairs:
+            raise RuntimeError(f"{self._pairs} pairs counted, {waiting} waiting. This is a bug.")

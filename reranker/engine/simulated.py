@@ -1,0 +1,110 @@
+"""A stand-in for a GPU: takes the time one would take, and gives every pair a fixed, meaningless score.
+
+The cost of a step is `step_s + tokens / tokens_per_s`, spread by `jitter`. A head is computed once for every list that
+comes by, as a prefix cache would have it. Everything around the step, from the queue to the deadline, is the code that
+drives the real engine. What this tells and what it does not: docs/simulated.md.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from reranker.config import EngineConfig, SimulatedConfig
+from reranker.engine.stepping import SteppedEngine
+
+_HEADS = 64
+"""Heads the imagined prefix cache holds."""
+
+
+class SimulatedFailureError(RuntimeError):
+    """The imagined device failed, as `failure_rate` asks."""
+
+
+def simulated_logit(prompt: Sequence[int]) -> float:
+    """The score of a pair: a pure function of its tokens, in [-8, 8], the same in every process."""
+    digest = blake2b(np.asarray(prompt, dtype=np.int32).tobytes(), digest_size=4).digest()
+    return float(np.float32(int.from_bytes(digest, "little") / 2**32 * 16 - 8))
+
+
+class SimulatedStepper:
+    """See `reranker.engine.stepping.Stepper`."""
+
+    def __init__(self, costs: SimulatedConfig, max_batch_tokens: int, max_batch_pairs: int) -> None:
+        """Start idle.
+
+        Args:
+            costs: The cost model.
+            max_batch_tokens: Tokens one step computes.
+            max_batch_pairs: Pairs one step computes.
+        """
+        self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
+        self._costs = costs
+        self._random = random.Random(costs.seed)  # noqa: S311 - jitter, not a secret
+        self._waiting: list[tuple[int, int, list[int], int]] = []  # a heap of (priority, pair, prompt, head tokens)
+        self._heads: OrderedDict[int, None] = OrderedDict()
+        self._free_s = time.monotonic()  # when the imagined device is done with what it was given
+
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int) -> None:
+        """Take in a pair."""
+        heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens))
+
+    def abort(self, pairs: Sequence[int]) -> None:
+        """Forget these pairs."""
+        gone = set(pairs)
+        self._waiting = [one for one in self._waiting if one[1] not in gone]
+        heapq.heapify(self._waiting)
+
+    def step(self) -> list[tuple[int, float]]:
+        """Take a batch, by priority, and as much time as it costs."""
+        done: list[tuple[int, float]] = []
+        tokens = 0
+        while self._waiting and len(done) < self.max_batch_pairs:
+            _, pair, prompt, head_tokens = self._waiting[0]
+            cost = len(prompt) - (head_tokens if self._cached(prompt, head_tokens) else 0)
+            if done and tokens + cost > self.max_batch_tokens:
+                break
+            heapq.heappop(self._waiting)
+            self._remember(prompt, head_tokens)
+            done.append((pair, simulated_logit(prompt)))
+            tokens += cost
+        if self._random.random() < self._costs.failure_rate:
+            raise SimulatedFailureError("a failure was asked for, and here it is")
+        took_s = self._costs.step_s + tokens / self._costs.tokens_per_s
+        took_s *= self._random.lognormvariate(0, self._costs.jitter) if self._costs.jitter else 1
+        # From when the device was free, not from now: a late wake-up of this thread is not the device's slowness.
+        now_s = time.monotonic()
+        self._free_s = (self._free_s if now_s - self._free_s < _LATE_S else now_s) + took_s
+        time.sleep(max(0.0, self._free_s - now_s))
+        return done
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _cached(self, prompt: list[int], head_tokens: int) -> bool:
+        return hash(tuple(prompt[:head_tokens])) in self._heads
+
+    def _remember(self, prompt: list[int], head_tokens: int) -> None:
+        head = hash(tuple(prompt[:head_tokens]))
+        self._heads[head] = None
+        self._heads.move_to_end(head)
+        if len(self._heads) > _HEADS:
+            self._heads.popitem(last=False)
+
+
+_LATE_S = 0.005
+"""The thread's own work between two steps, at most; what is longer was idleness."""
+
+
+def simulated_engine(config: EngineConfig, costs: SimulatedConfig) -> SteppedEngine:
+    """Make an engine that simulates."""
+    return SteppedEngine(
+        lambda: SimulatedStepper(costs, config.max_batch_tokens, config.max_batch_pairs),
+        by_arrival=config.scheduling == "fcfs",
+    )

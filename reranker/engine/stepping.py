@@ -1,0 +1,318 @@
+"""An engine that works in steps, on a thread of its own: what the real and the simulated one have in common.
+
+The thread takes shards from a queue, gives the stepper as many pairs as its next step can use, by turns of weighted
+fair queueing, steps it, and hands each shard's scores to the caller's event loop in one go: no task, future or message
+per pair. Pairs wait here and not in the stepper, so that a list that arrives late or is cancelled costs nothing there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from reranker.engine.fairness import FairQueue, Turn
+from reranker.engine.pace import Pace
+from reranker.errors import EngineFailedError
+from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class Stepper(Protocol):
+    """Computes pairs in steps. Made, called and closed on one thread."""
+
+    max_batch_tokens: int
+    """Tokens one step computes."""
+    max_batch_pairs: int
+    """Pairs one step computes."""
+
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int) -> None:
+        """Take in a pair.
+
+        Args:
+            pair: Its number.
+            prompt: Its tokens.
+            head_tokens: How many of them are the list's head.
+            priority: Lower goes first.
+        """
+        ...
+
+    def step(self) -> Iterable[tuple[int, float]]:
+        """Compute a batch; give the number and logit of each pair that is done."""
+        ...
+
+    def abort(self, pairs: Sequence[int]) -> None:
+        """Forget these pairs."""
+        ...
+
+    def close(self) -> None:
+        """Give back the device."""
+        ...
+
+
+class _Job:
+    """A shard in the engine, and who waits for it."""
+
+    def __init__(self, shard: Shard, weight: float) -> None:
+        self.shard, self.weight = shard, weight
+        self.loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[None] = self.loop.create_future()
+        self.logits = np.zeros(len(shard), dtype=np.float32)
+        self.scored = np.zeros(len(shard), dtype=np.bool_)
+        # The rest belongs to the engine's thread.
+        self.head: list[int] = shard.head.tolist()
+        self.tail: list[int] = shard.tail.tolist()
+        self.costs: list[int] = (np.diff(shard.offsets) + len(self.tail)).tolist()
+        if self.costs:
+            self.costs[0] += len(self.head)  # computed once; the other pairs find it in the prefix cache
+        self.stepping: set[int] = set()  # numbers of its pairs that the stepper has
+        self.left = len(shard)
+
+    def prompt(self, position: int) -> list[int]:
+        start, end = self.shard.offsets[position : position + 2]
+        document: list[int] = self.shard.tokens[start:end].tolist()
+        return self.head + document + self.tail
+
+    @property
+    def left_tokens(self) -> int:
+        return sum(cost for cost, scored in zip(self.costs, self.scored.tolist(), strict=True) if not scored)
+
+    def so_far(self) -> EngineScores:
+        """From any thread: what is marked as scored has its logit already."""
+        scored = self.scored.copy()
+        return EngineScores(self.logits.copy(), scored)
+
+    def resolve(self) -> None:
+        self._settle(self.answer.set_result, None)
+
+    def fail(self, error: Exception) -> None:
+        self._settle(self.answer.set_exception, error)
+
+    def _settle(self, settle: Callable[[T], None], value: T) -> None:
+        with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(_unless_done, self.answer, settle, value)
+
+
+def _unless_done(answer: asyncio.Future[None], settle: Callable[[T], None], value: T) -> None:
+    if not answer.done():  # cancelled, or timed out meanwhile
+        settle(value)
+
+
+class SteppedEngine:
+    """See `reranker.engine.base.Engine` for the contract."""
+
+    def __init__(self, make_stepper: Callable[[], Stepper], *, by_arrival: bool = False) -> None:
+        """Start the thread and make the stepper on it; returns when it can score.
+
+        Args:
+            make_stepper: Called on the thread.
+            by_arrival: Serve lists one after the other instead of by turns.
+
+        Raises:
+            Exception: Whatever `make_stepper` raised.
+        """
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._jobs: set[_Job] = set()
+        self._turns: FairQueue[_Job] = FairQueue(by_arrival=by_arrival)
+        self._stepping: dict[int, Turn[_Job]] = {}  # what the stepper has, by the pair's number
+        self._stepping_tokens = 0
+        self._pending_tokens = 0
+        self._pairs = 0
+        self._pace = Pace()
+        self._healthy = True
+        self._stopping = False
+        started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(started, make_stepper), name="engine", daemon=True)
+        self._thread.start()
+        started.result()
+
+    @property
+    def healthy(self) -> bool:
+        """False once a step has raised; the state of the device is undefined then."""
+        return self._healthy and self._thread.is_alive()
+
+    @property
+    def pending_pairs(self) -> int:
+        """Pairs in the engine, waiting or being computed."""
+        return len(self._turns) + len(self._stepping)
+
+    @property
+    def load(self) -> ReplicaLoad:
+        """What waits here, and how fast it goes away."""
+        return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
+
+    async def score(self, shard: Shard) -> FloatArray:
+        """Score all pairs of a shard; see `Engine.score`."""
+        return (await self.score_within(shard, 1.0, None)).logits
+
+    async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
+        """Score what time suffices for; see `Engine.score_within`."""
+        if not self.healthy:
+            raise EngineFailedError
+        job = _Job(shard, weight)
+        if timeout_s is not None and timeout_s <= 0:  # what cannot finish is not started
+            return job.so_far()
+        self._commands.put(lambda: self._add(job))
+        if not self._healthy:  # it failed between the two lines above, and may not have seen this shard
+            raise EngineFailedError
+        try:
+            async with asyncio.timeout(timeout_s):
+                await job.answer
+        except TimeoutError:
+            self._commands.put(lambda: self._drop(job))
+        except asyncio.CancelledError:
+            self._commands.put(lambda: self._drop(job))
+            raise
+        return job.so_far()
+
+    async def check_integrity(self) -> None:
+        """Compare the books, on the thread that keeps them; see `Engine.check_integrity`."""
+        checked: Future[None] = Future()
+        self._commands.put(lambda: self._check(checked))
+        if self.healthy:
+            await asyncio.wrap_future(checked)
+
+    def shutdown(self) -> None:
+        """Stop the thread; waiting shards fail."""
+        self._commands.put(self._stop)
+        self._thread.join(timeout=10)
+
+    # Everything below runs on the engine's thread.
+
+    def _run(self, started: Future[None], make_stepper: Callable[[], Stepper]) -> None:
+        try:
+            self._stepper = make_stepper()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for the start
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        try:
+            while self._carry_out_commands():
+                self._work()
+        except Exception:
+            logger.exception("the engine failed; this replica scores no more")
+        finally:
+            self._healthy = False
+            self._fail_all()
+            self._stepper.close()
+
+    def _carry_out_commands(self) -> bool:
+        """Do what is asked, and wait for something to be asked if there is no work. False: stop."""
+        while not self._stopping:
+            try:
+                self._commands.get(block=not self._jobs)()
+            except queue.Empty:
+                return True
+        return False
+
+    def _work(self) -> None:
+        """Feed the stepper, step it, hand out what is done; note how fast that went."""
+        began_s = time.monotonic()
+        self._feed()
+        done_tokens = 0
+        for pair, logit in self._stepper.step() if self._stepping else ():
+            done_tokens += self._deliver(pair, logit)
+        self._pace.record(done_tokens, time.monotonic() - began_s)
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def _add(self, job: _Job) -> None:
+        if job.answer.cancelled():
+            return
+        if not job.left:
+            job.resolve()
+            return
+        self._jobs.add(job)
+        self._pending_tokens += sum(job.costs)
+        self._turns.push(job, job.costs, job.weight)
+
+    def _feed(self) -> None:
+        """Give the stepper what its next step can use, and hardly more: what waits there is out of our hands."""
+        while (
+            self._stepping_tokens < self._stepper.max_batch_tokens
+            and len(self._stepping) < self._stepper.max_batch_pairs
+            and (turn := self._turns.pop()) is not None
+        ):
+            job, pair = turn.flow, self._pairs
+            self._pairs += 1
+            prompt = job.prompt(turn.position)
+            self._stepping[pair] = turn
+            self._stepping_tokens += turn.cost
+            job.stepping.add(pair)
+            try:
+                self._stepper.add(pair, prompt, len(job.head), turn.tag)
+            except Exception as error:  # it refuses this prompt; the engine itself is fine
+                logger.exception("the engine refused a prompt of %d tokens", len(prompt))
+                self._drop(job)
+                job.fail(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
+
+    def _deliver(self, pair: int, logit: float) -> int:
+        """Note a score; give the pair's work in tokens."""
+        turn = self._stepping.pop(pair, None)
+        if turn is None:  # dropped in the same step
+            return 0
+        job = turn.flow
+        job.logits[turn.position] = logit
+        job.scored[turn.position] = True  # after the logit: see so_far
+        job.stepping.discard(pair)
+        job.left -= 1
+        self._stepping_tokens -= turn.cost
+        self._pending_tokens -= turn.cost
+        if not job.left:
+            self._jobs.discard(job)
+            job.resolve()
+        return turn.cost
+
+    def _drop(self, job: _Job) -> None:
+        """Take what a job has left out of the engine; nothing if it is done or was never added."""
+        if job not in self._jobs:
+            return
+        self._jobs.discard(job)
+        self._turns.remove(job)
+        if self._healthy:
+            self._stepper.abort(list(job.stepping))
+        for pair in job.stepping:
+            self._stepping_tokens -= self._stepping.pop(pair).cost
+        job.stepping.clear()
+        self._pending_tokens -= job.left_tokens
+
+    def _fail_all(self) -> None:
+        while True:  # what was asked meanwhile: a shard among it must not wait for ever
+            try:
+                self._commands.get_nowait()()
+            except queue.Empty:
+                break
+        for job in self._jobs:
+            job.fail(EngineFailedError())
+        self._jobs.clear()
+
+    def _check(self, checked: Future[None]) -> None:
+        try:
+            self._turns.check_integrity()
+            self._compare_books()
+        except RuntimeError as error:
+            checked.set_exception(error)
+        else:
+            checked.set_result(None)
+
+    def _compare_books(self) -> None:
+        counted = (len(self._stepping), self.pending_pairs, self._pending_tokens)
+        known = (
+            sum(len(job.stepping) for job in self._jobs),
+            sum(job.left for job in self._jobs),
+            sum(job.left_tokens for job in self._jobs),
+        )
+        if counted != known:
+            what = "pairs in the stepper, pairs and tokens pending"
+            raise RuntimeError(f"{what}: {counted} counted, {known} in shards. This is a bug.")

@@ -1,0 +1,77 @@
+"""Doubles at the seam `reranker.engine.stepping.Stepper`: the simulated device, held back step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from reranker.config import SimulatedConfig
+from reranker.engine.simulated import SimulatedStepper, simulated_logit
+from reranker.types import Shard
+
+QUICK = SimulatedConfig(tokens_per_s=1e9, step_s=0, jitter=0)
+REFUSED_TOKEN = 666
+
+
+class GatedStepper(SimulatedStepper):
+    """Takes each step only when the test lets it, and writes down whose pairs it took. Refuses one token."""
+
+    def __init__(self, max_batch_tokens: int = 1_000_000, max_batch_pairs: int = 4) -> None:
+        super().__init__(QUICK, max_batch_tokens, max_batch_pairs)
+        self.gate = threading.Semaphore(0)
+        self.steps_begun = 0
+        self.served: list[int] = []
+        """The first token of each pair that was computed: which list it is of."""
+        self.aborted: list[int] = []
+        self.fail = self.closed = False
+        self.forgets = True
+        """Whether a pair that is taken back is not computed."""
+        self._prompts: dict[int, list[int]] = {}
+
+    def let(self, steps: int = 2_000) -> None:
+        self.gate.release(steps)
+
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int) -> None:
+        if REFUSED_TOKEN in prompt:
+            raise ValueError("a prompt with this token")
+        self._prompts[pair] = prompt
+        super().add(pair, prompt, head_tokens, priority)
+
+    def abort(self, pairs: Sequence[int]) -> None:
+        self.aborted += pairs
+        if self.forgets:
+            super().abort(pairs)
+
+    def step(self) -> list[tuple[int, float]]:
+        self.steps_begun += 1
+        self.gate.acquire()
+        if self.fail:
+            raise RuntimeError("device lost")
+        done = super().step()
+        self.served += [self._prompts[pair][0] for pair, _ in done]
+        return done
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def shard(name: int, pairs: int, document_tokens: int = 3) -> Shard:
+    """A shard of one list: its head begins with the list's name, and its documents differ."""
+    head, tail = np.array([name, 1, 2], dtype=np.int32), np.array([9], dtype=np.int32)
+    tokens = np.arange(pairs * document_tokens, dtype=np.int32) + 1_000
+    return Shard(head, tail, tokens, np.arange(pairs + 1, dtype=np.int32) * document_tokens)
+
+
+def expected(one: Shard) -> list[float]:
+    """What the simulated engine must give for these pairs, in any company."""
+    documents = [one.tokens[a:b] for a, b in zip(one.offsets, one.offsets[1:], strict=False)]
+    return [simulated_logit(np.concatenate([one.head, document, one.tail]).tolist()) for document in documents]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for the engine's thread, which has no event to wait for."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.0005)

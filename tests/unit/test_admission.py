@@ -1,0 +1,199 @@
+"""Refuse early, refuse whole lists, say when to come back; and never lose count of what was let in."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reranker.admission import Admission, Permit
+from reranker.config import AdmissionConfig, PrioritiesConfig
+from reranker.errors import OverloadedError, RequestTooLargeError
+from reranker.types import Priority, ReplicaLoad
+
+CAP = 1_000_000
+CONFIG = AdmissionConfig(max_queue_s=5, max_tokens_in_flight=CAP)
+THOUSAND_A_SECOND = ReplicaLoad(0, 1_000.0)
+NOBODY_KNOWS = ReplicaLoad(0, None)
+PLENTY_S = 100.0
+
+
+@pytest.fixture
+def admission() -> Admission:
+    """An ingress without any list."""
+    return Admission(CONFIG, PrioritiesConfig())
+
+
+@pytest.fixture
+def stack() -> ExitStack:
+    """Holds the permits of a test, which are never given back."""
+    return ExitStack()
+
+
+def _let_in(admission: Admission, stack: ExitStack, tokens: int, elsewhere: ReplicaLoad = NOBODY_KNOWS) -> Permit:
+    permit = stack.enter_context(admission.permit(4 * tokens, "interactive", PLENTY_S, elsewhere))
+    permit.resize(tokens)  # as guessed: a quarter of its bytes
+    return permit
+
+
+def _refusal(
+    admission: Admission, elsewhere: ReplicaLoad, priority: Priority = "interactive", timeout_s: float = PLENTY_S
+) -> OverloadedError:
+    with pytest.raises(OverloadedError) as refused, admission.permit(4, priority, timeout_s, elsewhere):
+        pass
+    return refused.value
+
+
+def test_idle_service_lets_in_anything_below_the_cap(admission: Admission) -> None:
+    """A list that takes minutes would wait as long tomorrow: there is nothing to wait for."""
+    with admission.permit(10 * CAP, "bulk", 0.1, THOUSAND_A_SECOND) as permit:
+        permit.resize(CAP)
+        assert admission.tokens_in_flight == CAP
+    assert (admission.lists_in_flight, admission.tokens_in_flight) == (0, 0)
+
+
+def test_list_beyond_the_cap_is_never_let_in_and_says_so(admission: Admission) -> None:
+    """413 and not 429: sending it again changes nothing."""
+    with (
+        pytest.raises(RequestTooLargeError, match=r"1000001 tokens; the limit is 1000000"),
+        admission.permit(4, "interactive", PLENTY_S, NOBODY_KNOWS) as permit,
+    ):
+        permit.resize(CAP + 1)
+    assert admission.tokens_in_flight == 0
+    admission.check_integrity()
+
+
+def test_list_is_let_in_until_the_queue_is_as_long_as_allowed(admission: Admission, stack: ExitStack) -> None:
+    """5 s at 1,000 tokens a second: one more at 5,000 queued, none at 5,001."""
+    permit = _let_in(admission, stack, 5_000)
+    with admission.permit(4, "interactive", PLENTY_S, THOUSAND_A_SECOND):
+        pass
+    permit.resize(5_001)
+    _refusal(admission, THOUSAND_A_SECOND)
+
+
+def test_refusal_says_how_long_the_queue_is_and_when_there_will_be_room(admission: Admission, stack: ExitStack) -> None:
+    """12,400 tokens are 12.4 s; 7,400 of them must be done before 5 s are left: 8 s, in whole ones."""
+    _let_in(admission, stack, 12_400)
+    refused = _refusal(admission, THOUSAND_A_SECOND)
+    assert (refused.queue_s, refused.retry_after_s) == (12.4, 8)
+
+
+def test_nobody_is_sent_away_for_less_than_a_second(admission: Admission, stack: ExitStack) -> None:
+    _let_in(admission, stack, 5_001)
+    assert _refusal(admission, THOUSAND_A_SECOND).retry_after_s == 1
+
+
+def test_bulk_is_refused_before_interactive(admission: Admission, stack: ExitStack) -> None:
+    """Half the queue is kept for those who wait."""
+    _let_in(admission, stack, 2_501)
+    assert _refusal(admission, THOUSAND_A_SECOND, "bulk").retry_after_s == 1
+    with admission.permit(4, "interactive", PLENTY_S, THOUSAND_A_SECOND):
+        pass
+
+
+def test_list_that_would_not_get_its_turn_in_time_is_not_started(admission: Admission, stack: ExitStack) -> None:
+    """Its work would be thrown away, and delay those that can still be answered."""
+    _let_in(admission, stack, 3_000)
+    with admission.permit(4, "interactive", 3.0, THOUSAND_A_SECOND):
+        pass
+    assert _refusal(admission, THOUSAND_A_SECOND, timeout_s=2.0).retry_after_s == 1
+
+
+def test_work_of_other_ingress_replicas_counts(admission: Admission) -> None:
+    """They share the engines: 6,000 tokens of theirs are 6 s, though we have sent nothing."""
+    refused = _refusal(admission, ReplicaLoad(6_000, 1_000.0))
+    assert (refused.queue_s, refused.retry_after_s) == (6.0, 1)
+
+
+def test_before_the_first_measurement_only_the_cap_counts(admission: Admission, stack: ExitStack) -> None:
+    _let_in(admission, stack, CAP - 10)
+    with admission.permit(4, "bulk", 0.1, NOBODY_KNOWS):
+        pass
+    with pytest.raises(OverloadedError) as refused, admission.permit(44, "bulk", 0.1, NOBODY_KNOWS):
+        pass
+    assert refused.value.retry_after_s == 1
+
+
+def test_cap_holds_however_fast_the_engines_are(admission: Admission, stack: ExitStack) -> None:
+    """The tokens of all lists are in this process's memory."""
+    _let_in(admission, stack, CAP)
+    _refusal(admission, ReplicaLoad(0, 1e9))
+
+
+def test_body_is_refused_unread_only_when_no_class_would_get_in(admission: Admission, stack: ExitStack) -> None:
+    """Whether it is bulk stands in the body."""
+    permit = _let_in(admission, stack, 4_000)
+    admission.require_any_room(4, THOUSAND_A_SECOND)
+    _refusal(admission, THOUSAND_A_SECOND, "bulk")
+    permit.resize(6_000)
+    with pytest.raises(OverloadedError):
+        admission.require_any_room(4, THOUSAND_A_SECOND)
+    assert admission.lists_in_flight == 1
+
+
+def test_size_of_a_body_is_learned_from_those_before(admission: Admission, stack: ExitStack) -> None:
+    """Before it is rendered a list counts with what bodies of its size had: Chinese has more tokens a byte."""
+    for _ in range(300):
+        with admission.permit(1_000, "interactive", PLENTY_S, NOBODY_KNOWS) as permit:
+            permit.resize(600)
+    permit = stack.enter_context(admission.permit(1_000, "interactive", PLENTY_S, NOBODY_KNOWS))
+    assert permit.tokens == pytest.approx(600, rel=0.02)
+
+
+def test_permit_is_given_back_when_the_list_fails(admission: Admission) -> None:
+    def fail() -> None:
+        with admission.permit(4, "bulk", PLENTY_S, NOBODY_KNOWS) as permit:
+            permit.resize(700)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (admission.lists_in_flight, admission.tokens_in_flight) == (0, 0)
+    admission.check_integrity()
+
+
+def test_broken_book_is_noticed(admission: Admission, stack: ExitStack) -> None:
+    _let_in(admission, stack, 10).tokens = 9
+    with pytest.raises(RuntimeError, match="10 tokens counted, 9 in permits"):
+        admission.check_integrity()
+
+
+@settings(max_examples=40)
+@given(
+    events=st.lists(
+        st.tuples(st.sampled_from(["let in", "resize", "give back"]), st.integers(1, 2 * CAP), st.integers(0, 9)),
+        max_size=60,
+    ),
+    speed=st.one_of(st.none(), st.floats(1_000, 1e6)),
+)
+def test_tokens_in_flight_are_always_the_sum_of_the_permits(
+    events: list[tuple[str, int, int]], speed: float | None
+) -> None:
+    admission = Admission(CONFIG, PrioritiesConfig())
+    out: list[tuple[ExitStack, Permit]] = []
+    for event, amount, which in events:
+        if event == "let in":
+            stack = ExitStack()
+            try:
+                permit = stack.enter_context(admission.permit(amount, "bulk", PLENTY_S, ReplicaLoad(0, speed)))
+            except OverloadedError:
+                assert out, "an idle service refuses nobody"
+            else:
+                out.append((stack, permit))
+        elif out and event == "resize":
+            if amount > CAP:
+                with pytest.raises(RequestTooLargeError):
+                    out[which % len(out)][1].resize(amount)
+            else:
+                out[which % len(out)][1].resize(amount)
+        elif out:
+            out.pop(which % len(out))[0].close()
+        assert admission.tokens_in_flight == sum(permit.tokens for _, permit in out)
+        assert admission.lists_in_flight == len(out)
+        admission.check_integrity()
+    for stack, _ in out:
+        stack.close()
+    assert (admission.lists_in_flight, admission.tokens_in_flight) == (0, 0)

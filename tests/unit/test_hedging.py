@@ -1,0 +1,203 @@
+"""One slow replica must not make every list slow; and trying to help must not make everything slow either."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from reranker import scatter as scattering
+from reranker.config import ScatterConfig
+from reranker.errors import ReplicaLostError
+from reranker.scatter import Gathered, Scatter
+from reranker.types import EngineScores, Shard
+from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
+
+HEAD = np.array([1, 2, 3], dtype=np.int32)
+AT_ONCE = ScatterConfig(hedge_after=1.001)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard is late after a millisecond: the doubles answer at once."""
+    monkeypatch.setattr(scattering, "_LEAST_LAG_S", 0.001)
+
+
+def _shards(count: int) -> list[Shard]:
+    empty = HEAD[:0]
+    return [Shard(HEAD, empty, np.zeros(i + 1, dtype=np.int32), np.array([0, i + 1])) for i in range(count)]
+
+
+async def _gather(scatter: Scatter, shards: int, timeout_s: float = 5.0, *, allow_partial: bool = False) -> Gathered:
+    """Send a list, and see that nothing is left behind, however it ends."""
+    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    try:
+        return await scatter.gather(_shards(shards), weight=1, deadline_s=deadline_s, allow_partial=allow_partial)
+    finally:
+        scatter.check_integrity(0)
+        assert isinstance(scatter.fleet, FakeFleet)
+        scatter.fleet.require_idle()
+
+
+def _hanging(*calls: int) -> Act:
+    """Replicas that never answer these calls."""
+
+    async def act(call: Call) -> EngineScores:
+        return await (never(call) if call.number in calls else by_length(call))
+
+    return act
+
+
+async def test_shard_that_lags_behind_is_sent_to_a_second_replica_and_the_first_answer_counts() -> None:
+    fleet = FakeFleet(4, _hanging(2))
+    gathered = await _gather(Scatter(fleet, AT_ONCE), 3)
+    assert [one and one.scores.logits.tolist() for one in gathered.answers] == [[1], [2], [3]]
+    assert (gathered.hedges, gathered.retries) == (1, 0)
+    late, second = fleet.calls[2:]
+    assert late.cancelled
+    assert second.replica not in fleet.replicas_used[:3]
+    assert gathered.answers[2] is not None
+    assert gathered.answers[2].replica == second.replica
+
+
+async def test_slower_attempt_is_cancelled_at_once_and_not_when_the_list_ends() -> None:
+    """Its work is for nothing, and other lists wait for it."""
+    fleet = FakeFleet(4)
+
+    async def act(call: Call) -> EngineScores:
+        if call.number == 1:
+            return await never(call)
+        while call.number == 3 and not fleet.calls[1].cancelled:  # noqa: ASYNC110 - a few turns of the loop
+            await asyncio.sleep(0)
+        return await by_length(call)
+
+    fleet.act = act
+    gathered = await _gather(Scatter(fleet, ScatterConfig(hedge_after=1.001, hedge_ratio=0.01)), 4)  # one, no more
+    assert all(gathered.answers)
+    assert gathered.hedges == 1
+
+
+async def test_first_replica_may_still_win_and_the_second_attempt_is_cancelled() -> None:
+    second_began = asyncio.Event()
+
+    async def act(call: Call) -> EngineScores:
+        if call.number == 1:
+            await second_began.wait()
+        elif call.number == 2:
+            second_began.set()
+            return await never(call)
+        return await by_length(call)
+
+    fleet = FakeFleet(3, act)
+    gathered = await _gather(Scatter(fleet, AT_ONCE), 2)
+    assert gathered.answers[1] is not None
+    assert gathered.answers[1].replica == fleet.calls[1].replica
+    assert [call.cancelled for call in fleet.calls] == [False, False, True]
+
+
+@pytest.mark.parametrize("second", ["scores", "is lost"])
+async def test_attempts_that_end_in_the_same_moment_count_once(second: str) -> None:
+    """In whatever order they are seen: what the other one says changes nothing once there is an answer."""
+    now = asyncio.Event()
+
+    async def act(call: Call) -> EngineScores:
+        if call.number == 2:
+            asyncio.get_running_loop().call_soon(now.set)
+        if call.number:
+            await now.wait()
+        if call.number == 2 and second == "is lost":
+            raise ReplicaLostError
+        return scores(call.number)
+
+    for _ in range(5):  # the order is that of a set
+        now.clear()
+        fleet = FakeFleet(3, act)
+        gathered = await _gather(Scatter(fleet, AT_ONCE), 2)
+        assert gathered.answers[1] is not None
+        assert gathered.answers[1].replica in fleet.replicas_used[1:]
+        assert (len(fleet.calls), gathered.retries, gathered.hedges) == (3, 0, 1)
+
+
+async def test_no_shard_is_sent_a_third_time_for_being_late() -> None:
+    fleet = FakeFleet(4, _hanging(1, 2))
+    with pytest.raises(TimeoutError):
+        await _gather(Scatter(fleet, AT_ONCE), 2, 0.03)
+    assert len(fleet.calls) == 3
+
+
+async def test_nothing_is_late_while_most_shards_are_not_answered() -> None:
+    """It is not this replica that is slow, then, but all of them."""
+    fleet = FakeFleet(4, _hanging(1, 2))
+    with pytest.raises(TimeoutError):
+        await _gather(Scatter(fleet, AT_ONCE), 3, 0.03)
+    assert len(fleet.calls) == 3
+
+
+async def test_whole_list_in_one_shard_is_never_sent_twice() -> None:
+    """There is nothing to compare it with."""
+    fleet = FakeFleet(2, never)
+    with pytest.raises(TimeoutError):
+        await _gather(Scatter(fleet, AT_ONCE), 1, 0.03)
+    assert len(fleet.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("replicas", "config"), [(1, AT_ONCE), (4, ScatterConfig(hedge_after=None))], ids=["one replica", "switched off"]
+)
+async def test_without_a_second_replica_or_when_switched_off_nothing_is_sent_twice(
+    replicas: int, config: ScatterConfig
+) -> None:
+    fleet = FakeFleet(replicas, _hanging(1))
+    with pytest.raises(TimeoutError):
+        await _gather(Scatter(fleet, config), 2, 0.03)
+    assert len(fleet.calls) == 2
+
+
+async def test_shards_sent_twice_are_bounded_over_all_lists() -> None:
+    """When every replica is slow, a second copy of everything would make it slower still."""
+
+    async def last_hangs(call: Call) -> EngineScores:
+        return await (never(call) if len(call.shard.tokens) == 2 else by_length(call))
+
+    fleet = FakeFleet(4, last_hangs)
+    scatter = Scatter(fleet, ScatterConfig(hedge_after=1.001, hedge_ratio=0.02))  # 2 saved up, and one earned in 50
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            await _gather(scatter, 2, 0.01)
+    assert len(fleet.calls) == 20 + 2
+
+
+async def test_lost_replica_whose_shard_is_under_way_elsewhere_costs_no_retry() -> None:
+    second_began = asyncio.Event()
+
+    async def act(call: Call) -> EngineScores:
+        if call.number == 1:
+            await second_began.wait()
+            raise ReplicaLostError
+        if call.number == 2:
+            second_began.set()
+            await asyncio.sleep(0.002)
+        return await by_length(call)
+
+    gathered = await _gather(Scatter(FakeFleet(3, act), AT_ONCE), 2)
+    assert (gathered.hedges, gathered.retries) == (1, 0)
+    assert all(gathered.answers)
+
+
+async def test_shard_that_becomes_late_in_the_last_moment_does_not_end_the_wait_for_its_partial_answer() -> None:
+    """There is no time for a second replica, but there is for what the first one has."""
+    forward = movable_clock()
+
+    async def act(call: Call) -> EngineScores:
+        if call.number == 1:
+            forward(85)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        return await by_length(call)
+
+    fleet = FakeFleet(3, act)
+    config = ScatterConfig(hedge_after=1.001, reply_margin_s=60)  # a fifth of the time: 20 of 100 s
+    gathered = await _gather(Scatter(fleet, config), 2, 100, allow_partial=True)
+    assert all(gathered.answers)
+    assert len(fleet.calls) == 2

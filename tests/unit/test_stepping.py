@@ -1,0 +1,267 @@
+"""The engine around the device: the right score for each pair whatever else goes on, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from reranker.engine.stepping import SteppedEngine
+from reranker.errors import EngineFailedError
+from reranker.types import EngineScores, Shard
+from tests.unit.steppers import REFUSED_TOKEN, GatedStepper, expected, shard, until
+
+
+class Bench:
+    """An engine and its device."""
+
+    def __init__(self, *, by_arrival: bool = False) -> None:
+        self.stepper = GatedStepper()
+        self.engine = SteppedEngine(lambda: self.stepper, by_arrival=by_arrival)
+
+    async def in_a_step(self, steps: int = 1) -> None:
+        """Wait until the device has begun so many steps; it stands still there."""
+        await until(lambda: self.stepper.steps_begun >= steps)
+
+    async def send(self, one: Shard, weight: float = 1.0) -> asyncio.Task[EngineScores]:
+        """Ask for a shard's scores. The first is in the device then; the engine hears of later ones after that step."""
+        task = asyncio.create_task(self.engine.score_within(one, weight, None))
+        await asyncio.sleep(0)
+        await self.in_a_step()
+        return task
+
+    async def require_idle(self) -> None:
+        await self.engine.check_integrity()
+        assert (self.engine.pending_pairs, self.engine.load.pending_tokens) == (0, 0)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """An engine whose device waits to be let."""
+    bench = Bench()
+    yield bench
+    bench.stepper.let()
+    bench.engine.shutdown()
+    assert not bench.engine.healthy
+    assert bench.stepper.closed
+
+
+async def test_every_pair_has_its_own_score_in_any_company(bench: Bench) -> None:
+    """Shards of several sizes at once, batches that mix them: what the device says of a pair reaches its place."""
+    bench.stepper.let()
+    shards = [shard(name, pairs) for name, pairs in enumerate((1, 2, 3, 5, 8, 13, 40), start=10)]
+    together = await asyncio.gather(*(bench.engine.score(one) for one in shards))
+    for one, logits in zip(shards, together, strict=True):
+        assert logits.tolist() == expected(one)
+        assert logits.dtype == np.float32
+        assert (await bench.engine.score(one)).tolist() == logits.tolist()
+    await bench.require_idle()
+
+
+async def test_load_is_the_work_that_is_left(bench: Bench) -> None:
+    """In the same tokens as the sender counts, or its books would never agree with the replica's."""
+    assert bench.engine.load.tokens_per_s is None
+    shards = [shard(0, 1), shard(1, 8), shard(2, 3)]
+    tasks = [await bench.send(one) for one in shards]
+    assert bench.engine.load.pending_tokens == shards[0].work_tokens  # of the others it hears after its step
+    bench.stepper.let(1)
+    await bench.in_a_step(2)
+    assert bench.engine.load.pending_tokens == shards[1].work_tokens + shards[2].work_tokens
+    bench.stepper.let()
+    await asyncio.gather(*tasks)
+    await bench.require_idle()
+    assert (bench.engine.load.tokens_per_s or 0) > 0
+
+
+async def test_empty_shard_is_answered(bench: Bench) -> None:
+    assert len(await bench.engine.score(shard(1, 0))) == 0
+    await bench.require_idle()
+
+
+async def test_cancelled_shard_leaves_the_engine(bench: Bench) -> None:
+    """What the device has not begun is never computed: nobody waits for it any more."""
+    task = await bench.send(shard(1, 1_000))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    bench.stepper.let()
+    assert (await bench.engine.score(shard(2, 1))).tolist() == expected(shard(2, 1))
+    await bench.require_idle()
+    assert bench.stepper.served == [1] * 4 + [2]  # the step that was under way, and no more
+
+
+async def test_pairs_the_device_had_not_computed_are_taken_back_from_it(bench: Bench) -> None:
+    """A device may hold what it was given for several steps."""
+    bench.stepper.max_batch_tokens = 10  # the first pair alone: 7 tokens, as the head counts with it
+    task = await bench.send(shard(1, 5))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    bench.stepper.let()
+    await bench.engine.score(shard(2, 1))
+    await bench.require_idle()
+    assert bench.stepper.aborted
+
+
+async def test_shard_cancelled_before_the_engine_saw_it_is_never_taken_in(bench: Bench) -> None:
+    busy, task = await bench.send(shard(1, 1)), await bench.send(shard(2, 3))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    bench.stepper.let()
+    await busy
+    await bench.require_idle()
+    assert bench.stepper.served == [1]
+
+
+async def test_time_up_gives_what_is_scored_and_marks_the_rest(bench: Bench) -> None:
+    one = shard(1, 10)
+    bench.stepper.let(2)
+    task = asyncio.create_task(bench.engine.score_within(one, 1.0, 0.02))
+    await bench.in_a_step(3)
+    scores = await task
+    assert scores.scored.tolist() == [True] * 8 + [False] * 2
+    assert scores.logits[:8].tolist() == expected(one)[:8]
+    bench.stepper.let()
+    await bench.engine.score(shard(2, 1))
+    await bench.require_idle()
+    assert scores.scored.sum() == 8  # what was computed later is not written into an answer that is given
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0])
+async def test_shard_without_time_is_not_begun(bench: Bench, timeout_s: float) -> None:
+    scores = await bench.engine.score_within(shard(1, 3), 1.0, timeout_s)
+    assert not scores.scored.any()
+    await bench.require_idle()
+    assert bench.stepper.steps_begun == 0
+
+
+async def _order(bench: Bench, *sent: tuple[int, int, float]) -> list[int]:
+    """Which list each pair was of, in the order of computing; sent are lists (name, pairs, weight), one by one."""
+    tasks = [await bench.send(shard(name, pairs), weight) for name, pairs, weight in sent]
+    bench.stepper.let()
+    await asyncio.gather(*tasks)
+    await bench.require_idle()
+    return bench.stepper.served
+
+
+async def test_small_list_overtakes_a_big_one(bench: Bench) -> None:
+    """It waits for the step under way and for its share, not for the thousand pairs before it."""
+    served = await _order(bench, (1, 1_000, 1.0), (2, 3, 1.0))
+    assert len(served) == 1_003
+    assert max(place for place, name in enumerate(served) if name == 2) < 20
+
+
+async def test_weight_is_the_share_of_the_device(bench: Bench) -> None:
+    served = await _order(bench, (1, 90, 1.0), (2, 80, 8.0))
+    last = max(place for place, name in enumerate(served) if name == 2)
+    assert served[: last + 1].count(1) <= 80 / 8 + 4 + 4  # its share, the step under way, and a batch
+
+
+async def test_first_come_first_served_is_there_to_compare_with() -> None:
+    bench = Bench(by_arrival=True)
+    try:
+        assert await _order(bench, (1, 50, 1.0), (2, 3, 8.0)) == [1] * 50 + [2] * 3
+    finally:
+        bench.engine.shutdown()
+
+
+async def test_failed_device_fails_every_shard_at_once_and_for_good(bench: Bench) -> None:
+    """Nobody may wait for an engine that is gone."""
+    waiting = [await bench.send(shard(name, 10)) for name in (1, 2, 3)]  # the last two while it is in its last step
+    gone = await bench.send(shard(4, 1))
+    gone.cancel()
+    bench.stepper.fail = True
+    bench.stepper.let()
+    for result in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(result, EngineFailedError)
+    assert not bench.engine.healthy
+    with pytest.raises(EngineFailedError):
+        await bench.engine.score(shard(1, 1))
+    await bench.engine.check_integrity()  # there is nothing to check, and nobody to wait for
+
+
+async def test_shard_that_comes_while_the_device_fails_is_not_left_waiting(bench: Bench) -> None:
+    """Healthy when it was asked, and gone when it looked for what it has to do."""
+
+    class FailsMeanwhile:
+        def put(self, command: Callable[[], None]) -> None:
+            bench.engine._healthy = False
+
+    commands = bench.engine._commands
+    bench.engine._commands = FailsMeanwhile()  # type: ignore[assignment]
+    with pytest.raises(EngineFailedError):
+        await bench.engine.score(shard(1, 1))
+    bench.engine._commands = commands
+
+
+async def test_score_of_a_pair_that_was_taken_back_is_dropped(bench: Bench) -> None:
+    """A device may be done with it already when it is told to forget it."""
+    bench.stepper.forgets = False
+    bad = shard(1, 6)
+    bad.tokens[2 * 3] = REFUSED_TOKEN  # in the third pair: the device has two
+    tasks = [await bench.send(one) for one in (shard(3, 1), bad, shard(2, 6))]
+    bench.stepper.let()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert tasks[2].result().logits.tolist() == expected(shard(2, 6))
+    await bench.require_idle()
+    assert 1 in bench.stepper.served
+
+
+async def test_refused_prompt_fails_its_shard_alone(bench: Bench) -> None:
+    bad = shard(1, 6)
+    bad.tokens[4 * 3] = REFUSED_TOKEN  # in the fifth pair: the four before it are in the device already
+    good = shard(2, 6)
+    tasks = [await bench.send(one) for one in (bad, good)]
+    bench.stepper.let()
+    refused, scores = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(refused, RuntimeError)
+    assert "refused a prompt (ValueError). This is a bug." in str(refused)
+    assert isinstance(scores, EngineScores)
+    assert scores.logits.tolist() == expected(good)
+    assert bench.engine.healthy
+    await bench.require_idle()
+
+
+async def test_shutdown_fails_what_waits(bench: Bench) -> None:
+    task = await bench.send(shard(1, 100))
+    shutting_down = asyncio.create_task(asyncio.to_thread(bench.engine.shutdown))
+    await until(lambda: not bench.engine._commands.empty())
+    bench.stepper.let(1)
+    await shutting_down
+    with pytest.raises(EngineFailedError):
+        await task
+    assert bench.stepper.closed
+    assert not bench.engine.healthy
+
+
+def test_device_that_cannot_be_made_fails_the_start() -> None:
+    def fail() -> GatedStepper:
+        raise MemoryError("no room for the model")
+
+    with pytest.raises(MemoryError, match="no room"):
+        SteppedEngine(fail)
+
+
+def test_caller_whose_event_loop_has_ended_does_not_take_the_engine_with_it(bench: Bench) -> None:
+    """As when somebody stops `reranker score`: its pair's score comes when nobody is there to be told."""
+
+    async def leave_in_the_middle() -> None:
+        task = asyncio.create_task(bench.engine.score(shard(1, 1)))
+        await bench.in_a_step()
+        task.cancel()
+
+    asyncio.run(leave_in_the_middle())
+    bench.stepper.let()
+
+    async def come_back() -> None:
+        assert (await bench.engine.score(shard(2, 1))).tolist() == expected(shard(2, 1))
+        await bench.require_idle()
+
+    asyncio.run(come_back())
+
+
+async def test_broken_book_is_noticed(bench: Bench) -> None:
+    bench.engine._pending_tokens += 5
+    with pytest.raises(RuntimeError, match=r"\(0, 0, 5\) counted, \(0, 0, 0\) in shards. This is a bug"):
+        await bench.engine.check_integrity()
