@@ -56,7 +56,19 @@ class RayFleet:
         self.board.hear(scores.replica, scores.load)
         return scores
 
-    async def replica_loads(self, timeout_s: float = 2.0) -> dict[str, ReplicaLoad]:
-        """Ask every replica how loaded it is: a call to each, for people and tests, not for planning."""
-        answers = await self._engine.broadcast("named_load").results_async(timeout_s=timeout_s)
-        return dict(answers)
+    async def replica_loads(self, timeout_s: float = 10.0) -> dict[str, ReplicaLoad]:
+        """Ask every replica how loaded it is: a call to each, for people and tests, not for planning.
+
+        Args:
+            timeout_s: They answer between two steps of their engines, and on a CPU a step may take seconds.
+        """
+        asked = self._engine.broadcast("named_load")
+        loads: dict[str, ReplicaLoad] = {}
+        for answer in await asked.results_async(timeout_s=timeout_s, return_exceptions=True):
+            if isinstance(answer, _LOST):  # nothing is loaded there any more
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            name, load = answer
+            loads[name] = load
+        return loads

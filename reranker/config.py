@@ -146,7 +146,10 @@ class EngineConfig(_Config):
     simulated: SimulatedConfig | None = None
     """Simulate an engine instead of holding one: meaningless scores in a realistic time. None: vLLM."""
     max_batch_tokens: PositiveInt = 8_192
-    """Tokens vLLM computes in one step. Higher: better GPU use, longer wait for a small list behind a big one."""
+    """Tokens the engine computes in one step, at most."""
+    target_step_s: PositiveFloat | None = 0.05
+    """Seconds a step should take: a batch has the tokens that the engine, at the pace it has shown, computes in that
+    time. Shorter: a small list waits less behind a big one, and each step costs something. None: full batches."""
     max_batch_pairs: PositiveInt = 256
     """Pairs vLLM computes in one step."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)

@@ -107,4 +107,5 @@ def simulated_engine(config: EngineConfig, costs: SimulatedConfig) -> SteppedEng
     return SteppedEngine(
         lambda: SimulatedStepper(costs, config.max_batch_tokens, config.max_batch_pairs),
         by_arrival=config.scheduling == "fcfs",
+        target_step_s=config.target_step_s,
     )

@@ -8,24 +8,24 @@ per pair. Pairs wait here and not in the stepper, so that a list that arrives la
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
-
-import numpy as np
+from typing import Protocol
 
 from reranker.engine.fairness import FairQueue, Turn
+from reranker.engine.job import Job
 from reranker.engine.pace import Pace
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+_FIRST_BATCH_TOKENS = 1_024
+"""Of the first step, before any pace is known."""
 
 
 class Stepper(Protocol):
@@ -60,71 +60,28 @@ class Stepper(Protocol):
         ...
 
 
-class _Job:
-    """A shard in the engine, and who waits for it."""
-
-    def __init__(self, shard: Shard, weight: float) -> None:
-        self.shard, self.weight = shard, weight
-        self.loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[None] = self.loop.create_future()
-        self.logits = np.zeros(len(shard), dtype=np.float32)
-        self.scored = np.zeros(len(shard), dtype=np.bool_)
-        # The rest belongs to the engine's thread.
-        self.head: list[int] = shard.head.tolist()
-        self.tail: list[int] = shard.tail.tolist()
-        self.costs: list[int] = (np.diff(shard.offsets) + len(self.tail)).tolist()
-        if self.costs:
-            self.costs[0] += len(self.head)  # computed once; the other pairs find it in the prefix cache
-        self.stepping: set[int] = set()  # numbers of its pairs that the stepper has
-        self.left = len(shard)
-
-    def prompt(self, position: int) -> list[int]:
-        start, end = self.shard.offsets[position : position + 2]
-        document: list[int] = self.shard.tokens[start:end].tolist()
-        return self.head + document + self.tail
-
-    @property
-    def left_tokens(self) -> int:
-        return sum(cost for cost, scored in zip(self.costs, self.scored.tolist(), strict=True) if not scored)
-
-    def so_far(self) -> EngineScores:
-        """From any thread: what is marked as scored has its logit already."""
-        scored = self.scored.copy()
-        return EngineScores(self.logits.copy(), scored)
-
-    def resolve(self) -> None:
-        self._settle(self.answer.set_result, None)
-
-    def fail(self, error: Exception) -> None:
-        self._settle(self.answer.set_exception, error)
-
-    def _settle(self, settle: Callable[[T], None], value: T) -> None:
-        with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(_unless_done, self.answer, settle, value)
-
-
-def _unless_done(answer: asyncio.Future[None], settle: Callable[[T], None], value: T) -> None:
-    if not answer.done():  # cancelled, or timed out meanwhile
-        settle(value)
-
-
 class SteppedEngine:
     """See `reranker.engine.base.Engine` for the contract."""
 
-    def __init__(self, make_stepper: Callable[[], Stepper], *, by_arrival: bool = False) -> None:
+    def __init__(
+        self, make_stepper: Callable[[], Stepper], *, by_arrival: bool = False, target_step_s: float | None = None
+    ) -> None:
         """Start the thread and make the stepper on it; returns when it can score.
 
         Args:
             make_stepper: Called on the thread.
             by_arrival: Serve lists one after the other instead of by turns.
+            target_step_s: Seconds a step should take; batches are as large as the pace allows. None: as large as the
+                stepper allows.
 
         Raises:
             Exception: Whatever `make_stepper` raised.
         """
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._jobs: set[_Job] = set()
-        self._turns: FairQueue[_Job] = FairQueue(by_arrival=by_arrival)
-        self._stepping: dict[int, Turn[_Job]] = {}  # what the stepper has, by the pair's number
+        self._jobs: set[Job] = set()
+        self._turns: FairQueue[Job] = FairQueue(by_arrival=by_arrival)
+        self._target_step_s = target_step_s
+        self._stepping: dict[int, Turn[Job]] = {}  # what the stepper has, by the pair's number
         self._stepping_tokens = 0
         self._pending_tokens = 0
         self._pairs = 0
@@ -159,7 +116,7 @@ class SteppedEngine:
         """Score what time suffices for; see `Engine.score_within`."""
         if not self.healthy:
             raise EngineFailedError
-        job = _Job(shard, weight)
+        job = Job(shard, weight)
         if timeout_s is not None and timeout_s <= 0:  # what cannot finish is not started
             return job.so_far()
         self._commands.put(lambda: self._add(job))
@@ -227,7 +184,7 @@ class SteppedEngine:
     def _stop(self) -> None:
         self._stopping = True
 
-    def _add(self, job: _Job) -> None:
+    def _add(self, job: Job) -> None:
         if job.answer.cancelled():
             return
         if not job.left:
@@ -239,8 +196,9 @@ class SteppedEngine:
 
     def _feed(self) -> None:
         """Give the stepper what its next step can use, and hardly more: what waits there is out of our hands."""
+        batch_tokens = self._batch_tokens()
         while (
-            self._stepping_tokens < self._stepper.max_batch_tokens
+            self._stepping_tokens < batch_tokens
             and len(self._stepping) < self._stepper.max_batch_pairs
             and (turn := self._turns.pop()) is not None
         ):
@@ -256,6 +214,14 @@ class SteppedEngine:
                 logger.exception("the engine refused a prompt of %d tokens", len(prompt))
                 self._drop(job)
                 job.fail(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
+
+    def _batch_tokens(self) -> int:
+        """What the next step may compute. A step cannot be interrupted, so whoever comes or goes waits for its end."""
+        pace = self._pace.tokens_per_s
+        if self._target_step_s is None:
+            return self._stepper.max_batch_tokens
+        wanted = _FIRST_BATCH_TOKENS if pace is None else int(pace * self._target_step_s)
+        return min(self._stepper.max_batch_tokens, max(1, wanted))
 
     def _deliver(self, pair: int, logit: float) -> int:
         """Note a score; give the pair's work in tokens."""
@@ -274,7 +240,7 @@ class SteppedEngine:
             job.resolve()
         return turn.cost
 
-    def _drop(self, job: _Job) -> None:
+    def _drop(self, job: Job) -> None:
         """Take what a job has left out of the engine; nothing if it is done or was never added."""
         if job not in self._jobs:
             return

@@ -37,6 +37,7 @@ class VllmEngine(SteppedEngine):
         super().__init__(
             lambda: VllmStepper(arguments, adapter, token_types=checkpoint.token_types),
             by_arrival=config.scheduling == "fcfs",
+            target_step_s=config.target_step_s,
         )
 
 

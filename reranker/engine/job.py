@@ -1,0 +1,66 @@
+"""A shard in an engine: its prompts, its scores so far, and who waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from reranker.types import EngineScores, Shard
+
+T = TypeVar("T")
+
+
+class Job:
+    """Made on the caller's event loop; worked on by the engine's thread."""
+
+    def __init__(self, shard: Shard, weight: float) -> None:
+        self.shard, self.weight = shard, weight
+        self.loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[None] = self.loop.create_future()
+        self.logits = np.zeros(len(shard), dtype=np.float32)
+        self.scored = np.zeros(len(shard), dtype=np.bool_)
+        # The rest belongs to the engine's thread.
+        self.head: list[int] = shard.head.tolist()
+        self.tail: list[int] = shard.tail.tolist()
+        self.costs: list[int] = (np.diff(shard.offsets) + len(self.tail)).tolist()
+        if self.costs:
+            self.costs[0] += len(self.head)  # computed once; the other pairs find it in the prefix cache
+        self.stepping: set[int] = set()  # numbers of its pairs that the stepper has
+        self.left = len(shard)
+
+    def prompt(self, position: int) -> list[int]:
+        """The tokens of one pair."""
+        start, end = self.shard.offsets[position : position + 2]
+        document: list[int] = self.shard.tokens[start:end].tolist()
+        return self.head + document + self.tail
+
+    @property
+    def left_tokens(self) -> int:
+        """Work of the pairs that are not scored."""
+        return sum(cost for cost, scored in zip(self.costs, self.scored.tolist(), strict=True) if not scored)
+
+    def so_far(self) -> EngineScores:
+        """From any thread: what is marked as scored has its logit already."""
+        scored = self.scored.copy()
+        return EngineScores(self.logits.copy(), scored)
+
+    def resolve(self) -> None:
+        """From the engine's thread: everything is scored."""
+        self._settle(self.answer.set_result, None)
+
+    def fail(self, error: Exception) -> None:
+        """From the engine's thread: nothing more will come."""
+        self._settle(self.answer.set_exception, error)
+
+    def _settle(self, settle: Callable[[T], None], value: T) -> None:
+        with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(_unless_done, self.answer, settle, value)
+
+
+def _unless_done(answer: asyncio.Future[None], settle: Callable[[T], None], value: T) -> None:
+    if not answer.done():  # cancelled, or timed out meanwhile
+        settle(value)
