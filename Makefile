@@ -81,9 +81,18 @@ demo-model: $(DEV) ## write the bundled demo model's weights from their committe
 demo-quality: $(DEV) ## rank the held-out questions with the demo model and with BM25; writes the model card's table
 	$(BIN)/python -m tools.demo_quality
 
+.PHONY: bench
+bench: $(DEV) ## ours beside `vllm serve`: about 25 minutes (SHAPES=nano,small SYSTEMS=… ROUNDS=3 GPU=1 BENCH="--quick …")
+	$(BIN)/python -m benchmarks.serving $(if $(SHAPES),--shapes $(SHAPES)) $(if $(SYSTEMS),--systems $(SYSTEMS)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
+
 .PHONY: bench-engine
 bench-engine: $(DEV) ## the two ways of holding vLLM, side by side (minutes)
 	$(BIN)/python -m benchmarks.engine_holding
+
+.PHONY: bench-scatter
+bench-scatter: $(DEV) ## scattering, fairness, overload, kills, disconnects: benchmarks/results/ (an hour; ONLY="scaling kills")
+	$(BIN)/python -m benchmarks.scatter $(if $(ONLY),--only $(ONLY))
 
 .PHONY: clean
 clean: ## remove the environment and all caches

@@ -16,7 +16,6 @@ from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
 
-
 _ONE_LOOP = {  # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
+import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,14 +23,17 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 240
+SETTLE_TIMEOUT_S = 30
+NARROW_TOKENS, NARROW_TIMEOUT_S = 100_000, 6
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port nobody listens on now: below those that the system gives to connections, which it might do in between."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Service:
@@ -44,8 +51,11 @@ class Service:
             "--port",
             str(self.port),
         ]
+        self._ray_token = secrets.token_hex()  # else Ray makes one, which we would have to look for
+        environment = os.environ | {"RAY_AUTH_TOKEN": self._ray_token}
         with log.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
+        self._http = httpx.Client(base_url=self.url, timeout=120)
         self.startup_answers: list[tuple[int, str]] = []
         """Status and content type of every answer of /health, from the first that came."""
 
@@ -62,35 +72,89 @@ class Service:
             time.sleep(0.05)
         raise AssertionError(f"not ready after {START_TIMEOUT_S} s:\n{self.log.read_text()[-4000:]}")
 
+    def post(
+        self, query: str, documents: list[str], headers: dict[str, str] | None = None, **fields: Any
+    ) -> httpx.Response:
+        """Ask for a ranking."""
+        body = {"query": query, "documents": documents, **fields}
+        return self._http.post("/v1/rerank", json=body, headers=headers)
+
     def rerank(self, query: str, documents: list[str], **fields: Any) -> dict[str, Any]:
         """Ask for a ranking that must succeed."""
-        body = {"query": query, "documents": documents, **fields}
-        response = httpx.post(f"{self.url}/v1/rerank", json=body, timeout=120)
+        response = self.post(query, documents, **fields)
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer
+
+    def load(self) -> dict[str, Any]:
+        """What is in flight; fails if the books of the service do not agree."""
+        response = self._http.get("/v1/load")
+        assert response.status_code == 200, response.text
+        load: dict[str, Any] = response.json()
+        return load
+
+    def wait_until_idle(self, timeout_s: float = SETTLE_TIMEOUT_S) -> None:
+        """Poll /v1/load until nothing is in flight, here and in every replica."""
+        deadline = time.monotonic() + timeout_s
+        while not _is_idle(load := self.load()):
+            assert time.monotonic() < deadline, f"still in flight: {load}"
+            time.sleep(0.05)
 
     def processes(self) -> list[psutil.Process]:
         """Everything this service runs on the machine now."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def replica_processes(self, deployment: str = "EngineReplica") -> set[psutil.Process]:
+        """Those of them that are a replica of this deployment."""
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if f"ServeReplica:reranker:{deployment}" in " ".join(process.cmdline()):
+                    found.add(process)
+        return found
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        """Give Serve another configuration, as `serve deploy` does; returns when it has been taken over."""
+        config["http_options"]["port"] = self.port
+        self._ray("PUT", config)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while (status := self._ray("GET").json()["applications"]["reranker"]["status"]) != "RUNNING":
+            assert time.monotonic() < deadline, status
+            time.sleep(0.2)
+
+    def _ray(self, method: str, config: dict[str, Any] | None = None) -> httpx.Response:
+        """Ask the dashboard of this service's Ray about its applications."""
+        said = re.search(r"dashboard at \S*?(http://[\d.:]+)", self.log.read_text())
+        assert said, "Ray did not say where its dashboard is"
+        url, headers = f"{said[1]}/api/serve/applications/", {"Authorization": f"Bearer {self._ray_token}"}
+        response = httpx.request(method, url, json=config, headers=headers, timeout=60)
+        assert response.status_code == 200, response.text
+        return response
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Stop it and wait; returns its exit status."""
+        self._http.close()
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(timeout=90)
 
 
-@contextlib.contextmanager
-def running(folder: Path, replicas: int | None = None, args: dict[str, Any] | None = None) -> Iterator[Service]:
-    """Run the service with serve_config.yaml, changed.
+def _is_idle(load: dict[str, Any]) -> bool:
+    here = load["lists"] or load["tokens"] or load["shards"]
+    return not here and not any(replica["pending_tokens"] or replica["in_hand"] for replica in load["replicas"])
+
+
+def configuration(
+    replicas: int | None = None, args: dict[str, Any] | None = None, simulated: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """serve_config.yaml, changed.
 
     Args:
-        folder: For its configuration and log.
         replicas: A fixed number of engine replicas, instead of autoscaling.
         args: Replaces the application's `args`.
+        simulated: Simulate the engines at this cost; such a replica takes no core.
     """
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     [application] = config["applications"]
     if replicas is not None:
         [deployment] = [one for one in application["deployments"] if one["name"] == "EngineReplica"]
@@ -98,8 +162,28 @@ def running(folder: Path, replicas: int | None = None, args: dict[str, Any] | No
         deployment["num_replicas"] = replicas
     if args is not None:
         application["args"] = args
+    if simulated is not None:
+        application["args"].setdefault("engine", {})["simulated"] = simulated
+    return config
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path,
+    replicas: int | None = None,
+    args: dict[str, Any] | None = None,
+    simulated: dict[str, Any] | None = None,
+) -> Iterator[Service]:
+    """Run the service with a changed configuration; see `configuration`.
+
+    Args:
+        folder: For its configuration and log.
+        replicas: See there.
+        args: See there.
+        simulated: See there.
+    """
     path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(configuration(replicas, args, simulated)))
     service = Service(path, folder / "service.log")
     try:
         service.wait_until_ready(replicas or 1)
@@ -112,4 +196,26 @@ def running(folder: Path, replicas: int | None = None, args: dict[str, Any] | No
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service as `make serve` starts it, shared by all tests that change nothing in it."""
     with running(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Four simulated replicas of 10,000 tokens a second each, shared by all tests that change nothing in it."""
+    args = {"engine": {"max_batch_tokens": 1_000}, "admission": {"max_queue_s": 60}}
+    folder = tmp_path_factory.mktemp("simulated")
+    with running(folder, replicas=4, args=args, simulated={"tokens_per_s": 10_000}) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One such replica, with low limits; shared as well."""
+    args: dict[str, Any] = {
+        "engine": {"max_batch_tokens": 1_000},
+        "admission": {"max_queue_s": 2, "max_tokens_in_flight": NARROW_TOKENS},
+        "limits": {"timeout_s": NARROW_TIMEOUT_S},
+    }
+    folder = tmp_path_factory.mktemp("narrow")
+    with running(folder, replicas=1, args=args, simulated={"tokens_per_s": 10_000}) as service:
         yield service

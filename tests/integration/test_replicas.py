@@ -1,34 +1,53 @@
-"""One list over two replicas: both work on it, and the answer is the single replica's."""
+"""One list over two real replicas: both work on it, the answer is the single replica's, and one of them may die."""
 
 from __future__ import annotations
 
-import random
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.conftest import Service, running
+from tests.integration.traffic import QUERY, RankedList, Traffic, documents, scores_of, wait_until
 
-WORDS = ("capital", "china", "beijing", "river", "mountain", "paris", "music", "engine", "paper", "museum", "iron")
-QUERY = "which capital has a museum by the river"
-
-
-def _documents(count: int) -> list[str]:
-    draw = random.Random(count)
-    return [" ".join(draw.choices(WORDS, k=draw.randint(3, 60))) for _ in range(count)]
+TOLERANCE = 1e-5
+"""Not ==: the order of float32 sums differs with what else is in a batch."""
 
 
-def test_list_split_over_two_replicas_equals_the_list_on_one(service: Service, tmp_path: Path) -> None:
-    documents = _documents(240)
-    single = service.rerank(QUERY, documents)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two replicas with vLLM and the demo model."""
+    with running(tmp_path_factory.mktemp("two"), replicas=2) as service:
+        yield service
+
+
+def test_list_split_over_two_replicas_equals_the_list_on_one(service: Service, two: Service) -> None:
+    texts = documents(240)
+    single, split = service.rerank(QUERY, texts), two.rerank(QUERY, texts)
     assert single["meta"]["replicas"] == 1
-    with running(tmp_path, replicas=2) as two:
-        split = two.rerank(QUERY, documents)
-        small = two.rerank(QUERY, documents[:10])
     assert (split["meta"]["shards"], split["meta"]["replicas"]) == (2, 2)
-    assert small["meta"]["shards"] == 1  # not worth a second hop
+    assert two.rerank(QUERY, texts[:10])["meta"]["shards"] == 1  # not worth a second hop
     assert split["usage"] == single["usage"]
     assert [result["index"] for result in split["results"]] == [result["index"] for result in single["results"]]
-    for one, other in zip(split["results"], single["results"], strict=True):
-        # Not ==: the order of float32 sums differs with what else is in a batch.
-        assert one["relevance_score"] == pytest.approx(other["relevance_score"], abs=1e-5)
+    assert scores_of(split) == pytest.approx(scores_of(single), rel=0, abs=TOLERANCE)
+
+
+def test_killed_replica_costs_no_request_and_no_score(two: Service) -> None:
+    """SIGKILL under load; the other one answers until there are two again, and all the scores are those from before."""
+    texts = documents(240)
+    lists = [
+        RankedList(query, texts, scores_of(two.rerank(query, texts)), TOLERANCE) for query in (QUERY, "music", "iron")
+    ]
+    with Traffic(two, lists, clients=2) as traffic:
+        traffic.wait_for(4)
+        [victim, _] = two.replica_processes()
+        victim.kill()
+        wait_until(lambda: victim not in two.replica_processes())
+        traffic.wait_for(4)
+        wait_until(lambda: len(two.replica_processes()) == 2)
+        two.wait_until_ready(2)
+        traffic.wait_for(4)
+    assert traffic.problems == []
+    two.wait_until_idle()
+    last = two.post(QUERY, texts)
+    assert lists[0].problem(last) is None
+    assert last.json()["meta"]["replicas"] == 2

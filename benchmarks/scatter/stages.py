@@ -1,0 +1,84 @@
+"""What a list costs in the ingress, stage by stage, and on the imagined devices: each stage alone, in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from reranker import scoring
+from reranker.checkpoint import find_checkpoint
+from reranker.config import EngineConfig, ModelConfig, PlanningConfig, SimulatedConfig
+from reranker.dialects import rerank as dialect
+from reranker.planning import plan
+from reranker.prompt import PromptRenderer
+from reranker.types import EngineScores, Ranking, RankRequest, Shard
+
+T = TypeVar("T")
+_REPEATS = 7
+
+
+@cache
+def _renderer(model: Path) -> PromptRenderer:
+    config = ModelConfig(name=str(model))
+    return PromptRenderer.of(find_checkpoint(config), config)
+
+
+def _prompts(model: Path, request: RankRequest) -> Shard:
+    return _renderer(model).render(request.query, request.documents).prompts
+
+
+def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
+    """Milliseconds of each stage, the median of a few.
+
+    Args:
+        model: Whose tokenizer.
+        raw: A request's body.
+        replicas: Idle ones that it is planned for.
+    """
+    found: dict[str, float] = {}
+
+    def timed(name: str, stage: Callable[[], T]) -> T:
+        times = []
+        for _ in range(_REPEATS):
+            started_s = time.perf_counter()
+            value = stage()
+            times.append(time.perf_counter() - started_s)
+        found[name] = round(statistics.median(times) * 1e3, 2)
+        return value
+
+    request, body = timed("read the body", lambda: dialect.parse(raw, 10_000))
+    prompts = timed("tokenize and lay out", lambda: _prompts(model, request))
+    shards = timed("plan", lambda: plan(prompts.pair_tokens, [0] * replicas, PlanningConfig()))
+    parts = timed("cut out the shards", lambda: [prompts.select(indices) for indices in shards])
+    calls = timed("pickle the shards", lambda: [pickle.dumps(part, protocol=5) for part in parts])
+    timed("unpickle the shards", lambda: [pickle.loads(call) for call in calls])  # noqa: S301 - our own
+    scores = [EngineScores(np.ones(len(s), np.float32), np.ones(len(s), np.bool_)) for s in shards]
+    merged = timed("merge", lambda: scoring.merge(list(zip(shards, scores, strict=True)), len(prompts)))
+    ones = np.ones(len(prompts), dtype=np.intp)
+    ranked = timed("rank", lambda: scoring.rank(merged.logits.astype(np.float64), frozenset(), ones))
+    ranking = Ranking(ranked, (), prompts.prompt_tokens, len(prompts), 0, 0, len(shards), replicas)
+    answer = timed("answer", lambda: dialect.respond(ranking, request, body, request_id="rerank-0", model="simulated"))
+    timed("write the answer as JSON", lambda: json.dumps(answer, ensure_ascii=False).encode())
+    return found
+
+
+def work_tokens(model: Path, raw: bytes) -> int:
+    """Tokens the engines compute for a list, on one replica."""
+    request, _ = dialect.parse(raw, 10_000)
+    return _prompts(model, request).work_tokens
+
+
+def device_s(tokens: int, replicas: int) -> float:
+    """Seconds a list of so many tokens takes on imagined devices if all get the same and nothing else takes time."""
+    costs, limits = SimulatedConfig(), EngineConfig()
+    share = tokens / replicas
+    return share / costs.tokens_per_s + math.ceil(share / limits.max_batch_tokens) * costs.step_s

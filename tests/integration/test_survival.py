@@ -1,0 +1,69 @@
+"""Replicas die, requests do not: whoever waits for a shard of a dead replica gets it from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from tests.integration.conftest import Service, configuration, running
+from tests.integration.traffic import RankedList, Traffic, wait_until
+
+REPLICAS = 4
+SLOW = {"tokens_per_s": 10_000}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Four simulated replicas that may be killed; each test leaves as many."""
+    with running(tmp_path_factory.mktemp("fleet"), replicas=REPLICAS, simulated=SLOW) as service:
+        yield service
+
+
+def _names(service: Service) -> set[str]:
+    return {replica["name"] for replica in service.load()["replicas"]}
+
+
+def test_killed_replicas_cost_no_request_and_no_score(fleet: Service) -> None:
+    """SIGKILL in the middle of the work, three times, the last time to two replicas at once."""
+    lists = [RankedList.simulated(number, 300) for number in range(8)]
+    before = _names(fleet)
+    with Traffic(fleet, lists) as traffic:
+        for victims in (1, 1, 2):
+            traffic.wait_for(8)
+            processes = sorted(fleet.replica_processes(), key=lambda process: process.pid)
+            assert len(processes) == REPLICAS
+            for process in processes[:victims]:
+                process.kill()
+            assert len(fleet.load()["replicas"]) <= REPLICAS  # it answers, whoever has just died
+            psutil.wait_procs(processes[:victims], timeout=5)
+            wait_until(lambda: len(fleet.replica_processes()) == REPLICAS)
+            fleet.wait_until_ready(REPLICAS)
+    assert traffic.problems == []
+    assert sum(answer["meta"]["retries"] for answer in traffic.answers) >= 1
+    fleet.wait_until_idle()
+    assert len(_names(fleet) - before) == 4
+
+
+def test_engines_that_fail_are_replaced_and_cost_no_request(fleet: Service) -> None:
+    """One step in twenty fails, and its replica ends by itself: not one that answers fast, with errors."""
+    config = configuration(REPLICAS, simulated={"failure_rate": 0.05})
+    for deployment in config["applications"][0]["deployments"]:
+        deployment["rolling_update_percentage"] = 1  # all at once: nobody uses it now
+    fleet.deploy(config)
+    fleet.wait_until_ready(REPLICAS)
+    lists = [RankedList.simulated(number, 50) for number in range(4)]
+    known = fleet.replica_processes()
+    assert len(known) == REPLICAS
+    with ThreadPoolExecutor(len(lists)) as pool:
+        while len(known) < REPLICAS + 3:
+            answers = list(pool.map(lambda one: fleet.post(one.query, one.documents), lists))
+            problems = [one.problem(answer) for one, answer in zip(lists, answers, strict=True)]
+            assert problems == [None] * len(lists)
+            if any(answer.json()["meta"]["retries"] for answer in answers):
+                wait_until(lambda: len(fleet.replica_processes()) == REPLICAS)
+                fleet.wait_until_ready(REPLICAS)
+                known |= fleet.replica_processes()
+    fleet.wait_until_idle()
