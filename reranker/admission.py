@@ -18,6 +18,9 @@ _FIRST_GUESS_TOKENS_PER_BYTE = 0.25
 _MEMORY_LISTS = 50
 """Lists after which a body's size has mostly been forgotten."""
 
+_HEADROOM = 0.9
+"""Of the allowed queue: the time it takes is an estimate, and one list in a hundred must not exceed it by much."""
+
 
 class Permit:
     """Leave to occupy the service with so many tokens, until it is given back."""
@@ -98,7 +101,7 @@ class Admission:
         speed = elsewhere.tokens_per_s
         room = float(self._config.max_tokens_in_flight - tokens)
         if speed is not None:
-            room = min(room, speed * allowed_s)
+            room = min(room, speed * allowed_s * _HEADROOM)
         if queued > room:
             queue_s, wait_s = (queued / speed, (queued - room) / speed) if speed else (0.0, 0.0)
             raise OverloadedError(round(queue_s, 1), max(1, math.ceil(wait_s)))

@@ -86,6 +86,7 @@ class SteppedEngine:
         self._pending_tokens = 0
         self._pairs = 0
         self._pace = Pace()
+        self._began_s = 0.0  # of the work whose duration is not recorded yet
         self._healthy = True
         self._stopping = False
         started: Future[None] = Future()
@@ -167,19 +168,24 @@ class SteppedEngine:
         """Do what is asked, and wait for something to be asked if there is no work. False: stop."""
         while not self._stopping:
             try:
-                self._commands.get(block=not self._jobs)()
+                idle = not self._jobs
+                command = self._commands.get(block=idle)
             except queue.Empty:
                 return True
+            if idle:
+                self._began_s = time.monotonic()
+            command()
         return False
 
     def _work(self) -> None:
         """Feed the stepper, step it, hand out what is done; note how fast that went."""
-        began_s = time.monotonic()
         self._feed()
         done_tokens = 0
         for pair, logit in self._stepper.step() if self._stepping else ():
             done_tokens += self._deliver(pair, logit)
-        self._pace.record(done_tokens, time.monotonic() - began_s)
+        now_s = time.monotonic()
+        self._pace.record(done_tokens, now_s - self._began_s)  # with everything between two steps: it is no faster
+        self._began_s = now_s
 
     def _stop(self) -> None:
         self._stopping = True

@@ -66,16 +66,16 @@ def test_list_beyond_the_cap_is_never_let_in_and_says_so(admission: Admission) -
 
 
 def test_list_is_let_in_until_the_queue_is_as_long_as_allowed(admission: Admission, stack: ExitStack) -> None:
-    """5 s at 1,000 tokens a second: one more at 5,000 queued, none at 5,001."""
-    permit = _let_in(admission, stack, 5_000)
+    """Nine tenths of 5 s at 1,000 tokens a second: one more at 4,500 queued, none at 4,501."""
+    permit = _let_in(admission, stack, 4_500)
     with admission.permit(4, "interactive", PLENTY_S, THOUSAND_A_SECOND):
         pass
-    permit.resize(5_001)
+    permit.resize(4_501)
     _refusal(admission, THOUSAND_A_SECOND)
 
 
 def test_refusal_says_how_long_the_queue_is_and_when_there_will_be_room(admission: Admission, stack: ExitStack) -> None:
-    """12,400 tokens are 12.4 s; 7,400 of them must be done before 5 s are left: 8 s, in whole ones."""
+    """12,400 tokens are 12.4 s; 7,900 of them must be done before 4.5 s are left: 8 s, in whole ones."""
     _let_in(admission, stack, 12_400)
     refused = _refusal(admission, THOUSAND_A_SECOND)
     assert (refused.queue_s, refused.retry_after_s) == (12.4, 8)
@@ -97,15 +97,15 @@ def test_bulk_is_refused_before_interactive(admission: Admission, stack: ExitSta
 def test_list_that_would_not_get_its_turn_in_time_is_not_started(admission: Admission, stack: ExitStack) -> None:
     """Its work would be thrown away, and delay those that can still be answered."""
     _let_in(admission, stack, 3_000)
-    with admission.permit(4, "interactive", 3.0, THOUSAND_A_SECOND):
+    with admission.permit(4, "interactive", 3.5, THOUSAND_A_SECOND):
         pass
-    assert _refusal(admission, THOUSAND_A_SECOND, timeout_s=2.0).retry_after_s == 1
+    assert _refusal(admission, THOUSAND_A_SECOND, timeout_s=2.0).retry_after_s == 2
 
 
 def test_work_of_other_ingress_replicas_counts(admission: Admission) -> None:
     """They share the engines: 6,000 tokens of theirs are 6 s, though we have sent nothing."""
     refused = _refusal(admission, ReplicaLoad(6_000, 1_000.0))
-    assert (refused.queue_s, refused.retry_after_s) == (6.0, 1)
+    assert (refused.queue_s, refused.retry_after_s) == (6.0, 2)
 
 
 def test_before_the_first_measurement_only_the_cap_counts(admission: Admission, stack: ExitStack) -> None:
