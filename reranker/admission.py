@@ -29,13 +29,22 @@ class Permit:
         self._admission, self._body_bytes = admission, body_bytes
         self.tokens = tokens
 
+    def grow(self, tokens: int) -> None:
+        """Say how many tokens were found so far, before all of the list is rendered.
+
+        Raises:
+            RequestTooLargeError: That is more than is ever let in.
+        """
+        self._admission.resized(self, max(tokens, self.tokens))
+
     def resize(self, tokens: int) -> None:
         """Say how many tokens the list really has, now that it is rendered. What was let in stays in.
 
         Raises:
             RequestTooLargeError: A list of this size is never let in.
         """
-        self._admission.resized(self, tokens, self._body_bytes)
+        self._admission.resized(self, tokens)
+        self._admission.learn(tokens, self._body_bytes)
 
 
 class Admission:
@@ -107,12 +116,15 @@ class Admission:
             raise OverloadedError(round(queue_s, 1), max(1, math.ceil(wait_s)))
         return tokens
 
-    def resized(self, permit: Permit, tokens: int, body_bytes: int) -> None:
+    def resized(self, permit: Permit, tokens: int) -> None:
         """See `Permit.resize`."""
         if tokens > self._config.max_tokens_in_flight:
             raise RequestTooLargeError("documents", tokens, self._config.max_tokens_in_flight, "tokens")
         self._tokens += tokens - permit.tokens
         permit.tokens = tokens
+
+    def learn(self, tokens: int, body_bytes: int) -> None:
+        """Note what a body of so many bytes had."""
         self._tokens_per_byte += (tokens / body_bytes - self._tokens_per_byte) / _MEMORY_LISTS
 
     def check_integrity(self) -> None:

@@ -101,11 +101,12 @@ class _Sender:
                 if self._request.allow_partial and self.sent:
                     return
                 raise
-            work_tokens += rendered.prompts.work_tokens
-            if document + len(texts) == len(self._request.documents):
-                permit.resize(work_tokens)
+            prompts = rendered.prompts
+            work_tokens += prompts.work_tokens - (len(prompts.head) if document else 0)  # the head once
+            permit.grow(work_tokens)
             self._send(group, document, rendered)
             document += len(texts)
+        permit.resize(work_tokens)
 
     def _send(self, group: asyncio.TaskGroup, first_document: int, rendered: RenderedList) -> None:
         known = len(self._distinct)
