@@ -35,7 +35,8 @@ class Permit:
         Raises:
             RequestTooLargeError: That is more than is ever let in.
         """
-        self._admission.resized(self, max(tokens, self.tokens))
+        self._admission.require_possible(tokens)
+        self._admission.resized(self, max(tokens, self.tokens))  # the estimate may still be the better one
 
     def resize(self, tokens: int) -> None:
         """Say how many tokens the list really has, now that it is rendered. What was let in stays in.
@@ -43,6 +44,7 @@ class Permit:
         Raises:
             RequestTooLargeError: A list of this size is never let in.
         """
+        self._admission.require_possible(tokens)
         self._admission.resized(self, tokens)
         self._admission.learn(tokens, self._body_bytes)
 
@@ -116,10 +118,13 @@ class Admission:
             raise OverloadedError(round(queue_s, 1), max(1, math.ceil(wait_s)))
         return tokens
 
-    def resized(self, permit: Permit, tokens: int) -> None:
-        """See `Permit.resize`."""
+    def require_possible(self, tokens: int) -> None:
+        """Raise RequestTooLargeError if a list of so many tokens is never let in."""
         if tokens > self._config.max_tokens_in_flight:
             raise RequestTooLargeError("documents", tokens, self._config.max_tokens_in_flight, "tokens")
+
+    def resized(self, permit: Permit, tokens: int) -> None:
+        """See `Permit.resize`."""
         self._tokens += tokens - permit.tokens
         permit.tokens = tokens
 

@@ -65,6 +65,17 @@ def test_list_beyond_the_cap_is_never_let_in_and_says_so(admission: Admission) -
     admission.check_integrity()
 
 
+def test_estimate_alone_is_no_reason_for_413(admission: Admission) -> None:
+    """A body of much markup and few tokens fits; only tokens that were counted are too many."""
+    with admission.permit(8 * CAP, "interactive", PLENTY_S, NOBODY_KNOWS) as permit:
+        permit.grow(10)
+        assert permit.tokens > CAP
+        permit.resize(20)
+        assert permit.tokens == 20
+        with pytest.raises(RequestTooLargeError):
+            permit.grow(CAP + 1)
+
+
 def test_list_is_let_in_until_the_queue_is_as_long_as_allowed(admission: Admission, stack: ExitStack) -> None:
     """Nine tenths of 5 s at 1,000 tokens a second: one more at 4,500 queued, none at 4,501."""
     permit = _let_in(admission, stack, 4_500)
