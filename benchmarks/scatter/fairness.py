@@ -9,7 +9,7 @@ The same with `engine.scheduling: fcfs`, first come, first served, in alternatin
 Admission lets everything in: what is refused does not wait.
 
 Limits: the p99 of the lists of 10 is at most 0.25 times what first come, first served gives, the median of the big
-list's own times at most 1.15 times. Then, with fair queueing, what `engine.max_batch_tokens` trades: a step cannot be
+list's own times at most 1.15 times. Then, with fair queueing, what `engine.target_step_s` trades: a step cannot be
 interrupted, so a small list waits for the one under way.
 """
 

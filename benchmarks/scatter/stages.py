@@ -80,5 +80,8 @@ def work_tokens(model: Path, raw: bytes) -> int:
 def device_s(tokens: int, replicas: int) -> float:
     """Seconds a list of so many tokens takes on imagined devices if all get the same and nothing else takes time."""
     costs, limits = SimulatedConfig(), EngineConfig()
+    step_tokens = limits.max_batch_tokens
+    if limits.target_step_s is not None:
+        step_tokens = min(step_tokens, int((limits.target_step_s - costs.step_s) * costs.tokens_per_s))
     share = tokens / replicas
-    return share / costs.tokens_per_s + math.ceil(share / limits.max_batch_tokens) * costs.step_s
+    return share / costs.tokens_per_s + math.ceil(share / step_tokens) * costs.step_s
