@@ -23,7 +23,7 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 _HEAD = """\
 # Configuration
 
-<!-- Generated from reranker/config.py by `make docs`; `make check` fails when it is stale. -->
+<!-- Generated from reranker/config/ by `make docs`; `make check` fails when it is stale. -->
 
 These are the `args` of the application in `serve_config.yaml`. Unknown keys and wrong values stop the start with a
 message that names the key. What Ray Serve itself configures (replicas, autoscaling, host and port) stays in Ray's own

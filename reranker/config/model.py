@@ -1,0 +1,106 @@
+"""Settings of what is scored and how: the model and its instructions, long documents, rules."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from reranker.config.base import Group
+from reranker.errors import UnknownInstructionError
+from reranker.types import Aggregate, LongDocuments, TruncationSide
+
+
+class ModelConfig(Group):
+    """Which model scores, and how its prompts are made."""
+
+    name: str = Field(default="demo", min_length=1)
+    """"demo" (bundled), a local folder, or a hub id such as Qwen/Qwen3-Reranker-0.6B."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub. None: the default branch."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """"auto": float32 for the demo model (it is tiny), else what the checkpoint says."""
+    max_pair_tokens: PositiveInt = 8_192
+    """Tokens one prompt may have, template included. Never more than the model's own limit."""
+    instruction: str = Field(
+        default="Given a web search query, retrieve relevant passages that answer the query", min_length=1
+    )
+    """For requests that bring none: a text, or a name from `instructions` ("@medical"). Default: the model card's."""
+    instructions: dict[str, str] = {  # noqa: RUF012 pydantic copies it
+        "web": "Given a web search query, retrieve relevant passages that answer the query",
+        "medical": "Given a medical question, retrieve passages of medical literature that answer it",
+        "patent": "Given the description of an invention, retrieve patents that disclose the same technical solution",
+        "code": "Given a programming question, retrieve code or documentation that answers it",
+    }
+    """Instructions that a request can name: `instruction: "@medical"`."""
+
+    @model_validator(mode="after")
+    def _default_instruction_exists(self) -> Self:
+        try:
+            self.instruction_text()
+        except UnknownInstructionError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def instruction_text(self, asked: str | None = None) -> str:
+        """The instruction a request gets: its own text, the one it names, or the default.
+
+        Raises:
+            UnknownInstructionError: It names one that is not configured.
+        """
+        instruction = asked or self.instruction
+        if not re.fullmatch(r"@[\w-]+", instruction):
+            return instruction
+        try:
+            return self.instructions[instruction[1:]]
+        except KeyError:
+            raise UnknownInstructionError(tuple(f"@{name}" for name in self.instructions)) from None
+
+
+class LongDocumentsConfig(Group):
+    """What happens to a document too long for one prompt. A request may choose otherwise."""
+
+    mode: LongDocuments = "truncate"
+    """"truncate": cut it, and say so. "windows": score all of it, in overlapping windows."""
+    truncation_side: TruncationSide = "end"
+    """Which end is cut off: "end" or "start"."""
+    aggregate: Aggregate = "max"
+    """The document's score from its windows': "max" (the best passage counts), "mean" or "first"."""
+    window_tokens: PositiveInt | None = None
+    """Document tokens per window. None: as many as the prompt has room for."""
+    overlap_tokens: NonNegativeInt = 128
+    """Tokens that neighbouring windows share, so that no passage is torn in two. Less than half a window."""
+    max_windows: PositiveInt = 256
+    """Windows per document; what lies beyond is cut off, and said so."""
+
+
+class ExclusionRule(Group):
+    """Takes documents out of every answer: those that match its metadata and its pattern."""
+
+    name: str = Field(min_length=1)
+    """Named in the answer for each document it excluded."""
+    metadata: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """Fields of a document sent as an object, and the values that match; a dotted name reaches into objects."""
+    pattern: str | None = None
+    """Regular expression (Python's) to be found in the document's text."""
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> Self:
+        if not self.metadata and self.pattern is None:
+            raise ValueError("a rule needs metadata or a pattern; without one it would exclude every document")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"pattern is not a regular expression: {error}") from None
+        return self
+
+
+class RulesConfig(Group):
+    """What happens to scored documents. Nothing is dropped silently: the answer lists what a rule excluded."""
+
+    score_threshold: float | None = Field(default=None, ge=0, le=1)
+    """Leave out documents with a lower relevance score. A request may choose otherwise."""
+    exclude: tuple[ExclusionRule, ...] = ()
+    """Exclusion rules, tried in order; the first that matches is named."""
