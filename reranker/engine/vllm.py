@@ -1,4 +1,4 @@
-"""A vLLM pooling engine, held in process. The only file that imports vllm or torch.
+"""A vLLM pooling engine, held in process. Only this file and cpu_kernels.py import vllm or torch.
 
 Why in process and not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md.
 """
@@ -15,6 +15,9 @@ from reranker.checkpoint import Checkpoint
 from reranker.config import EngineConfig
 from reranker.engine.stepping import SteppedEngine
 from reranker.errors import UnsupportedModelError
+
+_CPU_KERNELS = "reranker_cpu"
+"""The name under which vLLM finds the kernels of cpu_kernels.py."""
 
 
 class VllmEngine(SteppedEngine):
@@ -35,25 +38,40 @@ class VllmEngine(SteppedEngine):
         adapter = _find_adapter(checkpoint, config, device)
         arguments = engine_args(checkpoint, config, device=device, adapter=adapter)
         super().__init__(
-            lambda: VllmStepper(arguments, adapter, token_types=checkpoint.token_types),
+            lambda: VllmStepper(arguments, adapter, device=device, token_types=checkpoint.token_types),
             by_arrival=config.scheduling == "fcfs",
             target_step_s=config.target_step_s,
         )
 
 
 class VllmStepper:
-    """vLLM's LLMEngine, stepped by hand. See `reranker.engine.stepping.Stepper`."""
+    """vLLM's EngineCore, stepped by hand. See `reranker.engine.stepping.Stepper`.
 
-    def __init__(self, arguments: dict[str, Any], adapter: Adapter | None, *, token_types: bool) -> None:
+    Not the LLMEngine around it: what that does for every pair (a copy of the parameters, a second book of requests) has
+    no use here. Figures: docs/decisions/0005-engine-core.md.
+    """
+
+    def __init__(self, arguments: dict[str, Any], adapter: Adapter | None, *, device: str, token_types: bool) -> None:
         """Load the model.
 
         Args:
             arguments: vLLM's, by the names of its EngineArgs.
             adapter: To be applied to every pair.
+            device: "cpu" or "cuda".
             token_types: Whether the model is told where the document begins.
         """
-        self._engine = _build(arguments)
-        scheduler = self._engine.vllm_config.scheduler_config
+        from vllm.v1.request import Request
+
+        if device == "cpu":
+            from reranker.engine import cpu_kernels
+
+            cpu_kernels.register(_CPU_KERNELS)
+        self._core = _build(arguments)
+        self._request = Request
+        model = self._core.vllm_config.model_config
+        self._max_tokens: int = model.max_model_len
+        self._vocabulary: int = model.get_vocab_size()
+        scheduler = self._core.vllm_config.scheduler_config
         self.max_batch_tokens: int = scheduler.max_num_batched_tokens
         self.max_batch_pairs: int = scheduler.max_num_seqs
         self._token_types = token_types
@@ -63,17 +81,26 @@ class VllmStepper:
             from vllm.lora.request import LoRARequest
 
             self._lora_request = LoRARequest("adapter", 1, str(adapter.folder))
-            self._engine.add_lora(self._lora_request)  # now: in the first step it would bring down an engine at work
+            self._core.add_lora(self._lora_request)  # now: in the first step it would bring down an engine at work
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int) -> None:
-        """Take in a pair."""
-        self._engine.add_request(
+        """Take in a pair.
+
+        Raises:
+            ValueError: A prompt that would bring down the engine; nothing that renders prompts makes one.
+        """
+        if len(prompt) > self._max_tokens or max(prompt) >= self._vocabulary:
+            raise ValueError("too long for the model, or with a token that it does not know")
+        request = self._request(
             str(pair),
-            {"type": "token", "prompt_token_ids": prompt},
+            prompt,
+            None,
             self._pooling_params(head_tokens if self._token_types else 0),
             lora_request=self._lora_request,
             priority=priority,
+            block_hasher=self._core.request_block_hasher,
         )
+        self._core.add_request(request)
 
     def _pooling_params(self, second_type_from: int) -> Any:
         if second_type_from not in self._params:
@@ -82,21 +109,25 @@ class VllmStepper:
             types = {"compressed_token_type_ids": second_type_from} if second_type_from else None
             # use_activation: scoring.py has the sigmoid.
             params = PoolingParams(task="classify", use_activation=False, extra_kwargs=types)
+            params.verify(self._core.vllm_config.model_config)
             self._params[second_type_from] = params
         return self._params[second_type_from]
 
     def step(self) -> Iterator[tuple[int, float]]:
         """Compute a batch."""
-        for output in self._engine.step():
-            yield int(output.request_id), output.outputs.data.item()
+        outputs, executed = self._core.step_fn()
+        self._core.post_step(executed)
+        for client in (outputs or {}).values():  # None: vLLM has several batches under way, and none is done
+            for output in client.outputs:
+                yield int(output.request_id), output.pooling_output.item()
 
     def abort(self, pairs: Sequence[int]) -> None:
         """Forget these pairs."""
-        self._engine.abort_request([str(pair) for pair in pairs])
+        self._core.abort_requests([str(pair) for pair in pairs])
 
     def close(self) -> None:
         """Stop vLLM, and its worker processes where it has some."""
-        self._engine.engine_core.shutdown()
+        self._core.shutdown()
 
 
 def _find_adapter(checkpoint: Checkpoint, config: EngineConfig, device: str) -> Adapter | None:
@@ -137,6 +168,8 @@ def engine_args(
         # Blocks of 32 tokens, the smallest there: of vLLM's 128 a usual head (about 100 tokens) fills none, and the
         # prefix cache would never hit.
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": config.cpu_kv_cache_gib * 2**30}
+        # What a compiler would fuse: see cpu_kernels.py.
+        arguments |= {"ir_op_priority": {name: [_CPU_KERNELS] for name in ("rms_norm", "fused_add_rms_norm")}}
         if checkpoint.family.causal:
             arguments["block_size"] = 32
     else:
@@ -144,16 +177,13 @@ def engine_args(
     return arguments | config.vllm_args
 
 
-def _build(arguments: dict[str, Any]) -> Any:  # Any: vLLM's LLMEngine; vllm is untyped here
+def _build(arguments: dict[str, Any]) -> Any:  # Any: vLLM's EngineCore; vllm is untyped here
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.engine.core import EngineCore
     from vllm.v1.executor import Executor
 
     # On a CPU vLLM would move the worker to a process of its own; this variable is the only way to say no.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
-    # The constructor and not from_engine_args: that one starts a process unless an environment variable says no.
-    return LLMEngine(
-        vllm_config=config, executor_class=Executor.get_class(config), log_stats=False, multiprocess_mode=False
-    )
+    return EngineCore(config, Executor.get_class(config), log_stats=False)

@@ -129,9 +129,13 @@ async def test_time_up_gives_what_is_scored_and_takes_the_rest_out(engine: VllmE
     assert engine.load.pending_tokens == 0
 
 
-async def test_prompt_that_vllm_refuses_fails_alone(engine: VllmEngine) -> None:
+@pytest.mark.parametrize(("tokens", "length"), [(0, 9_000), (10_000_000, 1)], ids=["too long", "unknown token"])
+async def test_prompt_that_would_bring_down_the_engine_fails_alone(
+    engine: VllmEngine, tokens: int, length: int
+) -> None:
     good = _shard(DOCUMENTS[:2])
-    bad = Shard(good.head, good.tail, np.zeros(9_000, dtype=np.int32), np.array([0, 9_000], dtype=np.int32))
+    document = np.full(length, tokens, dtype=np.int32)
+    bad = Shard(good.head, good.tail, document, np.array([0, length], dtype=np.int32))
     with pytest.raises(RuntimeError, match="refused a prompt"):
         await engine.score(bad)
     assert np.isfinite(await engine.score(good)).all()
