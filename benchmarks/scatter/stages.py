@@ -77,6 +77,13 @@ def work_tokens(model: Path, raw: bytes) -> int:
     return _prompts(model, request).work_tokens
 
 
+def shards_of(model: Path, raw: bytes) -> list[Shard]:
+    """A list as it is sent to one idle replica."""
+    request, _ = dialect.parse(raw, 10_000)
+    prompts = _prompts(model, request)
+    return [prompts.select(indices) for indices in plan(prompts.pair_tokens, [0], PlanningConfig())]
+
+
 def device_s(tokens: int, replicas: int) -> float:
     """Seconds a list of so many tokens takes on imagined devices if all get the same and nothing else takes time."""
     costs, limits = SimulatedConfig(), EngineConfig()

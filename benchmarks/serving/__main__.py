@@ -4,6 +4,7 @@
     python -m benchmarks.serving --tune       which settings of vllm-serve are its best
     python -m benchmarks.serving --soak       memory after 1 and after 10 minutes of full load
     python -m benchmarks.serving --check      for CI: a loose limit on two ratios, a few minutes
+    python -m benchmarks.serving --hops       what each hop costs a list of 1 and one of 1,000
     python -m benchmarks.serving --report     plots and docs/benchmarks.md from the results that are there
 
 A full run (the default systems and workloads, not --quick) writes benchmarks/results/serving-SHAPE.json; any other one
@@ -18,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.serving import check, machine, models, page, plots, registry, results, soak
+from benchmarks.serving import check, hops, machine, models, page, plots, registry, results, soak
 from benchmarks.serving.generator import GeneratorError
 from benchmarks.serving.machine import say
 from benchmarks.serving.rounds import DisagreementError, Rounds
@@ -42,6 +43,9 @@ def main() -> int:
 def _run(parsed: argparse.Namespace) -> int:
     if parsed.check:
         return check.run()
+    if parsed.hops:
+        hops.run(quick=parsed.quick)
+        return 0
     started_s = time.monotonic()
     shapes = parsed.shapes.split(",")
     held = True
@@ -73,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     what.add_argument("--tune", action="store_true", help="measure every variant of vllm-serve")
     what.add_argument("--soak", action="store_true", help="ten minutes of full load, for memory")
     what.add_argument("--check", action="store_true", help="for CI")
+    what.add_argument("--hops", action="store_true", help="what each hop costs")
     what.add_argument("--report", action="store_true", help="measure nothing; write plots and page")
     parsed = parser.parse_args()
     if unknown := set(parsed.shapes.split(",")) - set(models.SHAPE_NAMES):

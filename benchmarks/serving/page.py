@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.serving.hops import OUT as HOPS
 from benchmarks.serving.limits import MAX_MEMORY_GROWTH, Limit, limits
 from benchmarks.serving.machine import RESULTS, ROOT
 from benchmarks.serving.page_text import GPU, HEAD, METHOD, PEERS
@@ -32,16 +34,21 @@ _PLOTS = {
 
 def write() -> None:
     """Write the page."""
-    PAGE.write_text(text(load_all(), load_all("serving-variants-"), load_all("serving-soak-")), encoding="utf-8")
+    hops = json.loads(HOPS.read_text(encoding="utf-8")) if HOPS.exists() else None
+    page = text(load_all(), load_all("serving-variants-"), load_all("serving-soak-"), hops)
+    PAGE.write_text(page, encoding="utf-8")
 
 
-def text(results: dict[str, Result], variants: dict[str, Result], soaks: dict[str, Result]) -> str:
+def text(
+    results: dict[str, Result], variants: dict[str, Result], soaks: dict[str, Result], hops: Result | None = None
+) -> str:
     """The page.
 
     Args:
         results: By shape.
         variants: Runs over the peer's settings, by shape.
         soaks: By shape.
+        hops: What each costs.
     """
     parts = [HEAD, "## What must hold", "", *_limits(results, soaks), ""]
     for shape in [shape for shape in (*SHAPES, "demo") if shape in results]:
@@ -51,6 +58,7 @@ def text(results: dict[str, Result], variants: dict[str, Result], soaks: dict[st
             f"![{name}](../benchmarks/results/{file})" for file, name in _PLOTS.items() if (RESULTS / file).exists()
         ]
         parts += ["## Plots", "", *plots, ""]
+    parts += _hops(hops) if hops else []
     parts += [METHOD, *_peer_settings(results, variants), PEERS, *_skipped(results), GPU]
     if not any(result["shape"]["gpu"] for result in results.values()):
         parts += ["Nothing on this page was measured on an accelerator.", ""]
@@ -188,6 +196,27 @@ def _processor(result: Result) -> Iterator[str]:
         yield "| documents x clients | system | in all | of it |"
         yield "|---|---|---|---|"
         yield from rows
+
+
+def _hops(result: Result) -> Iterator[str]:
+    lists = result["lists"]
+    yield "## What each hop costs"
+    yield ""
+    yield (
+        f"One list at a time, {result['shape']}, client and service on one machine; {result['date'][:10]}, commit "
+        f"{result['commit'][:12]}, `{result['command']}`. Medians in ms, and the share of the whole."
+    )
+    yield ""
+    yield "".join(["| |", *(f" documents: {int(size):,} |" for size in lists)])
+    yield f"|---|{'---|' * len(lists)}"
+    for hop in next(iter(lists.values()))["hops_ms"]:
+        times = [(one["hops_ms"][hop], one["hops_ms"]["all"]) for one in lists.values()]
+        yield "".join([f"| {hop} |", *(f" {_ms(ms)} ({ms / whole:.0%}) |" for ms, whole in times)])
+    for what in ("request", "shards", "answer"):
+        yield "".join([f"| bytes: {what} |", *(f" {one['bytes'][what]:,} |" for one in lists.values())])
+    yield ""
+    yield "How they are told apart: `benchmarks/serving/hops.py`."
+    yield ""
 
 
 def _peer_settings(results: dict[str, Result], variants: dict[str, Result]) -> Iterator[str]:
