@@ -2,6 +2,7 @@
 
     python -m benchmarks.serving [--systems ours,vllm-serve,...] [--shapes nano,small] [--workloads ...] [--rounds 3]
     python -m benchmarks.serving --tune       which settings of vllm-serve are its best
+    python -m benchmarks.serving --sweep      which settings of ours are the best on this device (with --shapes 0.6b)
     python -m benchmarks.serving --soak       memory after 1 and after 10 minutes of full load
     python -m benchmarks.serving --check      for CI: a loose limit on two ratios, a few minutes
     python -m benchmarks.serving --hops       what each hop costs a list of 1 and one of 1,000
@@ -27,6 +28,14 @@ from benchmarks.serving.system import Bench, UnavailableError
 from benchmarks.serving.vllm_serve import VARIANTS
 from benchmarks.serving.workloads import NAMES, workloads
 
+SWEEP = (
+    *(f"engine.max_batch_tokens={tokens}" for tokens in (2_048, 4_096, 16_384, 32_768)),
+    *(f"engine.max_batch_pairs={pairs}" for pairs in (64, 128, 512, 1_024)),
+    *(f"engine.target_step_s={seconds}" for seconds in (0.02, 0.1, "null")),
+    "engine.quantization=fp8",
+    "engine.vllm_args.enforce_eager=true",
+)
+"""One setting changed at a time, against the defaults."""
 _TUNE_WORKLOADS = ("1x1", "20x16", "1000x1", "mixed")
 
 
@@ -75,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where the JSON goes (one shape only)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--tune", action="store_true", help="measure every variant of vllm-serve")
+    what.add_argument("--sweep", action="store_true", help="measure ours with one setting changed at a time")
     what.add_argument("--soak", action="store_true", help="ten minutes of full load, for memory")
     what.add_argument("--check", action="store_true", help="for CI")
     what.add_argument("--hops", action="store_true", help="what each hop costs")
@@ -87,6 +97,9 @@ def _arguments() -> argparse.Namespace:
     if parsed.tune:
         parsed.systems = ",".join([registry.OURS, *(f"{registry.PEER}:{name}" for name in VARIANTS)])
         parsed.workloads = ",".join(_TUNE_WORKLOADS)
+    if parsed.sweep:
+        parsed.systems = ",".join([registry.OURS, *(f"{registry.OURS}:{setting}" for setting in SWEEP)])
+        parsed.workloads = ",".join(_TUNE_WORKLOADS)
     return parsed
 
 
@@ -95,6 +108,8 @@ def _out(parsed: argparse.Namespace, shape: str) -> Path:
         return Path(parsed.out)
     if parsed.tune and not parsed.quick:
         return machine.RESULTS / f"serving-variants-{shape}.json"
+    if parsed.sweep and not parsed.quick:
+        return machine.RESULTS / f"serving-sweep-{shape}.json"
     systems, chosen = parsed.systems.split(","), parsed.workloads.split(",")
     full = not parsed.quick and set(registry.DEFAULT) <= set(systems) and set(NAMES) <= set(chosen)
     return (machine.RESULTS if full else machine.SCRATCH) / f"serving-{shape}.json"

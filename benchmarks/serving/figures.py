@@ -83,6 +83,7 @@ def _summarize(rounds: Sequence[Record]) -> dict[str, Any]:
         "pairs_per_s": _middle([one["pairs_per_s"] for one in rounds]),
         "tokens_per_s": _middle([one["tokens_per_s"] for one in rounds if one["tokens_per_s"]]),
         "cpu_ms_per_pair": _middle([one["cpu_ms_per_pair"] for one in rounds]),
+        "gpu_busy": _middle([one["gpu_busy"] for one in rounds if one.get("gpu_busy") is not None]),
         "refused": sum(one["refused"] for one in rounds),
         "failures": sum(one["failures"] for one in rounds),
         "latency_ms": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -9,7 +10,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -75,6 +76,32 @@ def gpus() -> list[str]:
     except (OSError, subprocess.CalledProcessError):
         return []
     return found.stdout.splitlines()
+
+
+class GpuUse:
+    """Samples how busy the GPUs are; use as a context. Without any it does nothing."""
+
+    def __init__(self) -> None:
+        """Begin with the context, not now."""
+        self.busy: float | None = None
+        """Share of the time in which a kernel ran, mean of the GPUs; None: nothing was sampled."""
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(OSError):  # no such program: no such GPU
+            self._process = subprocess.Popen(
+                ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=100"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            samples = [int(line) for line in self._process.communicate()[0].split() if line.isdigit()]
+            self.busy = sum(samples) / len(samples) / 100 if samples else None
 
 
 def version(package: str) -> str | None:

@@ -49,7 +49,7 @@ def launch(bench: Bench, variant: str, checkout: Path = ROOT) -> Launch:
         roles=_ROLES,
         environment={"PYTHONPATH": str(checkout)} if checkout != ROOT else {},
         folder=checkout,
-        required=True,
+        required=not variant,
         notes=(f"args: {arguments}", *notes),
     )
 

@@ -35,12 +35,16 @@ _PLOTS = {
 def write() -> None:
     """Write the page."""
     hops = json.loads(HOPS.read_text(encoding="utf-8")) if HOPS.exists() else None
-    page = text(load_all(), load_all("serving-variants-"), load_all("serving-soak-"), hops)
+    page = text(load_all(), load_all("serving-variants-"), load_all("serving-soak-"), hops, load_all("serving-sweep-"))
     PAGE.write_text(page, encoding="utf-8")
 
 
 def text(
-    results: dict[str, Result], variants: dict[str, Result], soaks: dict[str, Result], hops: Result | None = None
+    results: dict[str, Result],
+    variants: dict[str, Result],
+    soaks: dict[str, Result],
+    hops: Result | None = None,
+    sweeps: dict[str, Result] | None = None,
 ) -> str:
     """The page.
 
@@ -49,6 +53,7 @@ def text(
         variants: Runs over the peer's settings, by shape.
         soaks: By shape.
         hops: What each costs.
+        sweeps: Runs over our settings, by shape.
     """
     parts = [HEAD, "## What must hold", "", *_limits(results, soaks), ""]
     for shape in [shape for shape in (*SHAPES, "demo") if shape in results]:
@@ -59,7 +64,7 @@ def text(
         ]
         parts += ["## Plots", "", *plots, ""]
     parts += _hops(hops) if hops else []
-    parts += [METHOD, *_peer_settings(results, variants), PEERS, *_skipped(results), GPU]
+    parts += [METHOD, *_peer_settings(results, variants), PEERS, *_skipped(results), GPU, *_sweeps(sweeps or {})]
     if not any(result["shape"]["gpu"] for result in results.values()):
         parts += ["Nothing on this page was measured on an accelerator.", ""]
     return "\n".join(parts).rstrip() + "\n"
@@ -163,15 +168,17 @@ def _accelerator(result: Result) -> Iterator[str]:
     peak = next((tflops for name, tflops in _PEAK_BF16_TFLOPS.items() if name in card), None)
     yield "Tokens per second are those of all prompts, also where the prefix cache saved their computation."
     yield ""
-    yield "| documents x clients | system | tokens/s | TFLOP/s | of the peak in bf16 |"
-    yield "|---|---|---|---|---|"
+    yield "| documents x clients | system | tokens/s | TFLOP/s | of the peak in bf16 | GPU idle |"
+    yield "|---|---|---|---|---|---|"
     for name, systems in result["summary"].items():
         for system, found in systems.items():
             if found["tokens_per_s"] and result["shape"]["flops_per_token"]:
                 tokens = found["tokens_per_s"]["median"]
                 tflops = tokens * result["shape"]["flops_per_token"] / 1e12
                 share = f"{tflops / peak:.0%}" if peak else ""
-                yield f"| {name} | {system} | {tokens:,.0f} | {tflops:.1f} | {share} |"
+                busy = found["gpu_busy"]
+                idle = f"{1 - busy['median']:.0%}" if busy else ""
+                yield f"| {name} | {system} | {tokens:,.0f} | {tflops:.1f} | {share} | {idle} |"
     yield ""
 
 
@@ -249,6 +256,19 @@ def _peer_settings(results: dict[str, Result], variants: dict[str, Result]) -> I
         for name in names:
             cells = "".join(_variant_cell(result["summary"][workload].get(name), workload) for workload in workloads)
             yield f"| {name.partition(':')[2]} |{cells} {result['systems'][name]['notes'][0].partition(': ')[2]} |"
+        yield ""
+
+
+def _sweeps(sweeps: dict[str, Result]) -> Iterator[str]:
+    for shape, result in sweeps.items():
+        workloads = [name for name in result["workloads"] if name in result["summary"]]
+        yield f"Our settings, one changed at a time, on {shape} ({_rounds(result)}, {result['run']['date'][:10]}):"
+        yield ""
+        yield f"| setting |{''.join(f' {name} |' for name in workloads)}"
+        yield f"|---|{'---|' * len(workloads)}"
+        for name in result["systems"]:
+            cells = "".join(_variant_cell(result["summary"][workload].get(name), workload) for workload in workloads)
+            yield f"| {name.partition(':')[2] or 'defaults'} |{cells}"
         yield ""
 
 

@@ -83,5 +83,7 @@ GPU = """\
 
 `make bench SHAPES=0.6b GPU=1` runs the shape of Qwen3-Reranker-0.6B (28 layers, 1,024 wide, 16 heads, 8 of keys and
 values, 151,669 tokens), ours and `vllm serve` one after the other, and records tokens per second beside pairs per
-second. The JSON has the operations per token (`flops_per_token`), from which the share of a card's peak follows.
+second, their share of the card's bf16 peak (`flops_per_token` is in the JSON) and the share of the time in which no
+kernel ran (nvidia-smi's, sampled ten times a second). `make bench BENCH=--sweep SHAPES=0.6b GPU=1` changes one setting
+at a time: tokens and pairs of a batch, its duration, FP8, CUDA graphs.
 """

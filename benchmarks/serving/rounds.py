@@ -12,7 +12,7 @@ from benchmarks.serving import agreement, registry
 from benchmarks.serving.agreement import Sample
 from benchmarks.serving.figures import Record, record
 from benchmarks.serving.generator import LoadGenerator
-from benchmarks.serving.machine import busy_cpu_s, say
+from benchmarks.serving.machine import GpuUse, busy_cpu_s, say
 from benchmarks.serving.system import Bench, Launch, Server, UnavailableError
 from benchmarks.serving.workloads import PACES, Workload, workload
 
@@ -138,11 +138,12 @@ class Rounds:
         self, generator: LoadGenerator, contender: Contender, server: Server, one: Workload, number: int
     ) -> Record:
         before, busy_s, started_s = server.cpu_s(), busy_cpu_s(), time.monotonic()
-        load = self._drive(generator, server, one, f"round {number}")
+        with GpuUse() as gpus:
+            load = self._drive(generator, server, one, f"round {number}")
         spent = {role: seconds - before.get(role, 0.0) for role, seconds in server.cpu_s().items()}
         others_s = busy_cpu_s() - busy_s - sum(spent.values()) - load["process_cpu_s"]
         others = max(0.0, others_s / (time.monotonic() - started_s))
-        found = record(contender.name, number, one.name, load, spent, others)
+        found = record(contender.name, number, one.name, load, spent, others) | {"gpu_busy": gpus.busy}
         p50 = {size: latency.get("p50") for size, latency in found["latency_ms"].items()}
         trouble = {key: found[key] for key in ("refused", "failures", "first_failure", "made_late") if found[key]}
         say(
