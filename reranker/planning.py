@@ -14,8 +14,9 @@ def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfi
     """Decide which pairs travel together.
 
     As few shards as bring the list's estimated end within `config.slack` of the earliest possible, as long as each is
-    worth its hop; more only when a shard would exceed its token limit. Balanced by tokens: longest pair first, always
-    onto the lightest shard, which is at most 4/3 of the best possible balance (Graham 1969).
+    worth its hop; more only when a shard would exceed its token limit. A shard for each of the least loaded replicas,
+    so large that all end together: longest pair first, always to where least is to be done, which is at most 4/3 of
+    the best possible balance (Graham 1969).
 
     Args:
         pair_tokens: Tokens of each pair; none above `config.max_shard_tokens`.
@@ -34,38 +35,50 @@ def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfi
     if max(pair_tokens) > config.max_shard_tokens:
         raise ValueError("a pair exceeds max_shard_tokens; the prompt limit should have prevented it")
     total = sum(pair_tokens)
-    worth_a_hop = max(1, total // config.min_shard_tokens)
-    wanted = min(worth_a_hop, _useful_shards(total, loads, config.slack))
-    count = min(len(pair_tokens), max(wanted, math.ceil(total / config.max_shard_tokens)))
-    shards, heaviest = _balance(pair_tokens, count)
+    wanted = max(_useful_shards(total, loads, config), math.ceil(total / config.max_shard_tokens))
+    count = min(len(pair_tokens), wanted)
+    busy = sorted(loads)[:count] if count <= len(loads) else [0] * count
+    shards, heaviest = _balance(pair_tokens, busy)
     if heaviest > config.max_shard_tokens:
         # The fewest that fit. One shard more never makes the heaviest heavier, and one pair per shard always fits.
-        counts = range(count + 1, len(pair_tokens))
+        counts = range(count, len(pair_tokens))
         fits = bisect.bisect_left(
-            counts, True, key=lambda more: _balance(pair_tokens, more)[1] <= config.max_shard_tokens
+            counts, True, key=lambda more: _balance(pair_tokens, [0] * more)[1] <= config.max_shard_tokens
         )
-        shards, _ = _balance(pair_tokens, count + 1 + fits)
+        shards, _ = _balance(pair_tokens, [0] * (count + fits))
     return shards
 
 
-def _useful_shards(total: int, loads: Sequence[int], slack: float) -> int:
+def _useful_shards(total: int, loads: Sequence[int], config: PlanningConfig) -> int:
     """The fewest shards with which a list of so many tokens ends about as early as it can.
 
-    Shards go to the least loaded replicas, so with k of them the list ends when the k-th of these has done what it has
-    and its part. On idle replicas all are useful; the more there is to do already, the less a finer cut brings.
+    Shards go to the least loaded replicas, so with k of them the list ends when these k have done what they have and
+    the list. On idle replicas all are useful; the more there is to do already, the less a finer cut brings.
     """
-    ends = [load + total / number for number, load in enumerate(sorted(loads), start=1)]
-    good_enough = (1 + slack) * min(ends)
+    ends: list[float] = []
+    before = 0
+    for number, load in enumerate(sorted(loads), start=1):
+        before += load
+        end = (before + total) / number
+        if (
+            ends and end - load < config.min_shard_tokens
+        ):  # its part would not be worth the hop, nor any other's after it
+            break
+        ends.append(end)
+    good_enough = (1 + config.slack) * min(ends)
     return next(number for number, end in enumerate(ends, start=1) if end <= good_enough)
 
 
-def _balance(pair_tokens: Sequence[int], count: int) -> tuple[list[tuple[int, ...]], int]:
-    """Fill `count` shards, longest pair first onto the lightest; give the shards and the heaviest one's tokens."""
-    shards: list[list[int]] = [[] for _ in range(count)]
-    lightest = [(0, number) for number in range(count)]
+def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tuple[int, ...]], int]:
+    """Make a shard for each replica that has so much to do, longest pair first; give them and the heaviest's tokens.
+
+    None for a replica that has more to do than the others with their shards.
+    """
+    shards: list[list[int]] = [[] for _ in busy]
+    to_do = sorted((load, number) for number, load in enumerate(busy))  # sorted: a heap
     for index in sorted(range(len(pair_tokens)), key=lambda i: -pair_tokens[i]):
-        tokens, number = lightest[0]
+        tokens, number = to_do[0]
         shards[number].append(index)
-        heapq.heapreplace(lightest, (tokens + pair_tokens[index], number))
-    by_weight = [number for _, number in sorted(lightest, reverse=True)]
-    return [tuple(sorted(shards[number])) for number in by_weight if shards[number]], max(lightest)[0]
+        heapq.heapreplace(to_do, (tokens + pair_tokens[index], number))
+    weights = sorted(((tokens - busy[number], number) for tokens, number in to_do), reverse=True)
+    return [tuple(sorted(shards[number])) for _, number in weights if shards[number]], weights[0][0]

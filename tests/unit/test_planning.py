@@ -9,6 +9,7 @@ from reranker.planning import plan
 
 SMALL = PlanningConfig(max_shard_tokens=1_000, min_shard_tokens=100)
 LENGTHS = st.lists(st.integers(1, 1_000), max_size=120)
+UNLIMITED = PlanningConfig(min_shard_tokens=1)
 LOADS = st.lists(st.integers(0, 100_000), min_size=1, max_size=16)
 
 
@@ -30,10 +31,19 @@ def test_no_shard_exceeds_its_limit(lengths: list[int], loads: list[int]) -> Non
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=120), loads=LOADS)
-def test_shards_are_balanced_by_tokens(lengths: list[int], loads: list[int]) -> None:
-    """The list is as slow as its heaviest shard: at most the fair share and one pair more."""
+def test_list_ends_everywhere_at_about_the_same_time(lengths: list[int], loads: list[int]) -> None:
+    """It is as slow as its last shard: at most a pair later than if what there is to do were shared out evenly."""
+    shards = plan(lengths, loads, UNLIMITED)
+    used = sorted(loads)[: len(shards)]
+    ends = [load + tokens for load, tokens in zip(used, _tokens(lengths, shards), strict=True)]
+    assert max(ends) <= (sum(used) + sum(lengths)) / len(shards) + max(lengths)
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=120), loads=LOADS)
+def test_shards_beyond_the_replicas_are_balanced_by_tokens(lengths: list[int], loads: list[int]) -> None:
     shards = plan(lengths, loads, SMALL)
-    assert max(_tokens(lengths, shards)) <= sum(lengths) / len(shards) + max(lengths)
+    if len(shards) > len(loads):
+        assert max(_tokens(lengths, shards)) <= sum(lengths) / len(shards) + max(lengths)
 
 
 @given(lengths=LENGTHS, loads=LOADS)
@@ -81,6 +91,12 @@ def test_large_list_uses_every_idle_replica() -> None:
 def test_large_list_leaves_out_the_one_replica_that_is_busy() -> None:
     """Its part would be the last to end."""
     assert len(plan([50] * 40, [0, 0, 0, 1_000_000], SMALL)) == 3
+
+
+def test_replica_that_has_something_to_do_gets_less() -> None:
+    """Not nothing, and not as much as the idle ones."""
+    [first, second, third] = _tokens([10] * 3_000, plan([10] * 3_000, [0, 6_000, 0], PlanningConfig()))
+    assert (first, second, third) == (12_000, 12_000, 6_000)
 
 
 def test_saturation_gives_fewer_and_larger_shards() -> None:
