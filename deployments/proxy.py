@@ -13,7 +13,7 @@ import json
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reranker.dialects.rerank import TIMEOUT_HEADER, error_body, error_fields
+from reranker.dialects.envelope import TIMEOUT_HEADER, Problem, universal
 from reranker.errors import NotReadyError
 
 _MESSAGES = {408: "the request took too long", 500: "internal error; the service's log has more"}
@@ -69,9 +69,9 @@ class JsonErrors:
 async def _send_error(status: int, send: Send) -> None:
     # Our route prefix is "/", so that the proxy knows no route means that the application is not deployed yet.
     if status in (404, 503):
-        status, body = 503, error_body(NotReadyError())
+        status, body = 503, universal(Problem.of(NotReadyError()))
     else:
-        body = error_fields(_MESSAGES.get(status, "the request was refused"), f"http_{status}")
+        body = universal(Problem(_MESSAGES.get(status, "the request was refused"), f"http_{status}", status))
     content = json.dumps(body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -29,6 +29,11 @@ class Permit:
         self._admission, self._body_bytes = admission, body_bytes
         self.tokens = tokens
 
+    def split(self, lists: int) -> list[PermitPart]:
+        """Give each of several lists its part."""
+        found: dict[PermitPart, tuple[int, bool]] = {}
+        return [PermitPart(self, found) for _ in range(lists)]
+
     def grow(self, tokens: int) -> None:
         """Say how many tokens were found so far, before all of the list is rendered.
 
@@ -47,6 +52,30 @@ class Permit:
         self._admission.require_possible(tokens)
         self._admission.resized(self, tokens)
         self._admission.learn(tokens, self._body_bytes)
+
+
+class PermitPart:
+    """What one of several lists under the same permit says of its size; see `Permit`."""
+
+    def __init__(self, permit: Permit, found: dict[PermitPart, tuple[int, bool]]) -> None:
+        self._permit, self._found = permit, found
+        found[self] = (0, False)
+
+    def grow(self, tokens: int) -> None:
+        """Say how many tokens were found so far; raises as `Permit.grow`."""
+        self._say(tokens, last=False)
+
+    def resize(self, tokens: int) -> None:
+        """Say how many tokens the list really has; raises as `Permit.resize`."""
+        self._say(tokens, last=True)
+
+    def _say(self, tokens: int, *, last: bool) -> None:
+        self._found[self] = (tokens, last)
+        together = sum(found for found, _ in self._found.values())
+        if all(done for _, done in self._found.values()):
+            self._permit.resize(together)
+        else:
+            self._permit.grow(together)
 
 
 class Admission:

@@ -4,14 +4,21 @@ RerankerError
 ├── ClientError                 the request must change
 │   ├── InvalidRequestError     400
 │   │   └── UnknownInstructionError
+│   ├── QueryTooLongError       400
+│   ├── UnauthorizedError       401
+│   ├── ForbiddenError          403
+│   ├── SlowRequestError        408
 │   ├── RequestTooLargeError    413
-│   └── QueryTooLongError       400
+│   │   ├── UrlTooLongError     414
+│   │   └── HeadersTooLargeError 431
+│   ├── UnknownEncodingError    415
+│   └── QuotaExceededError      429; of one key
 ├── ConfigurationError          the operator must change something; raised before an engine takes a device
 │   ├── ModelNotFoundError
 │   ├── UnsupportedModelError
 │   └── StartupCheckError       raised with the model loaded: it does not score as a reranker does
 └── ServiceError                ours, or the machine's
-    ├── OverloadedError         429
+    ├── OverloadedError         429; of the service
     ├── NotReadyError           503
     │   └── StartFailedError
     ├── DeadlineExceededError   504
@@ -75,6 +82,77 @@ class RequestTooLargeError(ClientError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.amount} {self.unit}; the limit is {self.limit} in one request"
+
+
+class UrlTooLongError(RequestTooLargeError):
+    """The URL is longer than the service reads."""
+
+    status_code, code = 414, "url_too_long"
+
+
+class HeadersTooLargeError(RequestTooLargeError):
+    """The headers are larger than the service reads."""
+
+    status_code, code = 431, "headers_too_large"
+
+
+class UnknownEncodingError(ClientError):
+    """The body is compressed in a way that the service does not know."""
+
+    status_code, code = 415, "unknown_encoding"
+
+    def __str__(self) -> str:
+        return "Content-Encoding: only gzip and deflate are known; or send the body as it is"
+
+
+class SlowRequestError(ClientError):
+    """The client did not send its request in time."""
+
+    status_code, code = 408, "slow_request"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"the request's body did not arrive within {self.timeout_s:g} s"
+
+
+class UnauthorizedError(ClientError):
+    """No API key, or one that the service does not know."""
+
+    status_code, code = 401, "unauthorized"
+
+    def __init__(self, sent: bool) -> None:
+        super().__init__(sent)
+        self.sent = sent
+
+    def __str__(self) -> str:
+        if self.sent:
+            return "this API key is not known here; send another as header `Authorization: Bearer KEY`"
+        return "an API key is needed; send it as header `Authorization: Bearer KEY`"
+
+
+class ForbiddenError(ClientError):
+    """The API key is known, and may not do this."""
+
+    status_code, code = 403, "forbidden"
+
+    def __str__(self) -> str:
+        return "this API key may not do this; a key with `admin: true` may"
+
+
+class QuotaExceededError(ClientError):
+    """The API key has used up what it may have now."""
+
+    status_code, code = 429, "quota_exceeded"
+
+    def __init__(self, amount: str, retry_after_s: int) -> None:
+        super().__init__(amount, retry_after_s)
+        self.amount, self.retry_after_s = amount, retry_after_s
+
+    def __str__(self) -> str:
+        return f"this API key may have {self.amount}; send the request again in {self.retry_after_s} s"
 
 
 class QueryTooLongError(ClientError):
@@ -168,6 +246,9 @@ class NotReadyError(ServiceError):
     """No engine can score yet."""
 
     status_code, code = 503, "not_ready"
+    retry_after_s = 5
+    status = "starting"
+    """What /health says of it."""
 
     def __str__(self) -> str:
         return "no engine is ready to score yet; try again in a few seconds"
@@ -177,6 +258,7 @@ class StartFailedError(NotReadyError):
     """No engine can score, and the service has given up starting one."""
 
     code = "start_failed"
+    status = "failed"
 
     def __str__(self) -> str:
         return "no engine could be started; the service's log says why"

@@ -25,6 +25,7 @@ import yaml
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
+from reranker.keys import ENVIRONMENT, Keyring, require_keys
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
@@ -61,7 +62,7 @@ def load(
 
     Raises:
         LaunchError: Unreadable, without our application, or the port is taken.
-        ConfigurationError: The model is not there, or not one we can serve.
+        ConfigurationError: The model is not there, or not one we can serve; or a public address without API keys.
         pydantic.ValidationError: Unknown keys or wrong values in our `args`.
     """
     try:
@@ -86,7 +87,10 @@ def load(
             engine["simulated"] = engine.get("simulated") or {}
         if replicas is not None:
             _fix_replicas(application, replicas)
-        find_checkpoint(RerankerConfig.model_validate(arguments).model)
+        checked = RerankerConfig.model_validate(arguments)
+        find_checkpoint(checked.model)
+        keys = Keyring(checked.access, os.environ.get(ENVIRONMENT, ""))
+        require_keys(address(config)[0], checked.access, keys)
     _require_free_port(*address(config))
     loaded: dict[str, Any] = config
     return loaded

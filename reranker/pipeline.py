@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker import rules, scoring
-from reranker.admission import Permit
+from reranker.admission import Permit, PermitPart
 from reranker.config import LongDocumentsConfig, RerankerConfig
 from reranker.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
 from reranker.planning import plan
@@ -22,7 +22,11 @@ from reranker.windows import CuttingPolicy
 
 
 async def rerank(
-    request: RankRequest, permit: Permit, renderer: PromptRenderer, scatter: Scatter, config: RerankerConfig
+    request: RankRequest,
+    permit: Permit | PermitPart,
+    renderer: PromptRenderer,
+    scatter: Scatter,
+    config: RerankerConfig,
 ) -> Ranking:
     """Score every document of a list, or none; with `allow_partial`, those that time suffices for.
 
@@ -85,7 +89,7 @@ class _Sender:
         self._deadline_s = deadline_s
         self._distinct = DistinctPairs()
 
-    async def send_all(self, group: asyncio.TaskGroup, permit: Permit) -> None:
+    async def send_all(self, group: asyncio.TaskGroup, permit: Permit | PermitPart) -> None:
         """Send the list as far as time allows; the scores come with the group's tasks."""
         instruction = self._config.model.instruction_text(self._request.instruction)
         cutting = _cutting(self._request, self._config.long_documents)
@@ -149,6 +153,7 @@ def _ranking(sent: Sequence[_Portion], request: RankRequest, config: RerankerCon
         unscored=tuple(np.flatnonzero(~scored).tolist()),
         prompt_tokens=sum(portion.rendered.prompts.prompt_tokens for portion in sent),
         pairs=pairs,
+        deduplicated_pairs=len(document_of_pair) - pairs,
         truncated_documents=len(truncated),
         windowed_documents=int((windows > 1).sum()),
         shards=len(shards),

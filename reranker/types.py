@@ -213,6 +213,8 @@ class Ranking:
     """Distinct replicas that worked on the list."""
     unscored: tuple[int, ...] = ()
     """Documents that time did not suffice for, by index; only with `allow_partial`."""
+    deduplicated_pairs: int = 0
+    """Prompts not scored because the list has the same one already."""
     retries: int = 0
     """Shards sent again because a replica was lost."""
     hedges: int = 0

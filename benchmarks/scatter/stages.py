@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import statistics
@@ -13,11 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import orjson
 
 from reranker import scoring
 from reranker.checkpoint import find_checkpoint
-from reranker.config import EngineConfig, ModelConfig, PlanningConfig, SimulatedConfig
-from reranker.dialects import rerank as dialect
+from reranker.config import EngineConfig, LimitsConfig, ModelConfig, PlanningConfig, SimulatedConfig
+from reranker.dialects import choose
+from reranker.dialects.base import Served
 from reranker.planning import plan
 from reranker.prompt import PromptRenderer
 from reranker.types import EngineScores, Ranking, RankRequest, Shard
@@ -55,7 +56,8 @@ def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
         found[name] = round(statistics.median(times) * 1e3, 2)
         return value
 
-    request, body = timed("read the body", lambda: dialect.parse(raw, 10_000))
+    asked = timed("read the body", lambda: choose.parse(raw, None, LimitsConfig()))
+    [request] = asked.lists
     prompts = timed("tokenize and lay out", lambda: _prompts(model, request))
     shards = timed("plan", lambda: plan(prompts.pair_tokens, [0] * replicas, PlanningConfig()))
     parts = timed("cut out the shards", lambda: [prompts.select(indices) for indices in shards])
@@ -66,14 +68,14 @@ def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
     ones = np.ones(len(prompts), dtype=np.intp)
     ranked = timed("rank", lambda: scoring.rank(merged.logits.astype(np.float64), frozenset(), ones))
     ranking = Ranking(ranked, (), prompts.prompt_tokens, len(prompts), 0, 0, len(shards), replicas)
-    answer = timed("answer", lambda: dialect.respond(ranking, request, body, request_id="rerank-0", model="simulated"))
-    timed("write the answer as JSON", lambda: json.dumps(answer, ensure_ascii=False).encode())
+    answer = timed("answer", lambda: asked.write([ranking], Served("rerank-0", "simulated", 0)))
+    timed("write the answer as JSON", lambda: orjson.dumps(answer))
     return found
 
 
 def work_tokens(model: Path, raw: bytes) -> int:
     """Tokens the engines compute for a list, on one replica."""
-    request, _ = dialect.parse(raw, 10_000)
+    [request] = choose.parse(raw, None, LimitsConfig()).lists
     return _prompts(model, request).work_tokens
 
 

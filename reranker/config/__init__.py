@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import model_validator
 
+from reranker.config.access import AccessConfig
 from reranker.config.base import Group
 from reranker.config.engine import EngineConfig, SimulatedConfig
 from reranker.config.model import ExclusionRule, LongDocumentsConfig, ModelConfig, RulesConfig
@@ -22,6 +23,7 @@ from reranker.config.serving import (
 )
 
 __all__ = [
+    "AccessConfig",
     "AdmissionConfig",
     "EngineConfig",
     "ExclusionRule",
@@ -50,6 +52,7 @@ class RerankerConfig(Group):
     admission: AdmissionConfig = AdmissionConfig()
     scatter: ScatterConfig = ScatterConfig()
     limits: LimitsConfig = LimitsConfig()
+    access: AccessConfig = AccessConfig()
 
     @model_validator(mode="after")
     def _pair_fits_shard(self) -> Self:

@@ -98,7 +98,17 @@ class LimitsConfig(Group):
     max_documents: PositiveInt = 10_000
     """Documents per list."""
     max_request_bytes: PositiveInt = 64 * 1024 * 1024
-    """Size of a request's body."""
+    """Size of a request's body, decompressed."""
+    max_header_bytes: PositiveInt = 32 * 1024
+    """Size of a request's headers, all together (431)."""
+    max_url_bytes: PositiveInt = 8 * 1024
+    """Length of a request's URL (414)."""
+    max_nesting: PositiveInt = 32
+    """Objects and lists within each other in a request's body."""
+    max_json_values: PositiveInt = 1_000_000
+    """Values in the lists and objects of a request's body; each takes memory."""
+    receive_timeout_s: PositiveFloat = 60
+    """Seconds a client may take to send its request's body (408)."""
     timeout_s: PositiveFloat = 120
     """Seconds until a list that is not scored yet is given up (504). A request may ask for less, not for more."""
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from reranker.dialects.rerank import error_body, parse, respond
+from reranker.config import LimitsConfig
+from reranker.dialects.base import Asked, Served
+from reranker.dialects.choose import parse
+from reranker.dialects.envelope import Problem, universal
 from reranker.errors import EngineFailedError, InvalidRequestError, RequestTooLargeError
-from reranker.types import ExcludedDocument, RankedDocument, Ranking
+from reranker.types import ExcludedDocument, RankedDocument, Ranking, RankRequest
 
 RANKING = Ranking(
     results=(RankedDocument(1, 0.9, 2.2), RankedDocument(0, 0.25, -1.1, truncated=True, windows=3)),
@@ -22,37 +25,48 @@ RANKING = Ranking(
 )
 
 
-def _parse(max_documents: int = 1_000, **body: Any) -> Any:
-    return parse(json.dumps(body).encode(), max_documents)
+SERVED = Served("id-1", "demo", 0)
+
+
+def _ask(max_documents: int = 1_000, **body: Any) -> Asked:
+    return parse(json.dumps(body).encode(), None, LimitsConfig(max_documents=max_documents))
+
+
+def _parse(max_documents: int = 1_000, **body: Any) -> RankRequest:
+    [request] = _ask(max_documents, **body).lists
+    return request
+
+
+def _respond(ranking: Ranking = RANKING, **body: Any) -> Any:
+    return _ask(**body).write([ranking], SERVED)
 
 
 def test_null_for_every_optional_field_is_as_if_absent() -> None:
     """langchain-cohere, haystack-jina, xinference and Dify send null for what is not set."""
     fields = ("model", "top_n", "return_documents", "instruction", "max_tokens_per_doc", "rank_fields")
     nothing: dict[str, Any] = dict.fromkeys(fields)
-    request, body = parse(json.dumps({"query": "q", "documents": ["a"]} | nothing).encode(), 10)
-    assert (request.top_n, request.instruction, body.return_documents) == (None, None, None)
+    assert _parse(query="q", documents=["a"], **nothing) == _parse(query="q", documents=["a"])
 
 
 def test_documents_may_be_strings_and_objects() -> None:
-    request, _ = _parse(query="q", documents=["a", {"text": "b", "title": "ignored"}])
+    request = _parse(query="q", documents=["a", {"text": "b", "title": "ignored"}])
     assert request.documents == ("a", "b")
 
 
 @pytest.mark.parametrize(("sent", "meant"), [(0, None), (None, None), (1, 1), ("2", 2), (50, 50)])
 def test_top_n(sent: object, meant: int | None) -> None:
-    request, _ = _parse(query="q", documents=["a", "b"], top_n=sent)
+    request = _parse(query="q", documents=["a", "b"], top_n=sent)
     assert request.top_n == meant
 
 
 @pytest.mark.parametrize("value", [True, "true", "True", 1])
 def test_booleans_may_be_strings(value: object) -> None:
     """RAGFlow's xinference client sends "true"."""
-    assert _parse(query="q", documents=["a"], return_documents=value)[1].return_documents is True
+    assert _ask(query="q", documents=["a"], return_documents=value).body.return_documents is True
 
 
 def test_blank_documents_are_documents() -> None:
-    request, _ = _parse(query="q", documents=["", " ", "\n"])
+    request = _parse(query="q", documents=["", " ", "\n"])
     assert request.documents == ("", " ", "\n")
 
 
@@ -70,13 +84,23 @@ def test_blank_documents_are_documents() -> None:
         ({"query": "q", "documents": "a"}, "documents"),
         ({"query": "q", "documents": ["a", None]}, "documents[1]"),
         ({"query": "q", "documents": ["a", 7]}, "documents[1]"),
-        ({"query": "q", "documents": [{"title": "no text"}]}, "documents[0].text"),
+        ({"query": {"title": "no text"}, "documents": ["a"]}, "query"),
+        ({"query": {"text": ["q"]}, "documents": ["a"]}, "query.text"),
+        ({"query": "q", "documents": ["a", {}]}, "documents[1]"),
+        ({"query": "q", "documents": [{"image": "data:"}]}, "documents[0]"),
+        ({"query": "q", "documents": [{"content": [{"type": "image_url"}]}]}, "documents[0].content[0]"),
+        ({"query": "q", "documents": [{"title": "t"}], "rank_fields": ["body"]}, "documents[0]"),
+        ({"query": "q", "documents": ["a"], "rank_fields": [3]}, "rank_fields[0]"),
+        (
+            {"query": "q", "documents": ["a"], "chat_template_kwargs": {"instruction": 3}},
+            "chat_template_kwargs.instruction",
+        ),
         ({"query": "q", "documents": [{"text": 3}]}, "documents[0].text"),
         ({"query": "q", "documents": ["a"], "top_n": -1}, "top_n"),
         ({"query": "q", "documents": ["a"], "top_n": 1.5}, "top_n"),
         ({"query": "q", "documents": ["a"], "return_documents": "perhaps"}, "return_documents"),
         ({"query": "q", "documents": ["a"], "instruction": ["x"]}, "instruction"),
-        ({"query": "q", "documents": ["a"], "max_tokens_per_doc": 0}, "max_tokens_per_doc"),
+        ({"query": "q", "documents": ["a"], "max_tokens_per_doc": -1}, "max_tokens_per_doc"),
         ({"query": "q", "documents": ["a"], "truncation_side": "middle"}, "truncation_side"),
         ({"query": "q", "documents": ["a"], "long_documents": "split"}, "long_documents"),
         ({"query": "q", "documents": ["a"], "score_threshold": 2}, "score_threshold"),
@@ -88,7 +112,6 @@ def test_blank_documents_are_documents() -> None:
         ({"query": "q", "documents": ["a"], "timeout_s": 0}, "timeout_s"),
         ({"query": "q", "documents": ["a"], "timeout_s": -1}, "timeout_s"),
         ({"query": "q", "documents": ["a"], "timeout_s": "soon"}, "timeout_s"),
-        ({"query": "q", "documents": ["a"], "timeout_s": float("inf")}, "timeout_s"),
         ({"query": "q", "documents": ["a"], "timeout_s": "nan"}, "timeout_s"),
         ({"query": "q", "documents": ["a"], "allow_partial": "perhaps"}, "allow_partial"),
     ],
@@ -105,12 +128,12 @@ def test_bad_field_is_named(body: dict[str, Any], field: str) -> None:
 )
 def test_body_that_is_no_json_object_is_the_clients_error(raw: bytes) -> None:
     with pytest.raises(InvalidRequestError, match="body"):
-        parse(raw, 10)
+        parse(raw, None, LimitsConfig())
 
 
 def test_errors_do_not_quote_what_was_sent() -> None:
     """A document must not reach a log by way of an error."""
-    for body in ({"query": {"secret": 1}, "documents": ["a"]}, {"query": "q", "documents": [{"secret": "s"}]}):
+    for body in ({"query": {"secret": 1}, "documents": ["a"]}, {"query": "q", "documents": [{"text": ["secret"]}]}):
         with pytest.raises(InvalidRequestError) as caught:
             _parse(**body)
         assert "secret" not in str(caught.value)
@@ -122,68 +145,135 @@ def test_too_many_documents_names_the_limit() -> None:
 
 
 def test_answer_has_what_clients_require() -> None:
-    request, body = _parse(query="q", documents=["a", "b"])
-    answer = respond(RANKING, request, body, request_id="id-1", model="demo")
+    answer = _respond(query="q", documents=["a", "b"])
     assert answer["results"] == [
         {"index": 1, "relevance_score": 0.9},
         {"index": 0, "relevance_score": 0.25, "truncated": True, "windows": 3},
     ]
     assert (answer["id"], answer["object"], answer["model"]) == ("id-1", "rerank", "demo")
-    assert answer["usage"] == {"prompt_tokens": 123, "total_tokens": 123}
+    assert answer["usage"] == {"prompt_tokens": 123, "total_tokens": 123, "deduplicated_pairs": 0}
     assert answer["meta"]["billed_units"] == {"search_units": 1}
     assert answer["meta"]["tokens"] == {"input_tokens": 123, "output_tokens": 0}
 
 
 def test_document_is_there_only_when_asked_for_and_never_null() -> None:
-    request, body = _parse(query="q", documents=["a", {"text": "b"}], return_documents=True)
-    answer = respond(RANKING, request, body, request_id="id", model="demo")
+    answer = _respond(query="q", documents=["a", {"text": "b"}], return_documents=True)
     assert [result["document"] for result in answer["results"]] == [{"text": "b"}, {"text": "a"}]
 
 
 def test_raw_scores_are_log_odds() -> None:
-    request, body = _parse(query="q", documents=["a", "b"], raw_scores="true")
-    answer = respond(RANKING, request, body, request_id="id", model="demo")
+    answer = _respond(query="q", documents=["a", "b"], raw_scores="true")
     assert [result["relevance_score"] for result in answer["results"]] == [2.2, -1.1]
 
 
 def test_excluded_documents_are_listed_with_their_rule() -> None:
-    request, body = _parse(query="q", documents=["a", "b", "c"])
-    ranking = replace(RANKING, excluded=(ExcludedDocument(2, "withdrawn"),))
-    answer = respond(ranking, request, body, request_id="id", model="demo")
+    body: dict[str, Any] = {"query": "q", "documents": ["a", "b", "c"]}
+    answer = _respond(replace(RANKING, excluded=(ExcludedDocument(2, "withdrawn"),)), **body)
     assert answer["excluded"] == [{"index": 2, "rule": "withdrawn"}]
-    assert "excluded" not in respond(RANKING, request, body, request_id="id", model="demo")
+    assert "excluded" not in _respond(**body)
 
 
 def test_metadata_is_what_a_document_brings_besides_its_text() -> None:
-    request, _ = _parse(query="q", documents=[{"text": "a", "year": 2020, "tags": ["x"]}, "b"])
+    request = _parse(query="q", documents=[{"text": "a", "year": 2020, "tags": ["x"]}, "b"])
     assert request.metadata == ({"year": 2020, "tags": ["x"]}, {})
-    assert _parse(query="q", documents=["a", "b"])[0].metadata == ()
+    assert _parse(query="q", documents=["a", "b"]).metadata == ()
 
 
 def test_wishes_about_long_documents_are_read() -> None:
-    request, _ = _parse(query="q", documents=["a"], max_tokens_per_doc=512, truncation_side="left")
+    request = _parse(query="q", documents=["a"], max_tokens_per_doc=512, truncation_side="left")
     assert (request.max_document_tokens, request.truncation_side, request.long_documents) == (512, "start", None)
-    request, _ = _parse(query="q", documents=["a"], long_documents="windows", window_aggregate="mean", overlap_tokens=0)
+    request = _parse(query="q", documents=["a"], long_documents="windows", window_aggregate="mean", overlap_tokens=0)
     assert (request.long_documents, request.aggregate, request.overlap_tokens) == ("windows", "mean", 0)
 
 
 def test_max_chunks_per_doc_asks_for_windows() -> None:
     """Cohere v1 cuts long documents into so many chunks and takes the best."""
-    request, _ = _parse(query="q", documents=["a"], max_chunks_per_doc=10)
+    request = _parse(query="q", documents=["a"], max_chunks_per_doc=10)
     assert (request.long_documents, request.max_windows) == ("windows", 10)
 
 
 @pytest.mark.parametrize(("documents", "units"), [(1, 1), (100, 1), (101, 2), (1_000, 10)])
 def test_search_units_count_hundreds(documents: int, units: int) -> None:
-    request, body = _parse(query="q", documents=["a"] * documents)
-    answer = respond(RANKING, request, body, request_id="id", model="demo")
+    answer = _respond(query="q", documents=["a"] * documents)
     assert answer["meta"]["billed_units"]["search_units"] == units
 
 
 def test_error_body_has_strings_under_every_name_clients_look_for() -> None:
     """Voyage's older client breaks on an `error` object, Jina's on a missing `detail`."""
-    body = error_body(InvalidRequestError("query", "must not be empty"))
+    body = universal(Problem.of(InvalidRequestError("query", "must not be empty")))
     assert {body["message"], body["detail"], body["error"]} == {"query: must not be empty"}
     assert body["error_type"] == "invalid_request"
     assert body["field"] == "query"
-    assert "field" not in error_body(EngineFailedError())
+    assert "field" not in universal(Problem.of(EngineFailedError()))
+
+
+def test_structured_document_is_ranked_as_yaml() -> None:
+    """Cohere's advice for documents with fields, and what its v1 does with `rank_fields`."""
+    document = {"title": "Moby-Dick", "year": 1851, "text": "Call me Ishmael.", "标题": "白鲸"}
+    [plain] = _parse(query="q", documents=[document]).documents
+    assert plain == "Call me Ishmael."
+    [chosen] = _parse(query="q", documents=[document], rank_fields=["year", "title", "missing"]).documents
+    assert chosen == "year: 1851\ntitle: Moby-Dick\n"
+    [only_text] = _parse(query="q", documents=[document], rank_fields=["text"]).documents
+    assert only_text == "Call me Ishmael."
+    del document["text"]
+    [whole] = _parse(query="q", documents=[document]).documents
+    assert whole == "title: Moby-Dick\nyear: 1851\n标题: 白鲸\n"
+
+
+def test_structured_document_comes_back_with_what_it_was_read_as() -> None:
+    """Cohere's client reads `document.text`, whatever was sent."""
+    answer = _respond(query="q", documents=[{"title": "A"}, {"text": "b", "id": 7}], return_documents=True)
+    documents = [result["document"] for result in answer["results"]]
+    assert documents == [{"text": "b", "id": 7}, {"text": "title: A\n", "title": "A"}]
+
+
+def test_content_parts_are_text() -> None:
+    """VLLM's and Dify's form of a document; a part that is no text is refused, with its place."""
+    parts = {"content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}
+    request = _parse(query={"text": "q"}, documents=[parts, {"content": "a field of this name"}])
+    assert request.documents == ("one\ntwo", "content: a field of this name\n")
+    assert request.query == "q"
+
+
+def test_vllms_other_place_for_the_instruction_is_read() -> None:
+    fields: dict[str, Any] = {"query": "q", "documents": ["a"], "chat_template_kwargs": {"instruction": "Find"}}
+    assert _parse(**fields).instruction == "Find"
+    assert _parse(**fields, instruction="First").instruction == "First"
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (
+            {"truncate_prompt_tokens": 512, "max_tokens_per_query": 9},
+            ("truncate_prompt_tokens", "max_tokens_per_query"),
+        ),
+        ({"truncate_prompt_tokens": -1, "max_tokens_per_query": 0, "kwargs": "{}", "truncation": "true"}, ()),
+        ({"truncation": False, "chat_template": None}, ("truncation",)),
+        ({"some_future_field": 3, "user": "me"}, ()),
+    ],
+)
+def test_field_that_would_change_the_ranking_is_named_when_it_is_not_obeyed(
+    fields: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    assert _ask(query="q", documents=["a"], **fields).ignored == named
+
+
+def test_json_nested_too_deep_is_refused() -> None:
+    """Nothing we do with a body recurses as deep as a client pleases."""
+    for depth in (40, 5_000):
+        raw = b'{"query": "q", "documents": [' + b'{"a":' * depth + b"1" + b"}" * depth + b"]}"
+        with pytest.raises(InvalidRequestError, match="nested more than 32 deep"):
+            parse(raw, None, LimitsConfig())
+    with pytest.raises(InvalidRequestError, match="must be a JSON object"):
+        parse(b"[[]]", None, LimitsConfig())
+
+
+def test_json_with_too_many_values_is_refused_before_it_is_parsed() -> None:
+    """64 MB of "[],[]," would become gigabytes; brackets within texts do not count."""
+    limits = LimitsConfig(max_json_values=100)
+    with pytest.raises(RequestTooLargeError, match="JSON values; the limit is 100"):
+        parse(b'{"query": "q", "documents": [' + b"[]," * 200 + b"[]]}", None, limits)
+    text = '[,]{"\\' * 100
+    assert parse(json.dumps({"query": text, "documents": ["a", "b"]}).encode(), None, limits).lists[0].query == text

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.dialects.rerank import TIMEOUT_HEADER, parse, respond
+from reranker.config import LimitsConfig
+from reranker.dialects.base import Asked, Served
+from reranker.dialects.choose import parse
+from reranker.dialects.envelope import TIMEOUT_HEADER
 from reranker.errors import InvalidRequestError
 from reranker.types import RankedDocument, Ranking, RankRequest
 
@@ -28,7 +31,16 @@ RANKING = Ranking(
 
 def _request(header: str | None = None, **fields: Any) -> RankRequest:
     body = {"query": "q", "documents": ["a", "b", "c"]} | fields
-    return parse(json.dumps(body).encode(), 10, header)[0]
+    [request] = _ask(body, header).lists
+    return request
+
+
+def _ask(body: dict[str, Any], header: str | None = None) -> Asked:
+    return parse(json.dumps(body).encode(), None, LimitsConfig(), header)
+
+
+def _answer(ranking: Ranking) -> Any:
+    return _ask({"query": "q", "documents": ["a", "b", "c"]}).write([ranking], Served("id", "demo", 0))
 
 
 @pytest.mark.parametrize(
@@ -41,14 +53,13 @@ def _request(header: str | None = None, **fields: Any) -> RankRequest:
         (-5, "interactive"),
         (1, "bulk"),
         (999, "bulk"),
-        (10**30, "bulk"),
     ],
 )
 def test_priority_is_a_class_or_a_number(sent: object, meant: str) -> None:
     assert _request(priority=sent).priority == meant
 
 
-@given(number=st.integers())
+@given(number=st.integers(-(2**63), 2**63 - 1))
 def test_higher_number_is_never_more_urgent(number: int) -> None:
     assert _request(priority=number).priority == ("bulk" if number > 0 else "interactive")
 
@@ -90,16 +101,14 @@ def test_partial_answers_are_given_to_those_who_ask_for_them(sent: object, meant
 
 
 def test_documents_without_a_score_are_listed_in_the_answer() -> None:
-    request, body = parse(b'{"query": "q", "documents": ["a", "b", "c"]}', 10)
-    answer = respond(replace(RANKING, unscored=(0, 2)), request, body, request_id="id", model="demo")
+    answer = _answer(replace(RANKING, unscored=(0, 2)))
     assert answer["unscored"] == [{"index": 0}, {"index": 2}]
     assert [result["index"] for result in answer["results"]] == [1]
-    whole = respond(RANKING, request, body, request_id="id", model="demo")
+    whole = _answer(RANKING)
     assert "unscored" not in whole
 
 
 def test_answer_says_what_it_took() -> None:
-    request, body = parse(b'{"query": "q", "documents": ["a", "b", "c"]}', 10)
-    answer = respond(replace(RANKING, retries=1, hedges=2), request, body, request_id="id", model="demo")
+    answer = _answer(replace(RANKING, retries=1, hedges=2))
     meta = answer["meta"]
     assert (meta["pairs"], meta["shards"], meta["replicas"], meta["retries"], meta["hedges"]) == (2, 2, 2, 1, 2)

@@ -1,0 +1,175 @@
+"""The HTTP routes: each reads, asks the backend, and writes. Who may reach them is the business of `guard.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from deployments import openapi
+from deployments.guard import Guard
+from deployments.reading import read_body
+from deployments.replies import refusal, reply
+from reranker.config import LimitsConfig
+from reranker.dialects import choose
+from reranker.dialects.base import JSON, Asked, Dialect, Served
+from reranker.dialects.envelope import IGNORED_HEADER, TIMEOUT_HEADER, Problem, universal
+from reranker.errors import NotReadyError, RerankerError
+from reranker.keys import Caller, Keyring
+from reranker.quota import Quotas
+from reranker.types import Ranking
+
+logger = logging.getLogger(__name__)
+
+_INLINE_BYTES = 64 * 1024
+"""Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
+
+
+class Backend(Protocol):
+    """What the routes need of the service."""
+
+    model: str
+    """Its name, as answers give it."""
+
+    def require_any_room(self, body_bytes: int) -> None:
+        """Refuse a body that could not be let in, before it is parsed."""
+        ...
+
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller) -> Sequence[Ranking]:
+        """Rank the lists of a request."""
+        ...
+
+    async def load(self) -> JSON:
+        """What is in flight."""
+        ...
+
+    async def live_replicas(self) -> int:
+        """How many engines can score; raises NotReadyError when there is none."""
+        ...
+
+    def info(self) -> JSON:
+        """What TEI says of itself at /info."""
+        ...
+
+
+def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
+    """Make the application.
+
+    Args:
+        backend: Does the work.
+        limits: What one request may have.
+        keys: Who may use it.
+    """
+    quotas = Quotas()
+    api = FastAPI(
+        title="Reranker",
+        description=openapi.DESCRIPTION,
+        version=openapi.VERSION,
+        middleware=[Middleware(Guard, keys=keys, quotas=quotas, limits=limits)],
+        exception_handlers={HTTPException: _framework_error},
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    started_s = int(time.time())
+
+    def ranking_route(dialect: Dialect | None) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        async def rank(request: Request) -> Response:
+            request_id = request.headers.get("x-request-id", "")[:128] or f"rerank-{uuid.uuid4().hex}"
+            caller: Caller = request.state.caller
+            asked: Asked | None = None
+            try:
+                body = await read_body(request, limits)
+                backend.require_any_room(len(body))
+                arguments = (body, dialect, limits, request.headers.get(TIMEOUT_HEADER))
+                if len(body) <= _INLINE_BYTES:
+                    asked = choose.parse(*arguments)
+                else:
+                    asked = await asyncio.to_thread(choose.parse, *arguments)
+                rankings = await backend.rank(asked, len(body), caller)
+            except RerankerError as error:
+                level = logging.INFO if error.status_code < 500 else logging.ERROR
+                logger.log(level, "request %s of %s refused: %s", request_id, caller.name, error.code)
+                return refusal(error, asked.dialect if asked else dialect)
+            except ClientDisconnect:
+                return Response(status_code=499)  # nobody reads it
+            quotas.spend(caller, sum(ranking.prompt_tokens for ranking in rankings))
+            answer = asked.write(rankings, Served(request_id, backend.model, int(time.time())))
+            headers = {"x-compute-tokens": str(sum(ranking.prompt_tokens for ranking in rankings))}
+            if asked.ignored:
+                headers[IGNORED_HEADER] = ", ".join(asked.ignored)
+            return reply(answer, headers=headers)
+
+        return rank
+
+    for path, dialect in choose.PATHS.items():
+        api.add_api_route(path, ranking_route(dialect), methods=["POST"], **openapi.of_ranking(path, dialect))
+
+    @api.get("/health", **openapi.HEALTH)
+    async def health() -> Response:
+        """200 once an engine can score, 503 before."""
+        try:
+            replicas = await backend.live_replicas()
+        except NotReadyError as error:
+            answer = universal(Problem.of(error)) | {"status": error.status}
+            return reply(answer, error.status_code, {"Retry-After": str(error.retry_after_s)})
+        return reply({"status": "ok", "model": backend.model, "replicas": replicas})
+
+    @api.get("/v1/load", **openapi.LOAD)
+    async def load() -> Response:
+        """What is in flight here, and what every replica has to do. Checks the books on the way."""
+        return reply(await backend.load())
+
+    def model_card() -> JSON:
+        # `model_type` and `model_name` are for xinference's client
+        card = {"id": backend.model, "object": "model", "created": started_s, "owned_by": "reranker"}
+        return card | {"model_type": "rerank", "model_name": backend.model}
+
+    @api.get("/v1/models", **openapi.MODELS)
+    async def models() -> Response:
+        """The one model this service has."""
+        return reply({"object": "list", "data": [model_card()]})
+
+    @api.get("/v1/models/{model_id:path}", **openapi.MODEL)
+    async def model(model_id: str) -> Response:
+        """The model of this name."""
+        if model_id != backend.model:
+            raise HTTPException(404, f"no such model; this service has {backend.model}")
+        return reply(model_card())
+
+    @api.get("/v1/cluster/auth", **openapi.AUTH)
+    async def auth() -> Response:
+        """Whether a key is needed, as xinference's client asks."""
+        return reply({"auth": keys.needed})
+
+    @api.get("/info", **openapi.INFO)
+    async def info() -> Response:
+        """What Hugging Face's TEI says of itself."""
+        return reply(backend.info())
+
+    @api.get("/", include_in_schema=False)
+    async def root() -> Response:
+        """Say what this is, to whoever opens it in a browser."""
+        return reply({"service": "reranker", "model": backend.model, "rerank": "POST /v1/rerank", "docs": "/docs"})
+
+    return api
+
+
+async def _framework_error(request: Request, error: Exception) -> Response:
+    """Give the framework's own errors (404, 405) the same body as ours."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for these only; for the type checker
+    said = str(error.detail)
+    if error.status_code == 404 and said == "Not Found":
+        said = f"no such path; rerank at POST /v1/rerank, docs at {request.base_url}docs"
+    elif error.status_code == 405:
+        said = f"wrong method for this path; it takes {(error.headers or {}).get('Allow', 'another')}"
+    problem = Problem(said, f"http_{error.status_code}", error.status_code)
+    return reply(universal(problem), error.status_code, error.headers)

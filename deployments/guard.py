@@ -1,0 +1,89 @@
+"""What every request passes before a route sees it: limits on its head, the API key, the key's own limits.
+
+By construction: this wraps the whole application, knows nothing of its routes, and lets in without a key only what is
+named in `OPEN`, on the very path that is then routed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.replies import refusal
+from reranker.config import LimitsConfig
+from reranker.dialects.choose import PATHS
+from reranker.errors import HeadersTooLargeError, RerankerError, UrlTooLongError
+from reranker.keys import Keyring
+from reranker.quota import Quotas
+
+logger = logging.getLogger(__name__)
+
+OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth"})
+"""Paths that need no key: none of them touches the model."""
+_SLASHES = re.compile("/+")
+
+
+class InternalError(RerankerError):
+    """A bug of ours."""
+
+    def __str__(self) -> str:
+        return "internal error; the service's log has more"
+
+
+class Guard:
+    """ASGI middleware. Leaves `caller`, a `reranker.keys.Caller`, in the request's state."""
+
+    def __init__(self, app: ASGIApp, keys: Keyring, quotas: Quotas, limits: LimitsConfig) -> None:
+        """Wrap an application."""
+        self._app, self._keys, self._quotas, self._limits = app, keys, quotas, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        # Base URLs come with and without a slash at their end; one form, for the check and for the routing.
+        path = _SLASHES.sub("/", "/" + scope["path"].removeprefix(scope.get("root_path", "")))
+        path = path.rstrip("/") or "/"
+        scope = {**scope, "path": scope.get("root_path", "") + path, "state": {**scope.get("state", {})}}
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            self._require_short_head(scope)
+            if path in OPEN:
+                await self._app(scope, receive, watched_send)
+                return
+            caller = self._keys.caller(_authorization(scope))
+            with self._quotas.request(caller):
+                scope["state"]["caller"] = caller
+                await self._app(scope, receive, watched_send)
+        except RerankerError as error:
+            logger.info("request refused: %s", error.code)
+            await refusal(error, PATHS.get(path))(scope, receive, send)
+        except Exception:
+            logger.exception("request failed")
+            if not started:
+                await refusal(InternalError(), PATHS.get(path))(scope, receive, send)
+
+    def _require_short_head(self, scope: Scope) -> None:
+        url = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
+        if url > self._limits.max_url_bytes:
+            raise UrlTooLongError("URL", url, self._limits.max_url_bytes, "bytes")
+        headers = sum(len(name) + len(value) for name, value in scope["headers"])
+        if headers > self._limits.max_header_bytes:
+            raise HeadersTooLargeError("headers", headers, self._limits.max_header_bytes, "bytes")
+
+
+def _authorization(scope: Scope) -> str | None:
+    found = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    return found[0].decode("latin-1") if len(found) == 1 else None

@@ -1,0 +1,59 @@
+"""The parts that the answers of several dialects are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reranker.dialects.base import Asked, Served
+from reranker.types import RankedDocument, Ranking
+
+_SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
+
+
+def score_of(ranked: RankedDocument, asked: Asked) -> float:
+    """The score as it was asked for: in [0, 1], or as log-odds."""
+    return ranked.log_odds if asked.body.log_odds else ranked.relevance_score
+
+
+def marks_of(ranked: RankedDocument) -> dict[str, Any]:
+    """What happened to a long document; nothing for the others."""
+    marks: dict[str, Any] = {"truncated": True} if ranked.truncated else {}
+    return marks | {"windows": ranked.windows} if ranked.windows > 1 else marks
+
+
+def usage_of(rankings: Sequence[Ranking]) -> dict[str, int]:
+    """What the lists took, in numbers only: several clients break on anything else in it."""
+    tokens = sum(ranking.prompt_tokens for ranking in rankings)
+    deduplicated = sum(ranking.deduplicated_pairs for ranking in rankings)
+    return {"prompt_tokens": tokens, "total_tokens": tokens, "deduplicated_pairs": deduplicated}
+
+
+def meta_of(asked: Asked, rankings: Sequence[Ranking]) -> dict[str, Any]:
+    """Cohere's `meta`, and how the lists were scored."""
+    return {
+        "api_version": {"version": "1"},
+        "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in asked.lists)},
+        "tokens": {"input_tokens": sum(one.prompt_tokens for one in rankings), "output_tokens": 0},
+        "pairs": sum(one.pairs for one in rankings),
+        "truncated_documents": sum(one.truncated_documents for one in rankings),
+        "shards": sum(one.shards for one in rankings),
+        "replicas": max(one.replicas for one in rankings),
+        "retries": sum(one.retries for one in rankings),
+        "hedges": sum(one.hedges for one in rankings),
+    }
+
+
+def left_out(ranking: Ranking) -> dict[str, Any]:
+    """The documents that are not among the results, if there are any, and why."""
+    left: dict[str, Any] = {}
+    if ranking.unscored:
+        left["unscored"] = [{"index": index} for index in ranking.unscored]
+    if ranking.excluded:
+        left["excluded"] = [{"index": one.index, "rule": one.rule} for one in ranking.excluded]
+    return left
+
+
+def head_of(kind: str, served: Served) -> dict[str, Any]:
+    """How an answer begins."""
+    return {"id": served.request_id, "object": kind, "model": served.model, "created": served.created_s}

@@ -1,0 +1,123 @@
+"""The fields that every dialect takes besides query and documents, and how they become our own terms.
+
+Lenient where clients differ: `null` for every optional field, "true" for true, unknown fields. Strict where a wrong
+value would give a wrong ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StrictInt, ValidationError
+
+from reranker.errors import InvalidRequestError
+from reranker.types import Aggregate, LongDocuments, Priority, TruncationSide
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_SIDES: dict[str | None, TruncationSide | None] = {"left": "start", "right": "end", None: None}
+
+
+class Options(BaseModel):
+    """What may come with a list in every dialect."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    model: str | None = None
+    """Accepted for the clients that send it; the service has one model and names it in its answer."""
+    instruction: str | None = None
+    """What "relevant" means for this list, or the name of a configured one ("@medical"); absent, null or empty: the
+    configured default."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """vLLM's other place for `instruction`; nothing else in it is used."""
+    max_tokens_per_doc: NonNegativeInt | None = None
+    """Cut every document to so many tokens (Cohere v2, vLLM); 0: not cut."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Which end of a too long document is cut off (vLLM): "right" is its end."""
+    long_documents: LongDocuments | None = None
+    """What happens to a document that does not fit the model: "truncate", or "windows" to score all of it."""
+    window_aggregate: Aggregate | None = None
+    """The document's score from its windows': "max", "mean" or "first"."""
+    max_chunks_per_doc: PositiveInt | None = None
+    """Score long documents in windows, at most so many for each (Cohere v1)."""
+    overlap_tokens: NonNegativeInt | None = None
+    """Tokens that neighbouring windows share."""
+    raw_scores: bool | None = None
+    """Return log-odds in place of scores in [0, 1]."""
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Leave out documents with a lower relevance score; they are listed under `excluded`."""
+    priority: Literal["interactive", "bulk"] | StrictInt | None = None
+    """"interactive" (the default): somebody waits for the answer; "bulk": it may take its time. As a number (Cohere v2,
+    vLLM), what is above 0 is bulk."""
+    timeout_s: Seconds | None = None
+    """Seconds until an answer is due, within the service's own limit; also as header X-Reranker-Timeout-S."""
+    allow_partial: bool | None = None
+    """When time is up, answer with the documents scored so far; the others are listed under `unscored`."""
+
+    @property
+    def log_odds(self) -> bool:
+        """Whether log-odds are wanted in place of scores."""
+        return bool(self.raw_scores)
+
+    def terms(self) -> dict[str, Any]:  # Any: of every type
+        """Give the arguments of `RankRequest` that these fields are."""
+        instruction = self.instruction or (self.chat_template_kwargs or {}).get("instruction")
+        if instruction is not None and not isinstance(instruction, str):
+            raise InvalidRequestError("chat_template_kwargs.instruction", "must be a string")
+        return {
+            "instruction": instruction or None,
+            "max_document_tokens": self.max_tokens_per_doc or None,
+            "truncation_side": _SIDES[self.truncation_side],
+            "long_documents": self.long_documents or ("windows" if self.max_chunks_per_doc else None),
+            "aggregate": self.window_aggregate,
+            "max_windows": self.max_chunks_per_doc,
+            "overlap_tokens": self.overlap_tokens,
+            "score_threshold": self.score_threshold,
+            "priority": self._priority(),
+            "timeout_s": self.timeout_s,
+            "allow_partial": bool(self.allow_partial),
+        }
+
+    def _priority(self) -> Priority:
+        if isinstance(self.priority, int):
+            return "bulk" if self.priority > 0 else "interactive"
+        return self.priority or "interactive"
+
+
+Body = TypeVar("Body", bound=Options)
+
+
+def validate(model: type[Body], fields: Mapping[str, Any]) -> Body:
+    """Make a body of what was in the JSON.
+
+    Raises:
+        InvalidRequestError: Names the first wrong field. Never quotes its value.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+
+
+def _first_problem(error: ValidationError) -> InvalidRequestError:
+    # What is neither of two types brings a complaint for each branch of the union, with the branch's name in its path.
+    # Only lists are nested, so that the numbers in the path are the places; the deepest complaint is the most exact.
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    top = str(problems[0]["loc"][0])
+    problem = max((one for one in problems if one["loc"][0] == top), key=lambda one: len(_places(one["loc"])))
+    places = _places(problem["loc"])
+    kinds = {one["type"] for one in problems if one["loc"][0] == top and _places(one["loc"]) == places}
+    field = top + "".join(f"[{place}]" for place in places)
+    kind, message = problem["type"], problem["msg"]
+    if len(kinds) > 1 and top in _TEXTS:
+        message = "must be a string or an object" + (", or a list of these" if "list_type" in kinds else "")
+    if kind in ("string_too_short", "string_pattern_mismatch", "too_short"):
+        message = "must not be empty"
+    return InvalidRequestError(field, message[:1].lower() + message[1:])
+
+
+def _places(location: tuple[int | str, ...]) -> tuple[int, ...]:
+    return tuple(part for part in location if isinstance(part, int))
+
+
+_TEXTS = frozenset({"query", "documents", "texts", "text_1", "text_2", "queries", "items", "data_1", "data_2"})

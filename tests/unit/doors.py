@@ -1,0 +1,79 @@
+"""The HTTP application without Ray: the real routes and guard, and at the `Backend` seam a ranking by word count."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from deployments.api import build_api
+from reranker.config import AccessConfig, LimitsConfig
+from reranker.dialects.base import Asked
+from reranker.errors import RerankerError
+from reranker.keys import Caller, Keyring
+from reranker.types import RankedDocument, Ranking, RankRequest
+
+KEYS = "{team: team-key, batch: {key: batch-key, priority: bulk, max_in_flight: 1}}"
+BODY: dict[str, Any] = {"query": "one two", "documents": ["three", "two", "one two"]}
+
+
+class WordBackend:
+    """Scores a document by the share of its words that the query has."""
+
+    model = "words"
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.callers: list[Caller] = []
+        self.asked: list[Asked] = []
+        self.arrived = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    def require_any_room(self, body_bytes: int) -> None:
+        """There always is."""
+
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller) -> Sequence[Ranking]:
+        self.callers.append(caller)
+        self.asked.append(asked)
+        self.arrived.set()
+        await self.go_on.wait()
+        if self.error:
+            raise self.error
+        return [_rank(request) for request in asked.lists]
+
+    async def load(self) -> dict[str, int]:
+        return {"lists": 0, "tokens": 0, "shards": 0}
+
+    async def live_replicas(self) -> int:
+        if isinstance(self.error, RerankerError):
+            raise self.error
+        return 1
+
+    def info(self) -> dict[str, Any]:
+        return {"model_id": self.model, "model_type": {"reranker": {}}, "max_input_length": 100}
+
+
+def _rank(request: RankRequest) -> Ranking:
+    words = set(request.query.split())
+    scores = [len(words & set(text.split())) / len(words) for text in request.documents]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    results = tuple(RankedDocument(index, scores[index], scores[index] - 0.5) for index in order)
+    return Ranking(results[: request.top_n], (), 10 * len(order), len(order), 0, 0, 1, 1)
+
+
+def door(backend: WordBackend, *, keys: str = "", **limits: Any) -> FastAPI:
+    """Make the application."""
+    return build_api(backend, LimitsConfig(**limits), Keyring(AccessConfig(), keys))
+
+
+@asynccontextmanager
+async def visitor(app: FastAPI, headers: Mapping[str, str] | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of it."""
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://door", headers=headers) as client:
+        yield client

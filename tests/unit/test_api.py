@@ -1,0 +1,183 @@
+"""What the routes answer: statuses, envelopes, headers, and what they do with a body on its way in."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from reranker.dialects.choose import DIALECTS, PATHS
+from reranker.errors import NotReadyError, OverloadedError, StartFailedError
+from tests.unit.doors import BODY, WordBackend, door, visitor
+
+BEST_FIRST = [2, 1, 0]
+
+
+@pytest.mark.parametrize("path", [path for path, dialect in PATHS.items() if dialect is None])
+async def test_every_rerank_path_gives_the_same_ranking(path: str) -> None:
+    async with visitor(door(WordBackend())) as client:
+        answer = (await client.post(path, json=BODY)).json()
+    assert [result["index"] for result in answer["results"]] == BEST_FIRST
+
+
+async def test_every_example_of_the_docs_works_when_pasted() -> None:
+    async with visitor(door(WordBackend())) as client:
+        schema = (await client.get("/openapi.json")).json()
+        shown = 0
+        for path, methods in schema["paths"].items():
+            if "post" not in methods:
+                continue
+            for example in methods["post"]["requestBody"]["content"]["application/json"]["examples"].values():
+                response = await client.post(path, json=example["value"])
+                assert response.status_code == 200, response.text
+                shown += 1
+        assert shown >= sum(len(dialect.examples) for dialect in DIALECTS)
+
+
+async def test_ignored_fields_are_named_in_a_header() -> None:
+    async with visitor(door(WordBackend())) as client:
+        response = await client.post("/v1/rerank", json=BODY | {"truncate_prompt_tokens": 9, "kwargs": '{"a": 1}'})
+        assert response.headers["x-reranker-ignored"] == "truncate_prompt_tokens, kwargs"
+        assert "x-reranker-ignored" not in (await client.post("/v1/rerank", json=BODY)).headers
+
+
+async def test_answer_carries_the_clients_request_id() -> None:
+    async with visitor(door(WordBackend())) as client:
+        given = await client.post("/v1/rerank", json=BODY, headers={"x-request-id": "mine"})
+        assert given.json()["id"] == "mine"
+        assert (await client.post("/v1/rerank", json=BODY)).json()["id"].startswith("rerank-")
+
+
+async def test_timeout_header_reaches_the_list() -> None:
+    backend = WordBackend()
+    async with visitor(door(backend)) as client:
+        await client.post("/v1/rerank", json=BODY | {"timeout_s": 9}, headers={"X-Reranker-Timeout-S": "2"})
+    assert backend.asked[0].lists[0].timeout_s == 2
+
+
+async def test_overload_says_when_to_come_back_in_the_dialects_own_words(caplog: pytest.LogCaptureFixture) -> None:
+    backend = WordBackend()
+    backend.error = OverloadedError(9.5, 4)
+    with caplog.at_level(logging.INFO):
+        async with visitor(door(backend)) as client:
+            response = await client.post("/rerank", json={"query": "secret", "texts": ["a"]})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "4")
+    assert response.json()["error_type"] == "Overloaded"
+    assert "of anonymous refused: overloaded" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_large_bodies_are_read_in_a_thread_with_the_same_result() -> None:
+    large = BODY | {"documents": [*BODY["documents"], "x" * 100_000]}
+    async with visitor(door(WordBackend())) as client:
+        answer = (await client.post("/v1/rerank", json=large)).json()
+    assert [result["index"] for result in answer["results"]] == [*BEST_FIRST, 3]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "named"),
+    [
+        ("gzip", gzip.compress(json.dumps(BODY).encode()), 200, ""),
+        ("identity", json.dumps(BODY).encode(), 200, ""),
+        ("gzip", json.dumps(BODY).encode(), 400, "Content-Encoding"),
+        ("br", b"", 415, "gzip and deflate"),
+        ("gzip", gzip.compress(b" " * 100_000), 413, "the limit is 2000"),
+    ],
+)
+async def test_compressed_bodies_are_accepted_within_the_limit(
+    encoding: str, body: bytes, status: int, named: str
+) -> None:
+    async with visitor(door(WordBackend(), max_request_bytes=2_000)) as client:
+        response = await client.post("/v1/rerank", content=body, headers={"content-encoding": encoding})
+    assert response.status_code == status
+    assert named in response.text
+
+
+async def _endless(taken: list[int]) -> AsyncIterator[bytes]:
+    while True:
+        taken.append(100)
+        yield b" " * 100
+
+
+async def test_body_over_the_limit_is_refused_before_it_is_all_there() -> None:
+    """With its length declared, before any of it; without, as soon as it is too much."""
+    async with visitor(door(WordBackend(), max_request_bytes=1_000)) as client:
+        declared = await client.post("/v1/rerank", content=b" " * 1_001)
+        assert declared.status_code == 413
+        assert "1001 bytes; the limit is 1000" in declared.json()["message"]
+    taken: list[int] = []
+    sent: list[Any] = []
+    body = _endless(taken)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": await anext(body), "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/rerank", "headers": [], "query_string": b""}
+    await door(WordBackend(), max_request_bytes=1_000)(scope, receive, send)
+    assert sent[0]["status"] == 413
+    assert sum(taken) <= 1_100
+
+
+async def test_client_that_goes_away_while_it_sends_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/rerank", "headers": [], "query_string": b""}
+    await door(WordBackend())(scope, receive, send)
+    assert sent[0]["status"] == 499
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(("error", "status"), [(NotReadyError(), "starting"), (StartFailedError(), "failed")])
+async def test_health_says_why_it_is_503(error: NotReadyError, status: str) -> None:
+    backend = WordBackend()
+    async with visitor(door(backend)) as client:
+        assert (await client.get("/health")).json() == {"status": "ok", "model": "words", "replicas": 1}
+        backend.error = error
+        response = await client.get("/health")
+    assert (response.status_code, response.json()["status"], response.headers["retry-after"]) == (503, status, "5")
+
+
+async def test_model_is_found_by_its_name_only() -> None:
+    """Xinference's client asks for it, and reads `model_type`; names may have slashes."""
+    async with visitor(door(WordBackend())) as client:
+        [listed] = (await client.get("/v1/models")).json()["data"]
+        assert (await client.get("/v1/models/words")).json() == listed
+        assert (listed["id"], listed["model_type"]) == ("words", "rerank")
+        missing = await client.get("/v1/models/Qwen/Qwen3")
+    assert (missing.status_code, missing.json()["detail"]) == (404, "no such model; this service has words")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/no/such/path", 404, "POST /v1/rerank"),
+        ("GET", "/v1/rerank", 405, "it takes POST"),
+        ("POST", "/health", 405, "it takes GET"),
+    ],
+)
+async def test_frameworks_own_errors_have_our_body(method: str, path: str, status: int, said: str) -> None:
+    async with visitor(door(WordBackend())) as client:
+        response = await client.request(method, path)
+    assert response.status_code == status
+    assert said in response.json()["message"]
+    assert response.json()["error_type"] == f"http_{status}"
+
+
+async def test_root_and_info_say_what_this_is() -> None:
+    async with visitor(door(WordBackend())) as client:
+        assert (await client.get("/")).json()["rerank"] == "POST /v1/rerank"
+        assert (await client.get("/info")).json()["model_type"] == {"reranker": {}}
+        assert "swagger" in (await client.get("/docs")).text

@@ -1,0 +1,58 @@
+"""A compressed body is read up to the limit and no further, whatever it would become."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+import zlib
+
+import pytest
+
+from reranker.compression import decompress, is_compressed
+from reranker.errors import InvalidRequestError, RequestTooLargeError, UnknownEncodingError
+
+BODY = b'{"query": "q", "documents": ["a"]}' * 100
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(BODY)),
+        ("GZIP ", gzip.compress(BODY)),
+        ("x-gzip", gzip.compress(BODY[:40]) + gzip.compress(BODY[40:])),
+        ("deflate", zlib.compress(BODY)),
+    ],
+)
+def test_known_encodings_are_read(encoding: str, body: bytes) -> None:
+    assert is_compressed(encoding)
+    assert decompress(body, encoding, len(BODY)) == BODY
+
+
+def test_body_as_it_is_and_unknown_encodings_are_told_apart() -> None:
+    assert not is_compressed("")
+    assert not is_compressed("identity")
+    for encoding in ("br", "zstd", "gzip, gzip"):
+        with pytest.raises(UnknownEncodingError, match="gzip and deflate"):
+            is_compressed(encoding)
+
+
+def test_bomb_costs_no_more_than_the_limit() -> None:
+    """A kilobyte for each megabyte is what gzip can do."""
+    bomb = gzip.compress(bytes(200_000_000), 9)
+    tracemalloc.start()
+    with pytest.raises(RequestTooLargeError, match="the limit is 1000000"):
+        decompress(bomb, "gzip", 1_000_000)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 3_000_000
+
+
+def test_many_members_count_together() -> None:
+    with pytest.raises(RequestTooLargeError):
+        decompress(gzip.compress(BODY) * 3, "gzip", 2 * len(BODY))
+
+
+@pytest.mark.parametrize("body", [BODY, gzip.compress(BODY)[:-20], gzip.compress(BODY) + b"rest"])
+def test_body_that_is_not_what_it_says_is_the_clients_error(body: bytes) -> None:
+    with pytest.raises(InvalidRequestError, match="gzip"):
+        decompress(body, "gzip", 10_000)

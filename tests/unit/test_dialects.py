@@ -1,0 +1,203 @@
+"""Which dialect a body is in, and what TEI's, Voyage's, Infinity's and vLLM's score clients send, read and choke on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from reranker.config import LimitsConfig
+from reranker.dialects.base import Asked, Dialect, Served
+from reranker.dialects.choose import DIALECTS, PATHS, parse
+from reranker.dialects.envelope import Problem
+from reranker.errors import InvalidRequestError, OverloadedError, RequestTooLargeError
+from reranker.types import ExcludedDocument, RankedDocument, Ranking
+
+RANKING = Ranking(
+    results=(RankedDocument(1, 0.9, 2.2), RankedDocument(0, 0.25, -1.1, truncated=True)),
+    excluded=(),
+    prompt_tokens=123,
+    pairs=2,
+    truncated_documents=1,
+    windowed_documents=0,
+    shards=1,
+    replicas=1,
+)
+SERVED = Served("id-1", "demo", 7)
+
+
+def _ask(path: str = "/v1/rerank", **body: Any) -> Asked:
+    return parse(json.dumps(body).encode(), PATHS[path], LimitsConfig(max_documents=10))
+
+
+def _error(path: str, **body: Any) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        _ask(path, **body)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "name"),
+    [
+        ("/v1/rerank", {"query": "q", "documents": ["a"]}, "rerank"),
+        ("/v2/rerank", {"query": "q", "documents": ["a"], "top_n": None}, "rerank"),
+        ("/rerank", {"query": "q", "texts": ["a"], "raw_scores": False}, "tei"),
+        ("/v1/rerank", {"query": "q", "documents": ["a"], "top_k": None}, "voyage"),
+        ("/rerank", {"query": "q", "documents": ["a"], "raw_scores": False}, "infinity"),
+        ("/infinity/rerank", {"query": "q", "documents": ["a"]}, "infinity"),
+        ("/voyage/v1/rerank", {"query": "q", "documents": ["a"]}, "voyage"),
+        ("/score", {"text_1": "q", "text_2": ["a"]}, "score"),
+        ("/v1/score", {"queries": "q", "documents": ["a"]}, "score"),
+    ],
+)
+def test_dialect_is_chosen_by_the_body_and_by_the_path_where_bodies_are_alike(
+    path: str, fields: dict[str, Any], name: str
+) -> None:
+    """LiteLLM sends the same bytes to vLLM and to Infinity, and wants two answers: only the path can say."""
+    assert _ask(path, **fields).dialect.name == name
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_every_example_of_the_docs_is_read(dialect: Dialect) -> None:
+    for example in dialect.examples.values():
+        asked = parse(json.dumps(example).encode(), dialect, LimitsConfig())
+        assert asked.lists
+        assert not asked.ignored
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_null_is_as_if_absent_for_every_optional_field_of_every_dialect(path: str) -> None:
+    """Half of the clients send null for what is not set."""
+    body = {"query": "q", "documents": ["a"], "queries": "q"}
+    [asked] = _ask(path, **body).lists
+    dialect = _ask(path, **body).dialect
+    nothing = dict.fromkeys(dialect.body.model_fields.keys() - body.keys() - {"texts"})
+    [same] = parse(json.dumps(body | nothing).encode(), dialect, LimitsConfig()).lists
+    assert same == asked
+
+
+def test_infinity_gives_documents_as_strings() -> None:
+    answer = _ask(query="q", documents=["a", {"text": "b"}], raw_scores=False, return_documents=True).write(
+        [RANKING], SERVED
+    )
+    assert [result["document"] for result in answer["results"]] == ["b", "a"]
+    assert answer["object"] == "rerank"
+
+
+def test_voyage_has_results_under_data() -> None:
+    asked = _ask(query="q", documents=["a", "b"], top_k=2, return_documents=True, truncation=True)
+    assert asked.lists[0].top_n == 2
+    answer = asked.write([RANKING], SERVED)
+    assert answer["data"] == [
+        {"index": 1, "relevance_score": 0.9, "document": "b"},
+        {"index": 0, "relevance_score": 0.25, "document": "a", "truncated": True},
+    ]
+    assert (answer["object"], answer["usage"]["total_tokens"]) == ("list", 123)
+    assert "document" not in _ask(query="q", documents=["a", "b"], top_k=None).write([RANKING], SERVED)["data"][0]
+
+
+@pytest.mark.parametrize(("fields", "meant"), [({"top_k": 3, "top_n": 2}, 3), ({"top_k": None, "top_n": 2}, 2)])
+def test_voyage_on_its_own_path_takes_top_n_too(fields: dict[str, Any], meant: int) -> None:
+    assert _ask("/voyage/v1/rerank", query="q", documents=["a"], **fields).lists[0].top_n == meant
+
+
+def test_tei_gives_a_bare_list() -> None:
+    asked = _ask(query="q", texts=["a", "b"], return_text="true", truncation_direction="Left", truncate=False)
+    assert asked.lists[0].truncation_side == "start"
+    assert asked.ignored == ("truncate",)
+    assert asked.write([RANKING], SERVED) == [
+        {"index": 1, "score": 0.9, "text": "b"},
+        {"index": 0, "score": 0.25, "text": "a"},
+    ]
+    raw = _ask(query="q", texts=["a", "b"], raw_scores=True, truncation_direction="Right", top_n=9)
+    assert raw.write([RANKING], SERVED) == [{"index": 1, "score": 2.2}, {"index": 0, "score": -1.1}]
+    assert (raw.lists[0].truncation_side, raw.lists[0].top_n) == ("end", 9)
+
+
+def test_tei_errors_have_teis_words() -> None:
+    dialect = _ask(query="q", texts=["a"]).dialect
+    bad = dialect.error(Problem.of(InvalidRequestError("texts[0]", "must be a string or an object")))
+    assert (bad["error_type"], bad["code"]) == ("Validation", "invalid_request")
+    assert dialect.error(Problem.of(OverloadedError(3.0, 2)))["error_type"] == "Overloaded"
+    assert dialect.error(Problem("internal error", "internal_error", 500))["error_type"] == "Backend"
+    assert dialect.error(Problem("wrong method", "http_405", 405))["error_type"] == "Validation"
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2")],
+)
+def test_score_takes_all_of_vllms_names(left: str, right: str) -> None:
+    [request] = _ask("/score", **{left: "q", right: ["a", {"content": [{"type": "text", "text": "b"}]}]}).lists
+    assert (request.query, request.documents) == ("q", ("a", "b"))
+
+
+def test_score_answers_in_the_order_of_the_pairs() -> None:
+    answer = _ask("/v1/score", text_1="q", text_2=["a", "b"]).write([RANKING], SERVED)
+    assert answer["data"] == [
+        {"index": 0, "object": "score", "score": 0.25, "truncated": True},
+        {"index": 1, "object": "score", "score": 0.9},
+    ]
+    assert (answer["object"], answer["model"], answer["usage"]["prompt_tokens"]) == ("list", "demo", 123)
+
+
+def test_score_of_one_pair_is_one_score() -> None:
+    one = Ranking((RankedDocument(0, 0.5, 0.0),), (), 10, 1, 0, 0, 1, 1)
+    asked = _ask("/score", text_1="q", text_2="a", use_activation=False)
+    assert asked.write([one], SERVED)["data"] == [{"index": 0, "object": "score", "score": 0.0}]
+
+
+def test_score_one_to_one_groups_pairs_by_query_and_puts_them_back() -> None:
+    """Pairs of one query share their prompt's head; the answer is in the order they were sent in."""
+    documents: list[Any] = ["a", "b", {"text": "c", "year": 3}]
+    asked = _ask("/score", queries=["x", "y", "x"], documents=documents)
+    assert [(one.query, one.documents) for one in asked.lists] == [("x", ("a", "c")), ("y", ("b",))]
+    assert asked.lists[0].metadata == ({}, {"year": 3})
+    x = Ranking((RankedDocument(1, 0.8, 1.4), RankedDocument(0, 0.1, -2.2)), (), 10, 2, 0, 0, 1, 1)
+    y = Ranking((), (ExcludedDocument(0, "withdrawn"),), 5, 1, 0, 0, 1, 1)
+    answer = asked.write([x, y], SERVED)
+    assert [(one["index"], one["score"]) for one in answer["data"]] == [(0, 0.1), (2, 0.8)]
+    assert answer["excluded"] == [{"index": 1, "rule": "withdrawn"}]
+    assert answer["usage"]["total_tokens"] == 15
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "problem"),
+    [
+        ({}, "text_1", "send text_1 and text_2"),
+        ({"text_1": "q"}, "text_1", "send text_1 and text_2"),
+        ({"text_1": [], "text_2": ["a"]}, "text_1", "must not be empty"),
+        ({"text_1": "q", "text_2": []}, "text_2", "must not be empty"),
+        ({"queries": ["q", "r"], "documents": ["a", "b", "c"]}, "queries", "2 of them for 3 documents"),
+        ({"queries": ["q", " "], "documents": ["a", "b"]}, "queries[1]", "must not be empty"),
+        ({"text_1": "q", "text_2": ["a", 3]}, "text_2[1]", "must be a string or an object"),
+        ({"text_1": 3, "text_2": ["a"]}, "text_1", "must be a string or an object, or a list of these"),
+    ],
+)
+def test_score_says_what_is_wrong_with_its_sides(fields: dict[str, Any], field: str, problem: str) -> None:
+    error = _error("/score", **fields)
+    assert error.field == field
+    assert error.problem.startswith(problem)
+
+
+def test_score_errors_are_vllms_with_an_object_under_error() -> None:
+    dialect = PATHS["/score"]
+    assert dialect is not None
+    body = dialect.error(Problem.of(InvalidRequestError("text_1", "must not be empty")))
+    said = "text_1: must not be empty"
+    assert body["error"] == {"message": said, "type": "invalid_request", "param": "text_1", "code": 400}
+    assert body["message"] == body["detail"] == said
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/rerank", {"query": "q", "texts": ["a"] * 11}),
+        ("/score", {"text_1": "q", "text_2": ["a"] * 11}),
+        ("/score", {"data_1": "q", "data_2": ["a"] * 11}),
+    ],
+)
+def test_too_many_documents_are_refused_under_every_name(path: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(RequestTooLargeError, match="11 documents; the limit is 10"):
+        _ask(path, **fields)
