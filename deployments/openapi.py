@@ -30,22 +30,12 @@ _ERROR = {
 Described = dict[str, Any]  # Any: arguments of FastAPI's, and JSON schemas
 
 
-def _subclasses(base: type[errors.RerankerError]) -> list[type[errors.RerankerError]]:
-    return [base, *(one for direct in base.__subclasses__() for one in _subclasses(direct))]
-
-
 def _meanings() -> dict[int, str]:
     """Say of each status which errors have it, from the tree in errors.py."""
-    meanings: dict[int, str] = {}
-    for base in (errors.ClientError, errors.ServiceError):
-        for one in _subclasses(base):
-            if one.__module__ != errors.__name__ or (
-                one.__subclasses__() and one.code in ("bad_request", "service_error")
-            ):
-                continue
-            line = f"`{one.code}`: {(one.__doc__ or '').splitlines()[0]}"
-            meanings[one.status_code] = "\n\n".join(filter(None, [meanings.get(one.status_code), line]))
-    return meanings
+    meanings: dict[int, list[str]] = {404: ["`http_404`: No such path, or no such model."]}
+    for one in errors.for_clients():
+        meanings.setdefault(one.status_code, []).append(f"`{one.code}`: {(one.__doc__ or '').splitlines()[0]}")
+    return {status: "\n\n".join(lines) for status, lines in meanings.items()}
 
 
 MEANINGS = _meanings()
@@ -155,7 +145,6 @@ def _get(success: Described, *failures: int) -> Described:
 
 
 _CARD = _object({"id": _STRING, "object": _STRING, "created": _INTEGER, "owned_by": _STRING, "model_type": _STRING})
-MEANINGS.setdefault(404, "No such model.")
 HEALTH = _get(_object({"status": _STRING, "model": _STRING, "replicas": _INTEGER}), 503)
 LOAD = _get(
     _object({"lists": _INTEGER, "tokens": _INTEGER, "shards": _INTEGER, "replicas": _list_of({"type": "object"})})

@@ -13,6 +13,7 @@ import json
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments import http_protocol
 from reranker.dialects.envelope import TIMEOUT_HEADER, Problem, universal
 from reranker.errors import NotReadyError
 
@@ -79,5 +80,6 @@ async def _send_error(status: int, send: Send) -> None:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve's proxy calls when it starts."""
+    """What Serve's proxy calls when it starts, before its server does."""
+    http_protocol.install()
     return [Middleware(OurHeaders), Middleware(JsonErrors)]

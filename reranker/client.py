@@ -57,6 +57,7 @@ class RerankerClient:
         self,
         url: str = DEFAULT_URL,
         *,
+        api_key: str | None = None,
         timeout_s: float = 300,
         retries: int = 5,
         sleep: Callable[[float], None] = time.sleep,
@@ -65,6 +66,7 @@ class RerankerClient:
 
         Args:
             url: Where the service is.
+            api_key: For a service that needs one.
             timeout_s: Longest wait for one answer.
             retries: How often to ask again after a 429 or 503, waiting as long as its `Retry-After` says.
             sleep: Waits so many seconds; for tests.
@@ -73,7 +75,8 @@ class RerankerClient:
         self._retries = retries
         self._sleep = sleep
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=timeout_s)
+            headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, headers=headers)
         except httpx.InvalidURL as error:
             raise UnreachableError(url, str(error)) from None
 

@@ -322,3 +322,15 @@ class InvalidScoreError(ServiceError):
             f"the model gave no finite score for {self.invalid_pairs} of {self.pairs} pairs, "
             f"the first of them documents[{self.index}]"
         )
+
+
+def for_clients() -> list[type[RerankerError]]:
+    """Give every error that a client can be answered with, by status."""
+    found: list[type[RerankerError]] = []
+    waiting: list[type[RerankerError]] = [*ClientError.__subclasses__(), *ServiceError.__subclasses__()]
+    while waiting:
+        one = waiting.pop(0)
+        if one.__module__ == __name__:
+            found.append(one)
+            waiting.extend(one.__subclasses__())
+    return sorted(found, key=lambda one: one.status_code)

@@ -1,7 +1,7 @@
 """Write the generated parts of the docs from the code, or check that they are fresh.
 
-python -m tools.docs            writes docs/configuration.md
-python -m tools.docs --check    fails when it is stale
+python -m tools.docs            writes docs/configuration.md and docs/errors.md
+python -m tools.docs --check    fails when one of them is stale
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from reranker.config import RerankerConfig
+from reranker.errors import for_clients
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
+ERRORS = ROOT / "docs" / "errors.md"
 
 _HEAD = """\
 # Configuration
@@ -38,6 +40,30 @@ args:
     max_batch_tokens: 16384
 ```
 """
+
+
+_ERRORS_HEAD = """\
+# Errors
+
+<!-- Generated from reranker/errors.py by `make docs`; `make check` fails when it is stale. -->
+
+Every error is JSON, on every path and status: `{message, detail, error, error_type, field?}`, all strings, so that each
+client finds the sentence under the name it looks for. `error_type` does not change with the wording. `field` is the
+place in the request: `documents[3].text`. On `/score`, `error` is an object as vLLM has it (`message`, `type`, `param`,
+`code`); in TEI's dialect `error_type` is TEI's own word and `code` is ours.
+
+429 and 503 come with `Retry-After`, in seconds. 503 is only for a service that is not ready: under load it is 429.
+404 and 405 have the `error_type` `http_404` and `http_405`.
+
+| status | `error_type` | meaning |
+|---|---|---|
+"""
+
+
+def errors_page() -> str:
+    """One table row for each error that a client can be answered with."""
+    rows = [f"| {one.status_code} | `{one.code}` | {(one.__doc__ or '').splitlines()[0]} |" for one in for_clients()]
+    return _ERRORS_HEAD + "\n".join(rows) + "\n"
 
 
 def configuration_page() -> str:
@@ -72,14 +98,15 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a page is stale")
-    fresh = configuration_page()
-    if not parser.parse_args().check:
-        CONFIGURATION.write_text(fresh, encoding="utf-8")
-        return 0
-    if not CONFIGURATION.is_file() or CONFIGURATION.read_text(encoding="utf-8") != fresh:
-        print(f"{CONFIGURATION.relative_to(ROOT)} is stale: run `make docs`", file=sys.stderr)
-        return 1
-    return 0
+    check = parser.parse_args().check
+    stale = 0
+    for page, fresh in ((CONFIGURATION, configuration_page()), (ERRORS, errors_page())):
+        if not check:
+            page.write_text(fresh, encoding="utf-8")
+        elif not page.is_file() or page.read_text(encoding="utf-8") != fresh:
+            print(f"{page.relative_to(ROOT)} is stale: run `make docs`", file=sys.stderr)
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

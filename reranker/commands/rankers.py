@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ PART_DOCUMENTS = 256
 """Documents per request: the progress bar moves, and no service limit on a list is met."""
 PART_CHARACTERS = 4_000_000
 """Characters per request; at most 16 MB of UTF-8, far below what the service takes."""
+API_KEY = "RERANKER_API_KEY"
+"""Environment variable with the key for a service that needs one: on the command line others could read it."""
 _SERVE_CONFIG = Path("serve_config.yaml")
 _NO_DEADLINE_S = 30 * 86_400.0  # the configured one protects a service; here a person can press Ctrl-C
 
@@ -46,7 +49,9 @@ class CommandError(RerankerError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare how the ranker is chosen."""
-    parser.add_argument("--url", default=DEFAULT_URL, help="where the service is (%(default)s)")
+    parser.add_argument(
+        "--url", default=DEFAULT_URL, help=f"where the service is (%(default)s); its API key: {API_KEY}"
+    )
     parser.add_argument("--local", action="store_true", help="load the model here instead of asking a service")
     parser.add_argument("--model", help="with --local: demo, a local folder or a hub id; default: the configuration's")
     parser.add_argument(
@@ -72,7 +77,7 @@ def open_ranker(parsed: argparse.Namespace) -> Iterator[Ranker]:
             with contextlib.closing(_LocalRanker(config)) as local:
                 yield local
         else:
-            with RerankerClient(parsed.url) as client:
+            with RerankerClient(parsed.url, api_key=os.environ.get(API_KEY)) as client:
                 yield client
     except KeyboardInterrupt:
         raise CommandError("stopped") from None

@@ -25,6 +25,12 @@ ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 240
 SETTLE_TIMEOUT_S = 30
 NARROW_TOKENS, NARROW_TIMEOUT_S = 100_000, 6
+NARROW_KEY = "key-of-the-tests"
+NARROW_KEYS = f"""\
+tests: {NARROW_KEY}
+one-at-a-time: {{key: key-of-one, max_in_flight: 1}}
+few-tokens: {{key: key-of-few, tokens_per_minute: 100}}
+"""
 
 
 def free_port() -> int:
@@ -39,7 +45,7 @@ def free_port() -> int:
 class Service:
     """A running service, and what it answered while it started."""
 
-    def __init__(self, config: Path, log: Path) -> None:
+    def __init__(self, config: Path, log: Path, key: str | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
@@ -55,7 +61,8 @@ class Service:
         environment = os.environ | {"RAY_AUTH_TOKEN": self._ray_token}
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
-        self._http = httpx.Client(base_url=self.url, timeout=120)
+        headers = {"authorization": f"Bearer {key}"} if key else None
+        self._http = httpx.Client(base_url=self.url, timeout=120, headers=headers)
         self.startup_answers: list[tuple[int, str]] = []
         """Status and content type of every answer of /health, from the first that came."""
 
@@ -173,6 +180,7 @@ def running(
     replicas: int | None = None,
     args: dict[str, Any] | None = None,
     simulated: dict[str, Any] | None = None,
+    key: str | None = None,
 ) -> Iterator[Service]:
     """Run the service with a changed configuration; see `configuration`.
 
@@ -181,10 +189,11 @@ def running(
         replicas: See there.
         args: See there.
         simulated: See there.
+        key: API key to ask it with.
     """
     path = folder / "serve_config.yaml"
     path.write_text(yaml.safe_dump(configuration(replicas, args, simulated)))
-    service = Service(path, folder / "service.log")
+    service = Service(path, folder / "service.log", key)
     try:
         service.wait_until_ready(replicas or 1)
         yield service
@@ -210,12 +219,14 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One such replica, with low limits; shared as well."""
+    """One such replica, with low limits and with API keys; shared as well."""
+    folder = tmp_path_factory.mktemp("narrow")
+    (folder / "keys.yaml").write_text(NARROW_KEYS)
     args: dict[str, Any] = {
         "engine": {"max_batch_tokens": 1_000},
         "admission": {"max_queue_s": 2, "max_tokens_in_flight": NARROW_TOKENS},
-        "limits": {"timeout_s": NARROW_TIMEOUT_S},
+        "limits": {"timeout_s": NARROW_TIMEOUT_S, "receive_timeout_s": 2},
+        "access": {"keys_file": str(folder / "keys.yaml")},
     }
-    folder = tmp_path_factory.mktemp("narrow")
-    with running(folder, replicas=1, args=args, simulated={"tokens_per_s": 10_000}) as service:
+    with running(folder, replicas=1, args=args, simulated={"tokens_per_s": 10_000}, key=NARROW_KEY) as service:
         yield service

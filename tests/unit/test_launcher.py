@@ -9,7 +9,7 @@ import yaml
 
 from reranker.checkpoint import DEMO_MODEL
 from reranker.cli import main
-from reranker.errors import ModelNotFoundError
+from reranker.errors import ConfigurationError, ModelNotFoundError
 from reranker.launcher import LaunchError, address, load
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
@@ -147,3 +147,21 @@ def test_command_names_the_wrong_key(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_command_says_when_no_service_is_there(free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--url", f"http://127.0.0.1:{free_port}", "--query", "q", "--document", "d"]) == 1
     assert "make serve" in capsys.readouterr().err
+
+
+def test_public_address_needs_keys_before_the_start(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens the service to the network by accident is told, not found out."""
+    options = {"http_options": {"host": "0.0.0.0"}}  # noqa: S104 - refused
+    with pytest.raises(ConfigurationError, match=r"http_options\.host is 0\.0\.0\.0.*RERANKER_API_KEYS"):
+        load(_write(tmp_path, **options), port=free_port)
+    monkeypatch.setenv("RERANKER_API_KEYS", "a-key")
+    assert address(load(_write(tmp_path, **options), port=free_port))[0] == "0.0.0.0"  # noqa: S104 - not bound
+
+
+def test_everybody_is_let_in_at_a_public_address_if_it_is_meant(tmp_path: Path, free_port: int) -> None:
+    path = _edited(tmp_path, args={"access": {"allow_anonymous": True}})
+    config = yaml.safe_load(path.read_text()) | {"http_options": {"host": "0.0.0.0"}}  # noqa: S104 - not bound
+    path.write_text(yaml.safe_dump(config))
+    assert load(path, port=free_port)

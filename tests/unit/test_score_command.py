@@ -34,6 +34,8 @@ class FakeService:
         self.first: list[tuple[int, dict[str, str], str]] = []
         """Status, headers and body of the answers before the first ranking."""
         self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        """What came as Authorization."""
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,6 +45,7 @@ class FakeService:
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 service.requests.append(request)
+                service.keys.append(self.headers["authorization"])
                 status, headers, body = service.first.pop(0) if service.first else (200, {}, service.rank(request))
                 self.send_response(status)
                 for name, value in {**headers, "content-length": str(len(body.encode()))}.items():
@@ -130,6 +133,15 @@ def test_client_raises_the_class_the_service_raised(
         client.rerank("q", ["a"])
     assert str(caught.value) == str(error)
     assert vars(caught.value)["field"] == "query"
+
+
+def test_api_key_is_sent_from_the_environment(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as an argument: on the command line others on the machine could read it."""
+    arguments = ["score", "--url", service.url, "--query", "q", "--document", "d"]
+    assert main(arguments) == 0
+    monkeypatch.setenv("RERANKER_API_KEY", "a-key")
+    assert main(arguments) == 0
+    assert service.keys == [None, "Bearer a-key"]
 
 
 def test_rebuilt_error_survives_pickle() -> None:
