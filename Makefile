@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CONFIG ?= serve_config.yaml
+URL ?= http://127.0.0.1:8000
 # The CUDA build where there is an NVIDIA GPU; GPU=1 or GPU=0 to decide yourself.
 GPU ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
 FLAVOUR := $(if $(filter 1,$(GPU)),gpu,cpu)
@@ -48,6 +49,23 @@ test: $(DEV) ## the whole test suite: real Ray Serve, real vLLM
 .PHONY: test-unit
 test-unit: $(DEV) ## only the tests that need neither Ray nor vLLM (seconds)
 	$(BIN)/pytest tests/unit
+
+.PHONY: fuzz
+fuzz: $(DEV) ## odd and broken requests to a running service, for minutes (URL=…, KEY=…)
+	$(BIN)/python -m tools.fuzz --url $(URL) $(if $(KEY),--key $(KEY))
+	mkdir -p build/fuzz && cd build/fuzz && ../../$(BIN)/schemathesis run $(URL)/openapi.json \
+		--checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance \
+		--max-examples 500 --phases examples,coverage,fuzzing --warnings off \
+		$(if $(KEY),--header "Authorization: Bearer $(KEY)")
+
+.PHONY: clients
+clients: $(DEV) ## the clients people have, in environments of their own, against services it starts (10 minutes)
+	$(BIN)/python -m tests.clients
+
+.PHONY: examples
+examples: $(DEV) ## every example, in an environment of its own, against a running service (URL=…)
+	RERANKER_URL=$(URL) examples/curl.sh
+	@for example in examples/*.py; do echo "== $$example"; RERANKER_URL=$(URL) $(BIN)/uv run -q "$$example" || exit 1; done
 
 .PHONY: fix
 fix: $(DEV) ## repair and format what ruff can

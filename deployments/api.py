@@ -28,7 +28,7 @@ from reranker.keys import Caller, Keyring
 from reranker.quota import Quotas
 from reranker.types import Ranking
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
 _INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""

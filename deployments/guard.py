@@ -18,7 +18,7 @@ from reranker.errors import HeadersTooLargeError, RerankerError, UrlTooLongError
 from reranker.keys import Keyring
 from reranker.quota import Quotas
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth"})
 """Paths that need no key: none of them touches the model."""

@@ -46,13 +46,14 @@ TRICKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", TRICKS)
-@pytest.mark.parametrize("method", ["POST", "GET", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "PROPFIND"])
-async def test_no_spelling_of_a_path_gets_past_the_keys(method: str, path: str) -> None:
+METHODS = ["POST", "GET", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "PROPFIND"]
+
+
+async def test_no_spelling_of_a_path_gets_past_the_keys() -> None:
     backend = WordBackend()
-    scope = _scope(method, path)
-    status = await _status(door(backend, keys=KEYS), scope)
-    assert status == 401
+    app = door(backend, keys=KEYS)
+    statuses = {(method, path): await _status(app, _scope(method, path)) for path in TRICKS for method in METHODS}
+    assert {call for call, status in statuses.items() if status != 401} == set()
     assert not backend.asked
 
 

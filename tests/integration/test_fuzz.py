@@ -1,0 +1,33 @@
+"""Whatever is sent, the service answers, in JSON, and never with a status its own schema does not know."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.conftest import Service
+from tools import fuzz
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+async def test_odd_and_broken_bodies_are_answered(simulated: Service) -> None:
+    """`python -m tools.fuzz` sends ten thousand, and looks at the memory too."""
+    findings = await fuzz.send(simulated.url, bodies=400, seed=6)
+    assert findings.problems == []
+    assert findings.statuses[200] > 50
+    assert findings.statuses[400] > 50
+    simulated.wait_until_idle()
+
+
+def test_service_keeps_to_its_own_schema(simulated: Service, tmp_path: Path) -> None:
+    """Schemathesis makes requests of the schema's own making, right and wrong ones; `make fuzz` runs it for longer."""
+    command = [
+        str(Path(sys.executable).parent / "schemathesis"), "run", f"{simulated.url}/openapi.json", "--checks", CHECKS,
+        "--max-examples", "15", "--phases", "examples,coverage,fuzzing", "--request-timeout", "30", "--seed", "6",
+        "--warnings", "off", "--generation-database", "none",
+    ]  # fmt: skip
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stdout[-6_000:]
+    simulated.wait_until_idle()
