@@ -18,7 +18,7 @@ from starlette.responses import Response
 from deployments import openapi
 from deployments.guard import Guard
 from deployments.reading import read_body
-from deployments.replies import refusal, reply
+from deployments.replies import Stages, refusal, reply
 from reranker.config import LimitsConfig
 from reranker.dialects import choose
 from reranker.dialects.base import JSON, Asked, Dialect, Served
@@ -86,15 +86,19 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
             request_id = request.headers.get("x-request-id", "")[:128] or f"rerank-{uuid.uuid4().hex}"
             caller: Caller = request.state.caller
             asked: Asked | None = None
+            stages = Stages()
             try:
                 body = await read_body(request, limits)
+                stages.end("read")
                 backend.require_any_room(len(body))
                 arguments = (body, dialect, limits, request.headers.get(TIMEOUT_HEADER))
                 if len(body) <= _INLINE_BYTES:
                     asked = choose.parse(*arguments)
                 else:
                     asked = await asyncio.to_thread(choose.parse, *arguments)
+                stages.end("parse")
                 rankings = await backend.rank(asked, len(body), caller)
+                stages.end("score", apart_from={"tokenize": sum(ranking.tokenize_s for ranking in rankings)})
             except RerankerError as error:
                 level = logging.INFO if error.status_code < 500 else logging.ERROR
                 logger.log(level, "request %s of %s refused: %s", request_id, caller.name, error.code)
@@ -102,11 +106,13 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
             except ClientDisconnect:
                 return Response(status_code=499)  # nobody reads it
             quotas.spend(caller, sum(ranking.prompt_tokens for ranking in rankings))
-            answer = asked.write(rankings, Served(request_id, backend.model, int(time.time())))
-            headers = {"x-compute-tokens": str(sum(ranking.prompt_tokens for ranking in rankings))}
+            answer = reply(asked.write(rankings, Served(request_id, backend.model, int(time.time()))))
+            stages.end("write")
+            answer.headers["x-compute-tokens"] = str(sum(ranking.prompt_tokens for ranking in rankings))
+            answer.headers["server-timing"] = stages.header()
             if asked.ignored:
-                headers[IGNORED_HEADER] = ", ".join(asked.ignored)
-            return reply(answer, headers=headers)
+                answer.headers[IGNORED_HEADER] = ", ".join(asked.ignored)
+            return answer
 
         return rank
 

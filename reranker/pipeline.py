@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ async def rerank(
         if isinstance(failures.exceptions[0], TimeoutError):
             raise DeadlineExceededError(timeout_s) from None
         raise failures.exceptions[0] from None
-    return _ranking(sender.sent, request, config, timeout_s)
+    return replace(_ranking(sender.sent, request, config, timeout_s), tokenize_s=sender.tokenize_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class _Sender:
         deadline_s: float,
     ) -> None:
         self.sent: list[_Portion] = []
+        self.tokenize_s = 0.0
         self._request, self._renderer, self._scatter, self._config = request, renderer, scatter, config
         self._deadline_s = deadline_s
         self._distinct = DistinctPairs()
@@ -95,6 +97,7 @@ class _Sender:
         cutting = _cutting(self._request, self._config.long_documents)
         document = work_tokens = 0
         for texts in portions(self._request.documents):
+            started_s = time.perf_counter()
             try:
                 async with asyncio.timeout_at(self._deadline_s):
                     # In a thread: tokenizing a long list takes a while, and releases the interpreter's lock.
@@ -105,6 +108,7 @@ class _Sender:
                 if self._request.allow_partial and self.sent:
                     return
                 raise
+            self.tokenize_s += time.perf_counter() - started_s
             prompts = rendered.prompts
             work_tokens += prompts.work_tokens - (len(prompts.head) if document else 0)  # the head once
             permit.grow(work_tokens)

@@ -215,6 +215,8 @@ class Ranking:
     """Documents that time did not suffice for, by index; only with `allow_partial`."""
     deduplicated_pairs: int = 0
     """Prompts not scored because the list has the same one already."""
+    tokenize_s: float = 0.0
+    """Seconds in which prompts were made; most of them while others were scored."""
     retries: int = 0
     """Shards sent again because a replica was lost."""
     hedges: int = 0

@@ -97,6 +97,7 @@ def _install(folder: Path, requirements: Path) -> None:
 def _run(venv: Path, name: str, job: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
     """Run the clients of one environment."""
     command = [venv / "bin" / "python", FOLDER / "programs" / f"{name}.py"]
+    clean = {"PATH": "/usr/bin", "HOME": str(venv)}  # no key and no proxy of the caller's
     result = subprocess.run(
         command,
         input=json.dumps(job),
@@ -104,7 +105,7 @@ def _run(venv: Path, name: str, job: dict[str, Any]) -> dict[str, Any]:  # Any: 
         text=True,
         timeout=600,
         check=False,
-        env={"PATH": "/usr/bin"},
+        env=clean,
     )
     if result.returncode:
         return {f"the programs of {name}": {"start": {"error": "did not run", "said": result.stderr[-500:]}}}

@@ -63,7 +63,7 @@ def _rank(request: RankRequest) -> Ranking:
     scores = [len(words & set(text.split())) / len(words) for text in request.documents]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     results = tuple(RankedDocument(index, scores[index], scores[index] - 0.5) for index in order)
-    return Ranking(results[: request.top_n], (), 10 * len(order), len(order), 0, 0, 1, 1)
+    return Ranking(results[: request.top_n], (), 10 * len(order), len(order), 0, 0, 1, 1, tokenize_s=0.000_25)
 
 
 def door(backend: WordBackend, *, keys: str = "", **limits: Any) -> FastAPI:

@@ -52,6 +52,15 @@ async def test_answer_carries_the_clients_request_id() -> None:
         assert (await client.post("/v1/rerank", json=BODY)).json()["id"].startswith("rerank-")
 
 
+async def test_answer_says_what_each_stage_took() -> None:
+    async with visitor(door(WordBackend())) as client:
+        timing = (await client.post("/v1/rerank", json=BODY)).headers["server-timing"]
+    stages = dict(entry.split(";dur=") for entry in timing.split(", "))
+    assert list(stages) == ["read", "parse", "tokenize", "score", "write"]
+    assert float(stages["tokenize"]) == 0.25  # what the ranking says, which is within the score's time
+    assert all(float(took_ms) >= 0 for took_ms in stages.values())
+
+
 async def test_timeout_header_reaches_the_list() -> None:
     backend = WordBackend()
     async with visitor(door(backend)) as client:
