@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: limits on its head, the API key, the key's own limits.
+"""What every request passes before a route sees it: limits on its head, the API key; for rankings, the key's limits.
 
 By construction: this wraps the whole application, knows nothing of its routes, and lets in without a key only what is
 named in `OPEN`, on the very path that is then routed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -64,8 +65,8 @@ class Guard:
                 await self._app(scope, receive, watched_send)
                 return
             caller = self._keys.caller(_authorization(scope))
-            with self._quotas.request(caller):
-                scope["state"]["caller"] = caller
+            scope["state"]["caller"] = caller
+            with self._quotas.request(caller) if path in PATHS else nullcontext():
                 await self._app(scope, receive, watched_send)
         except RerankerError as error:
             logger.info("request refused: %s", error.code)

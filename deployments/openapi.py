@@ -128,7 +128,7 @@ def of_ranking(path: str, dialect: Dialect | None) -> Described:
                 {
                     "name": TIMEOUT_HEADER,
                     "in": "header",
-                    "schema": {"type": "number", "exclusiveMinimum": 0},
+                    "schema": {"type": "number", "minimum": 0.001},
                     "description": "Seconds until an answer is due; the shorter of this and `timeout_s` counts.",
                 }
             ],

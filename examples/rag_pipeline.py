@@ -18,9 +18,9 @@ URL = os.environ.get("RERANKER_URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("RERANKER_API_KEY", "none")
 QUESTION = " ".join(sys.argv[1:]) or "Which city is the capital of China?"
 CORPUS = [
-    "Beijing is the capital of China and one of the most populous cities of the world.",
+    "The capital of China is the city of Beijing, in the north of the country.",
     "Shanghai, on the coast, is the largest city of China by its population.",
-    "China has a long history; its capital was moved several times between cities.",
+    "China has a long history, and its emperors ruled from several places.",
     "Paris is the capital and the largest city of France.",
     "A capital letter begins a sentence and a name.",
     "Gravity attracts bodies with mass to each other.",

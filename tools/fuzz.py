@@ -80,7 +80,7 @@ def _fields(dialect: Dialect, chance: random.Random) -> dict[str, Any]:
     """A valid body, some of whose fields have other values."""
     fields = dict(chance.choice(list(dialect.examples.values())))
     for name in dialect.body.model_fields:
-        if chance.random() < 0.12:
+        if chance.random() < 0.04:
             fields[name] = _value(chance)
     for name in list(fields):
         if chance.random() < 0.05:

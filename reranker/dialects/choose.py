@@ -76,5 +76,5 @@ def _timeout_s(in_body: float | None, header: str | None) -> float | None:
     try:
         in_header = _SECONDS.validate_strings(header)
     except ValidationError:
-        raise InvalidRequestError(TIMEOUT_HEADER, "must be a number of seconds above 0") from None
+        raise InvalidRequestError(TIMEOUT_HEADER, "must be a number of seconds, at least 0.001") from None
     return in_header if in_body is None else min(in_header, in_body)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from reranker.errors import InvalidRequestError
 from reranker.types import Aggregate, LongDocuments, Priority, TruncationSide
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.001, allow_inf_nan=False)]
 _SIDES: dict[str | None, TruncationSide | None] = {"left": "start", "right": "end", None: None}
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from reranker.checkpoint import DEMO_MODEL
 from tests.clients.programs._report import DOCUMENTS, QUERY
 from tests.integration.conftest import running
 
@@ -29,6 +30,7 @@ KEY, LIMITED_KEY = "key-of-the-clients", "key-of-the-limited"
 KEYS = f"clients: {KEY}\nlimited: {{key: {LIMITED_KEY}, tokens_per_minute: 6000}}\n"
 SPREADS_SCORES = "dify"
 KEYLESS = "llama-index xinference-rerank"
+"""It has no setting for a key."""
 BAD_KEY = {  # what a wrong key is to the client's user, by how its name begins; for the others: any error
     "cohere": "UnauthorizedError",
     "langchain Cohere": "UnauthorizedError",
@@ -72,6 +74,7 @@ def main() -> int:
         keys.write_text(KEYS)
         with running(open_folder) as service:
             reference = _reference(service.url)
+            problems += _vllm_bench(service.url)
             for name in parsed.only:
                 found = _run(parsed.venvs / name, name, {"url": service.url, "cases": {"open": "any-key"}})
                 for client, cases in found.items():
@@ -111,6 +114,25 @@ def _run(venv: Path, name: str, job: dict[str, Any]) -> dict[str, Any]:  # Any: 
         return {f"the programs of {name}": {"start": {"error": "did not run", "said": result.stderr[-500:]}}}
     findings: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return findings
+
+
+def _vllm_bench(url: str) -> Iterator[str]:
+    """Run vLLM's own load generator, which is in this environment; it counts an answer it cannot read as failed."""
+    command = [
+        str(Path(sys.executable).parent / "vllm"), "bench", "serve", "--backend", "vllm-rerank", "--base-url", url,
+        "--endpoint", "/v1/rerank", "--model", "any", "--tokenizer", str(DEMO_MODEL), "--dataset-name", "random-rerank",
+        "--random-input-len", "64", "--random-batch-size", "8", "--num-prompts", "16", "--save-result",
+        "--result-filename", "result.json",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+        file = Path(folder) / "result.json"
+        found = json.loads(file.read_text()) if file.is_file() else {}
+    counted = found.get("completed", 0), found.get("total_input_tokens", 0)
+    good = counted[0] > 0 and counted[1] > 0 and not found.get("failed")
+    print(f"{'ok' if good else 'PROBLEM':8}vllm bench serve: {counted[0]} answers, {counted[1]} tokens", flush=True)
+    if not good:
+        yield f"vllm bench serve: {found or result.stderr[-500:]}"
 
 
 def _reference(url: str) -> list[tuple[int, float]]:

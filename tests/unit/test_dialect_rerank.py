@@ -110,7 +110,7 @@ def test_blank_documents_are_documents() -> None:
         ({"query": "q", "documents": ["a"], "priority": 0.5}, "priority"),
         ({"query": "q", "documents": ["a"], "priority": {"class": "bulk"}}, "priority"),
         ({"query": "q", "documents": ["a"], "timeout_s": 0}, "timeout_s"),
-        ({"query": "q", "documents": ["a"], "timeout_s": -1}, "timeout_s"),
+        ({"query": "q", "documents": ["a"], "timeout_s": 1e-9}, "timeout_s"),
         ({"query": "q", "documents": ["a"], "timeout_s": "soon"}, "timeout_s"),
         ({"query": "q", "documents": ["a"], "timeout_s": "nan"}, "timeout_s"),
         ({"query": "q", "documents": ["a"], "allow_partial": "perhaps"}, "allow_partial"),
