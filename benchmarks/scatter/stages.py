@@ -81,7 +81,7 @@ def work_tokens(model: Path, raw: bytes) -> int:
 
 def shards_of(model: Path, raw: bytes) -> list[Shard]:
     """A list as it is sent to one idle replica."""
-    request, _ = dialect.parse(raw, 10_000)
+    [request] = choose.parse(raw, None, LimitsConfig()).lists
     prompts = _prompts(model, request)
     return [prompts.select(indices) for indices in plan(prompts.pair_tokens, [0], PlanningConfig())]
 
