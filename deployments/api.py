@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
@@ -74,6 +74,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
         title="Reranker",
         description=openapi.DESCRIPTION,
         version=openapi.VERSION,
+        dependencies=[Depends(openapi.KEY)],
         middleware=[Middleware(Guard, keys=keys, quotas=quotas, limits=limits)],
         exception_handlers={HTTPException: _framework_error},
         redoc_url=None,
@@ -119,6 +120,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
     for path, dialect in choose.PATHS.items():
         api.add_api_route(path, ranking_route(dialect), methods=["POST"], **openapi.of_ranking(path, dialect))
 
+    @api.head("/health", include_in_schema=False)
     @api.get("/health", **openapi.HEALTH)
     async def health() -> Response:
         """200 once an engine can score, 503 before."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from fastapi.security import HTTPBearer
+
 from reranker import errors
 from reranker.dialects import choose
 from reranker.dialects.base import Dialect
@@ -16,6 +18,10 @@ DESCRIPTION = """One query, N documents: each document's relevance score, best f
 Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
 told apart by the body. Errors are JSON on every path and status.
 """
+KEY = HTTPBearer(
+    scheme_name="API key", description="Where the service has API keys; `guard.py` checks them.", auto_error=False
+)
+"""For the page only: it has a field for a key then."""
 _ERROR = {
     "type": "object",
     "required": ["message", "detail", "error", "error_type"],

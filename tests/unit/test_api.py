@@ -149,6 +149,13 @@ async def test_client_that_goes_away_while_it_sends_is_no_error(caplog: pytest.L
     assert "Traceback" not in caplog.text
 
 
+async def test_page_has_a_field_for_a_key_and_a_probe_may_ask_for_the_head_only() -> None:
+    async with visitor(door(WordBackend())) as client:
+        schema = (await client.get("/openapi.json")).json()
+        assert schema["components"]["securitySchemes"]["API key"]["scheme"] == "bearer"
+        assert (await client.head("/health")).status_code == 200
+
+
 @pytest.mark.parametrize(("error", "status"), [(NotReadyError(), "starting"), (StartFailedError(), "failed")])
 async def test_health_says_why_it_is_503(error: NotReadyError, status: str) -> None:
     backend = WordBackend()
