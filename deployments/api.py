@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -84,7 +83,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
 
     def ranking_route(dialect: Dialect | None) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def rank(request: Request) -> Response:
-            request_id = request.headers.get("x-request-id", "")[:128] or f"rerank-{uuid.uuid4().hex}"
+            request_id: str = request.state.request_id
             caller: Caller = request.state.caller
             asked: Asked | None = None
             stages = Stages()
@@ -130,6 +129,11 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
             answer = universal(Problem.of(error)) | {"status": error.status}
             return reply(answer, error.status_code, {"Retry-After": str(error.retry_after_s)})
         return reply({"status": "ok", "model": backend.model, "replicas": replicas})
+
+    @api.get("/-/healthz", include_in_schema=False)
+    async def alive() -> Response:
+        """Where KubeRay looks whether this pod takes requests, in the words of Serve's proxy."""
+        return Response("success", media_type="text/plain")
 
     @api.get("/v1/load", **openapi.LOAD)
     async def load() -> Response:

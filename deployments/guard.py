@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import uuid
 from contextlib import nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,8 +22,9 @@ from reranker.quota import Quotas
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
-OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth"})
+OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", "/-/healthz"})
 """Paths that need no key: none of them touches the model."""
+_MAX_ID = 128
 _SLASHES = re.compile("/+")
 
 
@@ -34,7 +36,7 @@ class InternalError(RerankerError):
 
 
 class Guard:
-    """ASGI middleware. Leaves `caller`, a `reranker.keys.Caller`, in the request's state."""
+    """ASGI middleware. Leaves `caller`, a `reranker.keys.Caller`, and `request_id` in the request's state."""
 
     def __init__(self, app: ASGIApp, keys: Keyring, quotas: Quotas, limits: LimitsConfig) -> None:
         """Wrap an application."""
@@ -53,10 +55,15 @@ class Guard:
         path = path.rstrip("/") or "/"
         scope = {**scope, "path": scope.get("root_path", "") + path, "state": {**scope.get("state", {})}}
         started = False
+        request_id = _request_id(scope)
+        scope["state"]["request_id"] = request_id
 
         async def watched_send(message: Message) -> None:
             nonlocal started
             started = True
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode("latin-1"))]
+                message = {**message, "headers": headers}
             await send(message)
 
         try:
@@ -69,12 +76,12 @@ class Guard:
             with self._quotas.request(caller) if path in PATHS else nullcontext():
                 await self._app(scope, receive, watched_send)
         except RerankerError as error:
-            logger.info("request refused: %s", error.code)
-            await refusal(error, PATHS.get(path))(scope, receive, send)
+            logger.info("request %s refused: %s", request_id, error.code)
+            await refusal(error, PATHS.get(path))(scope, receive, watched_send)
         except Exception:
-            logger.exception("request failed")
+            logger.exception("request %s failed", request_id)
             if not started:
-                await refusal(InternalError(), PATHS.get(path))(scope, receive, send)
+                await refusal(InternalError(), PATHS.get(path))(scope, receive, watched_send)
 
     def _require_short_head(self, scope: Scope) -> None:
         url = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
@@ -83,6 +90,12 @@ class Guard:
         headers = sum(len(name) + len(value) for name, value in scope["headers"])
         if headers > self._limits.max_header_bytes:
             raise HeadersTooLargeError("headers", headers, self._limits.max_header_bytes, "bytes")
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own, if it is one to be written into a header and a log."""
+    given = next((value for name, value in scope["headers"] if name.lower() == b"x-request-id"), b"")[:_MAX_ID]
+    return given.decode() if given and all(32 < byte < 127 for byte in given) else f"rerank-{uuid.uuid4().hex}"
 
 
 def _authorization(scope: Scope) -> str | None:

@@ -1,15 +1,13 @@
 """What no ASGI application sees: a head that is too slow or too large, a body that nobody waits for, what is no HTTP.
 
-Uvicorn has no limit on any of these, and Ray's proxy, whose server it is, offers no setting for one.
+Uvicorn has no limit on any of these, and no setting for one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import orjson
-import uvicorn.protocols.http.auto
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from reranker.dialects.envelope import Problem, universal
@@ -97,9 +95,3 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def install() -> None:
-    """Have the servers that start in this process from now on use it."""
-    auto: Any = uvicorn.protocols.http.auto  # Any: mypy takes its one name for a constant
-    auto.AutoHTTPProtocol = LimitedProtocol

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from fastapi import FastAPI
+import ray
 from ray import serve
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from ray.serve.handle import DeploymentHandle
@@ -15,6 +16,7 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.api import build_api
 from deployments.fleet import RayFleet
+from deployments.listener import Listener
 from deployments.recorder import RayRecorder
 from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
@@ -29,22 +31,22 @@ from reranker.together import rank_all
 from reranker.types import Ranking, RankRequest
 
 
-@serve.ingress()
 class Ingress:
     """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.api.Backend`."""
 
     def __init__(self, config: RerankerConfig, engine: DeploymentHandle) -> None:
-        """Load the tokenizer and the API keys.
+        """Load the tokenizer and the API keys, and listen.
 
         Args:
             config: The service's configuration.
             engine: Handle of the engine deployment.
 
         Raises:
-            ConfigurationError: No keys for a public address, or a keys file that cannot be used.
+            ConfigurationError: No keys for a public address, a keys file that cannot be used, or the port is taken.
         """
-        self._keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
-        require_keys(_get_global_client().http_config.host, config.access, self._keys)
+        keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
+        options = _get_global_client().http_config
+        require_keys(options.host, config.access, keys)
         checkpoint = find_checkpoint(config.model)
         self._checkpoint = checkpoint
         self._config = config
@@ -55,10 +57,18 @@ class Ingress:
         self._fleet = RayFleet(engine)
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
+        cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
+        self._listener = Listener(build_api(self, config.limits, keys), options, cluster)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Serve asks for the application once the replica is there."""
-        return build_api(self, self._config.limits, self._keys)
+    async def check_health(self) -> None:
+        """Called by Serve; raising makes it replace this replica."""
+        if not self._listener.healthy:
+            raise RuntimeError("the HTTP server has ended")
+
+    async def __del__(self) -> None:
+        """Called by Serve when the replica is to end."""
+        if hasattr(self, "_listener"):
+            await self._listener.drain(self._config.limits.timeout_s)
 
     def require_any_room(self, body_bytes: int) -> None:
         """See `Backend`."""

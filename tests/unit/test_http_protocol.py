@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from deployments.http_protocol import LimitedProtocol, install
+from deployments.http_protocol import LimitedProtocol
 
 
 class Hasty(LimitedProtocol):
@@ -85,12 +85,3 @@ async def test_connection_is_kept_for_the_next_request(port: int) -> None:
         assert b"200 OK" in await reader.readuntil(b"ok")
     writer.close()
     await writer.wait_closed()
-
-
-def test_rays_proxy_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uvicorn looks its protocol up by this name when a server's configuration is loaded."""
-    monkeypatch.setattr("uvicorn.protocols.http.auto.AutoHTTPProtocol", object())
-    install()
-    config = uvicorn.Config(_app, log_config=None)
-    config.load()
-    assert config.http_protocol_class is LimitedProtocol

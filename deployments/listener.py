@@ -1,0 +1,177 @@
+"""The ingress's own HTTP server: on the service's address, which all ingress replicas of a node share.
+
+Not Serve's proxy: that is a second process in Python that every request passes, with a call to the replica, one back
+for the body, and a stream of messages for the answer. Figures: docs/decisions/0006-no-proxy.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Callable, Iterator
+
+import httpx
+import uvicorn
+from ray.serve.config import HTTPOptions
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.http_protocol import LimitedProtocol
+from reranker.errors import ConfigurationError
+
+SERVICE_HEADER = "x-reranker-service"
+"""Says on /health which service it is, so that no other one comes to listen on the same port."""
+_BACKLOG = 2_048
+_LINGER_S = 2
+"""So long a draining server waits for the clients of idle connections to ask once more, and hear that they end."""
+_SIBLING_TIMEOUT_S = 5
+_KEEP_ALIVE_S = 90
+"""Longer than clients keep an unused connection (httpx 5 s, load balancers mostly 60 s), so that they end it."""
+
+
+class Listener:
+    """Serves an ASGI application from this process's event loop."""
+
+    def __init__(self, app: ASGIApp, options: HTTPOptions, service: str) -> None:
+        """Listen; connections are taken from the moment the event loop runs.
+
+        Args:
+            app: The application.
+            options: Serve's; of them host, port and TLS.
+            service: Which service this is; see `SERVICE_HEADER`.
+
+        Raises:
+            ConfigurationError: Somebody else listens there, or nobody can.
+        """
+        self._ending = False
+        self._service = service.encode()
+        scheme = "https" if options.ssl_certfile else "http"
+        host = options.host or "127.0.0.1"
+        listening = _listen(host, options.port, lambda address: _is_ours(f"{scheme}://{address}", service))
+        config = uvicorn.Config(
+            self._marked(CancelledByClient(app)),
+            http=LimitedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=max(_KEEP_ALIVE_S, options.keep_alive_timeout_s),
+            ssl_keyfile=options.ssl_keyfile,
+            ssl_certfile=options.ssl_certfile,
+            ssl_keyfile_password=options.ssl_keyfile_password,
+            ssl_ca_certs=options.ssl_ca_certs,
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]))
+
+    @property
+    def healthy(self) -> bool:
+        """False once the server has ended."""
+        return not self._serving.done()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more connections, and end the open ones as each has its answer.
+
+        Args:
+            timeout_s: What is open then is cut.
+        """
+        self._ending = True
+        for server in self._server.servers:
+            server.close()
+        if self._server.server_state.connections:
+            await asyncio.sleep(_LINGER_S)
+        self._server.config.timeout_graceful_shutdown = math.ceil(timeout_s)
+        self._server.should_exit = True
+        await self._serving
+
+    def _marked(self, app: ASGIApp) -> ASGIApp:
+        """Say on /health who we are, and once we are ending, that a connection ends with its answer."""
+
+        async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+            async def marked_send(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    more = [(b"connection", b"close")] if self._ending else []
+                    if scope["path"] == "/health":
+                        more.append((SERVICE_HEADER.encode(), self._service))
+                    message = {**message, "headers": [*message.get("headers", ()), *more]}
+                await send(message)
+
+            await app(scope, receive, marked_send)
+
+        return wrapped
+
+
+class CancelledByClient:
+    """ASGI middleware: ends what runs for a client that has hung up, and with it the work in the engines."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        all_there = asyncio.Event()
+
+        async def watched() -> Message:
+            if all_there.is_set():  # nobody reads on but the one below
+                await asyncio.Event().wait()
+            message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                all_there.set()
+            return message
+
+        async def hung_up() -> None:
+            await all_there.wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        answering = asyncio.ensure_future(self._app(scope, watched, send))
+        watching = asyncio.ensure_future(hung_up())
+        try:
+            await asyncio.wait([answering, watching], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            if not answering.done():
+                answering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await answering
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: they are Ray's here."""
+        yield
+
+
+def _listen(host: str, port: int, is_ours: Callable[[str], bool]) -> socket.socket:
+    """Listen together with the other replicas of this service, and with nobody else."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.socket(family)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+            if not is_ours(f"[{local}]:{port}" if ":" in local else f"{local}:{port}"):
+                raise ConfigurationError(f"cannot listen on {host}:{port} ({error.strerror})") from None
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind((host, port))
+    listening.listen(_BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+def _is_ours(url: str, service: str) -> bool:
+    try:
+        answer = httpx.get(f"{url}/health", timeout=_SIBLING_TIMEOUT_S, verify=False)  # noqa: S501 - no secret is told
+    except httpx.HTTPError:
+        return False
+    return bool(answer.headers.get(SERVICE_HEADER) == service)
