@@ -16,9 +16,13 @@ from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
 
-_ONE_LOOP = {  # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way
+_SERVE_FLAGS = {
+    # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way. The ingress
+    # needs it: its HTTP server runs on that loop.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # Replicas are called past Serve's handle (fleet.py), so it is they who count what they have.
+    "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": "0",
 }
 
 
@@ -48,7 +52,7 @@ def build_app(args: dict[str, object]) -> Application:
                 "num_gpus": config.engine.tensor_parallel_size if device == "cuda" else 0,
                 # Read by OpenMP and vLLM when they load, so they must be there before the process starts.
                 "runtime_env": {
-                    "env_vars": _ONE_LOOP
+                    "env_vars": _SERVE_FLAGS
                     | {
                         "OMP_NUM_THREADS": threads,
                         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
@@ -64,5 +68,5 @@ def build_app(args: dict[str, object]) -> Application:
         .bind(config, device)
     )
     # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": _ONE_LOOP}}
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": _SERVE_FLAGS}}
     return serve.deployment(Ingress).options(ray_actor_options=options).bind(config, engine)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from typing import NoReturn
 
 from ray import serve
@@ -16,9 +17,12 @@ from reranker.engine.base import Engine
 from reranker.errors import EngineFailedError, StartupCheckError
 from reranker.prompt import PromptRenderer
 from reranker.startup_check import require_sane, tolerance_for
-from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
+from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
+
+_MAX_DROPPED = 1_000
+"""Shards dropped before they came, or after they were done, that are kept in mind."""
 
 
 class EngineReplica:
@@ -36,18 +40,40 @@ class EngineReplica:
         """
         self._engine = _engine(config, device)
         self._in_hand: Counter[str] = Counter()
+        self._scoring: dict[tuple[str, int], asyncio.Future[EngineScores]] = {}
+        self._dropped: deque[tuple[str, int]] = deque(maxlen=_MAX_DROPPED)
         self._name: str = serve.get_replica_context().replica_id.unique_id
 
     async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Score the pairs of a shard that its time suffices for."""
+        """Score the pairs of a shard that its time suffices for; none once it is dropped."""
+        key = terms.sender, terms.assignment
+        if key in self._dropped:
+            self._dropped.remove(key)
+            return ShardScores(EngineScores.nothing(len(shard)), self._name, self._load())
         self._in_hand[terms.sender] += shard.work_tokens
+        scoring = asyncio.ensure_future(self._engine.score_within(shard, terms.weight, terms.timeout_s))
+        self._scoring[key] = scoring
         try:
-            scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
+            scores = await scoring
         except EngineFailedError:
             self._end()
+        except asyncio.CancelledError:
+            if not scoring.cancelled():  # it is we who are
+                scoring.cancel()
+                raise
+            scores = EngineScores.nothing(len(shard))
         finally:
+            del self._scoring[key]
             self._in_hand[terms.sender] -= shard.work_tokens
         return ShardScores(scores, self._name, self._load())
+
+    def drop(self, sender: str, assignment: int) -> None:
+        """Score a shard no further; nobody waits for it. This may come before the shard itself."""
+        scoring = self._scoring.get((sender, assignment))
+        if scoring is not None:
+            scoring.cancel()
+        else:
+            self._dropped.append((sender, assignment))
 
     def ready(self) -> str:
         """Answer with the replica's name: that there is an answer is the news."""

@@ -16,7 +16,7 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.api import build_api
 from deployments.fleet import RayFleet
-from deployments.listener import Listener
+from deployments.listener import Listener, listen
 from deployments.recorder import RayRecorder
 from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
@@ -58,7 +58,8 @@ class Ingress:
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
-        self._listener = Listener(build_api(self, config.limits, keys), options, cluster)
+        listening = listen(options, cluster)
+        self._listener = Listener(build_api(self, config.limits, keys), options, listening, cluster)
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""

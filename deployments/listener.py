@@ -10,15 +10,18 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import httpx
 import uvicorn
-from ray.serve.config import HTTPOptions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http_protocol import LimitedProtocol
 from reranker.errors import ConfigurationError
+
+if TYPE_CHECKING:  # Ray takes a second to import, and tests of this do without
+    from ray.serve.config import HTTPOptions
 
 SERVICE_HEADER = "x-reranker-service"
 """Says on /health which service it is, so that no other one comes to listen on the same port."""
@@ -33,22 +36,17 @@ _KEEP_ALIVE_S = 90
 class Listener:
     """Serves an ASGI application from this process's event loop."""
 
-    def __init__(self, app: ASGIApp, options: HTTPOptions, service: str) -> None:
-        """Listen; connections are taken from the moment the event loop runs.
+    def __init__(self, app: ASGIApp, options: HTTPOptions, listening: socket.socket, service: str) -> None:
+        """Take connections from the moment the event loop runs.
 
         Args:
             app: The application.
-            options: Serve's; of them host, port and TLS.
+            options: Serve's; of them those of TLS.
+            listening: What `listen` gave.
             service: Which service this is; see `SERVICE_HEADER`.
-
-        Raises:
-            ConfigurationError: Somebody else listens there, or nobody can.
         """
         self._ending = False
         self._service = service.encode()
-        scheme = "https" if options.ssl_certfile else "http"
-        host = options.host or "127.0.0.1"
-        listening = _listen(host, options.port, lambda address: _is_ours(f"{scheme}://{address}", service))
         config = uvicorn.Config(
             self._marked(CancelledByClient(app)),
             http=LimitedProtocol,
@@ -149,8 +147,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int, is_ours: Callable[[str], bool]) -> socket.socket:
-    """Listen together with the other replicas of this service, and with nobody else."""
+def listen(options: HTTPOptions, service: str) -> socket.socket:
+    """Listen together with the other replicas of this service on this machine, and with nobody else.
+
+    Args:
+        options: Serve's; of them host, port, and whether there is TLS.
+        service: Which service this is; see `SERVICE_HEADER`.
+
+    Raises:
+        ConfigurationError: Somebody else listens there, or nobody can.
+    """
+    host, port = options.host or "127.0.0.1", options.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.socket(family)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -158,7 +165,8 @@ def _listen(host: str, port: int, is_ours: Callable[[str], bool]) -> socket.sock
             probe.bind((host, port))
         except OSError as error:
             local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-            if not is_ours(f"[{local}]:{port}" if ":" in local else f"{local}:{port}"):
+            scheme = "https" if options.ssl_certfile else "http"
+            if not _is_ours(f"{scheme}://{f'[{local}]' if ':' in local else local}:{port}", service):
                 raise ConfigurationError(f"cannot listen on {host}:{port} ({error.strerror})") from None
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

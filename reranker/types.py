@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +158,11 @@ class EngineScores:
 
     logits: FloatArray
     scored: BoolArray
+
+    @classmethod
+    def nothing(cls, pairs: int) -> Self:
+        """Of so many pairs, none scored."""
+        return cls(np.zeros(pairs, dtype=np.float32), np.zeros(pairs, dtype=np.bool_))
 
     def at(self, places: NDArray[np.intp]) -> EngineScores:
         """The scores at these places, in this order; a place may come more than once."""

@@ -17,10 +17,9 @@ import psutil
 import yaml
 
 from benchmarks.scatter.report import ROOT, say
-from reranker.launcher import ENGINE_DEPLOYMENT
 
 _START_TIMEOUT_S = 300
-_REPLICA, _INGRESS, _PROXY = "ServeReplica:reranker:EngineReplica", "ServeReplica:reranker:Ingress", "ProxyActor"
+_REPLICA, _INGRESS = "ServeReplica:reranker:EngineReplica", "ServeReplica:reranker:Ingress"
 
 
 class ServiceError(RuntimeError):
@@ -85,8 +84,8 @@ class Service:
         return self._named(_REPLICA)
 
     def fronts(self) -> list[psutil.Process]:
-        """Processes that a request passes before it gets to an engine: Serve's proxy and the ingress."""
-        return self._named(_PROXY) + self._named(_INGRESS)
+        """Processes that a request passes before it gets to an engine."""
+        return self._named(_INGRESS)
 
     def ingress(self) -> psutil.Process:
         """Process of the ingress."""
@@ -95,7 +94,7 @@ class Service:
 
     def cpu_s_by_part(self) -> dict[str, float]:
         """Processor seconds that each part has used so far; "the rest" is Ray's own."""
-        parts = {"proxy": self._named(_PROXY), "ingress": self._named(_INGRESS), "replicas": self._named(_REPLICA)}
+        parts = {"ingress": self._named(_INGRESS), "replicas": self._named(_REPLICA)}
         found = {name: cpu_s(processes) for name, processes in parts.items()}
         everything = cpu_s(psutil.Process(self._process.pid).children(recursive=True))
         return found | {"the rest": everything - sum(found.values())}
@@ -120,29 +119,19 @@ def cpu_s(processes: list[psutil.Process]) -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
-def configuration(args: dict[str, Any], router: str | None) -> dict[str, Any]:
-    """Read serve_config.yaml, and give the application other `args`.
-
-    Args:
-        args: The application's.
-        router: Import path of another router of shards.
-    """
+def configuration(args: dict[str, Any]) -> dict[str, Any]:
+    """Read serve_config.yaml, and give the application other `args`."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     [application] = config["applications"]
     application["args"] = args
-    if router is not None:
-        [deployment] = [one for one in application["deployments"] if one["name"] == ENGINE_DEPLOYMENT]
-        deployment["request_router_config"] = {"request_router_class": router, "request_routing_stats_period_s": 1}
     return config
 
 
 @contextlib.contextmanager
-def running(
-    folder: Path, args: dict[str, Any], replicas: int, *, simulated: bool = True, router: str | None = None
-) -> Iterator[Service]:
+def running(folder: Path, args: dict[str, Any], replicas: int, *, simulated: bool = True) -> Iterator[Service]:
     """Run the service for as long as the block lasts; see `configuration`."""
     path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(configuration(args, router)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(configuration(args)), encoding="utf-8")
     say(f"starting {replicas} {'simulated ' if simulated else ''}replica(s): {args.get('engine', {})}")
     service = Service(path, replicas, folder, simulated=simulated)
     try:

@@ -90,7 +90,7 @@ def _hops(found: dict[str, float], stages: dict[str, float]) -> dict[str, float]
     answered = sum(stages[one] for one in ("merge", "rank", "answer", "write the answer as JSON"))
     to_replica = found["simulated, ranked"] - found["simulated, refused"] - tokenized - planned - answered
     hops = {
-        "client, Serve's proxy, ingress, and back, with nothing to do": found["simulated, nothing"],
+        "client, ingress, and back, with nothing to do": found["simulated, nothing"],
         "the body on its way in, read and validated": found["simulated, refused"] - found["simulated, nothing"],
         "tokenize": tokenized,
         "plan and cut into shards": planned,

@@ -14,7 +14,6 @@ from benchmarks.serving.system import Bench, Launch
 _ROLES = (
     ("ServeReplica:reranker:EngineReplica", "engine"),
     ("ServeReplica:reranker:Ingress", "ingress"),
-    ("ProxyActor", "proxy"),
     ("", "rest of Ray"),
 )
 
