@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RunningReplica
 
 from deployments.boards import replicas_of
-from reranker.errors import NotReadyError, ReplicaLostError, RerankerError, ScoringError
+from reranker.errors import ReplicaLostError, RerankerError, ScoringError
 from reranker.placement import LoadBoard, Route
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
@@ -54,19 +54,18 @@ class RayFleet:
     async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
         """Send one shard to a replica."""
         with self.board.shard(route, shard.work_tokens) as assignment:
-            replicas = self._replicas.by_name
-            if not replicas:
-                raise NotReadyError
-            replica = self.board.choose(assignment.number, replicas)
+            replicas = await self._replicas.running()
+            name = self.board.choose(assignment.number, replicas)  # at once, so that the next one finds it booked
+            replica = replicas[name]
             terms = ShardTerms(assignment.number, weight, timeout_s, self.board.name)
-            answer = self._call(replicas[replica], "score", shard, terms)
+            answer = self._call(replica, "score", shard, terms)
             try:
                 scores: ShardScores = await asyncio.shield(answer)
             except asyncio.CancelledError:
-                self._drop(replicas[replica], terms, answer)
+                self._drop(replica, terms, answer)
                 raise
             except ActorDiedError:
-                self.board.lose(replica)
+                self._replicas.lose(name)
                 raise ReplicaLostError from None
             except _LOST:
                 raise ReplicaLostError from None

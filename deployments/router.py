@@ -31,8 +31,7 @@ class ShardRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
         """Take over the set of running replicas and their loads, pushed by Serve's controller."""
         super().update_replicas(replicas)
         known = self._known
-        known.by_name = {replica.replica_id.unique_id: replica for replica in replicas}
-        known.board.set_live(known.by_name)
-        for name, replica in known.by_name.items():
+        known.update({replica.replica_id.unique_id: replica for replica in replicas})
+        for replica in replicas:
             if replica.routing_stats:
-                known.board.hear(name, ReplicaLoad(**replica.routing_stats))
+                known.board.hear(replica.replica_id.unique_id, ReplicaLoad(**replica.routing_stats))
