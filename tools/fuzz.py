@@ -176,13 +176,11 @@ def _problem(response: httpx.Response) -> str | None:
 
 
 def memory_mib() -> dict[str, float]:
-    """Resident memory of the ingresses and proxies on this machine."""
+    """Resident memory of the ingresses on this machine."""
     found: dict[str, float] = {}
     for process in psutil.process_iter(["cmdline", "memory_info"]):
-        name = " ".join(process.info["cmdline"] or ())
-        for part in ("reranker:Ingress", "ProxyActor"):
-            if part in name:
-                found[f"{part} {process.pid}"] = round(process.info["memory_info"].rss / 2**20, 1)
+        if ":Ingress" in " ".join(process.info["cmdline"] or ()):
+            found[f"ingress {process.pid}"] = round(process.info["memory_info"].rss / 2**20, 1)
     return found
 
 
