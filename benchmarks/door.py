@@ -13,7 +13,7 @@ import httpx
 
 from benchmarks.parsing import texts
 
-_REPEATS = 7
+_REPEATS = 3
 _DOOR = ("read", "parse", "tokenize", "write")
 
 

@@ -18,7 +18,7 @@ QUESTION = "What is the capital of China?"
 TEXTS = [
     "Gravity attracts bodies.",
     "The capital of China is Beijing.",
-    "China exports goods to the capital markets of the world.",
+    "China exports goods to the markets of the world.",
     "Paris is the capital of France.",
 ]
 

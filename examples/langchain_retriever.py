@@ -15,7 +15,7 @@ KEY = os.environ.get("RERANKER_API_KEY", "none")
 TEXTS = [
     "Gravity attracts bodies.",
     "The capital of China is Beijing.",
-    "China exports goods to the capital markets of the world.",
+    "China exports goods to the markets of the world.",
     "Paris is the capital of France.",
 ]
 

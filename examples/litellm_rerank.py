@@ -6,6 +6,7 @@
 
 import os
 
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks GitHub for prices when it is imported
 import litellm
 
 URL = os.environ.get("RERANKER_URL", "http://127.0.0.1:8000")

@@ -30,6 +30,7 @@ from reranker.dialects.choose import DIALECTS, PATHS
 ANSWER_TIMEOUT_S = 30.0
 _AT_ONCE = 8
 _SHOWN = 20
+_PARTS = 5
 _WORDS = (
     "",
     " ",
@@ -175,13 +176,11 @@ def _problem(response: httpx.Response) -> str | None:
 
 
 def memory_mib() -> dict[str, float]:
-    """Resident memory of the ingresses and proxies on this machine."""
+    """Resident memory of the ingresses on this machine."""
     found: dict[str, float] = {}
     for process in psutil.process_iter(["cmdline", "memory_info"]):
-        name = " ".join(process.info["cmdline"] or ())
-        for part in ("reranker:Ingress", "ProxyActor"):
-            if part in name:
-                found[f"{part} {process.pid}"] = round(process.info["memory_info"].rss / 2**20, 1)
+        if ":Ingress" in " ".join(process.info["cmdline"] or ()):
+            found[f"ingress {process.pid}"] = round(process.info["memory_info"].rss / 2**20, 1)
     return found
 
 
@@ -198,17 +197,20 @@ def main() -> int:
     parser.add_argument("--key", help="API key, where one is needed")
     parsed = parser.parse_args()
     print(f"seed {parsed.seed}")
-    warm = max(1, parsed.bodies // 10)
-    first = asyncio.run(send(parsed.url, warm, parsed.seed, parsed.key))
-    before = memory_mib()
-    rest = asyncio.run(send(parsed.url, parsed.bodies - warm, parsed.seed + 1, parsed.key))
-    after = memory_mib()
-    statuses = first.statuses + rest.statuses
-    print(f"{parsed.bodies} bodies; by status: {dict(sorted(statuses.items()))}")
-    print(f"slowest answer: {max(first.slowest_s, rest.slowest_s):.2f} s")
-    for name, now in after.items():
-        print(f"memory of {name}: {before.get(name, now)} MiB after {warm} bodies, {now} MiB after all")
-    problems = first.problems + rest.problems
+    statuses: Counter[int] = Counter()
+    problems: list[str] = []
+    slowest_s = 0.0
+    memory: dict[str, list[float]] = {}
+    for part in range(_PARTS):  # memory that rises from part to part is lost
+        findings = asyncio.run(send(parsed.url, -(-parsed.bodies // _PARTS), parsed.seed + part, parsed.key))
+        statuses += findings.statuses
+        problems += findings.problems
+        slowest_s = max(slowest_s, findings.slowest_s)
+        for name, mib in memory_mib().items():
+            memory.setdefault(name, []).append(mib)
+    print(f"{statuses.total()} answers; by status: {dict(sorted(statuses.items()))}; slowest: {slowest_s:.2f} s")
+    for name, seen in memory.items():
+        print(f"MiB of {name} after each part of {_PARTS}: {seen}")
     print(f"{len(problems)} problems", *problems[:_SHOWN], sep="\n  ")
     return 1 if problems else 0
 

@@ -31,7 +31,7 @@ PATHS: Mapping[str, Dialect | None] = {
     "/voyage/v1/rerank": voyage.DIALECT,
 }
 _SECONDS: TypeAdapter[float] = TypeAdapter(Seconds)
-_LISTS = ("documents", "texts", "text_2", "items", "data_2")
+_LISTS = ("documents", "texts", "text_1", "text_2", "queries", "items", "data_1", "data_2", "rank_fields")
 
 
 def by_body(fields: Mapping[str, Any]) -> Dialect:
@@ -62,7 +62,7 @@ def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_he
     for name in _LISTS:
         listed = fields.get(name)
         if isinstance(listed, list) and len(listed) > limits.max_documents:
-            raise RequestTooLargeError(name, len(listed), limits.max_documents, "documents")
+            raise RequestTooLargeError(name, len(listed), limits.max_documents, "entries")
     dialect = dialect or by_body(fields)
     validated = validate(dialect.body, fields)
     timeout_s = _timeout_s(validated.timeout_s, timeout_header)

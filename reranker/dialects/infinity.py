@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reranker.dialects import rerank
-from reranker.dialects.texts import Item
+from reranker.dialects.options import Item
 
 
 def _as_string(_: Item, text: str) -> str:

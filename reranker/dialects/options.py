@@ -9,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StrictInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from reranker.errors import InvalidRequestError
 from reranker.types import Aggregate, LongDocuments, Priority, TruncationSide
 
+Item = StrictStr | dict[str, Any]
+"""A document or query as it may come; Any: JSON."""
+Items = Annotated[list[Item], Field(fail_fast=True)]
+"""Failing fast: a list of a million wrong ones would bring a million complaints."""
 Seconds = Annotated[float, Field(ge=0.001, allow_inf_nan=False)]
 _SIDES: dict[str | None, TruncationSide | None] = {"left": "start", "right": "end", None: None}
 
@@ -111,7 +124,7 @@ def _first_problem(error: ValidationError) -> InvalidRequestError:
     kind, message = problem["type"], problem["msg"]
     if len(kinds) > 1 and top in _TEXTS:
         message = "must be a string or an object" + (", or a list of these" if "list_type" in kinds else "")
-    if kind in ("string_too_short", "string_pattern_mismatch", "too_short"):
+    if kind == "too_short":
         message = "must not be empty"
     return InvalidRequestError(field, message[:1].lower() + message[1:])
 

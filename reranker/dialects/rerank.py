@@ -10,19 +10,19 @@ from pydantic import Field, StrictStr
 from reranker.dialects.answers import head_of, left_out, marks_of, meta_of, score_of, usage_of
 from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.envelope import universal
-from reranker.dialects.options import Options
-from reranker.dialects.texts import Item, echoed, metadata_of, query_of, texts_of
+from reranker.dialects.options import Item, Items, Options
+from reranker.dialects.texts import echoed, metadata_of, query_of, texts_of
 from reranker.types import Ranking, RankRequest
 
 
 class RerankBody(Options):
     """A query and its documents, as Cohere, Jina and vLLM name them."""
 
-    query: StrictStr | dict[str, Any]
+    query: Item
     """What the documents are ranked for: a string, or an object with a `text`."""
-    documents: Annotated[list[StrictStr | dict[str, Any]], Field(min_length=1)]
+    documents: Annotated[Items, Field(min_length=1)]
     """The candidates: strings, or objects. An object is its `text`; without one, all of it as YAML."""
-    rank_fields: list[StrictStr] | None = None
+    rank_fields: Annotated[list[StrictStr], Field(fail_fast=True)] | None = None
     """The fields of objects that are ranked, in this order, as YAML (Cohere v1)."""
     top_n: Annotated[int, Field(ge=0)] | None = None
     """How many of the best to return; absent, null or 0: all."""

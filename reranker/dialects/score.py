@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import StrictStr
-
 from reranker.dialects.answers import head_of, left_out, marks_of, score_of, usage_of
 from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.envelope import Problem, universal
-from reranker.dialects.options import Options
-from reranker.dialects.texts import Item, metadata_of, query_of, texts_of
+from reranker.dialects.options import Item, Items, Options
+from reranker.dialects.texts import metadata_of, query_of, texts_of
 from reranker.errors import InvalidRequestError
 from reranker.types import Ranking, RankRequest
 
 _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
-_Side = StrictStr | dict[str, Any] | list[StrictStr | dict[str, Any]] | None
+_Side = Item | Items | None
 
 
 class ScoreBody(Options):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictStr
+from pydantic import Field
 
 from reranker.dialects.answers import score_of
 from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.envelope import Problem, universal
-from reranker.dialects.options import Options
+from reranker.dialects.options import Item, Items, Options
 from reranker.dialects.texts import metadata_of, query_of, texts_of
 from reranker.types import Ranking, RankRequest
 
@@ -20,9 +20,9 @@ _ERROR_TYPES = {400: "Validation", 413: "Validation", 429: "Overloaded", 503: "U
 class TeiBody(Options):
     """A query and its documents, as TEI names them."""
 
-    query: StrictStr | dict[str, Any]
+    query: Item
     """What the texts are ranked for."""
-    texts: Annotated[list[StrictStr | dict[str, Any]], Field(min_length=1)]
+    texts: Annotated[Items, Field(min_length=1)]
     """The candidates."""
     return_text: bool | None = None
     """Return each text too."""

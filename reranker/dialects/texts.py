@@ -7,13 +7,13 @@ advises for structured data. vLLM's `{"content": [{"type": "text", …}]}` is it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
+from reranker.dialects.options import Item
 from reranker.errors import InvalidRequestError
 
-Item: TypeAlias = str | dict[str, Any]  # Any: JSON
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it
 _NO_TEXT = "this model reads text only"
 

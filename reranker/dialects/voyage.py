@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, StrictStr
+from pydantic import Field
 
 from reranker.dialects.answers import head_of, left_out, marks_of, score_of, usage_of
 from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.envelope import universal
-from reranker.dialects.options import Options
+from reranker.dialects.options import Item, Items, Options
 from reranker.dialects.texts import metadata_of, query_of, texts_of
 from reranker.types import Ranking, RankRequest
 
@@ -18,9 +18,9 @@ from reranker.types import Ranking, RankRequest
 class VoyageBody(Options):
     """A query and its documents, as Voyage names them."""
 
-    query: StrictStr | dict[str, Any]
+    query: Item
     """What the documents are ranked for."""
-    documents: Annotated[list[StrictStr | dict[str, Any]], Field(min_length=1)]
+    documents: Annotated[Items, Field(min_length=1)]
     """The candidates."""
     top_k: Annotated[int, Field(ge=0)] | None = None
     """How many of the best to return; absent, null or 0: all."""

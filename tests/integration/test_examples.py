@@ -12,8 +12,6 @@ import pytest
 from tests.integration.conftest import ROOT, Service
 
 UV = str(Path(sys.executable).parent / "uv")
-QUICK = {"cohere_client.py", "rag_pipeline.py"}
-"""Their environments are there in seconds; the others' take too long for every run: `make examples`."""
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
@@ -35,7 +33,5 @@ def test_curl_example_shows_every_dialect(service: Service) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_puts_the_answer_first(service: Service, name: str) -> None:
-    if name not in QUICK and not os.environ.get("ALL_EXAMPLES"):
-        pytest.skip("its environment takes too long; ALL_EXAMPLES=1 runs it")
     shown = _run(service, UV, "run", "-q", "--python", sys.executable, f"examples/{name}")
     assert "Beijing" in shown.splitlines()[0]

@@ -1,6 +1,7 @@
 """What clients really send must be read, and what they choke on must not be sent (facts measured client by client)."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_errors_do_not_quote_what_was_sent() -> None:
 
 
 def test_too_many_documents_names_the_limit() -> None:
-    with pytest.raises(RequestTooLargeError, match="3 documents; the limit is 2"):
+    with pytest.raises(RequestTooLargeError, match="3 entries; the limit is 2"):
         _parse(max_documents=2, query="q", documents=["a", "b", "c"])
 
 
@@ -277,3 +278,14 @@ def test_json_with_too_many_values_is_refused_before_it_is_parsed() -> None:
         parse(b'{"query": "q", "documents": [' + b"[]," * 200 + b"[]]}", None, limits)
     text = '[,]{"\\' * 100
     assert parse(json.dumps({"query": text, "documents": ["a", "b"]}).encode(), None, limits).lists[0].query == text
+
+
+def test_many_mistakes_cost_no_more_than_one() -> None:
+    """Each would be a complaint with its own dictionary: gigabytes for a body of two megabytes."""
+    raw = json.dumps({"query": "q", "documents": [1] * 10_000, "rank_fields": [2] * 10_000}).encode()
+    tracemalloc.start()
+    with pytest.raises(InvalidRequestError, match=r"documents\[0\]: must be a string or an object"):
+        parse(raw, None, LimitsConfig())
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 3_000_000

@@ -196,8 +196,9 @@ def test_score_errors_are_vllms_with_an_object_under_error() -> None:
         ("/rerank", {"query": "q", "texts": ["a"] * 11}),
         ("/score", {"text_1": "q", "text_2": ["a"] * 11}),
         ("/score", {"data_1": "q", "data_2": ["a"] * 11}),
+        ("/score", {"queries": ["q"] * 11, "documents": ["a"]}),
     ],
 )
 def test_too_many_documents_are_refused_under_every_name(path: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(RequestTooLargeError, match="11 documents; the limit is 10"):
+    with pytest.raises(RequestTooLargeError, match="11 entries; the limit is 10"):
         _ask(path, **fields)
