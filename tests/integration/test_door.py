@@ -1,4 +1,4 @@
-"""Keys, limits and bad manners against the running service, over its real HTTP proxy: always JSON, never a crash."""
+"""Keys, limits and bad manners against the running service, over real connections: always JSON, never a crash."""
 
 from __future__ import annotations
 
