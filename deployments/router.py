@@ -35,4 +35,6 @@ class ShardRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
         known.board.set_live(known.by_name)
         for name, replica in known.by_name.items():
             if replica.routing_stats:
-                known.board.hear(name, ReplicaLoad(**replica.routing_stats))
+                stats = dict(replica.routing_stats)
+                known.board.identify(name, stats.pop("model"))
+                known.board.hear(name, ReplicaLoad(**stats))
