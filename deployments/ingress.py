@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import asdict, replace
+from typing import Any
 
 import ray
 from ray import serve
@@ -24,6 +25,7 @@ from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
 from reranker.cache.build import build_cache
 from reranker.cache.lookup import Lookup
+from reranker.cache.use import Use, report
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.dialects.base import JSON, Asked
@@ -156,6 +158,30 @@ class Ingress:
             "shards": self._fleet.board.shards_in_flight,
             "replicas": [{"name": name} | asdict(one) for name, one in sorted(replicas.items())],
         }
+
+    async def cache_report(self) -> JSON:
+        """See `Backend`."""
+        return report([use for use in await self._in_every_ingress("cache_use") if use is not None])
+
+    async def clear_cache(self) -> None:
+        """See `Backend`. What is shared first: the memories would be filled from it again."""
+        if self._cache is not None:
+            await self._cache.clear_shared()
+        await self._in_every_ingress("clear_memory")
+
+    async def cache_use(self) -> Use | None:
+        """What this replica's cache holds and has done. Called in every ingress replica."""
+        return self._cache.use if self._cache is not None else None
+
+    async def clear_memory(self) -> None:
+        """Forget the scores in this replica's memory. Called in every ingress replica."""
+        if self._cache is not None:
+            self._cache.clear_memory()
+
+    async def _in_every_ingress(self, method: str, timeout_s: float = 10.0) -> list[Any]:  # Any: what the method gives
+        here = serve.get_replica_context()
+        handle = serve.get_deployment_handle(here.deployment, here.app_name)
+        return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
 
     async def live_replicas(self) -> int:
         """See `Backend`."""

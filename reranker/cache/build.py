@@ -10,7 +10,6 @@ from reranker.cache.memory import MemoryStore
 from reranker.cache.redis_client import redis_client
 from reranker.cache.redis_store import RedisStore
 from reranker.cache.score_cache import ScoreCache
-from reranker.cache.store import Store
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
 from reranker.metrics import Recorder
@@ -40,13 +39,12 @@ def build_cache(config: RerankerConfig, environment: Mapping[str, str], recorder
     secret = (_secret(cache.secret_file, "cache.secret_file", environment.get(SECRET_VARIABLE)) or "").encode()
     if len(secret) > MAX_SECRET_BYTES:
         raise ConfigurationError(f"the cache's secret has {len(secret)} bytes; at most {MAX_SECRET_BYTES} are used")
-    stores: list[Store] = []
-    if cache.memory_mib:
-        stores.append(MemoryStore(cache.memory_mib * 2**20, recorder))
+    memory = MemoryStore(cache.memory_mib * 2**20, recorder) if cache.memory_mib else None
+    shared = None
     if cache.redis.url is not None:
         password = _secret(cache.redis.password_file, "cache.redis.password_file", environment.get(PASSWORD_VARIABLE))
-        stores.append(RedisStore(redis_client(cache.redis, password), cache.redis, recorder, secret))
-    return ScoreCache(stores, secret) if stores else None
+        shared = RedisStore(redis_client(cache.redis, password), cache.redis, recorder, secret)
+    return ScoreCache(memory, shared, secret) if memory or shared else None
 
 
 def _secret(file: Path | None, name: str, otherwise: str | None) -> str | None:

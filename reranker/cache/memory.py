@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from cachetools import LRUCache
+from lru import LRU
 
 from reranker import metrics
 from reranker.cache.entry import Entry
+from reranker.cache.use import Use
 from reranker.metrics import Recorder
 
-_OVERHEAD_BYTES = 330
-"""Of an entry, besides its own content: the key (24 bytes), two objects' headers, three hash tables' places.
+_OVERHEAD_BYTES = 340
+"""Of an entry, besides its own content: the key, the headers of two objects, its places in a hash table and a chain.
 
-Measured (tests/unit/test_cache_memory.py holds it): what a process grows by, over the entries it has, when a million
-pairs have gone through.
+Measured as what a process grows by when a million pairs go through (tests/unit/test_cache_memory.py holds it): 220 to
+280 bytes an entry, by how full the hash table happens to be, and some MiB on top when it grows.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryUse:
-    """How full a memory store is."""
-
-    entries: int
-    bytes: int
-    max_bytes: int
-    evictions: int
-
-
-class _CountingCache(LRUCache[bytes, Entry]):
-    evictions = 0
-
-    def popitem(self) -> tuple[bytes, Entry]:
-        """Called where there is no room for one more."""
-        self.evictions += 1
-        return super().popitem()
 
 
 class MemoryStore:
@@ -49,13 +31,19 @@ class MemoryStore:
             recorder: Where size and evictions go.
         """
         self._recorder = recorder
-        self._entries = _CountingCache(max_bytes, getsizeof=_cost_bytes)
+        self._entries: LRU[bytes, Entry] = LRU(sys.maxsize)  # it would bound the entries' number; we do their bytes
+        self._bytes, self._max_bytes = 0, max_bytes
+        self._evictions = 0
 
     @property
-    def use(self) -> MemoryUse:
+    def use(self) -> Use:
         """How full it is."""
-        entries = self._entries
-        return MemoryUse(len(entries), int(entries.currsize), int(entries.maxsize), entries.evictions)
+        return {
+            "entries": len(self._entries),
+            "bytes": self._bytes,
+            "max_bytes": self._max_bytes,
+            "evictions": self._evictions,
+        }
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Look up keys."""
@@ -63,21 +51,25 @@ class MemoryStore:
         return [get(key) for key in keys]
 
     def put_many(self, entries: Mapping[bytes, Entry]) -> None:
-        """Keep entries; one that is larger than the whole store is not kept."""
-        limit, evictions = self._entries.maxsize, self._entries.evictions
+        """Keep entries."""
+        evictions = 0
         for key, entry in entries.items():
-            if _cost_bytes(entry) <= limit:
-                self._entries[key] = entry
-        self._recorder.count(metrics.CACHE_EVICTIONS, self._entries.evictions - evictions)
-        self._recorder.set(metrics.CACHE_BYTES, self._entries.currsize)
+            replaced = self._entries.pop(key, None)
+            self._entries[key] = entry
+            self._bytes += _cost_bytes(entry) - (_cost_bytes(replaced) if replaced else 0)
+            while self._bytes > self._max_bytes and (oldest := self._entries.peek_last_item()):
+                del self._entries[oldest[0]]  # not popitem(): in lru-dict 1.4.1 it leaks what it gives
+                self._bytes -= _cost_bytes(oldest[1])
+                evictions += 1
+        self._evictions += evictions
+        self._recorder.count(metrics.CACHE_EVICTIONS, evictions)
+        self._recorder.set(metrics.CACHE_BYTES, self._bytes)
 
-    async def clear(self) -> None:
+    def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        self._bytes = 0
         self._recorder.set(metrics.CACHE_BYTES, 0)
-
-    async def aclose(self) -> None:
-        """There is nothing to let go of."""
 
 
 def _cost_bytes(entry: Entry) -> int:

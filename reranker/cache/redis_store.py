@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
+
+from redis import RedisError
 
 from reranker import metrics
 from reranker.cache.entry import Entry, is_entry
 from reranker.cache.key import LIST_BYTES
-from reranker.cache.redis_client import CONNECT_TIMEOUT_S, MAX_CONNECTIONS, RedisClient
+from reranker.cache.redis_client import CONNECT_TIMEOUT_S, MAX_CONNECTIONS, RedisClient, disconnect
+from reranker.cache.use import Use
 from reranker.config import RedisConfig
+from reranker.errors import CacheUnavailableError
 from reranker.metrics import Recorder
 
 logger = logging.getLogger(__name__)
@@ -31,16 +34,7 @@ _MAX_WRITES = 64
 """Lists being written at once; what comes on top is not kept."""
 _CHECK_BYTES = 8
 _CLEAR_KEYS = 1_000
-
-
-@dataclass(slots=True)
-class RedisUse:
-    """How a Redis has done so far."""
-
-    reachable: bool = False
-    writable: bool = True
-    errors: int = 0
-    wrong_values: int = 0
+_Given = TypeVar("_Given")
 
 
 class RedisStore:
@@ -59,15 +53,28 @@ class RedisStore:
             recorder: Where latencies and errors go.
             secret: As of the keys.
         """
-        self.use = RedisUse()
+        self._reachable, self._writable = False, True
+        self._errors = self._wrong_values = 0
         self._client, self._config, self._recorder = client, config, recorder
         self._check = blake2b(digest_size=_CHECK_BYTES, key=secret, person=b"reranker-value")
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._failures = 0
         self._down = False  # said so in the log
         self._probe: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[Any]] = set()  # Any: what the call gives
         self._writes: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._write_again_s = 0.0
+
+    @property
+    def use(self) -> Use:
+        """How it has done so far."""
+        return {
+            "reachable": self._reachable,
+            "writable": self._writable,
+            "errors": self._errors,
+            "wrong_values": self._wrong_values,
+        }
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Look up keys, in one round trip."""
@@ -76,8 +83,7 @@ class RedisStore:
             return [None] * len(keys)
         started_s = time.perf_counter()
         try:
-            async with asyncio.timeout(self._config.budget_s), self._slots:
-                values = await self._client.mget([self._name(key) for key in keys])
+            values = await self._within(self._config.budget_s, self._read([self._name(key) for key in keys]))
             entries = [self._entry(key, value) for key, value in zip(keys, values, strict=True)]
         except Exception as error:  # noqa: BLE001 - whatever Redis or its client does, the list goes on
             self._failed(error)
@@ -89,7 +95,7 @@ class RedisStore:
 
     def put_many(self, entries: Mapping[bytes, Entry]) -> None:
         """Write entries in the background, in one round trip."""
-        if not self.use.reachable or len(self._writes) >= _MAX_WRITES or time.monotonic() < self._write_again_s:
+        if not self._reachable or len(self._writes) >= _MAX_WRITES or time.monotonic() < self._write_again_s:
             self._recorder.count(metrics.REDIS_SKIPPED, 1)
             return
         task = asyncio.create_task(self._write(entries))
@@ -100,16 +106,20 @@ class RedisStore:
         """Delete every key that begins with our prefix.
 
         Raises:
-            redis.RedisError: It could not be done, or not to the end.
+            CacheUnavailableError: It could not be done, or not to the end.
         """
         await self.written()
         found: list[bytes] = []
-        async for name in self._client.scan_iter(match=f"{self._config.prefix}:*", count=_CLEAR_KEYS):
-            found.append(name)
-            if len(found) == _CLEAR_KEYS:
-                await self._unlink(found)
-                found.clear()
-        await self._unlink(found)
+        try:
+            async for name in self._client.scan_iter(match=f"{self._config.prefix}:*", count=_CLEAR_KEYS):
+                found.append(name)
+                if len(found) == _CLEAR_KEYS:
+                    await self._unlink(found)
+                    found.clear()
+            await self._unlink(found)
+        except (RedisError, OSError, TimeoutError) as error:
+            logger.warning("score cache: Redis could not be cleared (%s)", _said(error))
+            raise CacheUnavailableError from None
 
     async def written(self) -> None:
         """Wait until nothing is being written."""
@@ -117,31 +127,29 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Write what is to be written, and disconnect."""
+        self._closed = True
         if self._probe is not None:
             self._probe.cancel()
-            await asyncio.wait([self._probe])
-        await self.written()
-        await self._client.aclose()
+        await asyncio.gather(*filter(None, [self._probe]), *self._calls, *self._writes, return_exceptions=True)
+        await disconnect(self._client)
 
     async def _is_usable(self) -> bool:
-        if not self.use.reachable and self._probe is None:
+        if not self._reachable and self._probe is None:
             self._probe = asyncio.create_task(self._until_it_answers())
         if self._probe is not None and not self._down:  # the first connection: worth a budget's wait
             await asyncio.wait([self._probe], timeout=self._config.budget_s)
-        return self.use.reachable
+        return self._reachable
 
     async def _until_it_answers(self) -> None:
-        while not self.use.reachable:
+        while not (self._reachable or self._closed):
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await self._client.ping()  # connects
-                async with asyncio.timeout(self._config.budget_s):
-                    await self._client.ping()
+                await self._within(CONNECT_TIMEOUT_S, self._ping())  # connects
+                await self._within(self._config.budget_s, self._ping())
             except Exception as error:  # noqa: BLE001 - as above
                 self._is_down(error)
                 await asyncio.sleep(_PAUSE_S)
             else:
-                self.use.reachable, self._failures, self._probe = True, 0, None
+                self._reachable, self._failures, self._probe = True, 0, None
                 if self._down:
                     self._down = False
                     logger.info("score cache: Redis answers again")
@@ -149,8 +157,8 @@ class RedisStore:
     def _failed(self, error: Exception) -> None:
         self._count_error()
         self._failures += 1
-        if self._failures >= _FAILURES and self.use.reachable:
-            self.use.reachable = False
+        if self._failures >= _FAILURES and self._reachable:
+            self._reachable = False
             self._is_down(error)
             self._probe = asyncio.create_task(self._until_it_answers())
 
@@ -159,9 +167,38 @@ class RedisStore:
             self._down = True
             logger.warning("score cache: Redis does not answer (%s); going on without it", _said(error))
 
+    async def _within(self, seconds: float, call: Coroutine[Any, Any, _Given]) -> _Given:
+        """Wait for a call so long at most; after that, leave it to its own timeout.
+
+        Not with `asyncio.timeout`: redis-py 8.1 at times loses the cancellation while it connects to a server that is
+        paused, and the list would wait for seconds.
+        """
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._forget)
+        try:
+            await asyncio.wait([task], timeout=seconds)
+            if not task.done():
+                raise TimeoutError
+            return task.result()
+        finally:
+            task.cancel()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # of a call that nobody waits for any more: else asyncio would log it
+
+    async def _read(self, names: Sequence[bytes]) -> Sequence[Any]:
+        async with self._slots:
+            return await self._client.mget(names)
+
+    async def _ping(self) -> None:
+        await self._client.ping()
+
     async def _write(self, entries: Mapping[bytes, Entry]) -> None:
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S), self._slots:
+            async with self._slots:
                 pipeline = self._client.pipeline(transaction=False)
                 for key, entry in entries.items():
                     pipeline.set(self._name(key), self._digest(key, entry) + entry, ex=self._config.ttl_s)
@@ -169,23 +206,23 @@ class RedisStore:
         except Exception as error:  # noqa: BLE001 - as above
             self._count_error()
             self._write_again_s = time.monotonic() + _PAUSE_S
-            if self.use.writable:
-                self.use.writable = False
+            if self._writable:
+                self._writable = False
                 logger.warning("score cache: Redis takes no new scores (%s); going on without", _said(error))
         else:
-            if not self.use.writable:
-                self.use.writable = True
+            if not self._writable:
+                self._writable = True
                 logger.info("score cache: Redis takes new scores again")
 
     async def _unlink(self, names: Sequence[bytes]) -> None:
         pipeline = self._client.pipeline(transaction=False)
         for name in names:  # one by one: in a cluster they are in many slots
-            pipeline.unlink(name)
+            pipeline.execute_command("UNLINK", name)  # a cluster's `unlink` does not queue
         if names:
             await pipeline.execute()
 
     def _count_error(self) -> None:
-        self.use.errors += 1
+        self._errors += 1
         self._recorder.count(metrics.REDIS_ERRORS, 1)
 
     def _name(self, key: bytes) -> bytes:
@@ -199,7 +236,7 @@ class RedisStore:
         check, content = value[:_CHECK_BYTES], value[_CHECK_BYTES:]
         if check == self._digest(key, content) and is_entry(content):
             return Entry(content)
-        self.use.wrong_values += 1
+        self._wrong_values += 1
         self._recorder.count(metrics.REDIS_WRONG_VALUES, 1)
         return None
 

@@ -9,7 +9,10 @@ from contextlib import asynccontextmanager
 from reranker.cache.flights import Flights
 from reranker.cache.key import ListTerms, document_keys
 from reranker.cache.lookup import Lookup
+from reranker.cache.memory import MemoryStore
+from reranker.cache.redis_store import RedisStore
 from reranker.cache.store import Store
+from reranker.cache.use import Use
 from reranker.types import CacheMode
 
 _LONG_CHARACTERS = 200_000
@@ -19,14 +22,19 @@ _LONG_CHARACTERS = 200_000
 class ScoreCache:
     """Remembers scores. To be used from one event loop."""
 
-    def __init__(self, stores: Sequence[Store], secret: bytes = b"") -> None:
+    def __init__(
+        self, memory: MemoryStore | None = None, shared: RedisStore | None = None, secret: bytes = b""
+    ) -> None:
         """Start with nothing in flight.
 
         Args:
-            stores: The nearest first.
+            memory: Of this ingress replica alone.
+            shared: With the others.
             secret: See `document_keys`.
         """
-        self.stores = stores
+        self._memory, self._shared = memory, shared
+        self._stores: list[Store] = [store for store in (memory, shared) if store is not None]
+        self._hits = self._misses = self._coalesced = 0
         self._secret = secret
         self._flights = Flights()
         self._open = 0
@@ -48,25 +56,51 @@ class ScoreCache:
         else:
             keys = await asyncio.to_thread(document_keys, terms, documents, self._secret)
         self._open += 1
-        lookup = Lookup(keys, terms.model, mode, self.stores, self._flights, weight)
+        lookup = Lookup(keys, terms.model, mode, self._stores, self._flights, weight)
         try:
             await lookup.read()
             yield lookup
         finally:
             lookup.close()
             self._open -= 1
+            self._hits += lookup.found
+            self._misses += lookup.missed
+            self._coalesced += lookup.coalesced
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if anything is waited for that no list is having scored."""
         if len(self._flights) and not self._open:
             raise RuntimeError(f"{len(self._flights)} documents in flight, but no list. This is a bug.")
 
-    async def clear(self) -> None:
-        """Forget everything."""
-        for store in self.stores:
-            await store.clear()
+    @property
+    def use(self) -> Use:
+        """What it holds and has done."""
+        use: dict[str, int | bool | Use] = {
+            "hits": self._hits,
+            "misses": self._misses,
+            "coalesced": self._coalesced,
+        }
+        if self._memory is not None:
+            use["memory"] = self._memory.use
+        if self._shared is not None:
+            use["redis"] = self._shared.use
+        return use
+
+    def clear_memory(self) -> None:
+        """Forget what is in this process."""
+        if self._memory is not None:
+            self._memory.clear()
+
+    async def clear_shared(self) -> None:
+        """Forget what all ingress replicas share.
+
+        Raises:
+            CacheUnavailableError: It could not be done, or not to the end.
+        """
+        if self._shared is not None:
+            await self._shared.clear()
 
     async def aclose(self) -> None:
         """Finish what is under way, and let go of every connection."""
-        for store in self.stores:
-            await store.aclose()
+        if self._shared is not None:
+            await self._shared.aclose()

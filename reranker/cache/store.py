@@ -6,10 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from reranker.cache.entry import Entry
+from reranker.cache.use import Use
 
 
 class Store(Protocol):
     """Keeps entries by key, as long as it likes. Whatever befalls it, a call gives what there is, and never raises."""
+
+    @property
+    def use(self) -> Use:
+        """What it holds and has done."""
+        ...
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Look up the keys of one list.
@@ -24,12 +30,4 @@ class Store(Protocol):
 
     def put_many(self, entries: Mapping[bytes, Entry]) -> None:
         """Keep entries of one list, now or soon."""
-        ...
-
-    async def clear(self) -> None:
-        """Forget everything."""
-        ...
-
-    async def aclose(self) -> None:
-        """Finish what is under way, and let go of every connection."""
         ...

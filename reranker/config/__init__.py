@@ -14,6 +14,7 @@ from reranker.config.base import Group
 from reranker.config.cache import CacheConfig, RedisConfig
 from reranker.config.engine import EngineConfig, SimulatedConfig
 from reranker.config.model import ExclusionRule, LongDocumentsConfig, ModelConfig, RulesConfig
+from reranker.config.redis_address import RedisAddress
 from reranker.config.serving import (
     AdmissionConfig,
     LimitsConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "PlanningConfig",
     "PrioritiesConfig",
     "PriorityConfig",
+    "RedisAddress",
     "RedisConfig",
     "RerankerConfig",
     "RulesConfig",

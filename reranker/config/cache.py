@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from reranker.config.base import Group
-
-_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
+from reranker.config.redis_address import RedisAddress
 
 
 class RedisConfig(Group):
@@ -38,17 +36,9 @@ class RedisConfig(Group):
 
     @field_validator("url")
     @classmethod
-    def _is_an_address_without_a_secret(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        scheme, _, rest = url.partition("://")
-        if scheme not in _SCHEMES:
-            raise ValueError(f"must begin with {'://, '.join(_SCHEMES)}://")
-        user, at, _ = rest.partition("/")[0].rpartition("@")
-        if at and ":" in user:
-            raise ValueError("must hold no password: set RERANKER_REDIS_PASSWORD, or cache.redis.password_file")
-        if "sentinel" in scheme and not urlsplit(url).path.strip("/"):
-            raise ValueError("must name Sentinel's master after the addresses: redis+sentinel://host:26379/mymaster")
+    def _can_be_read(cls, url: str | None) -> str | None:
+        if url is not None:
+            RedisAddress.read(url)
         return url
 
 

@@ -35,7 +35,7 @@ class Ingress:
     ) -> None:
         self.fleet = FakeFleet(2, act)
         self.memory = MemoryStore(2**20, KeptMetrics())
-        self.cache = ScoreCache([self.memory])
+        self.cache = ScoreCache(self.memory)
         self.model: str | None = self.fleet.model
         self.config = config
         self._admission = Admission(CONFIG.admission, CONFIG.priorities)
@@ -273,7 +273,7 @@ async def test_list_that_cannot_be_scored_fails_for_everybody_who_asks() -> None
     ingress = Ingress(not_a_number)
     results = await asyncio.gather(*(ingress.rank(_request()) for _ in range(5)), return_exceptions=True)
     assert all(isinstance(result, InvalidScoreError) for result in results)
-    assert ingress.memory.use.entries == 0
+    assert ingress.memory.use["entries"] == 0
     ingress.require_idle()
 
 
@@ -363,7 +363,7 @@ async def test_list_does_not_mix_the_scores_of_two_models() -> None:
     ranking = await ingress.rank(_request(TEXTS[:20]))
     assert {one.log_odds for one in ranking.results} == {3}
     assert (ranking.pairs, ranking.cached_documents) == (20, 0)
-    assert ingress.memory.use.entries == 10  # nothing was kept under the old model's keys
+    assert ingress.memory.use["entries"] == 10  # nothing was kept under the old model's keys
     ingress.require_idle()
 
 
