@@ -83,7 +83,7 @@ def test_secret_that_is_too_long_stops_the_start() -> None:
 def test_wrong_address_stops_the_start(url: str, said: str) -> None:
     with pytest.raises(ValidationError, match=said) as error:
         RedisConfig(url=url)
-    assert "secret@" not in str(error.value).replace(url, "")
+    assert "secret" not in str(error.value)
 
 
 def test_cache_without_a_place_stops_the_start() -> None:
