@@ -31,6 +31,10 @@ def test_cache_is_on_in_memory_unless_engines_are_simulated() -> None:
     assert _build({"memory_mib": 0}) is None
 
 
+def test_no_redis_can_be_said() -> None:
+    assert "redis" not in _build({"redis": {"url": None}}).use
+
+
 def test_redis_is_used_with_and_without_memory() -> None:
     redis = {"url": "redis://127.0.0.1:1"}
     assert {"memory", "redis"} <= set(_build({"redis": redis}).use)
