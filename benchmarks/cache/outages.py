@@ -84,7 +84,7 @@ def run(folder: Path, *, quick: bool) -> Result:
         "engine": {"simulated": {"tokens_per_s": 200_000}},
         "cache": {"enabled": True, "memory_mib": 0, "redis": {"url": server.url}},
     }
-    config = configuration(args, None)
+    config = configuration(args)
     for deployment in config["applications"][0]["deployments"]:
         if deployment["name"] == "Ingress":
             deployment["num_replicas"] = _INGRESSES

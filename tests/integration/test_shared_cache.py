@@ -37,7 +37,9 @@ class Shared:
 
     def pairs_of(self, one: RankedList) -> int:
         """Ask for a list; gives the pairs that engines were sent."""
-        response = self.service.post(one.query, one.documents)
+        # On a connection of its own: which replica answers is drawn for each connection.
+        body = {"query": one.query, "documents": one.documents}
+        response = httpx.post(f"{self.service.url}/v1/rerank", json=body, headers=self.service.headers, timeout=60)
         assert one.problem(response) is None
         return int(response.json()["meta"]["pairs"])
 
@@ -61,7 +63,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
 
 
 def test_replicas_share_their_hits(shared: Shared) -> None:
-    """Serve draws the replica for each request: that all of these come to the same one, twice, does not happen."""
+    """The replica is drawn for each list: that all of these come to the same one, twice, does not happen."""
     lists = [RankedList.simulated(100 + number, 20) for number in range(20)]
     wait_until(lambda: shared.report()["ingress_replicas"] == 2)
     shared.wait_until_used()
