@@ -36,6 +36,10 @@ from reranker.scatter import Scatter
 from reranker.together import rank_all
 from reranker.types import Ranking, RankRequest
 
+_READ_ANYWAY_BYTES = 4 * 2**20
+"""A body up to this size is read and looked up even where there is no room: what is known is answered. That takes some
+20 ms at most; a larger one is refused unread, as all are without a cache."""
+
 
 class Ingress:
     """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.api.Backend`."""
@@ -77,10 +81,12 @@ class Ingress:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
             await self._listener.drain(self._config.limits.timeout_s)
+            if self._cache is not None:
+                await self._cache.aclose()
 
     def require_any_room(self, body_bytes: int) -> None:
         """See `Backend`."""
-        if self._cache is not None:
+        if self._cache is not None and body_bytes <= _READ_ANYWAY_BYTES:
             return  # it may be known, and need no room
         try:
             self._admission.require_any_room(body_bytes, self._fleet.board.elsewhere())
