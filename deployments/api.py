@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from deployments import openapi
+from deployments.cache_routes import CacheBackend, add_cache_routes
 from deployments.guard import Guard
 from deployments.reading import read_body
 from deployments.replies import Stages, refusal, reply
@@ -33,7 +34,7 @@ _INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 
 
-class Backend(Protocol):
+class Backend(CacheBackend, Protocol):
     """What the routes need of the service."""
 
     model: str
@@ -156,6 +157,8 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
         if model_id != backend.model:
             raise HTTPException(404, f"no such model; this service has {backend.model}")
         return reply(model_card())
+
+    add_cache_routes(api, backend)
 
     @api.get("/v1/cluster/auth", **openapi.AUTH)
     async def auth() -> Response:

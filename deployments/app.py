@@ -37,7 +37,9 @@ def build_app(args: dict[str, object]) -> Application:
         ConfigurationError: The model is not there, or not one we can serve. Before any device is taken.
     """
     config = RerankerConfig.model_validate(args)
-    find_checkpoint(config.model)
+    checkpoint = find_checkpoint(config.model)
+    # One commit for all replicas, also for those that start when the branch has moved on.
+    config = config.model_copy(update={"model": config.model.model_copy(update={"revision": checkpoint.revision})})
     device = config.engine.device
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from ray import serve
@@ -15,6 +16,7 @@ from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.engine.base import Engine
 from reranker.errors import EngineFailedError, StartupCheckError
+from reranker.identity import SIMULATED, model_identity
 from reranker.prompt import PromptRenderer
 from reranker.startup_check import require_sane, tolerance_for
 from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardTerms
@@ -38,7 +40,10 @@ class EngineReplica:
         Raises:
             StartupCheckError: It does not. Serve tries again a few times, then gives up; none takes traffic.
         """
-        self._engine = _engine(config, device)
+        with ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
+            model = beside.submit(_identity, config, device)
+            self._engine = _engine(config, device)
+        self._model = model.result()
         self._in_hand: Counter[str] = Counter()
         self._scoring: dict[tuple[str, int], asyncio.Future[EngineScores]] = {}
         self._dropped: deque[tuple[str, int]] = deque(maxlen=_MAX_DROPPED)
@@ -49,7 +54,7 @@ class EngineReplica:
         key = terms.sender, terms.assignment
         if key in self._dropped:
             self._dropped.remove(key)
-            return ShardScores(EngineScores.nothing(len(shard)), self._name, self._load())
+            return ShardScores(EngineScores.nothing(len(shard)), self._name, self._load(), self._model)
         self._in_hand[terms.sender] += shard.work_tokens
         scoring = asyncio.ensure_future(self._engine.score_within(shard, terms.weight, terms.timeout_s))
         self._scoring[key] = scoring
@@ -65,7 +70,7 @@ class EngineReplica:
         finally:
             del self._scoring[key]
             self._in_hand[terms.sender] -= shard.work_tokens
-        return ShardScores(scores, self._name, self._load())
+        return ShardScores(scores, self._name, self._load(), self._model)
 
     def drop(self, sender: str, assignment: int) -> None:
         """Score a shard no further; nobody waits for it. This may come before the shard itself."""
@@ -75,9 +80,9 @@ class EngineReplica:
         else:
             self._dropped.append((sender, assignment))
 
-    def ready(self) -> str:
-        """Answer with the replica's name: that there is an answer is the news."""
-        return self._name
+    def introduce(self) -> tuple[str, str]:
+        """Answer with the replica's name and the digest of what its engine holds: the first call that it gets."""
+        return self._name, self._model
 
     async def named_load(self) -> tuple[str, ReplicaLoad]:
         """Answer with the replica's name and load, for all replicas to be asked at once."""
@@ -86,7 +91,7 @@ class EngineReplica:
 
     def record_routing_stats(self) -> dict[str, object]:
         """Called by Serve's controller now and then, which tells every router."""
-        return dataclasses.asdict(self._load())
+        return dataclasses.asdict(self._load()) | {"model": self._model}
 
     def _load(self) -> ReplicaLoad:
         return dataclasses.replace(self._engine.load, in_hand=dict(+self._in_hand))
@@ -110,6 +115,12 @@ class EngineReplica:
         """Called by Serve when the replica has drained."""
         if hasattr(self, "_engine"):
             self._engine.shutdown()
+
+
+def _identity(config: RerankerConfig, device: str) -> str:
+    if config.engine.simulated is not None:
+        return SIMULATED
+    return model_identity(find_checkpoint(config.model), config.engine, device)
 
 
 def _engine(config: RerankerConfig, device: str) -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from ray.exceptions import (
     TaskCancelledError,
 )
 from ray.serve._private.common import RequestMetadata  # private, but what a PendingRequest is made of
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RunningReplica
 
@@ -25,6 +27,8 @@ from reranker.placement import LoadBoard, Route
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels what it has
+_INTRODUCTION_S = 1
+"""The first list waits so long for the first replica's introduction, which is on its way when there is a replica."""
 
 
 class RayFleet:
@@ -43,13 +47,26 @@ class RayFleet:
         self._engine = engine
         self._replicas = replicas_of(engine.deployment_name)
         self.board: LoadBoard = self._replicas.board
-        # A handle learns of its replicas only once it is used. This call waits until there is one; nobody awaits it.
-        self._first_call = engine.ready.remote()
+        # A handle learns of its replicas only once it is used. This call waits until there is one.
+        self._first_call = engine.introduce.remote()
+        self._introduction: asyncio.Task[None] | None = None
         self._dropping: set[asyncio.Future[Any]] = set()
 
     def loads(self) -> Sequence[int]:
         """Tokens that each live replica has to do; costs no call."""
         return self.board.loads()
+
+    async def model(self) -> str | None:
+        """Digest of what the engines hold. None: they are being replaced by others, or none has said yet."""
+        if self._introduction is None:
+            self._introduction = asyncio.ensure_future(self._introduced())
+        if not self._introduction.done():
+            await asyncio.wait([self._introduction], timeout=_INTRODUCTION_S)
+        return self.board.model
+
+    async def _introduced(self) -> None:
+        with contextlib.suppress(*_LOST, RayServeException):  # what replaces it will introduce itself
+            self.board.identify(*await self._first_call)
 
     async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
         """Send one shard to a replica."""
@@ -74,6 +91,7 @@ class RayFleet:
                 # What is none of ours is a bug, and would be the same on every replica.
                 raise (error.cause if isinstance(error.cause, RerankerError) else ScoringError()) from None
         self.board.hear(scores.replica, scores.load)
+        self.board.identify(scores.replica, scores.model)
         return scores
 
     def _call(self, replica: RunningReplica, method: str, *arguments: object) -> asyncio.Future[Any]:

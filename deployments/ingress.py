@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import asdict, replace
+from typing import Any
 
 import ray
 from ray import serve
@@ -20,6 +23,9 @@ from deployments.listener import Listener, listen
 from deployments.recorder import RayRecorder
 from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
+from reranker.cache.build import build_cache
+from reranker.cache.lookup import Lookup
+from reranker.cache.use import Use, report
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.dialects.base import JSON, Asked
@@ -29,6 +35,10 @@ from reranker.prompt import PromptRenderer
 from reranker.scatter import Scatter
 from reranker.together import rank_all
 from reranker.types import Ranking, RankRequest
+
+_READ_ANYWAY_BYTES = 4 * 2**20
+"""A body up to this size is read and looked up even where there is no room: what is known is answered. That takes some
+20 ms at most; a larger one is refused unread, as all are without a cache."""
 
 
 class Ingress:
@@ -57,6 +67,7 @@ class Ingress:
         self._fleet = RayFleet(engine)
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
+        self._cache = build_cache(config, os.environ, self._recorder)
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
         self._listener = Listener(build_api(self, config.limits, keys), options, listening, cluster)
@@ -70,9 +81,13 @@ class Ingress:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
             await self._listener.drain(self._config.limits.timeout_s)
+            if self._cache is not None:
+                await self._cache.aclose()
 
     def require_any_room(self, body_bytes: int) -> None:
         """See `Backend`."""
+        if self._cache is not None and body_bytes <= _READ_ANYWAY_BYTES:
+            return  # it may be known, and need no room
         try:
             self._admission.require_any_room(body_bytes, self._fleet.board.elsewhere())
         except OverloadedError:
@@ -87,10 +102,28 @@ class Ingress:
         if caller.priority == "bulk":
             lists = tuple(replace(one, priority="bulk") for one in lists)
         timeout_s = self._config.limits.bounded_s(lists[0].timeout_s)
-        elsewhere = self._fleet.board.elsewhere()
+        model = await self._fleet.model() if self._cache is not None else None
+
+        def look_up(request: RankRequest) -> AbstractAsyncContextManager[Lookup]:
+            return pipeline.look_up(request, self._cache, self._renderer, self._config, model, caller.name)
+
+        async def rank_one(request: RankRequest, permit: Permit | PermitPart) -> Ranking:
+            async with look_up(request) as lookup:
+                return await self._rank_one(request, permit, lookup)
+
+        def let_in(body_bytes: int) -> AbstractContextManager[Permit]:
+            elsewhere = self._fleet.board.elsewhere()
+            return self._admission.permit(body_bytes, lists[0].priority, timeout_s, elsewhere)
+
         try:
-            with self._admission.permit(body_bytes, lists[0].priority, timeout_s, elsewhere) as permit:
-                rankings = await rank_all(lists, permit, timeout_s, self._rank_one)
+            if len(lists) == 1:  # looked up first: what is known needs no leave
+                async with look_up(lists[0]) as lookup:
+                    share = pipeline.share_to_score(lists[0], lookup)
+                    with let_in(math.ceil(body_bytes * share)) as permit:
+                        rankings = [await self._rank_one(lists[0], permit, lookup)]
+            else:
+                with let_in(body_bytes) as permit:
+                    rankings = await rank_all(lists, permit, timeout_s, rank_one)
         except OverloadedError:
             self._recorder.count(metrics.REFUSED_LISTS, 1)
             raise
@@ -98,8 +131,8 @@ class Ingress:
             self._count(request, ranking)
         return rankings
 
-    async def _rank_one(self, request: RankRequest, permit: Permit | PermitPart) -> Ranking:
-        return await pipeline.rerank(request, permit, self._renderer, self._scatter, self._config)
+    async def _rank_one(self, request: RankRequest, permit: Permit | PermitPart, lookup: Lookup) -> Ranking:
+        return await pipeline.rerank(request, permit, self._renderer, self._scatter, self._config, lookup)
 
     def _count(self, request: RankRequest, ranking: Ranking) -> None:
         for counter, amount in (
@@ -110,6 +143,10 @@ class Ingress:
             (metrics.UNSCORED_DOCUMENTS, len(ranking.unscored)),
             (metrics.RETRIED_SHARDS, ranking.retries),
             (metrics.HEDGED_SHARDS, ranking.hedges),
+            (metrics.DEDUPLICATED_PAIRS, ranking.deduplicated_pairs),
+            (metrics.CACHE_HITS, ranking.cached_documents),
+            (metrics.CACHE_MISSES, ranking.missed_documents),
+            (metrics.CACHE_COALESCED, ranking.coalesced_documents),
         ):
             self._recorder.count(counter, amount)
 
@@ -118,6 +155,8 @@ class Ingress:
         self._admission.check_integrity()
         self._fleet.board.check_integrity()
         self._scatter.check_integrity(self._admission.lists_in_flight)
+        if self._cache is not None:
+            self._cache.check_integrity()
         replicas = await self._fleet.replica_loads()
         return {
             "lists": self._admission.lists_in_flight,
@@ -125,6 +164,30 @@ class Ingress:
             "shards": self._fleet.board.shards_in_flight,
             "replicas": [{"name": name} | asdict(one) for name, one in sorted(replicas.items())],
         }
+
+    async def cache_report(self) -> JSON:
+        """See `Backend`."""
+        return report([use for use in await self._in_every_ingress("cache_use") if use is not None])
+
+    async def clear_cache(self) -> None:
+        """See `Backend`. What is shared first: the memories would be filled from it again."""
+        if self._cache is not None:
+            await self._cache.clear_shared()
+        await self._in_every_ingress("clear_memory")
+
+    async def cache_use(self) -> Use | None:
+        """What this replica's cache holds and has done. Called in every ingress replica."""
+        return self._cache.use if self._cache is not None else None
+
+    async def clear_memory(self) -> None:
+        """Forget the scores in this replica's memory. Called in every ingress replica."""
+        if self._cache is not None:
+            self._cache.clear_memory()
+
+    async def _in_every_ingress(self, method: str, timeout_s: float = 10.0) -> list[Any]:  # Any: what the method gives
+        here = serve.get_replica_context()
+        handle = serve.get_deployment_handle(here.deployment, here.app_name)
+        return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
 
     async def live_replicas(self) -> int:
         """See `Backend`."""

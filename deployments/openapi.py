@@ -71,7 +71,12 @@ _MARKS = {
 }
 _LINE = {"index": _INTEGER | {"description": "Position in the request's documents."}}
 _SCORE = _NUMBER | {"description": "In [0, 1]; log-odds with `raw_scores`."}
-_USAGE = _object({"prompt_tokens": _INTEGER, "total_tokens": _INTEGER}, deduplicated_pairs=_INTEGER)
+_USAGE = _object(
+    {"prompt_tokens": _INTEGER, "total_tokens": _INTEGER},
+    deduplicated_pairs=_INTEGER,
+    cached_documents=_INTEGER,
+    coalesced_documents=_INTEGER,
+)
 _LEFT_OUT = {
     "excluded": {"type": "array", "items": _object({**_LINE, "rule": _STRING})},
     "unscored": {"type": "array", "items": _object(_LINE)},
@@ -154,6 +159,20 @@ _CARD = _object({"id": _STRING, "object": _STRING, "created": _INTEGER, "owned_b
 HEALTH = _get(_object({"status": _STRING, "model": _STRING, "replicas": _INTEGER}), 503)
 LOAD = _get(
     _object({"lists": _INTEGER, "tokens": _INTEGER, "shards": _INTEGER, "replicas": _list_of({"type": "object"})})
+)
+CACHE = _get(
+    _object(
+        {"enabled": _BOOLEAN},
+        ingress_replicas=_INTEGER,
+        hit_rate=_NUMBER | {"description": "Share of the documents looked up that were known, or were being scored."},
+        hits=_INTEGER,
+        misses=_INTEGER,
+        coalesced=_INTEGER,
+        memory={"type": "object"},
+        redis={"type": "object"},
+    ),
+    403,
+    503,
 )
 MODELS = _get(_object({"object": _STRING, "data": _list_of(_CARD)}))
 MODEL = _get(_CARD, 404)

@@ -34,4 +34,6 @@ class ShardRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
         known.update({replica.replica_id.unique_id: replica for replica in replicas})
         for replica in replicas:
             if replica.routing_stats:
-                known.board.hear(replica.replica_id.unique_id, ReplicaLoad(**replica.routing_stats))
+                stats = dict(replica.routing_stats)
+                known.board.identify(replica.replica_id.unique_id, stats.pop("model"))
+                known.board.hear(replica.replica_id.unique_id, ReplicaLoad(**stats))

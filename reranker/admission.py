@@ -51,7 +51,8 @@ class Permit:
         """
         self._admission.require_possible(tokens)
         self._admission.resized(self, tokens)
-        self._admission.learn(tokens, self._body_bytes)
+        if tokens and self._body_bytes:  # of a list whose scores were known there is nothing to learn
+            self._admission.learn(tokens, self._body_bytes)
 
 
 class PermitPart:
@@ -112,7 +113,8 @@ class Admission:
         """Let a list in, for as long as the block lasts.
 
         Args:
-            body_bytes: Size of its request; its tokens are not known yet, and counting them is work.
+            body_bytes: Size of its request, as far as it has to be scored; its tokens are not known yet, and counting
+                them is work. 0: all of it is known already, and it is always let in.
             priority: Its class.
             timeout_s: Seconds the list has.
             elsewhere: Of all replicas together: what they have to do for other ingress replicas, and their speed.
@@ -136,7 +138,7 @@ class Admission:
         """Give the tokens that a body probably has, if so much work may be queued before it."""
         tokens = math.ceil(body_bytes * self._tokens_per_byte)
         queued = self._tokens + elsewhere.pending_tokens
-        if not queued:
+        if not queued or not body_bytes:
             return tokens  # whatever it takes, waiting would not make it shorter
         speed = elsewhere.tokens_per_s
         room = float(self._config.max_tokens_in_flight - tokens)

@@ -31,7 +31,7 @@ class Checkpoint:
     dtype: str
     """What vLLM is told: "auto" or a type's name."""
     revision: str | None
-    """On the hub; None: the default branch, or a local folder."""
+    """Commit on the hub, whatever the configuration names. None: a local folder."""
     family: Family
     """How it is prompted and scored."""
     max_pair_tokens: int
@@ -47,6 +47,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         ModelNotFoundError: Neither a folder here, nor given by the hub.
         UnsupportedModelError: Found, but of no known family, or without a fast tokenizer.
     """
+    revision = None
     if config.name == "demo":
         name, served_name, folder = str(DEMO_MODEL), "demo", DEMO_MODEL
     elif Path(config.name).is_dir():
@@ -55,6 +56,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
     else:
         name = served_name = config.name
         folder = _from_hub(config)
+        revision = folder.name  # snapshots/<commit>
     settings = _read_settings(name, folder)
     family = family_of(name, settings)
     positions = max_tokens(settings)
@@ -67,7 +69,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         served_name=served_name,
         folder=folder,
         dtype=dtype,
-        revision=config.revision,
+        revision=revision,
         family=family,
         max_pair_tokens=min(config.max_pair_tokens, positions),
         token_types=has_token_types(settings),

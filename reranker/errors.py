@@ -21,6 +21,7 @@ RerankerError
     ├── OverloadedError         429; of the service
     ├── NotReadyError           503
     │   └── StartFailedError
+    ├── CacheUnavailableError   503
     ├── DeadlineExceededError   504
     ├── EngineFailedError       500; another replica can still score the shard
     │   └── ReplicaLostError
@@ -262,6 +263,15 @@ class StartFailedError(NotReadyError):
 
     def __str__(self) -> str:
         return "no engine could be started; the service's log says why"
+
+
+class CacheUnavailableError(ServiceError):
+    """What is remembered in Redis could not be forgotten."""
+
+    status_code, code = 503, "cache_unavailable"
+
+    def __str__(self) -> str:
+        return "Redis did not answer, or not to the end: of the scores in it some are still there; try again"
 
 
 class DeadlineExceededError(ServiceError):

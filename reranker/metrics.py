@@ -14,6 +14,23 @@ class Counter:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A number that is what it is now."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often a number was up to each of some bounds."""
+
+    name: str
+    description: str
+    bounds: tuple[float, ...]
+
+
 DOCUMENTS = Counter("reranker_documents_total", "Documents ranked.")
 TRUNCATED_DOCUMENTS = Counter("reranker_truncated_documents_total", "Documents that lost tokens to a limit.")
 WINDOWED_DOCUMENTS = Counter("reranker_windowed_documents_total", "Documents scored in more than one window.")
@@ -22,6 +39,22 @@ UNSCORED_DOCUMENTS = Counter("reranker_unscored_documents_total", "Documents tha
 REFUSED_LISTS = Counter("reranker_refused_lists_total", "Lists turned away (429) because of those here already.")
 RETRIED_SHARDS = Counter("reranker_retried_shards_total", "Shards sent again because a replica was lost.")
 HEDGED_SHARDS = Counter("reranker_hedged_shards_total", "Shards sent a second time because a replica lagged.")
+CACHE_HITS = Counter("reranker_cache_hits_total", "Distinct documents whose score was remembered.")
+CACHE_MISSES = Counter("reranker_cache_misses_total", "Distinct documents that were looked up and had to be scored.")
+CACHE_COALESCED = Counter(
+    "reranker_cache_coalesced_total", "Distinct documents whose score another list was having made."
+)
+DEDUPLICATED_PAIRS = Counter("reranker_deduplicated_pairs_total", "Pairs not scored because their list repeats them.")
+CACHE_EVICTIONS = Counter("reranker_cache_evictions_total", "Scores given up because the memory for them was full.")
+CACHE_BYTES = Gauge("reranker_cache_bytes", "Memory that scores take in this ingress replica.")
+REDIS_ERRORS = Counter("reranker_cache_redis_errors_total", "Calls of Redis that failed or took too long.")
+REDIS_SKIPPED = Counter("reranker_cache_redis_skipped_total", "Calls of Redis left out because it did not work lately.")
+REDIS_WRONG_VALUES = Counter("reranker_cache_redis_wrong_values_total", "Values in Redis that are none of ours.")
+REDIS_SECONDS = Histogram(
+    "reranker_cache_redis_seconds",
+    "Seconds that looking up a list in Redis took.",
+    (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
+)
 COUNTERS = (
     DOCUMENTS,
     TRUNCATED_DOCUMENTS,
@@ -31,7 +64,17 @@ COUNTERS = (
     REFUSED_LISTS,
     RETRIED_SHARDS,
     HEDGED_SHARDS,
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_COALESCED,
+    DEDUPLICATED_PAIRS,
+    CACHE_EVICTIONS,
+    REDIS_ERRORS,
+    REDIS_SKIPPED,
+    REDIS_WRONG_VALUES,
 )
+GAUGES = (CACHE_BYTES,)
+HISTOGRAMS = (REDIS_SECONDS,)
 
 
 class Recorder(Protocol):
@@ -39,4 +82,12 @@ class Recorder(Protocol):
 
     def count(self, counter: Counter, amount: int) -> None:
         """Add to a counter."""
+        ...
+
+    def set(self, gauge: Gauge, value: float) -> None:
+        """Say what a number is now."""
+        ...
+
+    def observe(self, histogram: Histogram, value: float) -> None:
+        """Count a value."""
         ...

@@ -1,23 +1,27 @@
-"""One request, top to bottom: render, plan, scatter, merge, rules. Knows neither Ray nor HTTP."""
+"""One request, top to bottom: look up, render, plan, scatter, merge, rules. Knows neither Ray nor HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker import rules, scoring
 from reranker.admission import Permit, PermitPart
+from reranker.cache.entry import pack, unpack
+from reranker.cache.key import ListTerms
+from reranker.cache.lookup import Lookup
+from reranker.cache.score_cache import ScoreCache
 from reranker.config import LongDocumentsConfig, RerankerConfig
 from reranker.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
 from reranker.planning import plan
-from reranker.portions import DistinctPairs, portions
+from reranker.portions import portions
 from reranker.prompt import PromptRenderer
-from reranker.scatter import Gathered, Scatter
+from reranker.scatter import Scatter
 from reranker.types import Ranking, RankRequest, RenderedList
 from reranker.windows import CuttingPolicy
 
@@ -28,6 +32,7 @@ async def rerank(
     renderer: PromptRenderer,
     scatter: Scatter,
     config: RerankerConfig,
+    lookup: Lookup | None = None,
 ) -> Ranking:
     """Score every document of a list, or none; with `allow_partial`, those that time suffices for.
 
@@ -37,6 +42,7 @@ async def rerank(
         renderer: Makes the prompts.
         scatter: Sends shards to the replicas.
         config: Limits.
+        lookup: What is known of the list, and what others are having scored. None: nothing.
 
     Raises:
         InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
@@ -47,124 +53,197 @@ async def rerank(
         InvalidScoreError: The model gave a logit that is not a number.
         ServiceError: A shard could not be scored; the others are cancelled.
     """
-    if request.instruction and not renderer.takes_instruction:
-        raise InvalidRequestError("instruction", "the model of this service takes none")
+    lookup = lookup or _nothing_known(request)
     timeout_s = config.limits.bounded_s(request.timeout_s)
-    sender = _Sender(request, renderer, scatter, config, asyncio.get_running_loop().time() + timeout_s)
+    run = _Run(request, lookup, permit, renderer, scatter, config, asyncio.get_running_loop().time() + timeout_s)
     try:
-        async with asyncio.TaskGroup() as group:
-            await sender.send_all(group, permit)
+        await run.score_what_is_missing()
+        if run.models - {lookup.model} and (distrusted := lookup.distrust()):
+            await run.score(distrusted)  # the model was changed meanwhile: no list mixes the scores of two
     except ExceptionGroup as failures:  # several portions may fail; the client hears of the first
         if isinstance(failures.exceptions[0], TimeoutError):
             raise DeadlineExceededError(timeout_s) from None
         raise failures.exceptions[0] from None
-    return replace(_ranking(sender.sent, request, config, timeout_s), tokenize_s=sender.tokenize_s)
+    return _ranking(run, request, config, timeout_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Portion:
-    """Documents of the list that were rendered together, and their scores to come."""
+@asynccontextmanager
+async def look_up(
+    request: RankRequest,
+    cache: ScoreCache | None,
+    renderer: PromptRenderer,
+    config: RerankerConfig,
+    model: str | None,
+    caller: str = "",
+) -> AsyncIterator[Lookup]:
+    """Find what is known of a list; for as long as the block lasts, other lists wait for what it has scored.
 
-    first_document: int
-    rendered: RenderedList
-    places: NDArray[np.intp]
-    """Shape (pairs,): of each pair among the list's distinct pairs."""
-    shards: Sequence[NDArray[np.intp]]
-    """Such places, by shard."""
-    gathered: asyncio.Task[Gathered]
+    Args:
+        request: The list.
+        cache: None: nothing is known.
+        renderer: Makes the list's prompts.
+        config: Defaults of what the request does not say.
+        model: Digest of what the engines hold. None: not known, or not the same, so nothing is looked up.
+        caller: Whose request this is, where scores are kept apart.
+
+    Raises:
+        InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
+    """
+    if cache is None or model is None or request.cache == "off":
+        yield _nothing_known(request)
+        return
+    terms = ListTerms(
+        model=model,
+        prompts=renderer.fingerprint,
+        namespace=caller if config.cache.namespace == "api_key" else "",
+        instruction=_instruction(request, renderer, config),
+        query=request.query,
+        cutting=_cutting(request, config.long_documents),
+    )
+    weight = config.priorities.of(request.priority).weight
+    async with cache.look_up(terms, request.documents, request.cache, weight) as lookup:
+        yield lookup
 
 
-class _Sender:
-    """Renders a list portion by portion, and sends each off while the next is rendered."""
+def share_to_score(request: RankRequest, lookup: Lookup) -> float:
+    """How much of a list's text its engines have to see, in [0, 1]."""
+    characters = sum(map(len, request.documents)) + 1
+    return min(1.0, sum(len(request.documents[lookup.documents[place]]) + 1 for place in lookup.to_score) / characters)
+
+
+def _nothing_known(request: RankRequest) -> Lookup:
+    return Lookup([document.encode("utf-8", "surrogatepass") for document in request.documents])
+
+
+class _Run:
+    """Has the documents of one list scored, as far as they are not known."""
 
     def __init__(
         self,
         request: RankRequest,
+        lookup: Lookup,
+        permit: Permit | PermitPart,
         renderer: PromptRenderer,
         scatter: Scatter,
         config: RerankerConfig,
         deadline_s: float,
     ) -> None:
-        self.sent: list[_Portion] = []
+        self.lookup = lookup
+        self.pairs = self.shards = self.retries = self.hedges = 0
         self.tokenize_s = 0.0
-        self._request, self._renderer, self._scatter, self._config = request, renderer, scatter, config
+        self.replicas: set[str] = set()
+        self.models: set[str] = set()
+        self._request, self._permit, self._renderer = request, permit, renderer
+        self._scatter, self._config = scatter, config
+        self._instruction = _instruction(request, renderer, config)
         self._deadline_s = deadline_s
-        self._distinct = DistinctPairs()
+        self._work_tokens = 0
 
-    async def send_all(self, group: asyncio.TaskGroup, permit: Permit | PermitPart) -> None:
-        """Send the list as far as time allows; the scores come with the group's tasks."""
-        instruction = self._config.model.instruction_text(self._request.instruction)
+    async def score_what_is_missing(self) -> None:
+        """Score what nobody else has scored, and wait for what others are having scored."""
+        async with asyncio.TaskGroup() as group:
+            if self.lookup.to_score:
+                await self._send(group, self.lookup.to_score)
+            self._permit.resize(self._work_tokens)
+            try:
+                async with asyncio.timeout_at(self._deadline_s):
+                    while given_up := await self.lookup.others():
+                        await self._send(group, given_up)
+            except TimeoutError:
+                if not self._request.allow_partial:
+                    raise
+                self.lookup.take_what_there_is()
+
+    async def score(self, places: Sequence[int]) -> None:
+        """Score these places of the lookup."""
+        async with asyncio.TaskGroup() as group:
+            await self._send(group, places)
+
+    async def _send(self, group: asyncio.TaskGroup, places: Sequence[int]) -> None:
+        """Render portion by portion, and send each off while the next is rendered, as far as time allows."""
         cutting = _cutting(self._request, self._config.long_documents)
-        document = work_tokens = 0
-        for texts in portions(self._request.documents):
+        left = list(places)
+        for texts in portions([self._request.documents[self.lookup.documents[place]] for place in places]):
             started_s = time.perf_counter()
             try:
                 async with asyncio.timeout_at(self._deadline_s):
                     # In a thread: tokenizing a long list takes a while, and releases the interpreter's lock.
                     rendered = await asyncio.to_thread(
-                        self._renderer.render, self._request.query, texts, instruction, cutting
+                        self._renderer.render, self._request.query, texts, self._instruction, cutting
                     )
             except TimeoutError:
-                if self._request.allow_partial and self.sent:
+                if self._request.allow_partial:
                     return
                 raise
             self.tokenize_s += time.perf_counter() - started_s
             prompts = rendered.prompts
-            work_tokens += prompts.work_tokens - (len(prompts.head) if document else 0)  # the head once
-            permit.grow(work_tokens)
-            self._send(group, document, rendered)
-            document += len(texts)
-        permit.resize(work_tokens)
+            self._work_tokens += prompts.work_tokens - (len(prompts.head) if self._work_tokens else 0)  # the head once
+            self._permit.grow(self._work_tokens)
+            portion, left = left[: len(texts)], left[len(texts) :]
+            loads = self._scatter.fleet.loads()
+            if not loads:
+                raise NotReadyError
+            shards = [np.asarray(one) for one in plan(prompts.pair_tokens, loads, self._config.planning)]
+            group.create_task(self._score(portion, rendered, shards))
 
-    def _send(self, group: asyncio.TaskGroup, first_document: int, rendered: RenderedList) -> None:
-        known = len(self._distinct)
-        new, places = self._distinct.add(rendered.prompts)
-        loads = self._scatter.fleet.loads()
-        if not loads:
-            raise NotReadyError
-        shards = plan(new.pair_tokens, loads, self._config.planning)
-        gathered = self._scatter.gather(
-            [new.select(indices) for indices in shards],
+    async def _score(self, places: Sequence[int], rendered: RenderedList, shards: Sequence[NDArray[np.intp]]) -> None:
+        """Have one portion scored."""
+        prompts = rendered.prompts
+        self.pairs += len(prompts)
+        self.shards += len(shards)
+        gathered = await self._scatter.gather(
+            [prompts.select(indices.tolist()) for indices in shards],
             weight=self._config.priorities.of(self._request.priority).weight,
             deadline_s=self._deadline_s,
             allow_partial=self._request.allow_partial,
         )
-        numbers = [known + np.asarray(indices, dtype=np.intp) for indices in shards]
-        self.sent.append(_Portion(first_document, rendered, places, numbers, group.create_task(gathered)))
+        self.retries += gathered.retries
+        self.hedges += gathered.hedges
+        answered = [(indices, answer) for indices, answer in zip(shards, gathered.answers, strict=True) if answer]
+        scores = scoring.merge([(indices, answer.scores) for indices, answer in answered], len(prompts))
+        documents = np.asarray([self.lookup.documents[place] for place in places], dtype=np.int32)
+        scoring.require_finite(scores, documents[rendered.document_of_pair])
+        models = frozenset(answer.model for _, answer in answered)
+        self.replicas.update(answer.replica for _, answer in answered)
+        self.models |= models
+        self.lookup.keep(places, pack(rendered, scores), models)
 
 
-def _ranking(sent: Sequence[_Portion], request: RankRequest, config: RerankerConfig, timeout_s: float) -> Ranking:
-    """Make one answer of the portions' scores."""
-    gathered = [portion.gathered.result() for portion in sent]
-    answers = [answer for one in gathered for answer in one.answers]
-    shards = [places for portion in sent for places in portion.shards]
-    pairs = sum(map(len, shards))
-    parts = [(places, answer.scores) for places, answer in zip(shards, answers, strict=True) if answer is not None]
-    scores = scoring.merge(parts, pairs).at(np.concatenate([portion.places for portion in sent]))
-    document_of_pair = np.concatenate([one.first_document + one.rendered.document_of_pair for one in sent])
-    scoring.require_finite(scores, document_of_pair)
-    scored = scoring.scored_documents(scores, document_of_pair, len(request.documents))
-    if not scored.any():
+def _ranking(run: _Run, request: RankRequest, config: RerankerConfig, timeout_s: float) -> Ranking:
+    """Make one answer of the documents' scores."""
+    lookup = run.lookup
+    known = unpack([lookup.entries[place] for place in lookup.places])
+    if not known.scored.any():
         raise DeadlineExceededError(timeout_s)
-    truncated = frozenset(one.first_document + index for one in sent for index in one.rendered.truncated)
-    log_odds = scoring.aggregate(scores.logits, document_of_pair, request.aggregate or config.long_documents.aggregate)
-    windows = np.bincount(document_of_pair)
-    ranked = scoring.rank(log_odds, truncated, windows, np.flatnonzero(scored))
+    aggregate = request.aggregate or config.long_documents.aggregate
+    log_odds = scoring.aggregate(known.logits, known.document_of_window, aggregate)
+    truncated = frozenset(np.flatnonzero(known.truncated).tolist())
+    ranked = scoring.rank(log_odds, truncated, known.windows, np.flatnonzero(known.scored))
     kept, excluded = rules.apply(ranked, request, config.rules)
     return Ranking(
         results=kept[: request.top_n],
         excluded=excluded,
-        unscored=tuple(np.flatnonzero(~scored).tolist()),
-        prompt_tokens=sum(portion.rendered.prompts.prompt_tokens for portion in sent),
-        pairs=pairs,
-        deduplicated_pairs=len(document_of_pair) - pairs,
+        unscored=tuple(np.flatnonzero(~known.scored).tolist()),
+        prompt_tokens=int(known.prompt_tokens.sum()),
+        pairs=run.pairs,
+        deduplicated_pairs=int(known.windows.sum() - known.windows[lookup.documents].sum()),
         truncated_documents=len(truncated),
-        windowed_documents=int((windows > 1).sum()),
-        shards=len(shards),
-        replicas=len({answer.replica for answer in answers if answer is not None}),
-        retries=sum(one.retries for one in gathered),
-        hedges=sum(one.hedges for one in gathered),
+        windowed_documents=int((known.windows > 1).sum()),
+        shards=run.shards,
+        replicas=len(run.replicas),
+        tokenize_s=run.tokenize_s,
+        retries=run.retries,
+        hedges=run.hedges,
+        cached_documents=lookup.found,
+        missed_documents=lookup.missed,
+        coalesced_documents=lookup.coalesced,
     )
+
+
+def _instruction(request: RankRequest, renderer: PromptRenderer, config: RerankerConfig) -> str:
+    if request.instruction and not renderer.takes_instruction:
+        raise InvalidRequestError("instruction", "the model of this service takes none")
+    return config.model.instruction_text(request.instruction)
 
 
 def _cutting(request: RankRequest, config: LongDocumentsConfig) -> CuttingPolicy:

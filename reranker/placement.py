@@ -47,6 +47,7 @@ class _Replica:
     """Tokens of other ingress replicas, when it was last heard of."""
     heard_s: float = 0.0
     tokens_per_s: float | None = None
+    model: str | None = None
 
 
 class LoadBoard:
@@ -99,6 +100,20 @@ class LoadBoard:
                     books.others = sum(tokens for sender, tokens in load.in_hand.items() if sender != self.name)
                 books.heard_s = self._clock()
                 books.tokens_per_s = load.tokens_per_s
+
+    def identify(self, replica: str, model: str) -> None:
+        """Note what a replica's engine holds; see `reranker.identity.model_identity`."""
+        with self._lock:
+            books = self._replicas.get(replica)
+            if books is not None:
+                books.model = model
+
+    @property
+    def model(self) -> str | None:
+        """What the engines of all live replicas hold. None: different things, or none of them has said yet."""
+        with self._lock:
+            models = {self._replicas[name].model for name in self._live} - {None}
+        return models.pop() if len(models) == 1 else None
 
     @contextmanager
     def shard(self, route: Route, tokens: int) -> Iterator[Assignment]:

@@ -7,12 +7,9 @@ scored, and hops stay few.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-
-from reranker.types import Shard
 
 _ENDS = (0.15, 0.45, 1.0)
 """Where the portions end, as shares of the list's characters: each twice as large as the one before, or a bit less."""
@@ -32,35 +29,3 @@ def portions(documents: Sequence[str]) -> Iterator[Sequence[str]]:
         if start < end:
             yield documents[start:end]
             start = end
-
-
-class DistinctPairs:
-    """The pairs of one list without repetitions: what is there already is not scored again."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._places: dict[Hashable, int] = {}
-
-    def __len__(self) -> int:
-        """Distinct pairs so far."""
-        return len(self._places)
-
-    def add(self, prompts: Shard) -> tuple[Shard, NDArray[np.intp]]:
-        """Take in more pairs of the list.
-
-        Args:
-            prompts: A portion, all under the list's head.
-
-        Returns:
-            Those of them that are new, in their order, and for each pair of the portion, shape (pairs,), its place
-            among all distinct pairs of the list.
-        """
-        new: list[int] = []
-        places = np.empty(len(prompts), dtype=np.intp)
-        for pair in range(len(prompts)):
-            document = prompts.tokens[prompts.offsets[pair] : prompts.offsets[pair + 1]].tobytes()
-            known = len(self._places)
-            places[pair] = place = self._places.setdefault(document, known)
-            if place == known:
-                new.append(pair)
-        return prompts.select(new), places

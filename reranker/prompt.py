@@ -7,6 +7,8 @@ constant; what these are is the template's business. Only documents are ever cut
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, Self
 
@@ -41,6 +43,7 @@ class PromptRenderer:
         Raises:
             UnsupportedModelError: The tokenizer does not fit the template.
         """
+        self._tokenizer_digest = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
         self._template: Template = Qwen3Template(folder) if template == "qwen3" else PairTemplate(folder)
         self._max_pair_tokens = max_pair_tokens
         self._default_instruction = default_instruction
@@ -54,6 +57,17 @@ class PromptRenderer:
     def takes_instruction(self) -> bool:
         """Whether an instruction changes the prompt."""
         return self._template.takes_instruction
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the prompts that this makes depend on besides the request: tokenizer, template and limit.
+
+        The template's part is what it makes of a few texts, so that no change of its code is forgotten.
+        """
+        template = self._template
+        probe = (template.head("query", "instruction"), *template.documents(("document", "")), template.tail)
+        parts = (self._tokenizer_digest, self._max_pair_tokens, *(ids.tolist() for ids in probe))
+        return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     def render(
         self,

@@ -24,6 +24,8 @@ Aggregate: TypeAlias = Literal["max", "mean", "first"]
 """How the scores of a document's windows become the document's."""
 Priority: TypeAlias = Literal["interactive", "bulk"]
 """Class of a request: somebody waits for it, or a job that may take its time."""
+CacheMode: TypeAlias = Literal["off", "read", "refresh"]
+"""What a request allows less than everything: neither use nor remember scores, only use them, only remember them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class RankRequest:
     """Seconds the client gives the list."""
     allow_partial: bool = False
     """When time is up, answer with the documents scored so far."""
+    cache: CacheMode | None = None
+    """None: scores are used and remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +168,6 @@ class EngineScores:
         """Of so many pairs, none scored."""
         return cls(np.zeros(pairs, dtype=np.float32), np.zeros(pairs, dtype=np.bool_))
 
-    def at(self, places: NDArray[np.intp]) -> EngineScores:
-        """The scores at these places, in this order; a place may come more than once."""
-        return EngineScores(self.logits[places], self.scored[places])
-
 
 @dataclass(frozen=True, slots=True)
 class ShardScores:
@@ -176,6 +176,8 @@ class ShardScores:
     scores: EngineScores
     replica: str
     load: ReplicaLoad = ReplicaLoad()
+    model: str = ""
+    """Digest of what its engine holds: `reranker.identity.model_identity`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ class Ranking:
     excluded: tuple[ExcludedDocument, ...]
     prompt_tokens: int
     pairs: int
-    """Prompts scored: documents, and windows of long ones."""
+    """Prompts that engines scored for this list: documents, and windows of long ones."""
     truncated_documents: int
     windowed_documents: int
     """Documents that took more than one prompt."""
@@ -219,10 +221,16 @@ class Ranking:
     unscored: tuple[int, ...] = ()
     """Documents that time did not suffice for, by index; only with `allow_partial`."""
     deduplicated_pairs: int = 0
-    """Prompts not scored because the list has the same one already."""
+    """Prompts not scored because the list repeats their documents."""
     tokenize_s: float = 0.0
     """Seconds in which prompts were made; most of them while others were scored."""
     retries: int = 0
     """Shards sent again because a replica was lost."""
     hedges: int = 0
     """Shards sent a second time because a replica lagged behind."""
+    cached_documents: int = 0
+    """Distinct documents whose score was remembered."""
+    missed_documents: int = 0
+    """Distinct documents whose score was looked for in vain."""
+    coalesced_documents: int = 0
+    """Distinct documents that another list was having scored."""

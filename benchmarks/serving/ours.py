@@ -27,7 +27,8 @@ def launch(bench: Bench, variant: str, checkout: Path = ROOT) -> Launch:
         checkout: Another state of this repository, to compare with: `ours@/path/to/checkout`.
     """
     arguments: dict[str, Any] = {"model": {"name": "demo" if bench.shape == "demo" else str(bench.folder)}}
-    notes = []
+    arguments["cache"] = {"enabled": False}
+    notes = ["cache is off: what is compared is scoring"]
     if bench.shape != "demo":
         # It refuses a model that does not tell relevant from irrelevant, which random weights do not.
         arguments["engine"] = {"startup_check": False}

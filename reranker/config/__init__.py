@@ -11,8 +11,10 @@ from pydantic import model_validator
 
 from reranker.config.access import AccessConfig
 from reranker.config.base import Group
+from reranker.config.cache import CacheConfig, RedisConfig
 from reranker.config.engine import EngineConfig, SimulatedConfig
 from reranker.config.model import ExclusionRule, LongDocumentsConfig, ModelConfig, RulesConfig
+from reranker.config.redis_address import RedisAddress
 from reranker.config.serving import (
     AdmissionConfig,
     LimitsConfig,
@@ -25,6 +27,7 @@ from reranker.config.serving import (
 __all__ = [
     "AccessConfig",
     "AdmissionConfig",
+    "CacheConfig",
     "EngineConfig",
     "ExclusionRule",
     "LimitsConfig",
@@ -33,6 +36,8 @@ __all__ = [
     "PlanningConfig",
     "PrioritiesConfig",
     "PriorityConfig",
+    "RedisAddress",
+    "RedisConfig",
     "RerankerConfig",
     "RulesConfig",
     "ScatterConfig",
@@ -51,6 +56,7 @@ class RerankerConfig(Group):
     priorities: PrioritiesConfig = PrioritiesConfig()
     admission: AdmissionConfig = AdmissionConfig()
     scatter: ScatterConfig = ScatterConfig()
+    cache: CacheConfig = CacheConfig()
     limits: LimitsConfig = LimitsConfig()
     access: AccessConfig = AccessConfig()
 

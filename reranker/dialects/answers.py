@@ -26,7 +26,13 @@ def usage_of(rankings: Sequence[Ranking]) -> dict[str, int]:
     """What the lists took, in numbers only: several clients break on anything else in it."""
     tokens = sum(ranking.prompt_tokens for ranking in rankings)
     deduplicated = sum(ranking.deduplicated_pairs for ranking in rankings)
-    return {"prompt_tokens": tokens, "total_tokens": tokens, "deduplicated_pairs": deduplicated}
+    return {
+        "prompt_tokens": tokens,
+        "total_tokens": tokens,
+        "deduplicated_pairs": deduplicated,
+        "cached_documents": sum(ranking.cached_documents for ranking in rankings),
+        "coalesced_documents": sum(ranking.coalesced_documents for ranking in rankings),
+    }
 
 
 def meta_of(asked: Asked, rankings: Sequence[Ranking]) -> dict[str, Any]:

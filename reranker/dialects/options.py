@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from reranker.errors import InvalidRequestError
-from reranker.types import Aggregate, LongDocuments, Priority, TruncationSide
+from reranker.types import Aggregate, CacheMode, LongDocuments, Priority, TruncationSide
 
 Item = StrictStr | dict[str, Any]
 """A document or query as it may come; Any: JSON."""
@@ -66,6 +66,9 @@ class Options(BaseModel):
     """Seconds until an answer is due, within the service's own limit; also as header X-Reranker-Timeout-S."""
     allow_partial: bool | None = None
     """When time is up, answer with the documents scored so far; the others are listed under `unscored`."""
+    cache: CacheMode | None = None
+    """Scores computed before: absent: use and remember them; "read": only use them; "refresh": compute and remember
+    anew; "off": neither."""
 
     @property
     def log_odds(self) -> bool:
@@ -89,6 +92,7 @@ class Options(BaseModel):
             "priority": self._priority(),
             "timeout_s": self.timeout_s,
             "allow_partial": bool(self.allow_partial),
+            "cache": self.cache,
         }
 
     def _priority(self) -> Priority:

@@ -61,8 +61,8 @@ class Service:
         environment = os.environ | {"RAY_AUTH_TOKEN": self._ray_token}
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
-        headers = {"authorization": f"Bearer {key}"} if key else None
-        self._http = httpx.Client(base_url=self.url, timeout=120, headers=headers)
+        self.headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=self.url, timeout=120, headers=self.headers)
         self.startup_answers: list[tuple[int, str]] = []
         """Status and content type of every answer of /health, from the first that came."""
 
@@ -152,7 +152,10 @@ def _is_idle(load: dict[str, Any]) -> bool:
 
 
 def configuration(
-    replicas: int | None = None, args: dict[str, Any] | None = None, simulated: dict[str, Any] | None = None
+    replicas: int | None = None,
+    args: dict[str, Any] | None = None,
+    simulated: dict[str, Any] | None = None,
+    ingresses: int = 1,
 ) -> dict[str, Any]:
     """serve_config.yaml, changed.
 
@@ -160,6 +163,7 @@ def configuration(
         replicas: A fixed number of engine replicas, instead of autoscaling.
         args: Replaces the application's `args`.
         simulated: Simulate the engines at this cost; such a replica takes no core.
+        ingresses: A number of ingress replicas.
     """
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     [application] = config["applications"]
@@ -167,6 +171,9 @@ def configuration(
         [deployment] = [one for one in application["deployments"] if one["name"] == "EngineReplica"]
         del deployment["autoscaling_config"]
         deployment["num_replicas"] = replicas
+    for deployment in application["deployments"]:
+        if deployment["name"] == "Ingress":
+            deployment["num_replicas"] = ingresses
     if args is not None:
         application["args"] = args
     if simulated is not None:
@@ -181,6 +188,7 @@ def running(
     args: dict[str, Any] | None = None,
     simulated: dict[str, Any] | None = None,
     key: str | None = None,
+    ingresses: int = 1,
 ) -> Iterator[Service]:
     """Run the service with a changed configuration; see `configuration`.
 
@@ -190,9 +198,10 @@ def running(
         args: See there.
         simulated: See there.
         key: API key to ask it with.
+        ingresses: See there.
     """
     path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(configuration(replicas, args, simulated)))
+    path.write_text(yaml.safe_dump(configuration(replicas, args, simulated, ingresses)))
     service = Service(path, folder / "service.log", key)
     try:
         service.wait_until_ready(replicas or 1)

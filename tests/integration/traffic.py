@@ -128,7 +128,7 @@ class Traffic:
         wait_until(lambda: len(self.answers) + len(self.problems) >= wanted, timeout_s)
 
     def _send(self, client: int) -> None:
-        with httpx.Client(base_url=self.service.url, timeout=120) as http:
+        with httpx.Client(base_url=self.service.url, timeout=120, headers=self.service.headers) as http:
             for one in itertools.islice(itertools.cycle(self.lists), client, None):
                 if self._stopped.is_set():
                     return

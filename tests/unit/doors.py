@@ -28,6 +28,7 @@ class WordBackend:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.cleared = 0
         self.callers: list[Caller] = []
         self.asked: list[Asked] = []
         self.arrived = asyncio.Event()
@@ -48,6 +49,12 @@ class WordBackend:
 
     async def load(self) -> dict[str, int]:
         return {"lists": 0, "tokens": 0, "shards": 0}
+
+    async def cache_report(self) -> dict[str, Any]:
+        return {"enabled": True, "cleared": self.cleared}
+
+    async def clear_cache(self) -> None:
+        self.cleared += 1
 
     async def live_replicas(self) -> int:
         if isinstance(self.error, RerankerError):

@@ -68,6 +68,7 @@ class FakeFleet:
 
     def __init__(self, replicas: int = 1, act: Act = by_length) -> None:
         self.act = act
+        self.model = "model"
         self.calls: list[Call] = []
         self.board = LoadBoard(clock=lambda: 0.0, seed=0)
         self.names = [f"replica-{number}" for number in range(replicas)]
@@ -87,7 +88,7 @@ class FakeFleet:
             call = Call(len(self.calls), shard, replica, weight, timeout_s, tried)
             self.calls.append(call)
             try:
-                return ShardScores(await self.act(call), replica, ReplicaLoad())
+                return ShardScores(await self.act(call), replica, ReplicaLoad(), self.model)
             except asyncio.CancelledError:
                 call.cancelled = True
                 raise

@@ -152,7 +152,8 @@ def test_answer_has_what_clients_require() -> None:
         {"index": 0, "relevance_score": 0.25, "truncated": True, "windows": 3},
     ]
     assert (answer["id"], answer["object"], answer["model"]) == ("id-1", "rerank", "demo")
-    assert answer["usage"] == {"prompt_tokens": 123, "total_tokens": 123, "deduplicated_pairs": 0}
+    saved = {"deduplicated_pairs": 0, "cached_documents": 0, "coalesced_documents": 0}
+    assert answer["usage"] == {"prompt_tokens": 123, "total_tokens": 123} | saved
     assert answer["meta"]["billed_units"] == {"search_units": 1}
     assert answer["meta"]["tokens"] == {"input_tokens": 123, "output_tokens": 0}
 

@@ -34,6 +34,7 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.ServiceError: ("a sentence",),
     errors.OverloadedError: (12.3, 8),
     errors.NotReadyError: (),
+    errors.CacheUnavailableError: (),
     errors.StartFailedError: (),
     errors.DeadlineExceededError: (2.5,),
     errors.EngineFailedError: (),

@@ -23,8 +23,8 @@ from tests.unit.test_pipeline import CONFIG, RENDERER
 
 LONG_DOCUMENT = " ".join(f"china {number}" for number in range(200))
 """Too long for one prompt, and no two windows of it are alike."""
-HALF_A_LONG_LIST = 60_000
-"""Characters: twice as many are rendered in portions."""
+HALF_A_LONG_LIST = 120_000
+"""Characters of its distinct documents: so many are rendered in portions."""
 
 
 def _documents(count: int) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ async def test_identical_documents_are_scored_once_and_all_get_the_score() -> No
 
 
 def _long_list() -> tuple[str, ...]:
-    """300 documents of 10 to 80 tokens and 120,000 characters; the second half repeats the first, but for the order."""
+    """300 documents of 10 to 80 tokens; the second half repeats the first, but for the order."""
     half = ["capital " * (i % 70 + 10) + f"{i:03d}" for i in range(150)]
     half = [text + " " * (HALF_A_LONG_LIST // 150 - len(text)) for text in half]
     return (*half, *reversed(half))
@@ -183,8 +183,8 @@ async def test_portions_that_time_does_not_suffice_for_are_unscored() -> None:
     renderer = UntilTimeIsUp(DEMO_MODEL, 256, CONFIG.model.instruction)
     request = RankRequest("q", _long_list(), allow_partial=True)
     ranking = await _rerank(request, FakeFleet(1, act), renderer=renderer, timeout_s=100)
-    assert len(ranking.results) == ranking.pairs > 20
-    assert ranking.unscored == tuple(range(ranking.pairs, 300))
+    assert len(ranking.results) == 2 * ranking.pairs > 20
+    assert ranking.unscored == tuple(range(ranking.pairs, 300 - ranking.pairs))
     answered.clear()
     renderer.portions = 0
     with pytest.raises(DeadlineExceededError):

@@ -257,3 +257,17 @@ class AnyUse(RuleBasedStateMachine):
 
 TestAnyUse = AnyUse.TestCase
 TestAnyUse.settings = settings(max_examples=30, stateful_step_count=30)
+
+
+def test_model_is_known_once_a_replica_has_said_and_as_long_as_all_agree() -> None:
+    board = _board("a", "b", "c")
+    assert board.model is None
+    board.identify("a", "one")
+    assert board.model == "one"  # the others will say soon
+    board.identify("b", "another")
+    board.identify("unheard-of", "a third")
+    assert board.model is None
+    board.lose("a")
+    assert board.model == "another"
+    board.set_live(["d"])
+    assert board.model is None

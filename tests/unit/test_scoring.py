@@ -112,10 +112,3 @@ def test_merge_never_invents_a_score() -> None:
     parts: list[tuple[tuple[int, ...], EngineScores]] = [((0, 1), scores(0))]
     with pytest.raises(RuntimeError, match="This is a bug"):
         merge(parts, 2)
-
-
-def test_scores_can_be_taken_more_than_once() -> None:
-    """As the pairs that are there twice are."""
-    taken = scores(1, 2, 3, missing=[2]).at(np.array([2, 0, 0]))
-    assert taken.logits.tolist() == [3, 1, 1]
-    assert taken.scored.tolist() == [False, True, True]

@@ -1,0 +1,1 @@
+"""What the score cache saves, and what it costs when its Redis is in trouble."""

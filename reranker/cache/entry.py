@@ -1,0 +1,92 @@
+"""A scored document in a few bytes: what is cached, and what a ranking is made of. Pure.
+
+Bytes and not objects: a million of them are in memory, and one `frombuffer` reads a whole list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reranker.types import BoolArray, EngineScores, FloatArray, RenderedList, TokenArray
+
+Entry = NewType("Entry", bytes)
+"""uint32: prompt tokens of all its windows, and in the top bit whether it was truncated; then a float32 per window, the
+logit. Little-endian."""
+
+_TRUNCATED = np.uint32(1 << 31)
+_WORD = 4
+_NO_SCORE = bytes(2 * _WORD)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredDocuments:
+    """The scores of a list's documents, window by window.
+
+    Attributes:
+        logits: Shape (windows of all documents,), float32. A document without a score has one window, whose logit
+            means nothing.
+        document_of_window: Shape (windows of all documents,), rising.
+        windows: Shape (documents,): prompts per document.
+        prompt_tokens: Shape (documents,): of all windows together; 0 without a score.
+        truncated: Shape (documents,).
+        scored: Shape (documents,).
+    """
+
+    logits: FloatArray
+    document_of_window: TokenArray
+    windows: NDArray[np.intp]
+    prompt_tokens: NDArray[np.int64]
+    truncated: BoolArray
+    scored: BoolArray
+
+
+def pack(rendered: RenderedList, scores: EngineScores) -> list[Entry | None]:
+    """Make the entries of rendered documents; None for one of whose windows any is not scored.
+
+    Args:
+        rendered: Every document has at least one pair.
+        scores: Of its pairs.
+    """
+    prompts = rendered.prompts
+    starts = np.flatnonzero(np.diff(rendered.document_of_pair, prepend=-1))
+    tokens = np.add.reduceat(np.diff(prompts.offsets) + (len(prompts.head) + len(prompts.tail)), starts)
+    heads = tokens.astype("<u4")
+    heads[sorted(rendered.truncated)] |= _TRUNCATED
+    scored = np.logical_and.reduceat(scores.scored, starts).tolist()
+    ends = [*(starts[1:] * _WORD).tolist(), len(prompts) * _WORD]
+    head_bytes, logit_bytes = heads.tobytes(), scores.logits.astype("<f4").tobytes()
+    return [
+        Entry(head_bytes[_WORD * i : _WORD * (i + 1)] + logit_bytes[start:end]) if known else None
+        for i, (start, end, known) in enumerate(zip((starts * _WORD).tolist(), ends, scored, strict=True))
+    ]
+
+
+def unpack(entries: Sequence[Entry | None]) -> ScoredDocuments:
+    """Read the entries of a list; at least one."""
+    present = [_NO_SCORE if entry is None else entry for entry in entries]
+    words = np.fromiter(map(len, present), dtype=np.intp, count=len(present)) // _WORD
+    starts = np.cumsum(words) - words
+    content = np.frombuffer(b"".join(present), dtype="<u4")
+    is_logit = np.ones(len(content), dtype=np.bool_)
+    is_logit[starts] = False
+    heads, windows = content[starts], words - 1
+    return ScoredDocuments(
+        logits=content[is_logit].view("<f4").astype(np.float32, copy=False),
+        document_of_window=np.repeat(np.arange(len(present), dtype=np.int32), windows),
+        windows=windows,
+        prompt_tokens=(heads & ~_TRUNCATED).astype(np.int64),
+        truncated=(heads & _TRUNCATED) != 0,
+        scored=np.fromiter((entry is not None for entry in entries), dtype=np.bool_, count=len(entries)),
+    )
+
+
+def is_entry(content: bytes) -> bool:
+    """Whether bytes from outside have an entry's form: a head, one logit or more, all finite."""
+    if len(content) < 2 * _WORD or len(content) % _WORD:
+        return False
+    return bool(np.isfinite(np.frombuffer(content, dtype="<f4", offset=_WORD)).all())

@@ -1,0 +1,59 @@
+"""What makes two scores the same: everything that can change one, length-prefixed and hashed. Pure.
+
+A key is made of texts and not of tokens: a list whose scores are known is not tokenized (docs/decisions/0004). It holds
+hashes only. 24 bytes: the first 8 are the list's (model, instruction, query, …), so that a Redis cluster keeps the
+pairs of one query on one node; the others are the pair's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+
+from reranker.windows import CuttingPolicy
+
+LIST_BYTES, PAIR_BYTES = 8, 16
+MAX_SECRET_BYTES = 64
+"""What blake2b can be keyed with."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListTerms:
+    """What all pairs of a list share, as far as it can change a score."""
+
+    model: str
+    """Digest of what the engines hold: `reranker.identity.model_identity`."""
+    prompts: str
+    """Digest of how prompts are made: `PromptRenderer.fingerprint`."""
+    namespace: str
+    """Whose scores these are; empty: everybody's."""
+    instruction: str
+    query: str
+    cutting: CuttingPolicy
+
+
+def document_keys(terms: ListTerms, documents: Sequence[str], secret: bytes = b"") -> list[bytes]:
+    """Make the key of each document of a list.
+
+    Args:
+        terms: The list's.
+        documents: Any texts.
+        secret: Keys the hash; at most `MAX_SECRET_BYTES`.
+    """
+    state = blake2b(digest_size=PAIR_BYTES, key=secret)
+    cutting = (str(getattr(terms.cutting, one.name)) for one in fields(CuttingPolicy))
+    for part in (terms.model, terms.prompts, terms.namespace, terms.instruction, terms.query, *cutting):
+        state.update(_prefixed(part))
+    of_list = state.digest()[:LIST_BYTES]
+    keys = []
+    for document in documents:
+        pair = state.copy()
+        pair.update(_prefixed(document))
+        keys.append(of_list + pair.digest())
+    return keys
+
+
+def _prefixed(text: str) -> bytes:
+    content = text.encode("utf-8", "surrogatepass")
+    return len(content).to_bytes(8, "little") + content

@@ -1,0 +1,76 @@
+"""Entries in this process's memory: the least recently used are given up when it is full."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from lru import LRU
+
+from reranker import metrics
+from reranker.cache.entry import Entry
+from reranker.cache.use import Use
+from reranker.metrics import Recorder
+
+_OVERHEAD_BYTES = 340
+"""Of an entry, besides its own content: the key, the headers of two objects, its places in a hash table and a chain.
+
+Measured as what a process grows by when a million pairs go through (tests/unit/test_cache_memory.py holds it): 220 to
+280 bytes an entry, by how full the hash table happens to be, and some MiB on top when it grows.
+"""
+
+
+class MemoryStore:
+    """See `reranker.cache.store.Store`. To be used from one event loop; no call ever waits."""
+
+    def __init__(self, max_bytes: int, recorder: Recorder) -> None:
+        """Start empty.
+
+        Args:
+            max_bytes: What the process may grow by.
+            recorder: Where size and evictions go.
+        """
+        self._recorder = recorder
+        self._entries: LRU[bytes, Entry] = LRU(sys.maxsize)  # it would bound the entries' number; we do their bytes
+        self._bytes, self._max_bytes = 0, max_bytes
+        self._evictions = 0
+
+    @property
+    def use(self) -> Use:
+        """How full it is."""
+        return {
+            "entries": len(self._entries),
+            "bytes": self._bytes,
+            "max_bytes": self._max_bytes,
+            "evictions": self._evictions,
+        }
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """Look up keys."""
+        get = self._entries.get
+        return [get(key) for key in keys]
+
+    def put_many(self, entries: Mapping[bytes, Entry]) -> None:
+        """Keep entries."""
+        evictions = 0
+        for key, entry in entries.items():
+            replaced = self._entries.pop(key, None)
+            self._entries[key] = entry
+            self._bytes += _cost_bytes(entry) - (_cost_bytes(replaced) if replaced else 0)
+            while self._bytes > self._max_bytes and (oldest := self._entries.peek_last_item()):
+                del self._entries[oldest[0]]  # not popitem(): in lru-dict 1.4.1 it leaks what it gives
+                self._bytes -= _cost_bytes(oldest[1])
+                evictions += 1
+        self._evictions += evictions
+        self._recorder.count(metrics.CACHE_EVICTIONS, evictions)
+        self._recorder.set(metrics.CACHE_BYTES, self._bytes)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._bytes = 0
+        self._recorder.set(metrics.CACHE_BYTES, 0)
+
+
+def _cost_bytes(entry: Entry) -> int:
+    return _OVERHEAD_BYTES + len(entry)
