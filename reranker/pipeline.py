@@ -25,6 +25,9 @@ from reranker.scatter import Scatter
 from reranker.types import Ranking, RankRequest, RenderedList
 from reranker.windows import CuttingPolicy
 
+_INLINE_CHARACTERS = 4_000
+"""So little text is tokenized where it is: it takes a millisecond, and another thread half of one more."""
+
 
 async def rerank(
     request: RankRequest,
@@ -167,10 +170,7 @@ class _Run:
             started_s = time.perf_counter()
             try:
                 async with asyncio.timeout_at(self._deadline_s):
-                    # In a thread: tokenizing a long list takes a while, and releases the interpreter's lock.
-                    rendered = await asyncio.to_thread(
-                        self._renderer.render, self._request.query, texts, self._instruction, cutting
-                    )
+                    rendered = await self._render(texts, cutting)
             except TimeoutError:
                 if self._request.allow_partial:
                     return
@@ -185,6 +185,12 @@ class _Run:
                 raise NotReadyError
             shards = [np.asarray(one) for one in plan(prompts.pair_tokens, loads, self._config.planning)]
             group.create_task(self._score(portion, rendered, shards))
+
+    async def _render(self, texts: Sequence[str], cutting: CuttingPolicy) -> RenderedList:
+        arguments = self._request.query, texts, self._instruction, cutting
+        if len(self._request.query) + sum(map(len, texts)) <= _INLINE_CHARACTERS:
+            return self._renderer.render(*arguments)
+        return await asyncio.to_thread(self._renderer.render, *arguments)  # releases the interpreter's lock
 
     async def _score(self, places: Sequence[int], rendered: RenderedList, shards: Sequence[NDArray[np.intp]]) -> None:
         """Have one portion scored."""
