@@ -1,7 +1,7 @@
 """Who is let in: one permit for a whole list, sized in tokens, before any work. Never half a list.
 
-The queue is measured in time: the tokens in flight over the speed of the replicas. A list is let in while what is there
-already takes less than its class may find queued. Pure: no clock; the caller brings what it knows of the replicas.
+The queue is measured in time: the tokens in flight over the speed of the replicas. A list is let in while what goes
+before it takes less than its class may find queued. Pure: no clock; the caller brings what it knows of the replicas.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ _MEMORY_LISTS = 50
 
 _HEADROOM = 0.9
 """Of the allowed queue: the time it takes is an estimate, and one list in a hundred must not exceed it by much."""
+
+_LARGER = 4
+"""Of a list more than so many times as large as a new one, no more counts as queued before it: they take turns."""
 
 
 class Permit:
@@ -137,15 +140,15 @@ class Admission:
     def _require_room(self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad) -> int:
         """Give the tokens that a body probably has, if so much work may be queued before it."""
         tokens = math.ceil(body_bytes * self._tokens_per_byte)
-        queued = self._tokens + elsewhere.pending_tokens
-        if not queued or not body_bytes:
+        if not (self._tokens or elsewhere.pending_tokens) or not body_bytes:
             return tokens  # whatever it takes, waiting would not make it shorter
+        before = elsewhere.pending_tokens + sum(min(one.tokens, _LARGER * tokens) for one in self._permits)
         speed = elsewhere.tokens_per_s
-        room = float(self._config.max_tokens_in_flight - tokens)
+        too_much = self._tokens + elsewhere.pending_tokens + tokens - self._config.max_tokens_in_flight
         if speed is not None:
-            room = min(room, speed * allowed_s * _HEADROOM)
-        if queued > room:
-            queue_s, wait_s = (queued / speed, (queued - room) / speed) if speed else (0.0, 0.0)
+            too_much = max(too_much, math.ceil(before - speed * allowed_s * _HEADROOM))
+        if too_much > 0:
+            queue_s, wait_s = (before / speed, too_much / speed) if speed else (0.0, 0.0)
             raise OverloadedError(round(queue_s, 1), max(1, math.ceil(wait_s)))
         return tokens
 

@@ -18,6 +18,8 @@ CONFIG = AdmissionConfig(max_queue_s=5, max_tokens_in_flight=CAP)
 THOUSAND_A_SECOND = ReplicaLoad(0, 1_000.0)
 NOBODY_KNOWS = ReplicaLoad(0, None)
 PLENTY_S = 100.0
+BODY_BYTES = 16_000
+"""Of a list of 4,000 tokens: a usual one."""
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def _let_in(admission: Admission, stack: ExitStack, tokens: int, elsewhere: Repl
 def _refusal(
     admission: Admission, elsewhere: ReplicaLoad, priority: Priority = "interactive", timeout_s: float = PLENTY_S
 ) -> OverloadedError:
-    with pytest.raises(OverloadedError) as refused, admission.permit(4, priority, timeout_s, elsewhere):
+    with pytest.raises(OverloadedError) as refused, admission.permit(BODY_BYTES, priority, timeout_s, elsewhere):
         pass
     return refused.value
 
@@ -79,7 +81,7 @@ def test_estimate_alone_is_no_reason_for_413(admission: Admission) -> None:
 def test_list_is_let_in_until_the_queue_is_as_long_as_allowed(admission: Admission, stack: ExitStack) -> None:
     """Nine tenths of 5 s at 1,000 tokens a second: one more at 4,500 queued, none at 4,501."""
     permit = _let_in(admission, stack, 4_500)
-    with admission.permit(4, "interactive", PLENTY_S, THOUSAND_A_SECOND):
+    with admission.permit(BODY_BYTES, "interactive", PLENTY_S, THOUSAND_A_SECOND):
         pass
     permit.resize(4_501)
     _refusal(admission, THOUSAND_A_SECOND)
@@ -101,16 +103,31 @@ def test_bulk_is_refused_before_interactive(admission: Admission, stack: ExitSta
     """Half the queue is kept for those who wait."""
     _let_in(admission, stack, 2_501)
     assert _refusal(admission, THOUSAND_A_SECOND, "bulk").retry_after_s == 1
-    with admission.permit(4, "interactive", PLENTY_S, THOUSAND_A_SECOND):
+    with admission.permit(BODY_BYTES, "interactive", PLENTY_S, THOUSAND_A_SECOND):
         pass
 
 
 def test_list_that_would_not_get_its_turn_in_time_is_not_started(admission: Admission, stack: ExitStack) -> None:
     """Its work would be thrown away, and delay those that can still be answered."""
     _let_in(admission, stack, 3_000)
-    with admission.permit(4, "interactive", 3.5, THOUSAND_A_SECOND):
+    with admission.permit(BODY_BYTES, "interactive", 3.5, THOUSAND_A_SECOND):
         pass
     assert _refusal(admission, THOUSAND_A_SECOND, timeout_s=2.0).retry_after_s == 2
+
+
+def test_small_list_does_not_count_all_of_a_huge_one(admission: Admission, stack: ExitStack) -> None:
+    """They take turns in the engines; a list as large would wait."""
+    _let_in(admission, stack, 50_000)
+    _refusal(admission, THOUSAND_A_SECOND)
+    with admission.permit(4 * 1_000, "interactive", PLENTY_S, THOUSAND_A_SECOND):
+        pass
+
+
+def test_many_small_lists_count_as_what_they_are(admission: Admission, stack: ExitStack) -> None:
+    for _ in range(46):
+        _let_in(admission, stack, 100)
+    with pytest.raises(OverloadedError), admission.permit(400, "interactive", PLENTY_S, THOUSAND_A_SECOND):
+        pass
 
 
 def test_work_of_other_ingress_replicas_counts(admission: Admission) -> None:
@@ -137,11 +154,11 @@ def test_cap_holds_however_fast_the_engines_are(admission: Admission, stack: Exi
 def test_body_is_refused_unread_only_when_no_class_would_get_in(admission: Admission, stack: ExitStack) -> None:
     """Whether it is bulk stands in the body."""
     permit = _let_in(admission, stack, 4_000)
-    admission.require_any_room(4, THOUSAND_A_SECOND)
+    admission.require_any_room(BODY_BYTES, THOUSAND_A_SECOND)
     _refusal(admission, THOUSAND_A_SECOND, "bulk")
     permit.resize(6_000)
     with pytest.raises(OverloadedError):
-        admission.require_any_room(4, THOUSAND_A_SECOND)
+        admission.require_any_room(BODY_BYTES, THOUSAND_A_SECOND)
     assert admission.lists_in_flight == 1
 
 
