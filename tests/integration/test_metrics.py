@@ -48,3 +48,19 @@ def test_cut_windowed_and_excluded_documents_are_counted(service: Service) -> No
             return
         assert time.monotonic() < deadline, risen
         time.sleep(1)
+
+
+def test_what_the_cache_saves_is_counted(service: Service) -> None:
+    exporter = _exporter(service)
+    names = [f"reranker_{name}_total" for name in ("cache_hits", "cache_misses", "deduplicated_pairs")]
+    before = {name: _read(exporter, name) for name in names}
+    for _ in range(2):
+        service.rerank("which of these is counted", [*(f"document {number}" for number in range(9)), "document 0"])
+    deadline = time.monotonic() + EXPORT_TIMEOUT_S
+    while True:
+        risen = [_read(exporter, name) - before[name] for name in names]
+        if all(now >= wanted for now, wanted in zip(risen, (9, 9, 2), strict=True)):
+            break
+        assert time.monotonic() < deadline, risen
+        time.sleep(1)
+    assert _read(exporter, "reranker_cache_bytes") > 0

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from reranker.errors import ServiceError
 from reranker.types import EngineScores, Ranking
+from tests.unit.cached_ingress import TEXTS, Ingress, request_for
 from tests.unit.fleets import Call, by_length
-from tests.unit.test_cached_lists import TEXTS, Ingress, _request
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ async def _all_at_once(clients: list[Client], failing: set[int]) -> None:
         return await by_length(call)
 
     ingress = Ingress(act)
-    alone = {one: await Ingress().rank(_request([TEXTS[i] for i in one.documents])) for one in set(clients)}
+    alone = {one: await Ingress().rank(request_for([TEXTS[i] for i in one.documents])) for one in set(clients)}
     tasks = [asyncio.create_task(_client(ingress, one)) for one in clients]
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     for one, answer in zip(clients, answers, strict=True):
@@ -77,7 +77,7 @@ async def _all_at_once(clients: list[Client], failing: set[int]) -> None:
 async def _client(ingress: Ingress, client: Client) -> Ranking:
     for _ in range(client.starts):
         await asyncio.sleep(0)
-    request = _request([TEXTS[i] for i in client.documents], priority="bulk" if client.bulk else "interactive")
+    request = request_for([TEXTS[i] for i in client.documents], priority="bulk" if client.bulk else "interactive")
     ranking = asyncio.create_task(ingress.rank(request))
     if client.hangs_up is not None:
         for _ in range(client.hangs_up):
