@@ -30,6 +30,8 @@ from reranker.types import Ranking
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
+_RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
+"""What Ray Serve's own proxy obeys; for clients that send it."""
 _INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 
@@ -92,7 +94,8 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
                 body = await read_body(request, limits)
                 stages.end("read")
                 backend.require_any_room(len(body))
-                arguments = (body, dialect, limits, request.headers.get(TIMEOUT_HEADER))
+                timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
+                arguments = (body, dialect, limits, timeout)
                 if len(body) <= _INLINE_BYTES:
                     asked = choose.parse(*arguments)
                 else:
