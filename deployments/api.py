@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from deployments import openapi
 from deployments.cache_routes import CacheBackend, add_cache_routes
@@ -184,10 +185,18 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
 async def _framework_error(request: Request, error: Exception) -> Response:
     """Give the framework's own errors (404, 405) the same body as ours."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for these only; for the type checker
-    said = str(error.detail)
+    said, headers = str(error.detail), error.headers
     if error.status_code == 404 and said == "Not Found":
         said = f"no such path; rerank at POST /v1/rerank, docs at {request.base_url}docs"
     elif error.status_code == 405:
-        said = f"wrong method for this path; it takes {(error.headers or {}).get('Allow', 'another')}"
+        allowed = ", ".join(sorted(_methods(request)))  # of all routes with this path; the framework names the first's
+        said, headers = f"wrong method for this path; it takes {allowed}", {"Allow": allowed}
     problem = Problem(said, f"http_{error.status_code}", error.status_code)
-    return reply(universal(problem), error.status_code, error.headers)
+    return reply(universal(problem), error.status_code, headers)
+
+
+def _methods(request: Request) -> set[str]:
+    routes = [
+        one for one in request.app.routes if isinstance(one, Route) and one.matches(request.scope)[0] != Match.NONE
+    ]
+    return {method for one in routes for method in one.methods or ()}

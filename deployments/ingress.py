@@ -13,7 +13,9 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
@@ -198,7 +200,10 @@ class Ingress:
 
     def _start_failed(self) -> bool:
         """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""
-        application = serve.status().applications[serve.get_replica_context().app_name]
+        try:
+            application = serve.status().applications[serve.get_replica_context().app_name]
+        except (RayError, RayServeException, KeyError):  # Serve is shutting down, this replica with it
+            return False
         return bool(application.deployments[self._engine.deployment_name].status == DeploymentStatus.DEPLOY_FAILED)
 
     def info(self) -> JSON:

@@ -22,7 +22,8 @@ _HEADROOM = 0.9
 """Of the allowed queue: the time it takes is an estimate, and one list in a hundred must not exceed it by much."""
 
 _LARGER = 4
-"""Of a list more than so many times as large as a new one, no more counts as queued before it: they take turns."""
+"""Of a list more than so many times as large as a new one, no more counts as queued before it: they take turns. But not
+for jobs: what is left of the queue is for people."""
 
 
 class Permit:
@@ -109,7 +110,7 @@ class Admission:
             OverloadedError: There is no room for a body of this size.
         """
         share = max(self._priorities.interactive.queue_share, self._priorities.bulk.queue_share)
-        self._require_room(body_bytes, self._config.max_queue_s * share, elsewhere)
+        self._require_room(body_bytes, self._config.max_queue_s * share, elsewhere, _LARGER)
 
     @contextmanager
     def permit(self, body_bytes: int, priority: Priority, timeout_s: float, elsewhere: ReplicaLoad) -> Iterator[Permit]:
@@ -127,7 +128,8 @@ class Admission:
         """
         # What would not get its turn before its time is up is not started either.
         allowed_s = min(self._config.max_queue_s * self._priorities.of(priority).queue_share, timeout_s)
-        tokens = self._require_room(body_bytes, allowed_s, elsewhere)
+        larger = _LARGER if priority == "interactive" else math.inf  # a job can wait until the huge one is through
+        tokens = self._require_room(body_bytes, allowed_s, elsewhere, larger)
         permit = Permit(self, body_bytes, tokens)
         self._permits.add(permit)
         self._tokens += tokens
@@ -137,12 +139,12 @@ class Admission:
             self._permits.remove(permit)
             self._tokens -= permit.tokens
 
-    def _require_room(self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad) -> int:
+    def _require_room(self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad, larger: float) -> int:
         """Give the tokens that a body probably has, if so much work may be queued before it."""
         tokens = math.ceil(body_bytes * self._tokens_per_byte)
         if not (self._tokens or elsewhere.pending_tokens) or not body_bytes:
             return tokens  # whatever it takes, waiting would not make it shorter
-        before = elsewhere.pending_tokens + sum(min(one.tokens, _LARGER * tokens) for one in self._permits)
+        before = elsewhere.pending_tokens + sum(min(one.tokens, larger * tokens) for one in self._permits)
         speed = elsewhere.tokens_per_s
         too_much = self._tokens + elsewhere.pending_tokens + tokens - self._config.max_tokens_in_flight
         if speed is not None:

@@ -15,8 +15,8 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Two replicas with vLLM and the demo model."""
-    with running(tmp_path_factory.mktemp("two"), replicas=2) as service:
+    """Two replicas with vLLM and the demo model, which nothing is remembered of: every list is to be scored."""
+    with running(tmp_path_factory.mktemp("two"), replicas=2, args={"cache": {"enabled": False}}) as service:
         yield service
 
 

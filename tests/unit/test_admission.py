@@ -121,6 +121,8 @@ def test_small_list_does_not_count_all_of_a_huge_one(admission: Admission, stack
     _refusal(admission, THOUSAND_A_SECOND)
     with admission.permit(4 * 1_000, "interactive", PLENTY_S, THOUSAND_A_SECOND):
         pass
+    with pytest.raises(OverloadedError), admission.permit(4 * 1_000, "bulk", PLENTY_S, THOUSAND_A_SECOND):
+        pass
 
 
 def test_many_small_lists_count_as_what_they_are(admission: Admission, stack: ExitStack) -> None:
