@@ -88,6 +88,9 @@ class ReplicaScaling:
         speed = sum(speeds) / len(speeds)
         for_load = arriving * known / (speed * self._config.utilization)
         for_queue = pending / (speed * self._config.target_queue_s)
+        if len(reports) < target:
+            # Some are starting, and the queue is there because they are not there yet: it is no reason for yet more.
+            for_queue = min(for_queue, target)
         reason: Reason = "queue" if for_queue > for_load else "load"
         return self._settle(max(for_load, for_queue), reason, pending / speed / len(reports), target, now_s)
 

@@ -47,6 +47,15 @@ def test_backlog_adds_at_once_as_many_as_bring_it_below_the_target() -> None:
     assert (decision.replicas, decision.reason, decision.queue_s) == (6, "queue", 3)
 
 
+def test_queue_adds_no_more_while_replicas_start() -> None:
+    """A model loads for a minute, and the queue grows meanwhile; each second would order more. The load still may."""
+    scaling = ReplicaScaling(CONFIG)
+    for second, (arrived, wanted, reason) in enumerate([(0, 6, "queue"), (0, 6, "enough"), (16_000, 16, "load")]):
+        report = Report(second, 6 * SPEED + 1e5 * second, arrived, SPEED)
+        decision = scaling.decide({"a": report}, 1 if second == 0 else 6, second)
+        assert (decision.replicas, decision.reason) == (wanted, reason)
+
+
 def test_load_adds_before_a_queue_grows() -> None:
     """Replicas that are always busy have no queue yet, and any burst would make one."""
     fleet = Fleet(2)
