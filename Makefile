@@ -77,7 +77,9 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.docs --check
-	$(BIN)/python -m tools.check_serve_config serve_config.yaml
+	$(BIN)/reranker config check serve_config.yaml k8s/overlays/*/serve_config.yaml
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m tools.image check
 	$(BIN)/python -m tools.build_demo_model --check
 	$(BIN)/python -m tools.demo_quality --check
 
@@ -96,6 +98,15 @@ demo-model: $(DEV) ## write the bundled demo model's weights from their committe
 .PHONY: demo-quality
 demo-quality: $(DEV) ## rank the held-out questions with the demo model and with BM25; writes the model card's table
 	$(BIN)/python -m tools.demo_quality
+
+.PHONY: k8s
+k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod or prod-4b-tp2), and their tests
+	@tools/manifests.sh $(or $(OVERLAY),prod) > /dev/null
+	$(BIN)/pytest tests/manifests
+
+.PHONY: image-replay
+image-replay: ## run the image's install steps in a clean folder, without Docker (FLAVOUR=cpu or gpu; minutes)
+	@$(BIN)/python -m tools.image replay $(or $(FLAVOUR),cpu)
 
 .PHONY: bench
 bench: $(DEV) ## ours beside `vllm serve`: about 25 minutes (SHAPES=nano,small SYSTEMS=… ROUNDS=3 GPU=1 BENCH="--quick …")

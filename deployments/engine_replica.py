@@ -47,6 +47,7 @@ class EngineReplica:
         self._in_hand: Counter[str] = Counter()
         self._scoring: dict[tuple[str, int], asyncio.Future[EngineScores]] = {}
         self._dropped: deque[tuple[str, int]] = deque(maxlen=_MAX_DROPPED)
+        self._arrived_tokens = 0
         self._name: str = serve.get_replica_context().replica_id.unique_id
 
     async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
@@ -56,6 +57,7 @@ class EngineReplica:
             self._dropped.remove(key)
             return ShardScores(EngineScores.nothing(len(shard)), self._name, self._load(), self._model)
         self._in_hand[terms.sender] += shard.work_tokens
+        self._arrived_tokens += shard.work_tokens
         scoring = asyncio.ensure_future(self._engine.score_within(shard, terms.weight, terms.timeout_s))
         self._scoring[key] = scoring
         try:
@@ -92,6 +94,12 @@ class EngineReplica:
     def record_routing_stats(self) -> dict[str, object]:
         """Called by Serve's controller now and then, which tells every router."""
         return dataclasses.asdict(self._load()) | {"model": self._model}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`."""
+        load = self._engine.load
+        speed = load.tokens_per_s or 0.0  # Serve takes numbers only
+        return {"pending_work": load.pending_tokens, "arrived_work": self._arrived_tokens, "work_per_s": speed}
 
     def _load(self) -> ReplicaLoad:
         return dataclasses.replace(self._engine.load, in_hand=dict(+self._in_hand))

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 import os
+import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import asdict, replace
@@ -78,6 +79,10 @@ class Ingress:
         """Called by Serve; raising makes it replace this replica."""
         if not self._listener.healthy:
             raise RuntimeError("the HTTP server has ended")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`: seconds of a core used."""
+        return {"pending_work": 0.0, "arrived_work": time.process_time(), "work_per_s": 1.0}
 
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""

@@ -154,7 +154,7 @@ def require_keys(host: str, config: AccessConfig, keys: Keyring) -> None:
     Raises:
         ConfigurationError: There are no keys, the address is not the loopback, and nobody said that this is meant.
     """
-    if keys.needed or config.allow_anonymous or _is_loopback(host):
+    if keys.needed or config.allow_anonymous or is_loopback(host):
         return
     raise ConfigurationError(
         f"http_options.host is {host}, which other machines may reach, and there are no API keys. Give keys "
@@ -163,7 +163,8 @@ def require_keys(host: str, config: AccessConfig, keys: Keyring) -> None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a service at this address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -31,7 +31,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
 _POLL_S = 0.5
 IMPORT_PATH = "deployments.app:build_app"
-ENGINE_DEPLOYMENT = "EngineReplica"
+INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT = "Ingress", "EngineReplica"
 
 
 class LaunchError(ConfigurationError):
@@ -43,6 +43,7 @@ class LaunchError(ConfigurationError):
 def load(
     path: Path,
     *,
+    host: str | None = None,
     port: int | None = None,
     model: str | None = None,
     replicas: int | None = None,
@@ -52,6 +53,7 @@ def load(
 
     Args:
         path: A Serve configuration with our application in it.
+        host: Overrides `http_options.host`: the address to listen on.
         port: Overrides `http_options.port`.
         model: Overrides the model's name; a relative folder becomes an absolute one.
         replicas: A fixed number of engine replicas, instead of what is configured.
@@ -75,6 +77,8 @@ def load(
     ours = [a for a in applications or [] if isinstance(a, dict) and a.get("import_path") == IMPORT_PATH]
     if not ours:
         raise LaunchError(f"{path} has no application with import_path {IMPORT_PATH}")
+    if host is not None:
+        config.setdefault("http_options", {})["host"] = host
     if port is not None:
         config.setdefault("http_options", {})["port"] = port
     for application in ours:

@@ -20,6 +20,8 @@ class Gauge:
 
     name: str
     description: str
+    labels: tuple[str, ...] = ()
+    """Besides Ray's own, which only replicas have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,16 @@ COUNTERS = (
 )
 GAUGES = (CACHE_BYTES,)
 HISTOGRAMS = (REDIS_SECONDS,)
+
+
+SCALING_NEEDED = Gauge(
+    "reranker_scaling_needed_replicas", "Replicas that the work of this moment needs.", ("deployment",)
+)
+SCALING_WANTED = Gauge("reranker_scaling_wanted_replicas", "Replicas there are to be, before bounds.", ("deployment",))
+SCALING_QUEUE = Gauge("reranker_scaling_queue_seconds", "Expected wait for an engine.", ("deployment",))
+SCALING_REASON = Gauge(
+    "reranker_scaling_reason", "1 for the reason of the last decision, 0 for the others.", ("deployment", "reason")
+)
 
 
 class Recorder(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from reranker.config import RerankerConfig
+from reranker.config import RerankerConfig, ScalingConfig
 from reranker.errors import for_clients
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +31,11 @@ These are the `args` of the application in `serve_config.yaml`. Unknown keys and
 message that names the key. What Ray Serve itself configures (replicas, autoscaling, host and port) stays in Ray's own
 places in that file; note that Ray *replaces* a deployment's settings given there and does not merge them: with
 `ray_actor_options` in the file, the cores and the GPU that the application asks for are gone.
+
+`reranker config check FILE…` says, with line and remedy, what is wrong in such a file, Ray's part included: misspelt
+keys (Ray itself ignores them), wrong values, and settings that contradict each other. It also reads a RayService
+manifest and compares the configuration in it with the pods:
+`kubectl kustomize k8s/overlays/prod | reranker config check -`.
 
 ```yaml
 args:
@@ -60,6 +65,16 @@ place in the request: `documents[3].text`. On `/score`, `error` is an object as 
 """
 
 
+_SCALING_HEAD = """\
+## The autoscaling policy
+
+Not `args`, but `policy_kwargs` of `deployments.autoscaling:QueueTime` in the engine's `autoscaling_config`
+([scaling](scaling.md)).
+
+| key | default | meaning |
+|---|---|---|"""
+
+
 def errors_page() -> str:
     """One table row for each error that a client can be answered with."""
     rows = [f"| {one.status_code} | `{one.code}` | {(one.__doc__ or '').splitlines()[0]} |" for one in for_clients()]
@@ -76,6 +91,7 @@ def configuration_page() -> str:
         lines += [f"## `{name}`", "", (group.__doc__ or "").strip(), "", "| key | default | meaning |", "|---|---|---|"]
         lines += list(_rows(group))
         lines.append("")
+    lines += [_SCALING_HEAD, *_rows(ScalingConfig), ""]
     return "\n".join(lines)
 
 

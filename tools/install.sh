@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Make .venv and install a lock file into it: tools/install.sh cpu|gpu [dev]. Doing it twice does no harm.
+# Make .venv and install a lock file into it: tools/install.sh cpu|gpu [dev|locked]. Doing it
+# twice does no harm. `locked`: only what is locked, without this project.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 flavour=$1
-with_dev=${2:-}
+what=${2:-}
 
 say() { printf '\033[1m%s\033[0m\n' "$*"; }
 
@@ -29,7 +30,7 @@ fi
 echo "$flavour" > .venv/flavour
 
 files=("requirements/$flavour.txt")
-[ -z "$with_dev" ] || files+=(requirements/dev.txt)
+[ "$what" != dev ] || files+=(requirements/dev.txt)
 locks=("${files[@]/#/--requirement=}")
 say "Installing $(cat "${files[@]}" | grep -c '==') packages from ${files[*]} into .venv (4 GB on disk; minutes the first time)"
 # --no-deps: the lock files are complete, and leave out packages that would break torch on a CPU (tools/lock.sh).
@@ -39,5 +40,5 @@ if ! "${install[@]}" "${locks[@]}"; then
     say "Trying again with PyTorch's own index, for the CPU build of torch"
     "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu "${locks[@]}"
 fi
-"${install[@]}" --no-build-isolation --quiet --editable .
+[ "$what" = locked ] || "${install[@]}" --no-build-isolation --quiet --editable .
 say "Installed."

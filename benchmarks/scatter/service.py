@@ -29,12 +29,12 @@ class ServiceError(RuntimeError):
 class Service:
     """A running service, to be ended with `stop`. Finds its processes by descent."""
 
-    def __init__(self, config: Path, replicas: int, folder: Path, *, simulated: bool) -> None:
+    def __init__(self, config: Path, replicas: int | None, folder: Path, *, simulated: bool) -> None:
         """Start it; `wait_until_ready` waits.
 
         Args:
             config: Serve configuration.
-            replicas: Engine replicas.
+            replicas: Engine replicas. None: as many as the configuration says.
             folder: For its log.
             simulated: Simulate the engines.
         """
@@ -44,11 +44,11 @@ class Service:
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "service.log"
         program = str(Path(sys.executable).parent / "reranker")
-        command = [program, "serve", "--config", str(config), "--port", str(port), "--replicas", str(replicas)]
+        command = [program, "serve", "--config", str(config), "--port", str(port)]
+        command += ["--replicas", str(replicas)] if replicas is not None else []
+        command += ["--simulated"] if simulated else []
         with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*command, *(["--simulated"] if simulated else [])], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
-            )
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
 
     def wait_until_ready(self, replicas: int) -> None:
         """Return once so many replicas can score.

@@ -15,6 +15,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--config", type=Path, default=Path("serve_config.yaml"), help="Serve configuration (%(default)s)"
     )
+    parser.add_argument("--host", help="address to listen on, 0.0.0.0 for all; default: the configuration's")
     parser.add_argument("--port", type=int, help="HTTP port; default: the configuration's")
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
     parser.add_argument("--replicas", type=int, help="fixed number of engine replicas; default: the configuration's")
@@ -29,6 +30,7 @@ def run(parsed: argparse.Namespace) -> int:
     return launcher.run(
         launcher.load(
             parsed.config,
+            host=parsed.host,
             port=parsed.port,
             model=parsed.model,
             replicas=parsed.replicas,

@@ -15,6 +15,7 @@ from reranker.config.cache import CacheConfig, RedisConfig
 from reranker.config.engine import EngineConfig, SimulatedConfig
 from reranker.config.model import ExclusionRule, LongDocumentsConfig, ModelConfig, RulesConfig
 from reranker.config.redis_address import RedisAddress
+from reranker.config.scaling import ScalingConfig
 from reranker.config.serving import (
     AdmissionConfig,
     LimitsConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "RedisConfig",
     "RerankerConfig",
     "RulesConfig",
+    "ScalingConfig",
     "ScatterConfig",
     "SimulatedConfig",
 ]

@@ -31,8 +31,8 @@ def _write(folder: Path, **changes: object) -> Path:
 
 
 def test_overrides_replace_the_files_values(free_port: int) -> None:
-    config = load(CONFIG, port=free_port, model=str(DEMO_MODEL))
-    assert address(config) == ("127.0.0.1", free_port)
+    config = load(CONFIG, host="127.0.0.2", port=free_port, model=str(DEMO_MODEL))
+    assert address(config) == ("127.0.0.2", free_port)
     assert config["applications"][0]["args"]["model"]["name"] == str(DEMO_MODEL)
 
 

@@ -1,0 +1,231 @@
+"""Replicas that follow a load which rises, bursts and falls: our policy beside Ray's, on the same trace.
+
+python -m benchmarks.autoscaling --policy queue_time      one run: about three minutes; adds to the results
+python -m benchmarks.autoscaling --plot                   draws them
+
+Real Serve with simulated engines of 10,000 tokens a second. Replicas here start within seconds, where a GPU's take a
+minute: times are not those of a cluster, but both policies have the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.scatter.client import Answer, Client
+from benchmarks.scatter.report import ROOT, say
+from benchmarks.scatter.service import Service, configuration
+from benchmarks.scatter.workload import Lists
+from reranker.launcher import ENGINE_DEPLOYMENT
+
+RESULTS = ROOT / "benchmarks" / "results" / "autoscaling.json"
+PICTURE = ROOT / "benchmarks" / "results" / "autoscaling.svg"
+SPEED = 10_000
+"""Tokens per second of one engine."""
+DOCUMENTS, WORDS = 60, 30
+TARGET_S = 2.0
+"""The latency that 95 of 100 lists are to stay below: a queue of 1 s, and the list's own time."""
+WINDOW_S = 5
+# (from second, engines that the load keeps busy); between two of them it changes evenly.
+TRACE = [(0, 0.4), (20, 0.4), (50, 2.0), (60, 2.0), (60, 5.0), (75, 5.0), (75, 2.0), (95, 0.4), (120, 0.4)]
+BURST_S = 60
+_BOUNDS = {"min_replicas": 1, "max_replicas": 8, "metrics_interval_s": 1}
+_KEEP_S = 20
+"""In place of minutes, as the trace is short."""
+
+
+def _default(target: float, **others: float) -> dict[str, Any]:
+    return _BOUNDS | {"target_ongoing_requests": target} | others
+
+
+# Any: YAML.
+POLICIES: dict[str, dict[str, Any]] = {
+    "queue_time": _BOUNDS
+    | {
+        "policy": {
+            "policy_function": "deployments.autoscaling:QueueTime",
+            "policy_kwargs": {"target_queue_s": 1, "keep_s": _KEEP_S},
+        },
+        "look_back_period_s": 5,
+        "upscale_delay_s": 0,
+        "downscale_delay_s": 0,
+    },
+    # Ray's own numbers: a mean over 30 s, up after 30 s, down after 600 s.
+    "default": {"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
+    # As fast as ours may be, with targets to find the one that holds the latency.
+    **{
+        f"default_tuned_{target}": _default(target, look_back_period_s=5, upscale_delay_s=0, downscale_delay_s=_KEEP_S)
+        for target in (1, 2, 4)
+    },
+}
+
+
+def engines_wanted(second: float) -> float:
+    """Engines that the trace keeps busy at a moment."""
+    for (start_s, start), (end_s, end) in itertools.pairwise(TRACE):
+        if start_s <= second < end_s:
+            return start + (end - start) * (second - start_s) / (end_s - start_s)
+    return TRACE[-1][1]
+
+
+def moments(tokens_per_list: float, seed: int) -> list[float]:
+    """When lists are sent: a Poisson process of the trace's rate (by thinning)."""
+    draw = random.Random(seed)
+    most = max(engines for _, engines in TRACE) * SPEED / tokens_per_list
+    found, now_s = [], 0.0
+    while (now_s := now_s + draw.expovariate(most)) < TRACE[-1][0]:
+        if draw.random() < engines_wanted(now_s) * SPEED / tokens_per_list / most:
+            found.append(now_s)
+    return found
+
+
+def _configuration(policy: dict[str, Any]) -> dict[str, Any]:
+    args = {"engine": {"max_batch_tokens": 1_000, "simulated": {"tokens_per_s": SPEED, "seed": 1}}}
+    config = configuration(args)
+    [application] = config["applications"]
+    [engine] = [one for one in application["deployments"] if one["name"] == ENGINE_DEPLOYMENT]
+    engine["autoscaling_config"] = policy
+    return config
+
+
+async def _play(service: Service) -> tuple[list[Answer], list[tuple[float, int]], float]:
+    """Send the trace, and count the engines' processes twice a second; returns the latter with their moments."""
+    lists = Lists(seed=7)
+    bodies = [lists.body(DOCUMENTS, WORDS) for _ in range(64)]
+    async with Client(service.url, timeout_s=60) as client:
+        first = [await client.rerank(body) for body in bodies[:4]]
+        tokens = statistics.mean(one.json()["usage"]["prompt_tokens"] for one in first)
+        plan = moments(tokens, seed=11)
+        say(f"{len(plan)} lists of {tokens:.0f} tokens")
+        started_s = time.perf_counter()
+        counts: list[tuple[float, int]] = []
+
+        async def count() -> None:
+            while time.perf_counter() - started_s < TRACE[-1][0]:
+                engines = await asyncio.to_thread(service.engines)
+                counts.append((time.perf_counter() - started_s, len(engines)))
+                await asyncio.sleep(0.5)
+
+        counting = asyncio.create_task(count())
+        tasks = []
+        for moment_s, body in zip(plan, itertools.cycle(bodies)):
+            await asyncio.sleep(max(0.0, started_s + moment_s - time.perf_counter()))
+            tasks.append(asyncio.create_task(client.rerank(body)))
+        answers = list(await asyncio.gather(*tasks))
+        await counting
+    return answers, counts, started_s
+
+
+def summary(answers: list[dict[str, float]], counts: list[tuple[float, int]]) -> dict[str, Any]:
+    """The figures of a run (Any: JSON).
+
+    Args:
+        answers: `sent_s`, `took_s` and `status` of each list.
+        counts: Engines' processes at moments.
+    """
+    seconds = []
+    for second in range(WINDOW_S, TRACE[-1][0]):
+        late = [
+            one["took_s"] if one["status"] == 200 else float("inf")
+            for one in answers
+            if second - WINDOW_S <= one["sent_s"] < second
+        ]
+        seconds.append((second, sorted(late)[int(0.95 * len(late))] if late else 0.0))
+    before = max((engines for at_s, engines in counts if at_s <= BURST_S), default=1)
+    scaled_s = next((at_s for at_s, engines in counts if at_s > BURST_S and engines > before), float("inf"))
+    judged = [p95 <= TARGET_S for second, p95 in seconds if second - WINDOW_S >= scaled_s]
+    pairs = itertools.pairwise(counts)
+    everything = [p95 <= TARGET_S for _, p95 in seconds]
+    return {
+        "lists": len(answers),
+        "refused": sum(one["status"] == 429 for one in answers),
+        "failed": sum(one["status"] not in (200, 429) for one in answers),
+        "p95_s": round(statistics.quantiles([one["took_s"] for one in answers], n=20)[-1], 3),
+        "burst_first_scaled_after_s": round(scaled_s - BURST_S, 1) if judged else None,
+        "seconds_in_target_after_it": round(statistics.mean(judged), 3) if judged else None,
+        "seconds_in_target": round(statistics.mean(everything), 3),
+        "replica_seconds": round(sum((end - start) * engines for (start, engines), (end, _) in pairs), 1),
+        "most_replicas": max(engines for _, engines in counts),
+    }
+
+
+def run(name: str) -> None:
+    """Play the trace with one policy, and add what came out to the results."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "serve_config.yaml"
+        path.write_text(yaml.safe_dump(_configuration(POLICIES[name])), encoding="utf-8")
+        service = Service(path, None, Path(folder), simulated=True)
+        try:
+            service.wait_until_ready(1)
+            answers, counts, started_s = asyncio.run(_play(service))
+        finally:
+            service.stop()
+    raw = [
+        {"sent_s": round(one.sent_s - started_s, 2), "took_s": round(one.took_s, 3), "status": one.status}
+        for one in answers
+    ]
+    rounded = [(round(at_s, 1), engines) for at_s, engines in counts]
+    found = summary(raw, rounded)
+    say(f"{name}: {found}")
+    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results[name] = {"policy": POLICIES[name], "summary": found, "replicas": rounded, "answers": raw}
+    RESULTS.write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def draw() -> None:
+    """Draw load, replicas and latency of every run, one column each."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reranker", "font.size": 9}):
+        figure, rows = pyplot.subplots(
+            2, len(results), figsize=(3.6 * len(results), 5), sharex=True, sharey="row", layout="constrained"
+        )
+        for column, (name, one) in enumerate(results.items()):
+            above, below = rows[0][column], rows[1][column]
+            at_s, engines = zip(*one["replicas"], strict=True)
+            above.step(at_s, engines, where="post", color="#1f6fb4", label="replicas")
+            load = [engines_wanted(second) for second in range(TRACE[-1][0])]
+            above.plot(load, color="#999999", linestyle="--", label="load, in replicas")
+            above.set_title(f"{name}\n{one['summary']['replica_seconds']:.0f} replica-seconds", fontsize=9)
+            answered = [each for each in one["answers"] if each["status"] == 200]
+            refused = [each["sent_s"] for each in one["answers"] if each["status"] != 200]
+            below.plot([each["sent_s"] for each in answered], [each["took_s"] for each in answered], ".", markersize=2)
+            below.plot(refused, [0] * len(refused), "x", color="#c03030", markersize=4, label="refused (429)")
+            below.axhline(TARGET_S, color="#c03030", linewidth=0.8)
+            below.set_xlabel("seconds")
+        rows[0][0].legend(frameon=False)
+        rows[1][0].legend(frameon=False)
+        rows[0][0].set_ylabel("replicas")
+        rows[1][0].set_ylabel("latency of a list, s")
+        figure.savefig(PICTURE, metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def main() -> None:
+    """Run one policy, or draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", choices=POLICIES)
+    parser.add_argument("--plot", action="store_true")
+    parsed = parser.parse_args()
+    if parsed.policy:
+        run(parsed.policy)
+    if parsed.plot:
+        draw()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Run the fleet simulation: python -m benchmarks.fleet [--only placement scaling failures router].
+
+One process, no cluster, a few minutes; writes benchmarks/results/fleet.json and prints its tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.fleet.simulation import SPEED, Fleet, Strategy
+from benchmarks.scatter.report import ROOT, say
+from reranker.config import PlanningConfig, ScalingConfig
+from reranker.placement import LoadBoard, Route
+from reranker.planning import plan
+from reranker.scaling import ReplicaScaling
+
+RESULTS = ROOT / "benchmarks" / "results" / "fleet.json"
+SIZES = (10, 100, 1_000)
+SHARES = (0.70, 0.25, 0.05)
+"""How many lists are of which size."""
+MEAN_TOKENS = 200
+LATE_S = 5.0
+"""Of queue the service refuses lists; there is no refusal here, so this is what it would refuse, about."""
+PRICE_PER_HOUR = 0.80
+"""Dollars for an L4. An assumption; cost goes with it in proportion."""
+STRATEGIES = {
+    "ours": Strategy(),
+    "ours, first come first served": Strategy(fair=False),
+    "split, two choices": Strategy("two choices"),
+    "split, round robin": Strategy("round robin"),
+    "split, random": Strategy("random"),
+    "whole lists, two choices": Strategy("two choices", split=False, fair=False),
+    "whole lists, round robin": Strategy("round robin", split=False, fair=False),
+    "whole lists, random": Strategy("random", split=False, fair=False),
+}
+_TOKENS_PER_LIST = MEAN_TOKENS * sum(size * share for size, share in zip(SIZES, SHARES, strict=True))
+
+
+def traffic(fleet: Fleet, rate: Callable[[float], float], until_s: float, seed: int) -> None:
+    """Send lists at random moments.
+
+    Args:
+        fleet: Where to.
+        rate: Engines' worth of work that arrives at a moment.
+        until_s: When it ends.
+        seed: Of the draws; the same for every strategy.
+    """
+    draw = random.Random(seed)
+
+    def one() -> None:
+        size = draw.choices(SIZES, SHARES)[0]
+        fleet.send([max(20, int(draw.lognormvariate(math.log(MEAN_TOKENS) - 0.18, 0.6))) for _ in range(size)])
+        after()
+
+    def after() -> None:
+        moment_s = fleet.now_s + draw.expovariate(max(1e-6, rate(fleet.now_s)) * SPEED / _TOKENS_PER_LIST)
+        if moment_s < until_s:
+            fleet.at(moment_s, one)
+
+    after()
+
+
+def latencies(fleet: Fleet, warm_s: float = 0.0) -> dict[str, Any]:  # Any: JSON
+    """p50 and p99 by list size, in ms, of the lists that came after the start."""
+    found: dict[str, Any] = {}
+    for size in SIZES:
+        took = [
+            (one.done_s - one.arrived_s) * 1e3
+            for one in fleet.done
+            if one.done_s is not None and len(one.pair_tokens) == size and one.arrived_s >= warm_s
+        ]
+        if len(took) > 1:
+            cuts = statistics.quantiles(took, n=100)
+            found[str(size)] = {"lists": len(took), "p50_ms": round(cuts[49]), "p99_ms": round(cuts[98])}
+    late = [one for one in fleet.done if one.done_s is not None and one.done_s - one.arrived_s > LATE_S]
+    pairs = sum(len(one.pair_tokens) for one in fleet.done)
+    hours = fleet.replica_s / 3_600
+    cost = round(hours * PRICE_PER_HOUR / pairs * 1e6, 2) if pairs else None
+    return {
+        "by_size": found,
+        "late_share": round(len(late) / len(fleet.done), 4),
+        "gpu_hours": round(hours, 3),
+        "dollars_per_million_pairs": cost,
+    }
+
+
+def placement() -> dict[str, Any]:
+    """The same lists at 70 % load, by strategy and number of replicas."""
+    found: dict[str, Any] = {}
+    for replicas, seconds in ((1, 600.0), (8, 300.0), (64, 60.0), (256, 10.0), (1_000, 1.5)):
+        found[str(replicas)] = {}
+        for name, strategy in STRATEGIES.items():
+            started_s = time.perf_counter()
+            fleet = Fleet(replicas, strategy, ingresses=max(2, replicas // 16))
+            load = 0.7 * replicas
+            traffic(fleet, lambda _, load=load: load, seconds, seed=3)  # type: ignore[misc]
+            fleet.run(seconds * 3)
+            found[str(replicas)][name] = latencies(fleet, warm_s=seconds * 0.1)["by_size"]
+            said = {size: (one["p50_ms"], one["p99_ms"]) for size, one in found[str(replicas)][name].items()}
+            say(f"{replicas} replicas, {name}: {said} ({time.perf_counter() - started_s:.0f} s)")
+    return found
+
+
+def _day(now_s: float) -> float:
+    """A day in 30 minutes: from 2 engines' worth at night to 14 by day, and two bursts of three times as much."""
+    curve = 8 - 6 * math.cos(2 * math.pi * now_s / 1_800)
+    return curve * (3 if 500 <= now_s < 540 or 1_300 <= now_s < 1_340 else 1)
+
+
+def scaling() -> dict[str, Any]:
+    """A day with bursts: our policy, Ray's rule, and fixed numbers of replicas; a model loads for 60 s."""
+    until_s, load_s, bounds = 1_800.0, 60.0, (2, 64)
+    found: dict[str, Any] = {}
+
+    def by_ours(keep_s: float) -> Callable[[Fleet], None]:
+        config = ScalingConfig(target_queue_s=1, keep_s=keep_s)
+        return lambda fleet: fleet.autoscale(ReplicaScaling(config), bounds, load_s)
+
+    def by_count(target: float) -> Callable[[Fleet], None]:
+        return lambda fleet: fleet.autoscale_by_count(target, bounds, load_s)
+
+    ways: dict[str, tuple[int, Callable[[Fleet], None] | None]] = {
+        "ours, keep_s 180": (4, by_ours(180)),
+        "ours, keep_s 60": (4, by_ours(60)),
+        "Ray's rule, 2 shards": (4, by_count(2)),
+        "Ray's rule, 4 shards": (4, by_count(4)),
+        "Ray's rule, 8 shards": (4, by_count(8)),
+        "16 replicas": (16, None),
+        "32 replicas": (32, None),
+    }
+    for name, (replicas, scale) in ways.items():
+        fleet = Fleet(replicas, Strategy(), ingresses=2)
+        traffic(fleet, _day, until_s, seed=5)
+        if scale is not None:
+            scale(fleet)
+        fleet.run(until_s)
+        found[name] = latencies(fleet)
+        say(f"{name}: {found[name]}")
+    return found
+
+
+def failures() -> dict[str, Any]:
+    """Twenty-two replicas; each 10 s one dies, and its successor loads for 60 s, so that sixteen are left, at 60 %."""
+    found: dict[str, Any] = {}
+    for name, every_s in (("none dies", math.inf), ("one dies each 10 s", 10.0)):
+        fleet = Fleet(22, Strategy())
+        traffic(fleet, lambda _: 9.6, 120, seed=9)
+        moment_s = every_s
+        while moment_s < 120:
+            fleet.at(moment_s, fleet.kill_one)
+            fleet.at(moment_s, lambda fleet=fleet: fleet.start(60.0))  # type: ignore[misc]
+            moment_s += every_s
+        fleet.run(200)
+        found[name] = latencies(fleet)["by_size"]
+        say(f"{name}: {found[name]}")
+    return found
+
+
+def router() -> dict[str, Any]:
+    """Real time, not simulated: what planning and placing one list cost an ingress, by the number of replicas."""
+    found: dict[str, Any] = {}
+    pairs = [MEAN_TOKENS] * 100
+    for replicas in (10, 100, 1_000):
+        names = [f"replica-{number}" for number in range(replicas)]
+        board = LoadBoard(seed=1)
+        board.set_live(names)
+        took_ms = []
+        for _ in range(30):
+            started_s = time.perf_counter()
+            shards = plan(pairs, board.loads(), PlanningConfig())
+            route_of = Counter[str]()
+            for indices in shards:
+                with board.shard(Route(route_of), len(indices) * MEAN_TOKENS) as assignment:
+                    board.choose(assignment.number, names)
+            took_ms.append((time.perf_counter() - started_s) * 1e3)
+        found[str(replicas)] = {"ms_per_list": round(statistics.median(took_ms), 2), "shards": len(shards)}
+        say(f"{replicas} replicas: {found[str(replicas)]}")
+    return found
+
+
+EXPERIMENTS = {"placement": placement, "scaling": scaling, "failures": failures, "router": router}
+
+
+def main() -> None:
+    """Run experiments, and write what they found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for name in parser.parse_args().only:
+        results[name] = EXPERIMENTS[name]()
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

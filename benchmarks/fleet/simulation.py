@@ -1,0 +1,325 @@
+"""The imagined fleet: engines that compute in steps, ingresses that cut and place lists, failures, model loads.
+
+What decides is the service's own code, imported: `planning.plan`, `placement.LoadBoard`, `engine.fairness.FairQueue`,
+`scaling.ReplicaScaling`. What is imagined is time: an engine's step, a hop, a model's load.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from reranker.config import PlanningConfig, PrioritiesConfig
+from reranker.engine.fairness import FairQueue, Turn
+from reranker.placement import Assignment, LoadBoard, Route
+from reranker.planning import plan
+from reranker.scaling import ReplicaScaling, Report
+from reranker.types import ReplicaLoad
+
+SPEED = 40_000.0
+"""Tokens a second, of the order of a 0.6B model on an L4."""
+STEP_TOKENS, STEP_S = 2_000, 0.005
+HOP_S = 0.003
+_PLANNING = PlanningConfig()
+_WEIGHT = PrioritiesConfig().interactive.weight
+
+
+@dataclass(slots=True, eq=False)
+class RankedList:
+    """A list on its way."""
+
+    arrived_s: float
+    pair_tokens: Sequence[int]
+    done_s: float | None = None
+    left: int = 0
+    """Shards without an answer."""
+
+
+@dataclass(slots=True, eq=False)
+class ShardOnItsWay:
+    """A shard: its list, its pairs, and the books on it."""
+
+    of: RankedList
+    costs: Sequence[int]
+    route: Route
+    ingress: int
+    left: int = 0
+    books: AbstractContextManager[Assignment] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Its work."""
+        return sum(self.costs)
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """An engine that steps."""
+
+    name: str
+    queue: FairQueue[ShardOnItsWay]
+    shards: set[ShardOnItsWay] = field(default_factory=set)
+    in_hand: Counter[str] = field(default_factory=Counter)
+    pending: int = 0
+    arrived: int = 0
+    stepping: bool = False
+    dead: bool = False
+    leaving: bool = False
+
+    def load(self) -> ReplicaLoad:
+        """What it says with every answer."""
+        return ReplicaLoad(self.pending, SPEED, dict(+self.in_hand))
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How lists get to replicas."""
+
+    placement: str = "ours"
+    """"ours", "random", "two choices" (the emptier of two, by shards), "round robin"."""
+    split: bool = True
+    """Cut lists; False: a whole list to one replica, as a load balancer does."""
+    fair: bool = True
+    """Pairs by turns; False: first come, first served."""
+
+
+class Fleet:
+    """The simulation. Drive it with `at` and `run`."""
+
+    def __init__(self, replicas: int, strategy: Strategy, ingresses: int = 2, seed: int = 1) -> None:
+        """Start with so many idle replicas."""
+        self.now_s = 0.0
+        self.strategy = strategy
+        self.random = random.Random(seed)
+        self.done: list[RankedList] = []
+        self.replica_s = 0.0
+        """Seconds that replicas existed, those that load their model included."""
+        self.loading = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._boards = [LoadBoard(lambda: self.now_s, seed + number) for number in range(ingresses)]
+        self._ongoing = [Counter[str]() for _ in range(ingresses)]
+        self._turns = [self.random.randrange(1_000) for _ in range(ingresses)]
+        self.live: dict[str, Replica] = {}
+        self._names: list[str] = []
+        self._waiting: deque[ShardOnItsWay] = deque()
+        for _ in range(replicas):
+            self._add()
+        self.at(1.0, self._tell_all)
+
+    def at(self, time_s: float, what: Callable[[], None]) -> None:
+        """Do something at a moment."""
+        heapq.heappush(self._events, (time_s, next(self._numbers), what))
+
+    def run(self, until_s: float) -> None:
+        """Let time pass."""
+        while self._events and self._events[0][0] <= until_s:
+            time_s, _, what = heapq.heappop(self._events)
+            self._pass(time_s)
+            what()
+        self._pass(until_s)
+
+    def _pass(self, time_s: float) -> None:
+        self.replica_s += (time_s - self.now_s) * (len(self.live) + self.loading)
+        self.now_s = time_s
+
+    # ------------------------------------------------------------------ lists
+
+    def send(self, pair_tokens: Sequence[int]) -> None:
+        """A list arrives at one of the ingresses."""
+        ranked = RankedList(self.now_s, pair_tokens)
+        ingress = self.random.randrange(len(self._boards))
+        loads = self._boards[ingress].loads() or [0]
+        whole = [tuple(range(len(pair_tokens)))]
+        shards = plan(pair_tokens, loads, _PLANNING) if self.strategy.split else whole
+        ranked.left = len(shards)
+        used = Counter[str]()
+        for indices in shards:
+            costs = [pair_tokens[index] for index in indices]
+            self._place(ShardOnItsWay(ranked, costs, Route(used), ingress))
+
+    def _place(self, shard: ShardOnItsWay) -> None:
+        if not self._names:
+            self._waiting.append(shard)
+            return
+        board = self._boards[shard.ingress]
+        shard.books = board.shard(shard.route, shard.tokens)
+        number = shard.books.__enter__().number
+        name = self._choose(shard, board, number)
+        self._ongoing[shard.ingress][name] += 1
+        self.at(self.now_s + HOP_S, lambda: self._arrive(shard, name))
+
+    def _choose(self, shard: ShardOnItsWay, board: LoadBoard, number: int) -> str:
+        placement = self.strategy.placement
+        if placement == "ours":
+            return board.choose(number, self._names)
+        if placement == "round robin":
+            self._turns[shard.ingress] += 1
+            return self._names[self._turns[shard.ingress] % len(self._names)]
+        if placement == "random":
+            return self.random.choice(self._names)
+        pair = self.random.sample(self._names, min(2, len(self._names)))
+        return min(pair, key=lambda name: self._ongoing[shard.ingress][name])
+
+    def _arrive(self, shard: ShardOnItsWay, name: str) -> None:
+        replica = self.live.get(name)
+        if replica is None:
+            self._again(shard, name)
+            return
+        shard.left = len(shard.costs)
+        replica.shards.add(shard)
+        replica.pending += shard.tokens
+        replica.arrived += shard.tokens
+        replica.in_hand[self._boards[shard.ingress].name] += shard.tokens
+        replica.queue.push(shard, shard.costs, _WEIGHT)
+        if not replica.stepping:
+            self._step(replica)
+
+    def _again(self, shard: ShardOnItsWay, name: str) -> None:
+        self._close(shard, name)
+        self._place(shard)
+
+    def _close(self, shard: ShardOnItsWay, name: str) -> None:
+        self._ongoing[shard.ingress][name] -= 1
+        if shard.books is not None:
+            shard.books.__exit__(None, None, None)
+            shard.books = None
+
+    # ---------------------------------------------------------------- engines
+
+    def _step(self, replica: Replica) -> None:
+        batch: list[Turn[ShardOnItsWay]] = []
+        tokens = 0
+        while tokens < STEP_TOKENS and (turn := replica.queue.pop()) is not None:
+            batch.append(turn)
+            tokens += turn.cost
+        replica.stepping = bool(batch)
+        if batch:
+            took_s = STEP_S + tokens / SPEED
+            self.at(self.now_s + took_s, lambda: self._stepped(replica, batch))
+        elif replica.leaving and not replica.shards:
+            self._remove(replica)
+
+    def _stepped(self, replica: Replica, batch: list[Turn[ShardOnItsWay]]) -> None:
+        if replica.dead:
+            return
+        for turn in batch:
+            shard = turn.flow
+            replica.pending -= turn.cost
+            shard.left -= 1
+            if not shard.left:
+                replica.shards.discard(shard)
+                replica.in_hand[self._boards[shard.ingress].name] -= shard.tokens
+                self.at(self.now_s + HOP_S, lambda shard=shard: self._answered(shard, replica))  # type: ignore[misc]
+        self._step(replica)
+
+    def _answered(self, shard: ShardOnItsWay, replica: Replica) -> None:
+        self._boards[shard.ingress].hear(replica.name, replica.load())
+        self._close(shard, replica.name)
+        shard.of.left -= 1
+        if not shard.of.left:
+            shard.of.done_s = self.now_s
+            self.done.append(shard.of)
+
+    # ------------------------------------------------------- replicas come, go
+
+    def _tell_all(self) -> None:
+        for replica in self.live.values():
+            for board in self._boards:
+                board.hear(replica.name, replica.load())
+        self.at(self.now_s + 1, self._tell_all)
+
+    def _add(self) -> None:
+        name = f"replica-{next(self._numbers)}"
+        self.live[name] = Replica(name, FairQueue(by_arrival=not self.strategy.fair))
+        self._update()
+
+    def start(self, load_s: float) -> None:
+        """Start a replica, which loads its model first."""
+        self.loading += 1
+
+        def ready() -> None:
+            self.loading -= 1
+            self._add()
+
+        self.at(self.now_s + load_s, ready)
+
+    def stop_one(self) -> None:
+        """Let the least loaded replica finish what it has, and go."""
+        staying = [replica for replica in self.live.values() if not replica.leaving]
+        if staying:
+            replica = min(staying, key=lambda one: one.pending)
+            replica.leaving = True
+            self._update()
+            if not replica.stepping and not replica.shards:
+                self._remove(replica)
+
+    def kill_one(self) -> None:
+        """A replica dies; its shards are sent again."""
+        if self.live:
+            replica = self.live[self.random.choice(list(self.live))]
+            replica.dead = True
+            self._remove(replica)
+            for shard in list(replica.shards):
+                self._again(shard, replica.name)
+
+    def _remove(self, replica: Replica) -> None:
+        self.live.pop(replica.name, None)
+        self._update()
+
+    def _update(self) -> None:
+        self._names = [name for name, replica in self.live.items() if not replica.leaving]
+        for board in self._boards:
+            board.set_live(self._names)
+        while self._names and self._waiting:
+            self._place(self._waiting.popleft())
+
+    # ---------------------------------------------------------------- scaling
+
+    def reports(self) -> dict[str, Report | None]:
+        """What running replicas say to the policy."""
+        return {
+            name: Report(self.now_s, self.live[name].pending, self.live[name].arrived, SPEED) for name in self._names
+        }
+
+    def scale(self, wanted: int, load_s: float) -> None:
+        """Have so many replicas, those that load included."""
+        have = len(self._names) + self.loading
+        for _ in range(wanted - have):
+            self.start(load_s)
+        for _ in range(have - wanted):
+            self.stop_one()
+
+    def autoscale(self, scaling: ReplicaScaling, bounds: tuple[int, int], load_s: float) -> None:
+        """Decide now, and each second from now on."""
+        target = len(self._names) + self.loading
+        decision = scaling.decide(self.reports(), target, self.now_s)
+        self.scale(min(max(decision.replicas, bounds[0]), bounds[1]), load_s)
+        self.at(self.now_s + 1, lambda: self.autoscale(scaling, bounds, load_s))
+
+    def autoscale_by_count(self, per_replica: float, bounds: tuple[int, int], load_s: float) -> None:
+        """Ray's default rule: the mean number of shards over 30 s, up after 30 s, down after 600 s of wanting it.
+
+        Written again, as Ray's own reads the wall clock (ray/serve/autoscaling_policy.py, 2.60).
+        """
+        counts: deque[int] = deque(maxlen=30)
+        since: dict[str, float] = {}
+
+        def decide() -> None:
+            counts.append(sum(len(replica.shards) for replica in self.live.values()))
+            target = len(self._names) + self.loading
+            wanted = min(max(-(-sum(counts) // int(len(counts) * per_replica)), bounds[0]), bounds[1])
+            direction = "up" if wanted > target else "down" if wanted < target else ""
+            for other in {"up", "down"} - {direction}:
+                since.pop(other, None)
+            if direction and self.now_s - since.setdefault(direction, self.now_s) >= (30 if direction == "up" else 600):
+                since.pop(direction)
+                self.scale(wanted, load_s)
+            self.at(self.now_s + 1, decide)
+
+        decide()

@@ -1,0 +1,101 @@
+"""Check Serve configurations, alone or inside a RayService manifest, more strictly than Ray does.
+
+Ray ignores keys it does not know and takes settings that contradict each other: a misspelt limit is no limit, and is
+found out under load. Nothing is started here and nothing is loaded but the modules that a configuration names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from deployments.checks import manifest, rules, schema
+from deployments.checks.finding import Finding
+from reranker.marked_yaml import Marked, read_all, shown
+
+_SERVE_CONFIG = ("spec", "serveConfigV2")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in one text."""
+
+    configurations: int
+    """Serve configurations in it."""
+    findings: tuple[str, ...]
+    """`line: place: problem. remedy`, in the order of the lines."""
+
+
+def check(text: str) -> Report:
+    """Check every Serve configuration in a YAML text: documents that are one, and RayService manifests."""
+    configurations = 0
+    found: list[tuple[int, str]] = []
+    try:
+        for document in read_all(text):
+            config = _configuration(document)
+            if isinstance(config, Finding):
+                found.append(_at(document, config))
+            elif config is not None:
+                configurations += 1
+                found += [_at(config, finding) for finding in _repeated(config)]
+                broken = list(schema.problems(config.value))
+                found += [_at(config, finding) for finding in broken]
+                # What is of a wrong form has no meaning that could contradict another; one thing after the other.
+                if not any(finding.breaks for finding in broken):
+                    found += _contradictions(document, config)
+            if config is not document:
+                found += [_at(document, finding) for finding in _repeated(document)]
+    except yaml.YAMLError as error:
+        found.append(_not_yaml(error))
+    if not configurations and not found:
+        remedy = "Give a file with `applications:`, or a RayService with `spec.serveConfigV2`"
+        found.append((1, f"there is no Serve configuration in it. {remedy}"))
+    return Report(configurations, tuple(f"{line}: {said}" for line, said in sorted(set(found))))
+
+
+def _configuration(document: Marked) -> Marked | Finding | None:
+    """The Serve configuration that a document is or holds."""
+    value = document.value
+    if not isinstance(value, dict):
+        return None
+    if "kind" not in value or "apiVersion" not in value:
+        return document
+    if value["kind"] != "RayService":
+        return None
+    spec = value.get("spec")
+    text = spec.get("serveConfigV2") if isinstance(spec, dict) else None
+    if not isinstance(text, str):
+        return Finding(_SERVE_CONFIG, "a RayService needs it", "Give the Serve configuration as a text: `|`")
+    inner = list(read_all(text, document.texts.get(_SERVE_CONFIG, document.line(_SERVE_CONFIG))))
+    if len(inner) != 1 or not isinstance(inner[0].value, dict):
+        return Finding(_SERVE_CONFIG, "is no Serve configuration", "It must be one YAML mapping with `applications:`")
+    return inner[0]
+
+
+def _contradictions(document: Marked, config: Marked) -> Iterator[tuple[int, str]]:
+    if config is document:
+        yield from (_at(config, finding) for finding in rules.problems(config.value, frozenset(os.environ)))
+        return
+    variables = manifest.environment(document.value)
+    yield from (_at(config, finding) for finding in rules.problems(config.value, variables))
+    yield from (_at(document, finding) for finding in manifest.problems(document.value, config.value))
+
+
+def _repeated(document: Marked) -> Iterator[Finding]:
+    for one in document.repeated:
+        yield Finding(one.path, f"is given twice, first on line {one.first_line}", "Only the last counts; remove one")
+
+
+def _at(document: Marked, finding: Finding) -> tuple[int, str]:
+    place = shown(finding.path)
+    return document.line(finding.path), f"{place}: {finding.problem}. {finding.remedy}"
+
+
+def _not_yaml(error: yaml.YAMLError) -> tuple[int, str]:
+    mark: Any = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "it cannot be read"
+    return (mark.line + 1 if mark else 1), f"this is not YAML: {problem}. Look at indentation, colons and quotes"

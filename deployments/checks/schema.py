@@ -1,0 +1,160 @@
+"""The form of a Serve configuration: Ray's whole schema, strictly, and our own arguments."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import types
+import typing
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from deployments.checks.finding import Finding
+from reranker.config import RerankerConfig
+from reranker.launcher import IMPORT_PATH
+from reranker.marked_yaml import Path
+
+# A YAML document has every type, and so has an annotation: hence the Any in this file.
+_UNKNOWN = "extra_forbidden"  # pydantic's word for it; we say it ourselves, with what was perhaps meant
+
+
+def problems(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Say what is misspelt, of a wrong type, missing, refused by Ray, or cannot be imported."""
+    yield from _unknown_keys(config, ServeDeploySchema, ())
+    yield from _refused(config, ServeDeploySchema, ())
+    applications = config.get("applications")
+    for place, application in enumerate(applications if isinstance(applications, list) else ()):
+        if isinstance(application, dict):
+            yield from _application(application, ("applications", place))
+
+
+def _application(application: Mapping[str, Any], path: Path) -> Iterator[Finding]:
+    target = application.get("import_path")
+    if isinstance(target, str):
+        yield from _not_importable(target, (*path, "import_path"))
+    if target == IMPORT_PATH:
+        arguments = application.get("args") or {}
+        yield from _unknown_keys(arguments, RerankerConfig, (*path, "args"))
+        yield from _refused(arguments, RerankerConfig, (*path, "args"))
+
+
+def _not_importable(target: str, path: Path) -> Iterator[Finding]:
+    module, _, name = target.replace(":", ".").rpartition(".")
+    try:
+        if not hasattr(importlib.import_module(module), name):
+            near = difflib.get_close_matches(name, dir(importlib.import_module(module)), 1)
+            meant = f"Did you mean {module}:{near[0]}?" if near else f"Ours is {IMPORT_PATH}"
+            yield Finding(path, f"{module} has no {name}", meant)
+    except (ImportError, ValueError) as error:
+        yield Finding(path, f"cannot be imported: {error}", f"Ours is {IMPORT_PATH}; others must be installed here")
+
+
+def _unknown_keys(value: Any, schema: Any, path: Path) -> Iterator[Finding]:
+    """Walk a document and its schema side by side; free-form dictionaries have no schema and end the walk."""
+    models = _models(schema)
+    if isinstance(value, list):
+        items = [typing.get_args(one)[0] for one in _members(schema) if typing.get_args(one)]
+        for place, element in enumerate(value):
+            yield from _unknown_keys(element, items[0] if items else None, (*path, place))
+    elif isinstance(value, dict) and models:
+        fields = {name: field for model in models for name, field in model.model_fields.items()}
+        for key, element in value.items():
+            if key in fields:
+                yield from _unknown_keys(element, fields[key].annotation, (*path, key))
+            else:
+                yield Finding(
+                    (*path, key), "unknown key; it would be ignored", _meant(str(key), list(fields)), breaks=True
+                )
+
+
+def _meant(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, 1, cutoff=0.75)
+    if near:
+        return f"Did you mean {near[0]}?"
+    places = [f"`{place}`" for place, names in _places() if key in names]
+    if places:
+        return f"It belongs into {' or '.join(places)}"
+    return f"Known here: {', '.join(sorted(known))}"
+
+
+def _places() -> Iterator[tuple[str, set[str]]]:
+    """Every group of settings and its keys, to say where a misplaced key belongs."""
+    pending: list[tuple[str, type[BaseModel]]] = [("the top level", ServeDeploySchema), ("args", RerankerConfig)]
+    for place, model in pending:  # it grows on the way; the schemas are trees
+        yield place, set(model.model_fields)
+        for name, field in model.model_fields.items():
+            inner = [one for member in _members(field.annotation) for one in (member, *typing.get_args(member))]
+            pending += [(name, one) for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
+
+
+def _refused(value: Any, model: type[BaseModel], path: Path) -> Iterator[Finding]:
+    """What a model itself refuses; and, where it would take any dictionary, the model that stands beside it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's deprecations
+            model.model_validate(value)
+    except ValidationError as error:
+        said: dict[Path, list[str]] = {}  # of a value that may have several types, each says what it wants
+        for problem in error.errors(include_url=False):
+            if problem["type"] != _UNKNOWN:
+                message = problem["msg"].removeprefix("Value error, ").rstrip(".!")
+                said.setdefault(_place(value, problem["loc"]), []).append(message)
+        for place, messages in said.items():
+            yield Finding((*path, *place), "; or: ".join(messages), _remedy(model, place, value), breaks=True)
+        return
+    except (ImportError, AttributeError, ValueError) as error:  # classes that are named are imported
+        yield Finding(path, f"cannot be imported: {error}", "Give it as module:name of something installed", True)
+        return
+    yield from _loosely_typed(value, model, path)
+
+
+def _loosely_typed(value: Any, model: type[BaseModel], path: Path) -> Iterator[Finding]:
+    for name, field in model.model_fields.items() if isinstance(value, dict) else ():
+        given = value.get(name)
+        for one in _members(field.annotation):
+            if isinstance(one, type) and issubclass(one, BaseModel) and isinstance(given, dict):
+                yield from _refused(given, one, (*path, name))
+            inner = typing.get_args(one)
+            if typing.get_origin(one) is list and isinstance(given, list):
+                for place, item in enumerate(given):
+                    for each in _models(inner[0]):
+                        yield from _refused(item, each, (*path, name, place))
+
+
+def _place(value: Any, location: Path) -> Path:
+    """A validator's location without the types it tried; a key that is missing stays."""
+    place: Path = ()
+    for number, step in enumerate(location):
+        if isinstance(value, dict) and (step in value or number == len(location) - 1):
+            place, value = (*place, step), value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            place, value = (*place, step), value[step]
+    return place
+
+
+def _remedy(model: type[BaseModel], place: Path, value: Any) -> str:
+    models, meaning = [model], ""
+    for step in place:
+        fields = [one.model_fields[step] for one in models if isinstance(step, str) and step in one.model_fields]
+        value = value[step] if isinstance(step, int) else value.get(step)
+        if fields:
+            meaning = fields[0].description or ""
+            annotation = fields[0].annotation
+            models = [each for part in (annotation, *typing.get_args(annotation)) for each in _models(part)]
+    if isinstance(value, dict):  # not one value is wrong: several do not go together
+        return "The settings do not go together: change one of them"
+    first = " ".join(meaning.split()).split(". ")[0].rstrip(".")
+    return f"Its meaning: {first}" if first else "See docs/configuration.md"
+
+
+def _models(schema: Any) -> list[type[BaseModel]]:
+    return [one for one in _members(schema) if isinstance(one, type) and issubclass(one, BaseModel)]
+
+
+def _members(schema: Any) -> tuple[Any, ...]:
+    origin = typing.get_origin(schema)
+    return typing.get_args(schema) if origin in (typing.Union, types.UnionType) else (schema,)

@@ -1,0 +1,1 @@
+"""Tests of the Kubernetes manifests; they need kubectl and no cluster."""

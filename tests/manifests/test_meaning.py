@@ -1,0 +1,144 @@
+"""What no schema knows: that selectors select, that names meet, that times fit, that nothing runs as root."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from reranker.metrics import COUNTERS, SCALING_NEEDED, SCALING_QUEUE, SCALING_REASON, SCALING_WANTED
+from tests.manifests.conftest import ROOT, objects, pod_templates, ray_service
+
+
+def _selectors(value: Any) -> list[dict[str, Any]]:
+    """Every selector of pods that an object has."""
+    found = []
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key in ("selector", "podSelector", "labelSelector") and part:
+                part = part if {"matchLabels", "matchExpressions"} & set(part) else {"matchLabels": part}  # a Service's
+                found.append(part)
+            found += _selectors(part)
+    elif isinstance(value, list):
+        for part in value:
+            found += _selectors(part)
+    return found
+
+
+def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    wanted = all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+    expressions = selector.get("matchExpressions", [])
+    return wanted and all(
+        one["key"] in labels and (one["operator"] == "Exists" or labels[one["key"]] in one["values"])
+        for one in expressions
+    )
+
+
+def test_every_selector_selects_pods_of_ours(overlay: str) -> None:
+    """A policy or a budget for no pod is valid, and does nothing."""
+    labels = [template["metadata"]["labels"] for template in pod_templates(overlay)]
+    elsewhere = {"kuberay-operator", "kube-dns"}
+    for thing in objects(overlay):
+        for selector in _selectors(thing.get("spec", {})):
+            if not elsewhere & set(selector.get("matchLabels", {}).values()):
+                assert any(_matches(selector, one) for one in labels), (thing["metadata"]["name"], selector)
+
+
+def test_every_container_is_locked_down(overlay: str) -> None:
+    templates = pod_templates(overlay)
+    for template in templates:
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    contexts = [
+        container["securityContext"]
+        for template in templates
+        for container in template["spec"]["containers"] + template["spec"].get("initContainers", [])
+    ]
+    contexts.append(ray_service(overlay)["spec"]["rayClusterConfig"]["autoscalerOptions"]["securityContext"])
+    for context in contexts:
+        assert context["readOnlyRootFilesystem"]
+        assert not context["allowPrivilegeEscalation"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_every_container_has_its_resources_and_memory_is_not_overbooked(overlay: str) -> None:
+    """KubeRay tells Ray the limits; a request below them would let the node run out of memory."""
+    for template in pod_templates(overlay):
+        for container in template["spec"]["containers"]:
+            resources = container["resources"]
+            assert resources["requests"]["cpu"]
+            assert resources["requests"]["memory"] == resources["limits"]["memory"]
+
+
+def test_pod_is_killed_after_its_drain_and_the_drain_is_longer_than_a_request(overlay: str) -> None:
+    longest_s = 120  # args.limits.timeout_s; `reranker config check` compares it with the rest
+    for template in pod_templates(overlay)[1:]:
+        [container] = template["spec"]["containers"]
+        *_, drain_s = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert longest_s < int(drain_s) < template["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_workers_offer_the_engine_the_model_that_they_copy(overlay: str) -> None:
+    """The init container's model and args.model.name are two places for one thing."""
+    config = yaml.safe_load(ray_service(overlay)["spec"]["serveConfigV2"])
+    [copying] = pod_templates(overlay)[2]["spec"]["initContainers"]
+    assert config["applications"][0]["args"]["model"]["name"] == f"/models/{copying['env'][0]['value']}"
+
+
+def test_gateway_leads_to_the_ingress_pods(overlay: str) -> None:
+    [route] = [one for one in objects(overlay) if one["kind"] == "HTTPRoute"]
+    [rule] = route["spec"]["rules"]
+    [service] = [one for one in objects(overlay) if one["kind"] == "Service"]
+    assert rule["backendRefs"] == [{"name": service["metadata"]["name"], "port": service["spec"]["ports"][0]["port"]}]
+    removed = rule["filters"][0]["requestHeaderModifier"]["remove"]
+    assert set(removed) == {"x-request-timeout-seconds", "x-request-disconnect-disabled"}
+
+
+def test_monitored_ports_are_ports_of_the_pods(overlay: str) -> None:
+    [monitor] = [one for one in objects(overlay) if one["kind"] == "PodMonitor"]
+    ports = {
+        port["name"]
+        for template in pod_templates(overlay)
+        for one in template["spec"]["containers"]
+        for port in one["ports"]
+    }
+    assert {one["port"] for one in monitor["spec"]["podMetricsEndpoints"]} <= ports
+
+
+def _asked_by_alerts() -> str:
+    [rules] = [one for one in objects("prod") if one["kind"] == "PrometheusRule"]
+    return " ".join(rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"])
+
+
+def _asked_by_dashboards() -> str:
+    [maps] = [one for one in objects("prod") if one["kind"] == "ConfigMap"]
+    boards = [json.loads(text) for text in maps["data"].values()]
+    return " ".join(target["expr"] for board in boards for panel in board["panels"] for target in panel["targets"])
+
+
+@pytest.mark.parametrize("queries", [_asked_by_alerts(), _asked_by_dashboards()], ids=["alerts", "dashboards"])
+def test_alerts_and_dashboards_ask_for_metrics_that_exist(queries: str) -> None:
+    """An alert on a misspelt metric never fires, and a panel stays empty."""
+    asked = set(re.findall(r"\bray_\w+", queries))
+    assert asked
+    gauges = (SCALING_NEEDED, SCALING_QUEUE, SCALING_REASON, SCALING_WANTED)
+    ours = {f"ray_{metric.name}" for metric in (*COUNTERS, *gauges)}
+    source = "".join(path.read_text() for path in (Path(ray.__file__).parent / "serve" / "_private").glob("*.py"))
+    source = source.replace("{protocol_name}", "http")
+    unknown = {name for name in asked - ours if f'"{name.removeprefix("ray_").removesuffix("_total")}"' not in source}
+    assert unknown == set()
+
+
+def test_secrets_of_the_manifests_are_those_that_the_documentation_makes(overlay: str) -> None:
+    text = yaml.safe_dump_all(objects(overlay))
+    asked = set(re.findall(r"(?:secretName|certificateRefs:\s+- kind: Secret\s+name): (\S+)", text))
+    asked |= {"reranker-redis"} if "secretKeyRef" in text else set()
+    documentation = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert asked
+    assert [name for name in asked if f" {name} " not in documentation] == []

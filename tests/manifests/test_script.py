@@ -1,0 +1,72 @@
+"""`tools/manifests.sh` builds what can be applied, or says what is missing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.manifests.conftest import ROOT, built
+from tests.manifests.validation import problems
+
+VALUES = """\
+IMAGE_CPU=registry.example.com/reranker@sha256:aaaa
+IMAGE_GPU=registry.example.com/reranker@sha256:bbbb
+HOST=rerank.example.com
+GATEWAY_CLASS=nginx
+REDIS_ADDRESS=rediss://redis.example.com:6379
+REDIS_CIDR=10.1.2.0/24
+STORAGE_CLASS=shared
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What the script needs of this repository."""
+    for name in ("k8s", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".venv", "deployments", "reranker"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def _run(project: Path, overlay: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([project / "tools" / "manifests.sh", overlay], check=False, capture_output=True, text=True)
+
+
+def test_values_that_nobody_has_set_are_refused_by_name(project: Path) -> None:
+    (project / "k8s" / "values" / "values.env").write_text(
+        VALUES.replace("rerank.example.com", "CHANGE-ME").replace("10.1.2.0/24", "")
+    )
+    done = _run(project, "prod")
+    assert done.returncode == 1
+    assert done.stderr == "not set in k8s/values/values.env: HOST REDIS_CIDR\n"
+    assert not done.stdout
+
+
+def test_values_reach_every_place(project: Path) -> None:
+    (project / "k8s" / "values" / "values.env").write_text(VALUES)
+    done = _run(project, "prod")
+    assert done.returncode == 0, done.stderr
+    assert "CHANGE-ME" not in done.stdout
+    assert [found for one in yaml.safe_load_all(done.stdout) for found in problems(one)] == []
+    for line in VALUES.splitlines():
+        assert line.partition("=")[2] in done.stdout
+
+
+def test_values_in_the_repository_are_not_set() -> None:
+    """Somebody's own must not be taken for everybody's."""
+    lines = (ROOT / "k8s" / "values" / "values.env").read_text().splitlines()
+    values = [line for line in lines if line and not line.startswith("#")]
+    assert values
+    assert all(line.endswith("=CHANGE-ME") for line in values)
+    assert "CHANGE-ME" in built("prod")
+
+
+def test_overlay_that_does_not_exist_is_refused(project: Path) -> None:
+    done = _run(project, "staging")
+    assert done.returncode == 1
+    assert "dev prod prod-4b-tp2" in done.stderr
