@@ -207,9 +207,10 @@ class Ingress:
         """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""
         try:
             application = serve.status().applications[serve.get_replica_context().app_name]
+            status = application.deployments[self._engine.deployment_name].status
         except (RayError, RayServeException, KeyError):  # Serve is shutting down, this replica with it
             return False
-        return bool(application.deployments[self._engine.deployment_name].status == DeploymentStatus.DEPLOY_FAILED)
+        return bool(status == DeploymentStatus.DEPLOY_FAILED)
 
     def info(self) -> JSON:
         """See `Backend`."""
