@@ -192,7 +192,13 @@ def draw() -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reranker", "font.size": 9}):
         figure, rows = pyplot.subplots(
-            2, len(results), figsize=(3.6 * len(results), 5), sharex=True, sharey="row", layout="constrained"
+            2,
+            len(results),
+            figsize=(3.6 * len(results), 5),
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+            layout="constrained",
         )
         for column, (name, one) in enumerate(results.items()):
             above, below = rows[0][column], rows[1][column]
