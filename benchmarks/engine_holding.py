@@ -1,4 +1,4 @@
-"""Two ways of holding vLLM in a replica, measured side by side: AsyncLLM, and LLMEngine in process on a thread.
+"""Two ways of holding vLLM in a replica, measured side by side: AsyncLLM, and its engine core in process on a thread.
 
     python -m benchmarks.engine_holding --shape nano --rounds 3 --out nano.json
 

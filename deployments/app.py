@@ -15,6 +15,7 @@ from deployments.router import ShardRouter
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
+from reranker.launcher import ENGINE_MAX_ONGOING
 
 _SERVE_FLAGS = {
     # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way. The ingress
@@ -49,6 +50,7 @@ def build_app(args: dict[str, object]) -> Application:
     engine = (
         serve.deployment(EngineReplica)
         .options(
+            max_ongoing_requests=ENGINE_MAX_ONGOING,
             ray_actor_options={
                 "num_cpus": 0 if config.engine.simulated else config.engine.cpus,  # a simulated one only sleeps
                 "num_gpus": config.engine.tensor_parallel_size if device == "cuda" else 0,

@@ -18,7 +18,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http_protocol import LimitedProtocol
-from reranker.errors import ConfigurationError
+from deployments.replies import refusal
+from reranker.errors import ConfigurationError, NotReadyError
 
 if TYPE_CHECKING:  # Ray takes a second to import, and tests of this do without
     from ray.serve.config import HTTPOptions
@@ -76,7 +77,7 @@ class Listener:
             timeout_s: What is open then is cut.
         """
         self._ending = True
-        for server in self._server.servers:
+        for server in getattr(self._server, "servers", ()):  # none before it has started
             server.close()
         if self._server.server_state.connections:
             await asyncio.sleep(_LINGER_S)
@@ -128,10 +129,21 @@ class CancelledByClient:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        answering = asyncio.ensure_future(self._app(scope, watched, send))
+        started = False
+
+        async def noted_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        answering = asyncio.ensure_future(self._app(scope, watched, noted_send))
         watching = asyncio.ensure_future(hung_up())
         try:
             await asyncio.wait([answering, watching], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # by the server, which ends and has waited long enough
+            if not started:
+                await refusal(NotReadyError())(scope, receive, send)
+            raise
         finally:
             watching.cancel()
             if not answering.done():

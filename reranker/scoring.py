@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import InvalidScoreError
-from reranker.types import Aggregate, BoolArray, EngineScores, FloatArray, RankedDocument, TokenArray
+from reranker.types import Aggregate, EngineScores, FloatArray, RankedDocument, TokenArray
 
 
 def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
@@ -25,22 +25,6 @@ def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
     bad = np.flatnonzero(scores.scored & ~np.isfinite(scores.logits))
     if len(bad):
         raise InvalidScoreError(int(document_of_pair[bad[0]]), len(bad), len(scores.logits))
-
-
-def scored_documents(scores: EngineScores, document_of_pair: TokenArray, documents: int) -> BoolArray:
-    """Which documents have a score: those with every window scored, as one more could change it.
-
-    Args:
-        scores: Of the pairs that were rendered.
-        document_of_pair: Shape (pairs,), rising.
-        documents: Documents in the list; the last of them may have no pair yet.
-
-    Returns:
-        Shape (documents,).
-    """
-    pairs = np.bincount(document_of_pair, minlength=documents)
-    missing = np.bincount(document_of_pair[~scores.scored], minlength=documents)
-    return np.asarray((pairs > 0) & (missing == 0))
 
 
 def relevance_scores(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

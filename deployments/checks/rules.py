@@ -11,13 +11,12 @@ from pydantic import ValidationError
 from deployments.checks.finding import Finding
 from reranker.config import RerankerConfig, ScalingConfig
 from reranker.keys import ENVIRONMENT, is_loopback
-from reranker.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, INGRESS_DEPLOYMENT, address
+from reranker.launcher import ENGINE_DEPLOYMENT, ENGINE_MAX_ONGOING, IMPORT_PATH, INGRESS_DEPLOYMENT, address
 from reranker.marked_yaml import Path
 
 YAML = Mapping[str, Any]
 """What was read from a file: every type."""
-MAX_ONGOING_REQUESTS = 5  # Ray's defaults, of what a deployment does not say
-GRACEFUL_SHUTDOWN_S = 20.0
+GRACEFUL_SHUTDOWN_S = 20.0  # Ray's defaults, of what a deployment does not say
 _TARGET_ONGOING_REQUESTS = 2.0
 _LOOK_BACK_S, _METRICS_INTERVAL_S = 30.0, 10.0
 _POLICY = "deployments.autoscaling:QueueTime"
@@ -68,7 +67,7 @@ def _deployment(deployment: YAML, path: Path) -> Iterator[Finding]:
         yield from _policy(scaling, (*path, "autoscaling_config"))
     elif scaling is not None:
         target = scaling.get("target_ongoing_requests") or _TARGET_ONGOING_REQUESTS
-        most = deployment.get("max_ongoing_requests", MAX_ONGOING_REQUESTS)
+        most = deployment.get("max_ongoing_requests", ENGINE_MAX_ONGOING)
         if target > most:
             yield Finding(
                 (*path, "autoscaling_config", "target_ongoing_requests"),

@@ -94,9 +94,9 @@ MISTAKES: dict[str, tuple[list[Edit], str, str]] = {
         "module:name",
     ),
     "target above the maximum": (
-        [("engine.autoscaling_config.target_ongoing_requests", 2000)],
+        [("engine.autoscaling_config.target_ongoing_requests", 20_000)],
         "never scales up",
-        "below 1024",
+        "below 16384",
     ),
     "looks back too short": ([("engine.autoscaling_config.look_back_period_s", 5)], "every 10 s", "longer"),
     "fixed and scaled": ([("engine.num_replicas", 3)], "not allowed", "go together"),

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deployments.listener import Listener, listen
-from reranker.errors import ConfigurationError
+from reranker.errors import ConfigurationError, NotReadyError
 from tests.integration.conftest import free_port
 
 
@@ -136,4 +136,5 @@ async def test_what_takes_too_long_is_cut_in_the_end(port: int) -> None:
         asked = asyncio.ensure_future(client.get("/"))
         await app.started.wait()
         await asyncio.wait_for(listener.drain(1), 20)
-        assert (await asked).status_code == 500
+        answer = await asked
+        assert (answer.status_code, answer.json()["error_type"]) == (503, NotReadyError.code)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.errors import InvalidScoreError
-from reranker.scoring import aggregate, merge, rank, relevance_scores, require_finite, scored_documents
+from reranker.scoring import aggregate, merge, rank, relevance_scores, require_finite
 from reranker.types import EngineScores, FloatArray, TokenArray
 from tests.unit.fleets import scores
 
@@ -45,13 +45,6 @@ def test_finite_logits_pass() -> None:
 
 def test_logit_of_a_pair_that_was_not_scored_does_not_matter() -> None:
     require_finite(scores(1, math.nan, 2, missing=[1]), np.arange(3, dtype=np.int32))
-
-
-@given(missing=st.sets(st.integers(0, 5)))
-def test_document_is_scored_when_all_its_windows_are(missing: set[int]) -> None:
-    """One window more could change its score, by any aggregate. The fourth document here was not even rendered."""
-    scored = scored_documents(scores(0, 0, 0, 0, 0, 0, missing=sorted(missing)), THREE_DOCUMENTS, 4)
-    assert scored.tolist() == [not missing & {0, 1, 2}, not missing & {3}, not missing & {4, 5}, False]
 
 
 @pytest.mark.parametrize(
