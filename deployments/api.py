@@ -19,7 +19,7 @@ from deployments import openapi
 from deployments.cache_routes import CacheBackend, add_cache_routes
 from deployments.guard import Guard
 from deployments.reading import read_body
-from deployments.replies import Stages, refusal, reply
+from deployments.replies import refusal, reply, server_timing
 from reranker.config import LimitsConfig
 from reranker.dialects import choose
 from reranker.dialects.base import JSON, Asked, Dialect, Served
@@ -27,6 +27,7 @@ from reranker.dialects.envelope import IGNORED_HEADER, TIMEOUT_HEADER, Problem, 
 from reranker.errors import NotReadyError, RerankerError
 from reranker.keys import Caller, Keyring
 from reranker.quota import Quotas
+from reranker.timeline import Timeline
 from reranker.types import Ranking
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
@@ -47,8 +48,8 @@ class Backend(CacheBackend, Protocol):
         """Refuse a body that could not be let in, before it is parsed."""
         ...
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller) -> Sequence[Ranking]:
-        """Rank the lists of a request."""
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
+        """Rank the lists of a request, and note how that goes."""
         ...
 
     async def load(self) -> JSON:
@@ -87,34 +88,40 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
 
     def ranking_route(dialect: Dialect | None) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def rank(request: Request) -> Response:
-            request_id: str = request.state.request_id
             caller: Caller = request.state.caller
+            timeline: Timeline = request.state.timeline
+            timeline.dialect = dialect.name if dialect else ""
             asked: Asked | None = None
-            stages = Stages()
             try:
-                body = await read_body(request, limits)
-                stages.end("read")
-                backend.require_any_room(len(body))
-                timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
-                arguments = (body, dialect, limits, timeout)
-                if len(body) <= _INLINE_BYTES:
-                    asked = choose.parse(*arguments)
-                else:
-                    asked = await asyncio.to_thread(choose.parse, *arguments)
-                stages.end("parse")
-                rankings = await backend.rank(asked, len(body), caller)
-                stages.end("score", apart_from={"tokenize": sum(ranking.tokenize_s for ranking in rankings)})
+                with timeline.stage("read"):
+                    body = await read_body(request, limits)
+                timeline.body_bytes = len(body)
+                with timeline.stage("admit"):
+                    backend.require_any_room(len(body))
+                with timeline.stage("parse"):
+                    timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
+                    arguments = (body, dialect, limits, timeout)
+                    if len(body) <= _INLINE_BYTES:
+                        asked = choose.parse(*arguments)
+                    else:
+                        asked = await asyncio.to_thread(choose.parse, *arguments)
+                note_asked(timeline, asked)
+                timeline.rankings = rankings = await backend.rank(asked, len(body), caller, timeline)
             except RerankerError as error:
+                timeline.error = error.code
                 level = logging.INFO if error.status_code < 500 else logging.ERROR
-                logger.log(level, "request %s of %s refused: %s", request_id, caller.name, error.code)
-                return refusal(error, asked.dialect if asked else dialect)
+                logger.log(level, "request %s of %s refused: %s", timeline.request_id, caller.name, error.code)
+                refused = refusal(error, asked.dialect if asked else dialect)
+                refused.headers["server-timing"] = server_timing(timeline)
+                return refused
             except ClientDisconnect:
                 return Response(status_code=499)  # nobody reads it
-            quotas.spend(caller, sum(ranking.prompt_tokens for ranking in rankings))
-            answer = reply(asked.write(rankings, Served(request_id, backend.model, int(time.time()))))
-            stages.end("write")
+            with timeline.stage("respond"):
+                quotas.spend(caller, sum(ranking.prompt_tokens for ranking in rankings))
+                served = Served(timeline.request_id, backend.model, int(time.time()), timeline)
+                answer = reply(asked.write(rankings, served))
             answer.headers["x-compute-tokens"] = str(sum(ranking.prompt_tokens for ranking in rankings))
-            answer.headers["server-timing"] = stages.header()
+            answer.headers["server-timing"] = server_timing(timeline)
             if asked.ignored:
                 answer.headers[IGNORED_HEADER] = ", ".join(asked.ignored)
             return answer
@@ -182,6 +189,13 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
     return api
 
 
+def note_asked(timeline: Timeline, asked: Asked) -> None:
+    """Note what is asked for."""
+    timeline.dialect = asked.dialect.name
+    timeline.lists, timeline.documents = len(asked.lists), sum(len(one.documents) for one in asked.lists)
+    timeline.priority = asked.lists[0].priority
+
+
 async def _framework_error(request: Request, error: Exception) -> Response:
     """Give the framework's own errors (404, 405) the same body as ours."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for these only; for the type checker
@@ -192,6 +206,7 @@ async def _framework_error(request: Request, error: Exception) -> Response:
         allowed = ", ".join(sorted(_methods(request)))  # of all routes with this path; the framework names the first's
         said, headers = f"wrong method for this path; it takes {allowed}", {"Allow": allowed}
     problem = Problem(said, f"http_{error.status_code}", error.status_code)
+    request.state.timeline.error = problem.code
     return reply(universal(problem), error.status_code, headers)
 
 

@@ -74,7 +74,7 @@ class RayFleet:
             replicas = await self._replicas.running()
             name = self.board.choose(assignment.number, replicas)  # at once, so that the next one finds it booked
             replica = replicas[name]
-            terms = ShardTerms(assignment.number, weight, timeout_s, self.board.name)
+            terms = ShardTerms(assignment.number, weight, timeout_s, self.board.name, route.attempt.request_id)
             answer = self._call(replica, "score", shard, terms)
             try:
                 scores: ShardScores = await asyncio.shield(answer)

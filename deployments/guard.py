@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
 from contextlib import nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,12 +18,12 @@ from reranker.dialects.choose import PATHS
 from reranker.errors import HeadersTooLargeError, RerankerError, UrlTooLongError
 from reranker.keys import Keyring
 from reranker.quota import Quotas
+from reranker.timeline import Timeline
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", "/-/healthz"})
 """Paths that need no key: none of them touches the model."""
-_MAX_ID = 128
 _SLASHES = re.compile("/+")
 
 
@@ -36,7 +35,7 @@ class InternalError(RerankerError):
 
 
 class Guard:
-    """ASGI middleware. Leaves `caller`, a `reranker.keys.Caller`, and `request_id` in the request's state."""
+    """ASGI middleware, within `Observed`. Leaves `caller`, a `reranker.keys.Caller`, in the request's state."""
 
     def __init__(self, app: ASGIApp, keys: Keyring, quotas: Quotas, limits: LimitsConfig) -> None:
         """Wrap an application."""
@@ -53,17 +52,14 @@ class Guard:
         # Base URLs come with and without a slash at their end; one form, for the check and for the routing.
         path = _SLASHES.sub("/", "/" + scope["path"].removeprefix(scope.get("root_path", "")))
         path = path.rstrip("/") or "/"
-        scope = {**scope, "path": scope.get("root_path", "") + path, "state": {**scope.get("state", {})}}
+        scope = {**scope, "path": scope.get("root_path", "") + path}
+        timeline: Timeline = scope["state"]["timeline"]
+        timeline.path = path
         started = False
-        request_id = _request_id(scope)
-        scope["state"]["request_id"] = request_id
 
         async def watched_send(message: Message) -> None:
             nonlocal started
             started = True
-            if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode("latin-1"))]
-                message = {**message, "headers": headers}
             await send(message)
 
         try:
@@ -73,13 +69,16 @@ class Guard:
                 return
             caller = self._keys.caller(_authorization(scope))
             scope["state"]["caller"] = caller
+            timeline.caller = caller.name
             with self._quotas.request(caller) if path in PATHS else nullcontext():
                 await self._app(scope, receive, watched_send)
         except RerankerError as error:
-            logger.info("request %s refused: %s", request_id, error.code)
+            timeline.error = error.code
+            logger.info("request %s refused: %s", timeline.request_id, error.code)
             await refusal(error, PATHS.get(path))(scope, receive, watched_send)
         except Exception:
-            logger.exception("request %s failed", request_id)
+            timeline.error = InternalError.code
+            logger.exception("request %s failed", timeline.request_id)
             if not started:
                 await refusal(InternalError(), PATHS.get(path))(scope, receive, watched_send)
 
@@ -90,12 +89,6 @@ class Guard:
         headers = sum(len(name) + len(value) for name, value in scope["headers"])
         if headers > self._limits.max_header_bytes:
             raise HeadersTooLargeError("headers", headers, self._limits.max_header_bytes, "bytes")
-
-
-def _request_id(scope: Scope) -> str:
-    """The client's own, if it is one to be written into a header and a log."""
-    given = next((value for name, value in scope["headers"] if name.lower() == b"x-request-id"), b"")[:_MAX_ID]
-    return given.decode() if given and all(32 < byte < 127 for byte in given) else f"rerank-{uuid.uuid4().hex}"
 
 
 def _authorization(scope: Scope) -> str | None:

@@ -7,8 +7,8 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.api import build_api
 from deployments.fleet import RayFleet
-from deployments.listener import Listener, listen
+from deployments.listener import CancelledByClient, Listener, listen
+from deployments.observed import Observed
 from deployments.recorder import RayRecorder
 from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
@@ -36,6 +37,7 @@ from reranker.errors import NotReadyError, OverloadedError, StartFailedError
 from reranker.keys import ENVIRONMENT, Caller, Keyring, require_keys
 from reranker.prompt import PromptRenderer
 from reranker.scatter import Scatter
+from reranker.timeline import Timeline
 from reranker.together import rank_all
 from reranker.types import Ranking, RankRequest
 
@@ -73,7 +75,8 @@ class Ingress:
         self._cache = build_cache(config, os.environ, self._recorder)
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
-        self._listener = Listener(build_api(self, config.limits, keys), options, listening, cluster)
+        app = Observed(CancelledByClient(build_api(self, config.limits, keys)))
+        self._listener = Listener(app, options, listening, cluster)
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""
@@ -101,33 +104,39 @@ class Ingress:
             self._recorder.count(metrics.REFUSED_LISTS, 1)
             raise
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller) -> Sequence[Ranking]:
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
         """See `Backend`."""
         if not self._fleet.loads():
             raise NotReadyError
         lists = asked.lists
         if caller.priority == "bulk":
             lists = tuple(replace(one, priority="bulk") for one in lists)
+            timeline.priority = "bulk"
         timeout_s = self._config.limits.bounded_s(lists[0].timeout_s)
         model = await self._fleet.model() if self._cache is not None else None
 
         def look_up(request: RankRequest) -> AbstractAsyncContextManager[Lookup]:
-            return pipeline.look_up(request, self._cache, self._renderer, self._config, model, caller.name)
+            return pipeline.look_up(request, self._cache, self._renderer, self._config, model, caller.name, timeline)
 
         async def rank_one(request: RankRequest, permit: Permit | PermitPart) -> Ranking:
             async with look_up(request) as lookup:
-                return await self._rank_one(request, permit, lookup)
+                return await self._rank_one(request, permit, lookup, timeline)
 
-        def let_in(body_bytes: int) -> AbstractContextManager[Permit]:
+        @contextmanager
+        def let_in(body_bytes: int) -> Iterator[Permit]:
             elsewhere = self._fleet.board.elsewhere()
-            return self._admission.permit(body_bytes, lists[0].priority, timeout_s, elsewhere)
+            with ExitStack() as entered:
+                with timeline.stage("admit"):
+                    asked_for = self._admission.permit(body_bytes, lists[0].priority, timeout_s, elsewhere)
+                    permit = entered.enter_context(asked_for)
+                yield permit
 
         try:
             if len(lists) == 1:  # looked up first: what is known needs no leave
                 async with look_up(lists[0]) as lookup:
                     share = pipeline.share_to_score(lists[0], lookup)
                     with let_in(math.ceil(body_bytes * share)) as permit:
-                        rankings = [await self._rank_one(lists[0], permit, lookup)]
+                        rankings = [await self._rank_one(lists[0], permit, lookup, timeline)]
             else:
                 with let_in(body_bytes) as permit:
                     rankings = await rank_all(lists, permit, timeout_s, rank_one)
@@ -138,8 +147,10 @@ class Ingress:
             self._count(request, ranking)
         return rankings
 
-    async def _rank_one(self, request: RankRequest, permit: Permit | PermitPart, lookup: Lookup) -> Ranking:
-        return await pipeline.rerank(request, permit, self._renderer, self._scatter, self._config, lookup)
+    async def _rank_one(
+        self, request: RankRequest, permit: Permit | PermitPart, lookup: Lookup, timeline: Timeline
+    ) -> Ranking:
+        return await pipeline.rerank(request, permit, self._renderer, self._scatter, self._config, lookup, timeline)
 
     def _count(self, request: RankRequest, ranking: Ranking) -> None:
         for counter, amount in (

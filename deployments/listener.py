@@ -41,7 +41,7 @@ class Listener:
         """Take connections from the moment the event loop runs.
 
         Args:
-            app: The application.
+            app: The application, within `CancelledByClient`.
             options: Serve's; of them those of TLS.
             listening: What `listen` gave.
             service: Which service this is; see `SERVICE_HEADER`.
@@ -49,7 +49,7 @@ class Listener:
         self._ending = False
         self._service = service.encode()
         config = uvicorn.Config(
-            self._marked(CancelledByClient(app)),
+            self._marked(app),
             http=LimitedProtocol,
             ws="none",
             lifespan="off",

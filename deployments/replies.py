@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 import orjson
@@ -11,6 +10,7 @@ from starlette.responses import Response
 from reranker.dialects.base import JSON, Dialect
 from reranker.dialects.envelope import Problem, universal
 from reranker.errors import RerankerError, UnauthorizedError
+from reranker.timeline import Timeline
 
 
 def reply(content: JSON, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -30,27 +30,7 @@ def refusal(error: RerankerError, dialect: Dialect | None = None) -> Response:
     return reply(dialect.error(problem) if dialect else universal(problem), error.status_code, headers)
 
 
-class Stages:
-    """Times the stages of one request, one after the other, for the answer's `Server-Timing`."""
-
-    def __init__(self) -> None:
-        """Begin with the first stage."""
-        self._took_s: dict[str, float] = {}
-        self._began_s = time.perf_counter()
-
-    def end(self, stage: str, apart_from: Mapping[str, float] | None = None) -> None:
-        """End a stage, and begin the next.
-
-        Args:
-            stage: Its name.
-            apart_from: Stages within it, with their seconds; they are reported by themselves.
-        """
-        now_s = time.perf_counter()
-        within = apart_from or {}
-        self._took_s |= within
-        self._took_s[stage] = max(0.0, now_s - self._began_s - sum(within.values()))
-        self._began_s = now_s
-
-    def header(self) -> str:
-        """Give them in milliseconds, as W3C's Server Timing has it."""
-        return ", ".join(f"{stage};dur={took_s * 1e3:.2f}" for stage, took_s in self._took_s.items())
+def server_timing(timeline: Timeline) -> str:
+    """What each stage took so far, in milliseconds, as W3C's Server Timing has it."""
+    took_s = timeline.stages_s() | {"total": timeline.total_s}
+    return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in took_s.items())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from reranker.planning import plan
 from reranker.portions import portions
 from reranker.prompt import PromptRenderer
 from reranker.scatter import Scatter
+from reranker.timeline import Timeline
 from reranker.types import Ranking, RankRequest, RenderedList
 from reranker.windows import CuttingPolicy
 
@@ -36,6 +36,7 @@ async def rerank(
     scatter: Scatter,
     config: RerankerConfig,
     lookup: Lookup | None = None,
+    timeline: Timeline | None = None,
 ) -> Ranking:
     """Score every document of a list, or none; with `allow_partial`, those that time suffices for.
 
@@ -46,6 +47,7 @@ async def rerank(
         scatter: Sends shards to the replicas.
         config: Limits.
         lookup: What is known of the list, and what others are having scored. None: nothing.
+        timeline: Where to note what happens. None: nowhere.
 
     Raises:
         InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
@@ -57,8 +59,10 @@ async def rerank(
         ServiceError: A shard could not be scored; the others are cancelled.
     """
     lookup = lookup or _nothing_known(request)
+    timeline = timeline or Timeline()
     timeout_s = config.limits.bounded_s(request.timeout_s)
-    run = _Run(request, lookup, permit, renderer, scatter, config, asyncio.get_running_loop().time() + timeout_s)
+    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    run = _Run(request, lookup, permit, renderer, scatter, config, timeline, deadline_s)
     try:
         await run.score_what_is_missing()
         if run.models - {lookup.model} and (distrusted := lookup.distrust()):
@@ -67,7 +71,8 @@ async def rerank(
         if isinstance(failures.exceptions[0], TimeoutError):
             raise DeadlineExceededError(timeout_s) from None
         raise failures.exceptions[0] from None
-    return _ranking(run, request, config, timeout_s)
+    with timeline.stage("merge"):
+        return _ranking(run, request, config, timeout_s)
 
 
 @asynccontextmanager
@@ -78,6 +83,7 @@ async def look_up(
     config: RerankerConfig,
     model: str | None,
     caller: str = "",
+    timeline: Timeline | None = None,
 ) -> AsyncIterator[Lookup]:
     """Find what is known of a list; for as long as the block lasts, other lists wait for what it has scored.
 
@@ -88,6 +94,7 @@ async def look_up(
         config: Defaults of what the request does not say.
         model: Digest of what the engines hold. None: not known, or not the same, so nothing is looked up.
         caller: Whose request this is, where scores are kept apart.
+        timeline: Where to note how long that took. None: nowhere.
 
     Raises:
         InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
@@ -104,7 +111,10 @@ async def look_up(
         cutting=_cutting(request, config.long_documents),
     )
     weight = config.priorities.of(request.priority).weight
-    async with cache.look_up(terms, request.documents, request.cache, weight) as lookup:
+    async with AsyncExitStack() as found:
+        with (timeline or Timeline()).stage("cache"):
+            looked_up = cache.look_up(terms, request.documents, request.cache, weight)
+            lookup = await found.enter_async_context(looked_up)
         yield lookup
 
 
@@ -129,15 +139,15 @@ class _Run:
         renderer: PromptRenderer,
         scatter: Scatter,
         config: RerankerConfig,
+        timeline: Timeline,
         deadline_s: float,
     ) -> None:
         self.lookup = lookup
         self.pairs = self.shards = self.retries = self.hedges = 0
-        self.tokenize_s = 0.0
         self.replicas: set[str] = set()
         self.models: set[str] = set()
         self._request, self._permit, self._renderer = request, permit, renderer
-        self._scatter, self._config = scatter, config
+        self._scatter, self._config, self._timeline = scatter, config, timeline
         self._instruction = _instruction(request, renderer, config)
         self._deadline_s = deadline_s
         self._work_tokens = 0
@@ -150,12 +160,18 @@ class _Run:
             self._permit.resize(self._work_tokens)
             try:
                 async with asyncio.timeout_at(self._deadline_s):
-                    while given_up := await self.lookup.others():
+                    while given_up := await self._others():
                         await self._send(group, given_up)
             except TimeoutError:
                 if not self._request.allow_partial:
                     raise
                 self.lookup.take_what_there_is()
+
+    async def _others(self) -> list[int]:
+        if not self.lookup.waits:
+            return []
+        with self._timeline.stage("coalesce"):
+            return await self.lookup.others()
 
     async def score(self, places: Sequence[int]) -> None:
         """Score these places of the lookup."""
@@ -167,15 +183,14 @@ class _Run:
         cutting = _cutting(self._request, self._config.long_documents)
         left = list(places)
         for texts in portions([self._request.documents[self.lookup.documents[place]] for place in places]):
-            started_s = time.perf_counter()
             try:
                 async with asyncio.timeout_at(self._deadline_s):
-                    rendered = await self._render(texts, cutting)
+                    with self._timeline.stage("tokenize"):
+                        rendered = await self._render(texts, cutting)
             except TimeoutError:
                 if self._request.allow_partial:
                     return
                 raise
-            self.tokenize_s += time.perf_counter() - started_s
             prompts = rendered.prompts
             self._work_tokens += prompts.work_tokens - (len(prompts.head) if self._work_tokens else 0)  # the head once
             self._permit.grow(self._work_tokens)
@@ -197,22 +212,29 @@ class _Run:
         prompts = rendered.prompts
         self.pairs += len(prompts)
         self.shards += len(shards)
+        documents = np.asarray([self.lookup.documents[place] for place in places], dtype=np.int32)
+        document_of_pair = documents[rendered.document_of_pair]
+        parts = [prompts.select(indices.tolist()) for indices in shards]
         gathered = await self._scatter.gather(
-            [prompts.select(indices.tolist()) for indices in shards],
+            parts,
             weight=self._config.priorities.of(self._request.priority).weight,
             deadline_s=self._deadline_s,
             allow_partial=self._request.allow_partial,
+            records=[
+                self._timeline.shard(len(part), part.work_tokens, document_of_pair[indices])
+                for part, indices in zip(parts, shards, strict=True)
+            ],
         )
         self.retries += gathered.retries
         self.hedges += gathered.hedges
         answered = [(indices, answer) for indices, answer in zip(shards, gathered.answers, strict=True) if answer]
-        scores = scoring.merge([(indices, answer.scores) for indices, answer in answered], len(prompts))
-        documents = np.asarray([self.lookup.documents[place] for place in places], dtype=np.int32)
-        scoring.require_finite(scores, documents[rendered.document_of_pair])
-        models = frozenset(answer.model for _, answer in answered)
-        self.replicas.update(answer.replica for _, answer in answered)
-        self.models |= models
-        self.lookup.keep(places, pack(rendered, scores), models)
+        with self._timeline.stage("merge"):
+            scores = scoring.merge([(indices, answer.scores) for indices, answer in answered], len(prompts))
+            scoring.require_finite(scores, document_of_pair)
+            models = frozenset(answer.model for _, answer in answered)
+            self.replicas.update(answer.replica for _, answer in answered)
+            self.models |= models
+            self.lookup.keep(places, pack(rendered, scores), models)
 
 
 def _ranking(run: _Run, request: RankRequest, config: RerankerConfig, timeout_s: float) -> Ranking:
@@ -237,7 +259,6 @@ def _ranking(run: _Run, request: RankRequest, config: RerankerConfig, timeout_s:
         windowed_documents=int((known.windows > 1).sum()),
         shards=run.shards,
         replicas=len(run.replicas),
-        tokenize_s=run.tokenize_s,
         retries=run.retries,
         hedges=run.hedges,
         cached_documents=lookup.found,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from reranker.timeline import Attempt
 from reranker.types import ReplicaLoad
 
 
@@ -27,6 +28,8 @@ class Route:
     """Shards of the whole list that each replica has got, answered or not; one counter for all routes of a list."""
     tried: set[str] = field(default_factory=set)
     """Replicas that this shard was sent to; taken again only if there is no other."""
+    attempt: Attempt = field(default_factory=Attempt)
+    """The record of this sending; `choose` notes the replica there."""
 
 
 @dataclass(slots=True)
@@ -160,6 +163,7 @@ class LoadBoard:
             assignment.replica = best
             route.used[best] += 1
             route.tried.add(best)
+            route.attempt.replica = best
             self._replicas.setdefault(best, _Replica()).ours += assignment.tokens
             return best
 

@@ -11,13 +11,14 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from reranker.budget import Budget
 from reranker.config import ScatterConfig
 from reranker.errors import EngineFailedError, ReplicaLostError
 from reranker.placement import Route
+from reranker.timeline import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores
 
 _LEAST_LAG_S = 0.05
@@ -79,6 +80,7 @@ class Scatter:
         weight: float,
         deadline_s: float,
         allow_partial: bool,
+        records: Sequence[ShardRecord] | None = None,
     ) -> Gathered:
         """Have every shard scored; or, once time is up, as many as there are if partial answers are wanted.
 
@@ -87,12 +89,14 @@ class Scatter:
             weight: Share of the engines against other lists.
             deadline_s: On the running event loop's clock.
             allow_partial: When time is up, give what is there instead of failing.
+            records: Where to note what becomes of each shard. None: nowhere.
 
         Raises:
             TimeoutError: Time was up.
             ServiceError: A shard could not be scored anywhere; the others are cancelled.
         """
-        run = _Run(self, shards, weight, deadline_s, allow_partial=allow_partial)
+        records = [ShardRecord() for _ in shards] if records is None else records
+        run = _Run(self, shards, records, weight, deadline_s, allow_partial=allow_partial)
         self._running.add(run)
         try:
             await run.until_answered()
@@ -116,9 +120,10 @@ class _Shard:
 
     shard: Shard
     route: Route
+    record: ShardRecord
     sent: int = 0
     sent_s: float = 0.0
-    attempts: set[asyncio.Task[ShardScores]] = field(default_factory=set)
+    attempts: dict[asyncio.Task[ShardScores], Attempt] = field(default_factory=dict)
     answer: ShardScores | None = None
     took_s: float = 0.0
     hedged: bool = False
@@ -128,10 +133,17 @@ class _Run:
     """One list."""
 
     def __init__(
-        self, scatter: Scatter, shards: Sequence[Shard], weight: float, deadline_s: float, *, allow_partial: bool
+        self,
+        scatter: Scatter,
+        shards: Sequence[Shard],
+        records: Sequence[ShardRecord],
+        weight: float,
+        deadline_s: float,
+        *,
+        allow_partial: bool,
     ) -> None:
         used: Counter[str] = Counter()
-        self.shards = [_Shard(shard, Route(used)) for shard in shards]
+        self.shards = [_Shard(shard, Route(used), record) for shard, record in zip(shards, records, strict=True)]
         self.retries = self.hedges = 0
         self._scatter, self._weight, self._deadline_s = scatter, weight, deadline_s
         self._allow_partial = allow_partial
@@ -165,9 +177,11 @@ class _Run:
         """Cancel what is still under way, and see it end."""
         for task in self._tasks:
             task.cancel()
+        for one in self.shards:
+            one.record.end()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _send(self, one: _Shard) -> None:
+    def _send(self, one: _Shard, *, hedge: bool = False) -> None:
         left_s = self._deadline_s - self._clock() - self._margin_s
         if left_s <= 0:  # what cannot finish is not started
             if self._allow_partial:
@@ -175,26 +189,31 @@ class _Run:
             raise TimeoutError
         one.sent += 1
         one.sent_s = self._clock()
-        score = self._scatter.fleet.score(one.shard, self._weight, left_s, one.route)
+        route = replace(one.route, attempt=one.record.send(hedge=hedge))
+        score = self._scatter.fleet.score(one.shard, self._weight, left_s, route)
         task: asyncio.Task[ShardScores] = asyncio.ensure_future(score)
         self._tasks.add(task)
-        one.attempts.add(task)
+        one.attempts[task] = route.attempt
 
     def _receive(self, one: _Shard, task: asyncio.Task[ShardScores]) -> None:
         if one.answer is not None:  # the other attempt's came in the same moment
             return
-        one.attempts.discard(task)
+        attempt = one.attempts.pop(task)
         # Cancelled, and not by us: so Ray reports a shard whose replica has ended.
         error = ReplicaLostError() if task.cancelled() else task.exception()
         if error is None:
             one.answer = task.result()
+            one.record.answered(attempt, one.answer.scores)
             one.took_s = self._clock() - one.sent_s
             if not (self._allow_partial or one.answer.scores.scored.all()):
                 raise TimeoutError
-            for loser in one.attempts:
+            for loser, other in one.attempts.items():
                 loser.cancel()
+                other.end("dropped")
             one.attempts.clear()
-        elif one.attempts:
+            return
+        attempt.end("lost" if isinstance(error, EngineFailedError) else "failed")
+        if one.attempts:
             pass  # the other attempt is still under way, whatever befell this one
         elif not isinstance(error, EngineFailedError):
             raise error
@@ -219,4 +238,4 @@ class _Run:
         late.hedged = True  # or not: it is not asked again
         if self._scatter.hedges.spend():
             self.hedges += 1
-            self._send(late)
+            self._send(late, hedge=True)

@@ -128,12 +128,14 @@ class ShardTerms:
         weight: Share of the engine against other lists: twice the weight, twice the share.
         timeout_s: Seconds the replica has; what is not scored by then comes back unscored.
         sender: Name of the load board it is booked on.
+        request_id: The request it is a part of; for logs.
     """
 
     assignment: int = 0
     weight: float = 1.0
     timeout_s: float | None = None
     sender: str = ""
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +160,14 @@ class EngineScores:
     Attributes:
         logits: Shape (pairs,), float32, in the pairs' order: logit("yes") - logit("no").
         scored: Shape (pairs,). False: time was up before this pair's turn; its logit means nothing.
+        queue_s: Seconds they waited before the first pair's turn.
+        engine_s: Seconds from then until the last was scored; other lists take turns in it.
     """
 
     logits: FloatArray
     scored: BoolArray
+    queue_s: float = 0.0
+    engine_s: float = 0.0
 
     @classmethod
     def nothing(cls, pairs: int) -> Self:
@@ -222,8 +228,6 @@ class Ranking:
     """Documents that time did not suffice for, by index; only with `allow_partial`."""
     deduplicated_pairs: int = 0
     """Prompts not scored because the list repeats their documents."""
-    tokenize_s: float = 0.0
-    """Seconds in which prompts were made; most of them while others were scored."""
     retries: int = 0
     """Shards sent again because a replica was lost."""
     hedges: int = 0

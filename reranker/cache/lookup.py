@@ -71,6 +71,11 @@ class Lookup:
         """Documents whose score was in a store."""
         return len(self._found) - self.coalesced
 
+    @property
+    def waits(self) -> bool:
+        """Whether other lists are having some of it scored."""
+        return bool(self._followed)
+
     async def read(self) -> None:
         """Look in the stores for what is left to score: the nearest first, and what a farther one has comes nearer."""
         for distance, store in enumerate(self._stores):

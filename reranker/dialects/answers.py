@@ -50,6 +50,32 @@ def meta_of(asked: Asked, rankings: Sequence[Ranking]) -> dict[str, Any]:
     }
 
 
+def timings_of(asked: Asked, served: Served) -> dict[str, Any]:
+    """What happened to the list until now and who scored it, if that was asked for."""
+    timeline = served.timeline
+    if timeline is None or not asked.body.timings:
+        return {}
+    shards = [
+        {
+            "replica": one.replica or None,
+            "documents": one.documents,
+            "pairs": one.pairs,
+            "tokens": one.tokens,
+            "queue_ms": _ms(one.queue_s),
+            "engine_ms": _ms(one.engine_s),
+            "total_ms": _ms(one.total_s),
+            "attempts": len(one.attempts),
+        }
+        for one in timeline.shards
+    ]
+    stages = {f"{stage}": _ms(took_s) for stage, took_s in timeline.stages_s().items()}
+    return {"timings": {"total_ms": _ms(timeline.total_s), "stages_ms": stages, "shards": shards}}
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)
+
+
 def left_out(ranking: Ranking) -> dict[str, Any]:
     """The documents that are not among the results, if there are any, and why."""
     left: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from reranker.dialects.envelope import Problem
 from reranker.dialects.options import Options
+from reranker.timeline import Timeline
 from reranker.types import Ranking, RankRequest
 
 JSON: TypeAlias = Any  # what a JSON encoder takes; every type by its nature
@@ -21,6 +22,8 @@ class Served:
     model: str
     created_s: int
     """Unix time."""
+    timeline: Timeline | None = None
+    """What happened so far, for those who ask for `timings`."""
 
 
 @dataclass(frozen=True, slots=True)

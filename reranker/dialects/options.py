@@ -70,6 +70,10 @@ class Options(BaseModel):
     """Scores computed before: absent: use and remember them; "read": only use them; "refresh": compute and remember
     anew; "off": neither."""
 
+    timings: bool | None = None
+    """Say what each stage took and which replica scored which documents, under `timings`; not on /score, nor to TEI's
+    client."""
+
     @property
     def log_odds(self) -> bool:
         """Whether log-odds are wanted in place of scores."""

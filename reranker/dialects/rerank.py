@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictStr
 
-from reranker.dialects.answers import head_of, left_out, marks_of, meta_of, score_of, usage_of
+from reranker.dialects.answers import head_of, left_out, marks_of, meta_of, score_of, timings_of, usage_of
 from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.envelope import universal
 from reranker.dialects.options import Item, Items, Options
@@ -60,7 +60,8 @@ def writer(echo: Callable[[Item, str], JSON]) -> Callable[[Asked, Sequence[Ranki
                 result["document"] = echo(body.documents[ranked.index], request.documents[ranked.index])
             results.append(result | marks_of(ranked))
         numbers = {"usage": usage_of(rankings), "meta": meta_of(asked, rankings)}
-        return head_of("rerank", served) | {"results": results} | numbers | left_out(ranking)
+        left = left_out(ranking) | timings_of(asked, served)
+        return head_of("rerank", served) | {"results": results} | numbers | left
 
     return write
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from reranker.dialects.answers import head_of, left_out, marks_of, score_of, usage_of
+from reranker.dialects.answers import head_of, left_out, marks_of, score_of, timings_of, usage_of
 from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.envelope import universal
 from reranker.dialects.options import Item, Items, Options
@@ -52,7 +52,8 @@ def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> JSON:
         if asked.body.return_documents:
             result["document"] = request.documents[ranked.index]
         data.append(result | marks_of(ranked))
-    return head_of("list", served) | {"data": data, "usage": usage_of(rankings)} | left_out(ranking)
+    left = left_out(ranking) | timings_of(asked, served)
+    return head_of("list", served) | {"data": data, "usage": usage_of(rankings)} | left
 
 
 DIALECT = Dialect(

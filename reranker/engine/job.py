@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ class Job:
         self.answer: asyncio.Future[None] = self.loop.create_future()
         self.logits = np.zeros(len(shard), dtype=np.float32)
         self.scored = np.zeros(len(shard), dtype=np.bool_)
+        self.came_s = time.monotonic()
         # The rest belongs to the engine's thread.
         self.head: list[int] = shard.head.tolist()
         self.tail: list[int] = shard.tail.tolist()
@@ -31,6 +33,8 @@ class Job:
             self.costs[0] += len(self.head)  # computed once; the other pairs find it in the prefix cache
         self.stepping: set[int] = set()  # numbers of its pairs that the stepper has
         self.left = len(shard)
+        self.began_s: float | None = None  # when its first pair was given to the stepper
+        self.ended_s: float | None = None
 
     def prompt(self, position: int) -> list[int]:
         """The tokens of one pair."""
@@ -46,7 +50,9 @@ class Job:
     def so_far(self) -> EngineScores:
         """From any thread: what is marked as scored has its logit already."""
         scored = self.scored.copy()
-        return EngineScores(self.logits.copy(), scored)
+        ended_s = time.monotonic() if self.ended_s is None else self.ended_s
+        began_s = ended_s if self.began_s is None else self.began_s
+        return EngineScores(self.logits.copy(), scored, began_s - self.came_s, ended_s - began_s)
 
     def resolve(self) -> None:
         """From the engine's thread: everything is scored."""
@@ -57,6 +63,7 @@ class Job:
         self._settle(self.answer.set_exception, error)
 
     def _settle(self, settle: Callable[[T], None], value: T) -> None:
+        self.ended_s = time.monotonic()
         with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
             self.loop.call_soon_threadsafe(_unless_done, self.answer, settle, value)
 

@@ -209,6 +209,8 @@ class SteppedEngine:
             and (turn := self._turns.pop()) is not None
         ):
             job, pair = turn.flow, self._pairs
+            if job.began_s is None:
+                job.began_s = time.monotonic()
             self._pairs += 1
             prompt = job.prompt(turn.position)
             self._stepping[pair] = turn

@@ -9,12 +9,15 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from deployments.api import build_api
+from deployments.observed import Observed, Observer
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
 from reranker.errors import RerankerError
 from reranker.keys import Caller, Keyring
+from reranker.timeline import Timeline
 from reranker.types import RankedDocument, Ranking, RankRequest
 
 KEYS = "{team: team-key, batch: {key: batch-key, priority: bulk, max_in_flight: 1}}"
@@ -38,11 +41,12 @@ class WordBackend:
     def require_any_room(self, body_bytes: int) -> None:
         """There always is."""
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller) -> Sequence[Ranking]:
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
         self.callers.append(caller)
         self.asked.append(asked)
         self.arrived.set()
-        await self.go_on.wait()
+        with timeline.stage("engine"):
+            await self.go_on.wait()
         if self.error:
             raise self.error
         return [_rank(request) for request in asked.lists]
@@ -70,16 +74,21 @@ def _rank(request: RankRequest) -> Ranking:
     scores = [len(words & set(text.split())) / len(words) for text in request.documents]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     results = tuple(RankedDocument(index, scores[index], scores[index] - 0.5) for index in order)
-    return Ranking(results[: request.top_n], (), 10 * len(order), len(order), 0, 0, 1, 1, tokenize_s=0.000_25)
+    return Ranking(results[: request.top_n], (), 10 * len(order), len(order), 0, 0, 1, 1)
 
 
-def door(backend: WordBackend, *, keys: str = "", **limits: Any) -> FastAPI:
+def door(backend: WordBackend, *observers: Observer, keys: str = "", **limits: Any) -> ASGIApp:
+    """Make the application, with what stands around it."""
+    return Observed(routes(backend, keys=keys, **limits), observers)
+
+
+def routes(backend: WordBackend, *, keys: str = "", **limits: Any) -> FastAPI:
     """Make the application."""
     return build_api(backend, LimitsConfig(**limits), Keyring(AccessConfig(), keys))
 
 
 @asynccontextmanager
-async def visitor(app: FastAPI, headers: Mapping[str, str] | None = None) -> AsyncIterator[httpx.AsyncClient]:
+async def visitor(app: ASGIApp, headers: Mapping[str, str] | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """Give a client of it."""
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://door", headers=headers) as client:

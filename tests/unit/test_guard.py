@@ -11,16 +11,16 @@ import pytest
 from starlette.routing import Route
 
 from deployments.guard import OPEN
-from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor
+from tests.unit.doors import BODY, KEYS, WordBackend, door, routes, visitor
 
 AS_TEAM = {"authorization": "Bearer team-key"}
 
 
 def _routes() -> list[tuple[str, str]]:
     """Every method and path that the application has, found by walking it."""
-    routes = door(WordBackend()).routes
-    assert all(isinstance(route, Route) for route in routes), "a mount: walk into it here"
-    found = [(method, route.path) for route in routes if isinstance(route, Route) for method in route.methods or ()]
+    listed = routes(WordBackend()).routes
+    assert all(isinstance(route, Route) for route in listed), "a mount: walk into it here"
+    found = [(method, route.path) for route in listed if isinstance(route, Route) for method in route.methods or ()]
     assert len(found) > 15
     return sorted(found)
 

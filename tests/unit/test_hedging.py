@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from reranker import scatter as scattering
 from reranker.config import ScatterConfig
 from reranker.errors import ReplicaLostError
 from reranker.scatter import Gathered, Scatter
+from reranker.timeline import ShardRecord
 from reranker.types import EngineScores, Shard
 from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
 
@@ -29,11 +31,20 @@ def _shards(count: int) -> list[Shard]:
     return [Shard(HEAD, empty, np.zeros(i + 1, dtype=np.int32), np.array([0, i + 1])) for i in range(count)]
 
 
-async def _gather(scatter: Scatter, shards: int, timeout_s: float = 5.0, *, allow_partial: bool = False) -> Gathered:
+async def _gather(
+    scatter: Scatter,
+    shards: int,
+    timeout_s: float = 5.0,
+    *,
+    allow_partial: bool = False,
+    records: Sequence[ShardRecord] | None = None,
+) -> Gathered:
     """Send a list, and see that nothing is left behind, however it ends."""
     deadline_s = asyncio.get_running_loop().time() + timeout_s
     try:
-        return await scatter.gather(_shards(shards), weight=1, deadline_s=deadline_s, allow_partial=allow_partial)
+        return await scatter.gather(
+            _shards(shards), weight=1, deadline_s=deadline_s, allow_partial=allow_partial, records=records
+        )
     finally:
         scatter.check_integrity(0)
         assert isinstance(scatter.fleet, FakeFleet)
@@ -50,8 +61,13 @@ def _hanging(*calls: int) -> Act:
 
 
 async def test_shard_that_lags_behind_is_sent_to_a_second_replica_and_the_first_answer_counts() -> None:
-    fleet = FakeFleet(4, _hanging(2))
-    gathered = await _gather(Scatter(fleet, AT_ONCE), 3)
+    fleet, records = FakeFleet(4, _hanging(2)), [ShardRecord() for _ in range(3)]
+    gathered = await _gather(Scatter(fleet, AT_ONCE), 3, records=records)
+    assert [[(one.hedge, one.outcome) for one in record.attempts] for record in records] == [
+        [(False, "answered")],
+        [(False, "answered")],
+        [(False, "dropped"), (True, "answered")],
+    ]
     assert [one and one.scores.logits.tolist() for one in gathered.answers] == [[1], [2], [3]]
     assert (gathered.hedges, gathered.retries) == (1, 0)
     late, second = fleet.calls[2:]

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.listener import Listener, listen
+from deployments.listener import CancelledByClient, Listener, listen
 from reranker.errors import ConfigurationError, NotReadyError
 from tests.integration.conftest import free_port
 
@@ -46,7 +46,7 @@ def _options(port: int) -> Any:  # stands for Serve's HTTPOptions
 async def _listen(app: App, port: int, service: str = "ours") -> Listener:
     # In a thread: who comes second asks the first who it is, and here both are served by one event loop.
     listening = await asyncio.to_thread(listen, _options(port), service)
-    return Listener(app, _options(port), listening, service)
+    return Listener(CancelledByClient(app), _options(port), listening, service)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -46,6 +47,22 @@ def bench() -> Iterator[Bench]:
     bench.engine.shutdown()
     assert not bench.engine.healthy
     assert bench.stepper.closed
+
+
+async def test_scores_say_how_long_they_waited_and_how_long_they_took(bench: Bench) -> None:
+    """The second shard waits for the device, the first does not; and one that is given up says so too."""
+    first = await bench.send(shard(10, 4))  # as many as one step takes
+    second = await bench.send(shard(11, 1))
+    began_s = time.monotonic()
+    await asyncio.sleep(0.05)
+    given_up = await bench.engine.score_within(shard(12, 1), 1.0, 0.02)
+    held_s = time.monotonic() - began_s
+    bench.stepper.let()
+    scores = await asyncio.gather(first, second)
+    assert scores[0].engine_s >= held_s > scores[0].queue_s
+    assert scores[1].queue_s >= held_s > scores[1].engine_s
+    assert given_up.queue_s >= 0.02
+    assert given_up.engine_s == 0
 
 
 async def test_every_pair_has_its_own_score_in_any_company(bench: Bench) -> None:
