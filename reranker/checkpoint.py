@@ -6,6 +6,7 @@ Reads only small files (configuration and tokenizer); the engine fetches the wei
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from reranker.errors import ModelNotFoundError, UnsupportedModelError
 from reranker.families import Family, family_of, has_token_types, max_tokens
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
-_SMALL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,13 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         UnsupportedModelError: Found, but of no known family, or without a fast tokenizer.
     """
     revision = None
+    folder = find_folder(config.name, config.revision)
     if config.name == "demo":
-        name, served_name, folder = str(DEMO_MODEL), "demo", DEMO_MODEL
+        name, served_name = str(folder), "demo"
     elif Path(config.name).is_dir():
-        folder = Path(config.name).resolve()
         name, served_name = str(folder), folder.name
     else:
         name = served_name = config.name
-        folder = _from_hub(config)
         revision = folder.name  # snapshots/<commit>
     settings = _read_settings(name, folder)
     family = family_of(name, settings)
@@ -76,20 +76,29 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
     )
 
 
-def _from_hub(config: ModelConfig) -> Path:
+def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _SMALL_FILES) -> Path:
+    """Find a model's folder on this machine, with these of its files: the bundled one, a local one, or the hub's copy.
+
+    Raises:
+        ModelNotFoundError: Neither a folder here, nor given by the hub.
+    """
+    if name == "demo":
+        return DEMO_MODEL
+    if Path(name).is_dir():
+        return Path(name).resolve()
     # Imported here: a local model needs no hub client, and its import takes a while.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=_SMALL_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except HFValidationError:
-        raise ModelNotFoundError(config.name, "not a valid hub id") from None
+        raise ModelNotFoundError(name, "not a valid hub id") from None
     except LocalEntryNotFoundError:
-        raise ModelNotFoundError(config.name, "the hub cannot be reached, and the local cache has no copy") from None
+        raise ModelNotFoundError(name, "the hub cannot be reached, and the local cache has no copy") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
-        raise ModelNotFoundError(config.name, f"the hub answered {status}") from None
+        raise ModelNotFoundError(name, f"the hub answered {status}") from None
 
 
 def _read_settings(name: str, folder: Path) -> dict[str, Any]:

@@ -44,28 +44,30 @@ def _matching_rule(text: str, metadata: Mapping[str, object], rules: Sequence[Ex
     for rule in rules:
         if rule.pattern is not None and re.search(rule.pattern, text) is None:
             continue
-        if all(_is(_field(metadata, name), value) for name, value in rule.metadata.items()):
+        if all(same(field_of(metadata, name), value) for name, value in rule.metadata.items()):
             return rule.name
     return None
 
 
-_ABSENT = object()
+ABSENT = object()
+"""What a field is that a document does not have."""
 
 
-def _field(metadata: Mapping[str, object], name: str) -> object:
+def field_of(metadata: Mapping[str, object], name: str) -> object:
     """Read a field; a dotted name reaches into objects, unless a field has the whole name."""
     if name in metadata:
         return metadata[name]
     value: object = metadata
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            return _ABSENT
+            return ABSENT
         value = value[part]
     return value
 
 
-def _is(found: object, wanted: object) -> bool:
-    # A list of tags matches when it holds the value. True is not 1: the types must be equal, too.
+def same(found: object, wanted: object) -> bool:
+    """Whether a field's value is the one that is wanted; a list of tags is when it holds it."""
+    # True is not 1: the types must be equal, too.
     if isinstance(found, list):
-        return any(_is(one, wanted) for one in found)
+        return any(same(one, wanted) for one in found)
     return found == wanted and isinstance(found, bool) == isinstance(wanted, bool)

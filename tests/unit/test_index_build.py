@@ -1,0 +1,226 @@
+"""An index is made whole or not at all, an interrupted build goes on where it was, and what it holds is found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from reranker.errors import ConfigurationError
+from reranker.retrieval.base import Candidate, Chunk
+from reranker.retrieval.building import Build, Built
+from reranker.retrieval.chunking import ChunkRules
+from reranker.retrieval.facts import EmbeddingFacts, IndexFacts
+from reranker.retrieval.filters import read_filter
+from reranker.retrieval.folder import IndexFolder, NoIndexError
+from reranker.retrieval.hybrid import fuse
+from reranker.retrieval.opened import OpenIndex, first_stages
+from reranker.retrieval.simulated import SIMULATED, SimulatedEmbedder
+from reranker.retrieval.sources import find_sources
+from reranker.types import FloatArray
+
+WITH_VECTORS = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED))
+TEXTS = {
+    "git": "A merge joins two branches; a rebase rewrites commits.",
+    "beijing": "The capital of China is Beijing.",
+    "zh": "清初政治家魏裔介，直隶柏乡县人。",
+    "whale": "A captain hunts a white whale over the seas.",
+}
+
+
+class Embed:
+    """Embeds as `SimulatedEmbedder` does, and fails at the given call."""
+
+    def __init__(self, fails_at: int = 0) -> None:
+        self.calls, self._fails_at = 0, fails_at
+
+    def __call__(self, texts: Sequence[str]) -> FloatArray:
+        self.calls += 1
+        if self.calls == self._fails_at:
+            raise KeyboardInterrupt
+        return asyncio.run(SimulatedEmbedder().embed(texts, "document"))
+
+
+def _lines(path: Path, texts: dict[str, str], **metadata: object) -> Path:
+    path.write_text("".join(json.dumps({"id": key, "text": text, **metadata}) + "\n" for key, text in texts.items()))
+    return path
+
+
+def _build(
+    index: Path, *paths: Path, facts: IndexFacts = WITH_VECTORS, add: bool = False, embed: Embed | None = None
+) -> Built:
+    folder = IndexFolder(index)
+    with folder.locked():
+        embed = (embed or Embed()) if facts.embedding else None
+        return Build(folder, find_sources(paths), facts, add=add, embed=embed).run()
+
+
+def _open(index: Path) -> OpenIndex:
+    opened = OpenIndex(IndexFolder(index).current())
+    opened.check_integrity()
+    return opened
+
+
+def _ids(found: Sequence[Candidate]) -> list[str]:
+    return [one.chunk.id for one in found]
+
+
+@pytest.mark.parametrize("stage", ["bm25", "dense", "hybrid"])
+async def test_first_stages_find_a_document_by_its_words(tmp_path: Path, stage: str) -> None:
+    await asyncio.to_thread(_build, tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS))
+    first_stage = first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())[stage]
+    assert first_stage.name == stage
+    for query, wanted in (("capital of China", "beijing"), ("merged branches", "git"), ("政治家", "zh")):
+        found = await first_stage.search(query, 2)
+        assert _ids(found)[0] == wanted
+        assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+@pytest.mark.parametrize("stage", ["bm25", "dense", "hybrid"])
+async def test_a_filter_leaves_the_best_of_what_it_lets_through(tmp_path: Path, stage: str) -> None:
+    """Filtering after the search would leave fewer than there are."""
+    many = {f"n{number}": f"whale {number}" for number in range(50)}
+    one = _lines(tmp_path / "a.jsonl", many, lang="en")
+    other = _lines(tmp_path / "b.jsonl", {f"o{key}": text for key, text in many.items()}, lang="de")
+    await asyncio.to_thread(_build, tmp_path / "idx", one, other)
+    first_stage = first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())[stage]
+    found = await first_stage.search("whale", 20, read_filter({"lang": "de"}))
+    assert len(found) == 20
+    assert {one.chunk.metadata["lang"] for one in found} == {"de"}
+    assert await first_stage.search("whale", 20, read_filter({"lang": "fr"})) == []
+
+
+async def test_only_stop_words_find_something_too(tmp_path: Path) -> None:
+    texts = TEXTS | {"who": "The Who were there before"}
+    await asyncio.to_thread(_build, tmp_path / "idx", _lines(tmp_path / "a.jsonl", texts), facts=IndexFacts())
+    bm25 = first_stages(_open(tmp_path / "idx"), None)["bm25"]
+    assert _ids(await bm25.search("the who", 1)) == ["who"]
+    assert await bm25.search("nowhere …", 5) == []
+
+
+def test_fusion_prefers_what_both_found() -> None:
+    def ranking(*ids: str) -> list[Candidate]:
+        return [Candidate(Chunk(one, 0, one), 1.0) for one in ids]
+
+    assert _ids(fuse([ranking("a", "b"), ranking("c", "b")])) == ["b", "a", "c"]
+    assert fuse([ranking("a"), ranking("a")])[0].score == pytest.approx(2 / 61)
+
+
+def test_index_without_vectors_has_bm25_only(tmp_path: Path) -> None:
+    _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), facts=IndexFacts())
+    assert list(first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())) == ["bm25"]
+
+
+def test_interrupted_build_leaves_the_old_index_and_goes_on(tmp_path: Path) -> None:
+    index = tmp_path / "idx"
+    _build(index, _lines(tmp_path / "old.jsonl", TEXTS))
+    new = _lines(tmp_path / "new.jsonl", {f"d{number}": f"document {number}" for number in range(300)})
+    with pytest.raises(KeyboardInterrupt):
+        _build(index, new, embed=Embed(fails_at=4))
+    assert set(_ids([Candidate(chunk, 0) for chunk in _open(index).chunks])) == set(TEXTS)
+
+    embed = Embed()
+    built = _build(index, new, embed=embed)
+    assert built.resumed
+    assert embed.calls == 2  # of five parts three were there
+    assert [chunk.id for chunk in _open(index).chunks] == [f"d{number}" for number in range(300)]
+    assert not IndexFolder(index).building.exists()
+
+
+@pytest.mark.parametrize("changed", ["source", "settings"])
+def test_a_changed_build_starts_over(tmp_path: Path, changed: str) -> None:
+    new = _lines(tmp_path / "new.jsonl", {f"d{number}": f"document {number}" for number in range(300)})
+    with pytest.raises(KeyboardInterrupt):
+        _build(tmp_path / "idx", new, embed=Embed(fails_at=4))
+    facts = WITH_VECTORS
+    if changed == "source":
+        _lines(new, {f"e{number}": "another text" for number in range(300)})
+    else:
+        facts = facts.model_copy(update={"chunking": ChunkRules(100, 10)})
+    built = _build(tmp_path / "idx", new, facts=facts)
+    assert not built.resumed
+    assert built.facts.documents == 300
+
+
+def test_a_version_that_was_named_but_never_served_is_dropped(tmp_path: Path) -> None:
+    """Killed between the two steps by which a version takes effect."""
+    index, lines = tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS)
+    _build(index, lines)
+    (index / "versions" / "000002").mkdir()
+    (index / "versions" / "000002" / "half").write_text("")
+    assert _build(index, lines).version.name == "000002"
+    _open(index)
+
+
+def test_added_documents_take_the_place_of_those_with_their_id(tmp_path: Path) -> None:
+    index = tmp_path / "idx"
+    _build(index, _lines(tmp_path / "a.jsonl", TEXTS))
+    facts = IndexFacts.read(IndexFolder(index).current())
+    _build(index, _lines(tmp_path / "b.jsonl", {"whale": "Now about cats.", "new": "new one"}), facts=facts, add=True)
+    opened = _open(index)
+    texts = {chunk.id: chunk.text for chunk in opened.chunks}
+    assert texts == TEXTS | {"whale": "Now about cats.", "new": "new one"}
+    found = asyncio.run(first_stages(opened, SimulatedEmbedder())["dense"].search("cats", 1))
+    assert _ids(found) == ["whale"]
+
+
+def test_the_second_of_two_documents_with_one_id_is_left_out_and_said(tmp_path: Path) -> None:
+    one, two = _lines(tmp_path / "a.jsonl", TEXTS), _lines(tmp_path / "b.jsonl", {"git": "again"})
+    built = _build(tmp_path / "idx", one, two)
+    assert [str(problem) for problem in built.problems] == [
+        f"{two}:1: has the id 'git' a second time; the first is kept"
+    ]
+    assert built.facts.left_out == 1
+
+
+def test_nothing_to_index_replaces_nothing(tmp_path: Path) -> None:
+    index = tmp_path / "idx"
+    _build(index, _lines(tmp_path / "a.jsonl", TEXTS))
+    (tmp_path / "b.jsonl").write_text("no json\n")
+    with pytest.raises(ConfigurationError, match=r"not one document.*b\.jsonl:1: is not JSON"):
+        _build(index, tmp_path / "b.jsonl")
+    assert len(_open(index).chunks) == len(TEXTS)
+
+
+def test_two_builds_of_one_index_at_once_are_refused(tmp_path: Path) -> None:
+    with (
+        IndexFolder(tmp_path / "idx").locked(),
+        pytest.raises(ConfigurationError, match="another build"),
+        IndexFolder(tmp_path / "idx").locked(),
+    ):
+        pass
+
+
+def test_no_index_and_a_damaged_one_are_said(tmp_path: Path) -> None:
+    with pytest.raises(NoIndexError, match="reranker index build"):
+        IndexFolder(tmp_path).current()
+    version = _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS)).version
+    with (version / "chunks.jsonl").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ConfigurationError, match="not as many bytes"):
+        OpenIndex(version)
+    (version / "index.json").write_text("{}x")
+    with pytest.raises(ConfigurationError, match=r"index\.json"):
+        OpenIndex(version)
+
+
+@pytest.mark.parametrize("factory", ["HNSW16", "IVF4,Flat", "SQ8"])
+async def test_other_indexes_of_faiss_filter_too(tmp_path: Path, factory: str) -> None:
+    many = {f"n{number}": f"number{number} whale" for number in range(400)}
+    facts = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED, factory=factory))
+    one = _lines(tmp_path / "a.jsonl", many, lang="en")
+    other = _lines(tmp_path / "b.jsonl", {f"o{key}": text for key, text in many.items()}, lang="de")
+    await asyncio.to_thread(_build, tmp_path / "idx", one, other, facts=facts)
+    dense = first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())["dense"]
+    found = await dense.search("number7 whale", 5, read_filter({"lang": "de"}))
+    assert len(found) == 5
+    assert {one.chunk.metadata["lang"] for one in found} == {"de"}
+
+
+def test_an_index_that_faiss_does_not_know_is_refused(tmp_path: Path) -> None:
+    facts = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED, factory="Nonsense"))
+    with pytest.raises(ConfigurationError, match="FAISS cannot make 'Nonsense'"):
+        _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), facts=facts)
