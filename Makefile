@@ -77,6 +77,7 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.docs --check
+	$(BIN)/python -m tools.dashboard --check
 	$(BIN)/reranker config check serve_config.yaml k8s/overlays/*/serve_config.yaml
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m tools.image check
@@ -86,6 +87,7 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 .PHONY: docs
 docs: $(DEV) ## write the generated parts of the docs
 	$(BIN)/python -m tools.docs
+	$(BIN)/python -m tools.dashboard
 
 .PHONY: lock
 lock: $(DEV) ## resolve pyproject.toml into requirements/*.txt

@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 from deployments import openapi
 from deployments.cache_routes import CacheBackend, add_cache_routes
 from deployments.guard import Guard
+from deployments.metrics_routes import MetricsBackend, add_metrics_routes
 from deployments.reading import read_body
 from deployments.replies import refusal, reply, server_timing
 from reranker.config import LimitsConfig
@@ -38,7 +39,7 @@ _INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 
 
-class Backend(CacheBackend, Protocol):
+class Backend(CacheBackend, MetricsBackend, Protocol):
     """What the routes need of the service."""
 
     model: str
@@ -170,6 +171,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
         return reply(model_card())
 
     add_cache_routes(api, backend)
+    add_metrics_routes(api, backend, keys)
 
     @api.get("/v1/cluster/auth", **openapi.AUTH)
     async def auth() -> Response:

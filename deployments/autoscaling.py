@@ -73,7 +73,9 @@ class QueueTime:
 
     def _gauge(self, gauge: metrics.Gauge) -> Any:
         if gauge.name not in self._gauges:
-            self._gauges[gauge.name] = ray_metrics.Gauge(gauge.name, gauge.description, gauge.labels)
+            self._gauges[gauge.name] = ray_metrics.Gauge(
+                gauge.name, gauge.description, tuple(one.name for one in gauge.labels)
+            )
         return self._gauges[gauge.name]
 
 

@@ -6,17 +6,21 @@ import asyncio
 import dataclasses
 import logging
 import os
+import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from ray import serve
 
+from deployments.ledger import Bookkeeping
+from reranker import metrics
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.engine.base import Engine
 from reranker.errors import EngineFailedError, StartupCheckError
 from reranker.identity import SIMULATED, model_identity
+from reranker.metrics.engines import EngineFigures
 from reranker.prompt import PromptRenderer
 from reranker.startup_check import require_sane, tolerance_for
 from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardTerms
@@ -40,9 +44,20 @@ class EngineReplica:
         Raises:
             StartupCheckError: It does not. Serve tries again a few times, then gives up; none takes traffic.
         """
+        began_s = time.monotonic()
+        self._books = Bookkeeping(metrics.ENGINE, self._look) if config.observability.metrics else None
+        recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
+        self._figures = EngineFigures(recorder)
         with ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
             model = beside.submit(_identity, config, device)
-            self._engine = _engine(config, device)
+            try:
+                self._engine = _engine(config, device)
+            except StartupCheckError as error:
+                recorder.count(metrics.STARTUP_CHECKS, 1, error.check)
+                raise
+        checked = config.engine.startup_check and config.engine.simulated is None
+        recorder.count(metrics.STARTUP_CHECKS, 1, "passed" if checked else "off")
+        recorder.observe(metrics.LOAD_SECONDS, time.monotonic() - began_s)
         self._model = model.result()
         self._in_hand: Counter[str] = Counter()
         self._scoring: dict[tuple[str, int], asyncio.Future[EngineScores]] = {}
@@ -100,6 +115,10 @@ class EngineReplica:
         load = self._engine.load
         speed = load.tokens_per_s or 0.0  # Serve takes numbers only
         return {"pending_work": load.pending_tokens, "arrived_work": self._arrived_tokens, "work_per_s": speed}
+
+    def _look(self) -> None:
+        if hasattr(self, "_engine"):
+            self._figures.take(self._engine.stats)
 
     def _load(self) -> ReplicaLoad:
         return dataclasses.replace(self._engine.load, in_hand=dict(+self._in_hand))

@@ -24,6 +24,8 @@ logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", "/-/healthz"})
 """Paths that need no key: none of them touches the model."""
+METRICS = "/metrics"
+"""Needs no key where `access.open_metrics` says so."""
 _SLASHES = re.compile("/+")
 
 
@@ -64,7 +66,7 @@ class Guard:
 
         try:
             self._require_short_head(scope)
-            if path in OPEN:
+            if path in OPEN or (path == METRICS and self._keys.open_metrics):
                 await self._app(scope, receive, watched_send)
                 return
             caller = self._keys.caller(_authorization(scope))

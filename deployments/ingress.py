@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -22,9 +22,9 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.api import build_api
 from deployments.fleet import RayFleet
+from deployments.ledger import Bookkeeping
 from deployments.listener import CancelledByClient, Listener, listen
 from deployments.observed import Observed
-from deployments.recorder import RayRecorder
 from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
 from reranker.cache.build import build_cache
@@ -33,8 +33,9 @@ from reranker.cache.use import Use, report
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.dialects.base import JSON, Asked
-from reranker.errors import NotReadyError, OverloadedError, StartFailedError
+from reranker.errors import NotReadyError, StartFailedError
 from reranker.keys import ENVIRONMENT, Caller, Keyring, require_keys
+from reranker.metrics.requests import record_request
 from reranker.prompt import PromptRenderer
 from reranker.scatter import Scatter
 from reranker.timeline import Timeline
@@ -67,7 +68,8 @@ class Ingress:
         self._config = config
         self._engine = engine
         self.model = "simulated" if config.engine.simulated else checkpoint.served_name
-        self._recorder: metrics.Recorder = RayRecorder()
+        self._books = Bookkeeping(metrics.INGRESS, self._look) if config.observability.metrics else None
+        self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._renderer = PromptRenderer.of(checkpoint, config.model)
         self._fleet = RayFleet(engine)
         self._scatter = Scatter(self._fleet, config.scatter)
@@ -75,7 +77,8 @@ class Ingress:
         self._cache = build_cache(config, os.environ, self._recorder)
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
-        app = Observed(CancelledByClient(build_api(self, config.limits, keys)))
+        count = self._count if self._books else None
+        app = Observed(CancelledByClient(build_api(self, config.limits, keys)), count=count)
         self._listener = Listener(app, options, listening, cluster)
 
     async def check_health(self) -> None:
@@ -98,11 +101,7 @@ class Ingress:
         """See `Backend`."""
         if self._cache is not None and body_bytes <= _READ_ANYWAY_BYTES:
             return  # it may be known, and need no room
-        try:
-            self._admission.require_any_room(body_bytes, self._fleet.board.elsewhere())
-        except OverloadedError:
-            self._recorder.count(metrics.REFUSED_LISTS, 1)
-            raise
+        self._admission.require_any_room(body_bytes, self._fleet.board.elsewhere())
 
     async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
         """See `Backend`."""
@@ -131,42 +130,31 @@ class Ingress:
                     permit = entered.enter_context(asked_for)
                 yield permit
 
-        try:
-            if len(lists) == 1:  # looked up first: what is known needs no leave
-                async with look_up(lists[0]) as lookup:
-                    share = pipeline.share_to_score(lists[0], lookup)
-                    with let_in(math.ceil(body_bytes * share)) as permit:
-                        rankings = [await self._rank_one(lists[0], permit, lookup, timeline)]
-            else:
-                with let_in(body_bytes) as permit:
-                    rankings = await rank_all(lists, permit, timeout_s, rank_one)
-        except OverloadedError:
-            self._recorder.count(metrics.REFUSED_LISTS, 1)
-            raise
-        for request, ranking in zip(lists, rankings, strict=True):
-            self._count(request, ranking)
-        return rankings
+        if len(lists) == 1:  # looked up first: what is known needs no leave
+            async with look_up(lists[0]) as lookup:
+                share = pipeline.share_to_score(lists[0], lookup)
+                with let_in(math.ceil(body_bytes * share)) as permit:
+                    return [await self._rank_one(lists[0], permit, lookup, timeline)]
+        with let_in(body_bytes) as permit:
+            return await rank_all(lists, permit, timeout_s, rank_one)
 
     async def _rank_one(
         self, request: RankRequest, permit: Permit | PermitPart, lookup: Lookup, timeline: Timeline
     ) -> Ranking:
         return await pipeline.rerank(request, permit, self._renderer, self._scatter, self._config, lookup, timeline)
 
-    def _count(self, request: RankRequest, ranking: Ranking) -> None:
-        for counter, amount in (
-            (metrics.DOCUMENTS, len(request.documents)),
-            (metrics.TRUNCATED_DOCUMENTS, ranking.truncated_documents),
-            (metrics.WINDOWED_DOCUMENTS, ranking.windowed_documents),
-            (metrics.EXCLUDED_DOCUMENTS, len(ranking.excluded)),
-            (metrics.UNSCORED_DOCUMENTS, len(ranking.unscored)),
-            (metrics.RETRIED_SHARDS, ranking.retries),
-            (metrics.HEDGED_SHARDS, ranking.hedges),
-            (metrics.DEDUPLICATED_PAIRS, ranking.deduplicated_pairs),
-            (metrics.CACHE_HITS, ranking.cached_documents),
-            (metrics.CACHE_MISSES, ranking.missed_documents),
-            (metrics.CACHE_COALESCED, ranking.coalesced_documents),
+    def _count(self, timeline: Timeline) -> None:
+        record_request(self._recorder, timeline)
+
+    def _look(self) -> None:
+        """Record what there is at this moment."""
+        for gauge, value in (
+            (metrics.REQUESTS_IN_FLIGHT, self._admission.lists_in_flight),
+            (metrics.TOKENS_IN_FLIGHT, self._admission.tokens_in_flight),
+            (metrics.SHARDS_IN_FLIGHT, self._fleet.board.shards_in_flight),
+            (metrics.LIVE_REPLICAS, len(self._fleet.loads())),
         ):
-            self._recorder.count(counter, amount)
+            self._recorder.set(gauge, value)
 
     async def load(self) -> JSON:
         """See `Backend`. Compares the books on the way."""
@@ -206,6 +194,10 @@ class Ingress:
         here = serve.get_replica_context()
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
         return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
+
+    async def metric_totals(self) -> Mapping[str, float] | None:
+        """See `Backend`."""
+        return await self._books.totals() if self._books else None
 
     async def live_replicas(self) -> int:
         """See `Backend`."""

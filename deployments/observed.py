@@ -1,7 +1,7 @@
 """What stands around everything else: each request gets its id and its timeline, and who wants to know hears of it.
 
 A request is told of once, after its answer is out or its client has gone: what tells of it costs it no time, and cannot
-fail it.
+fail it. Only counting comes before.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ _CLIENT_GONE, _CLIENT_GONE_CODE = 499, "client_gone"
 class Observed:
     """ASGI middleware. Leaves `timeline`, a `reranker.timeline.Timeline`, in the request's state."""
 
-    def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer] = (), count: Observer | None = None) -> None:
         """Wrap an application.
 
         Args:
             app: The application.
             observers: Told of each request, in this order.
+            count: Told of each as well, before its answer goes out: no client may have one that is not counted.
         """
         self._app, self._observers = app, observers
+        self._counting = () if count is None else (count,)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -48,6 +50,8 @@ class Observed:
         async def noted_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 timeline.status = message["status"]
+                if timeline.status != _CLIENT_GONE:
+                    self._tell(timeline, self._counting)
                 request_id = (REQUEST_ID_HEADER.encode(), timeline.request_id.encode("latin-1"))
                 message = {**message, "headers": [*message.get("headers", ()), request_id]}
             await send(message)
@@ -62,10 +66,12 @@ class Observed:
             timeline.end()
             if not timeline.status or timeline.status == _CLIENT_GONE:
                 timeline.status, timeline.error = _CLIENT_GONE, timeline.error or _CLIENT_GONE_CODE
-            self._tell(timeline)
+                self._tell(timeline, self._counting)
+            self._tell(timeline, self._observers)
 
-    def _tell(self, timeline: Timeline) -> None:
-        for observer in self._observers:
+    @staticmethod
+    def _tell(timeline: Timeline, observers: Sequence[Observer]) -> None:
+        for observer in observers:
             try:
                 observer(timeline)
             except Exception:

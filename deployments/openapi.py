@@ -174,6 +174,8 @@ CACHE = _get(
     403,
     503,
 )
+METRICS = _get({"type": "string"}, 403, 404)
+METRICS["responses"][200]["content"] = {"text/plain": {"schema": {"type": "string"}}}
 MODELS = _get(_object({"object": _STRING, "data": _list_of(_CARD)}))
 MODEL = _get(_CARD, 404)
 AUTH = _get(_object({"auth": _BOOLEAN}))

@@ -45,6 +45,8 @@ class Caller:
     tokens_per_minute: int | None = None
     """Prompt tokens, in one ingress replica."""
     admin: bool = False
+    metrics: bool = False
+    """May read `GET /metrics`."""
 
 
 ANONYMOUS = Caller("anonymous")
@@ -60,6 +62,7 @@ class KeySettings(Group):
     max_in_flight: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
     admin: bool = False
+    metrics: bool = False
 
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")]
@@ -83,6 +86,7 @@ class Keyring:
             ConfigurationError: The file is not there, or no keys file. Never quotes it.
         """
         self._file = Path(config.keys_file) if config.keys_file else None
+        self.open_metrics = config.open_metrics
         self._clock = clock
         self._from_environment = _parse(environment, f"the environment variable {ENVIRONMENT}")
         self._known = self._from_environment
@@ -205,7 +209,7 @@ def _parse(text: str, where: str) -> dict[bytes, Caller]:
         raise ConfigurationError(f"{where}: {place}: {problem['msg']}") from None
     known: dict[bytes, Caller] = {}
     for name, one in settings.items():
-        caller = Caller(name, one.priority, one.max_in_flight, one.tokens_per_minute, one.admin)
+        caller = Caller(name, one.priority, one.max_in_flight, one.tokens_per_minute, one.admin, one.metrics)
         for key in [one.key] if isinstance(one.key, str) else one.key:
             digest = _digest_of_entry(key.strip(), f"{where}: {name}")
             if digest in known:

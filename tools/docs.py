@@ -1,6 +1,6 @@
 """Write the generated parts of the docs from the code, or check that they are fresh.
 
-python -m tools.docs            writes docs/configuration.md and docs/errors.md
+python -m tools.docs            writes docs/configuration.md, docs/errors.md, and the table in docs/metrics.md
 python -m tools.docs --check    fails when one of them is stale
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,10 +17,13 @@ from pydantic_core import PydanticUndefined
 
 from reranker.config import RerankerConfig, ScalingConfig
 from reranker.errors import for_clients
+from reranker.metrics import Gauge, Histogram, Metric, catalog
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 ERRORS = ROOT / "docs" / "errors.md"
+METRICS = ROOT / "docs" / "metrics.md"
+_TABLE_BEGINS, _TABLE_ENDS = "<!-- the table, made by `make docs` -->\n", "<!-- end of the table -->\n"
 
 _HEAD = """\
 # Configuration
@@ -95,6 +98,31 @@ def configuration_page() -> str:
     return "\n".join(lines)
 
 
+def metrics_page() -> str:
+    """docs/metrics.md as it is, with a table that has one row for each metric."""
+    before, _, rest = METRICS.read_text(encoding="utf-8").partition(_TABLE_BEGINS)
+    _, _, after = rest.partition(_TABLE_ENDS)
+    table = []
+    for title, of in (("ingress", catalog.INGRESS), ("engine", catalog.ENGINE), ("controller", catalog.CONTROLLER)):
+        table += ["", f"| recorded in the {title} | kind | labels | meaning |", "|---|---|---|---|"]
+        table += [_metric_row(metric) for metric in of]
+    return before + _TABLE_BEGINS + "\n".join(table) + "\n\n" + _TABLE_ENDS + after
+
+
+def _metric_row(metric: Metric) -> str:
+    labels = "; ".join(f"`{one.name}`: {_some(one.values)}" for one in metric.labels)
+    kind = type(metric).__name__.lower()
+    if isinstance(metric, Histogram):
+        kind += ", up to " + " ".join(f"{bound:,g}" for bound in metric.bounds)
+    elif isinstance(metric, Gauge):
+        kind += f", {metric.across}"
+    return f"| `{metric.name}` | {kind} | {labels} | {metric.description} |"
+
+
+def _some(values: Sequence[str]) -> str:
+    return ", ".join(values) if len(values) <= 12 else f"{len(values)} values"
+
+
 def _rows(group: type[BaseModel], within: str = "", defaults: BaseModel | None = None) -> Iterator[str]:
     for key, field in group.model_fields.items():
         default = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, key)
@@ -116,7 +144,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a page is stale")
     check = parser.parse_args().check
     stale = 0
-    for page, fresh in ((CONFIGURATION, configuration_page()), (ERRORS, errors_page())):
+    for page, fresh in (
+        (CONFIGURATION, configuration_page()),
+        (ERRORS, errors_page()),
+        (METRICS, metrics_page()),
+    ):
         if not check:
             page.write_text(fresh, encoding="utf-8")
         elif not page.is_file() or page.read_text(encoding="utf-8") != fresh:

@@ -19,25 +19,12 @@ from reranker.cache.memory import MemoryStore
 from reranker.cache.redis_client import redis_client
 from reranker.cache.redis_store import RedisStore
 from reranker.config import RedisConfig
-from reranker.metrics import Counter, Gauge, Histogram
+from reranker.metrics import NoRecorder
 from reranker.prompt import PromptRenderer
 from reranker.types import EngineScores
 from reranker.windows import CuttingPolicy
 
 DOCUMENTS = 1_000
-
-
-class NoMetrics:
-    """A recorder that keeps nothing."""
-
-    def count(self, counter: Counter, amount: int) -> None:
-        """Nothing."""
-
-    def set(self, gauge: Gauge, value: float) -> None:
-        """Nothing."""
-
-    def observe(self, histogram: Histogram, value: float) -> None:
-        """Nothing."""
 
 
 def run(folder: Path, *, quick: bool) -> Result:
@@ -62,7 +49,7 @@ def run(folder: Path, *, quick: bool) -> Result:
     keys = document_keys(terms, texts.documents)
     entries = {key: entry for key, entry in zip(keys, pack(rendered, scores), strict=True) if entry is not None}
     timed("unpack scores", lambda: unpack(list(entries.values())))
-    memory = MemoryStore(2**26, NoMetrics())
+    memory = MemoryStore(2**26, NoRecorder())
     timed("write to memory", lambda: memory.put_many(entries))
     timed("read from memory", lambda: asyncio.run(memory.get_many(keys)))
     asyncio.run(_redis(folder, entries, times, found))
@@ -81,7 +68,7 @@ def _seconds(call: Callable[[], object]) -> float:
 async def _redis(folder: Path, entries: dict[bytes, Entry], times: int, found: dict[str, float]) -> None:
     with redis_server(folder) as url:
         config = RedisConfig(url=url, budget_s=2)
-        store = RedisStore(redis_client(config, None), config, NoMetrics())
+        store = RedisStore(redis_client(config, None), config, NoRecorder())
         keys = list(entries)
         await store.get_many(keys)
         for name in ("write to Redis, in the background", "read from Redis"):

@@ -14,6 +14,7 @@ from reranker.config.base import Group
 from reranker.config.cache import CacheConfig, RedisConfig
 from reranker.config.engine import EngineConfig, SimulatedConfig
 from reranker.config.model import ExclusionRule, LongDocumentsConfig, ModelConfig, RulesConfig
+from reranker.config.observability import ObservabilityConfig
 from reranker.config.redis_address import RedisAddress
 from reranker.config.scaling import ScalingConfig
 from reranker.config.serving import (
@@ -34,6 +35,7 @@ __all__ = [
     "LimitsConfig",
     "LongDocumentsConfig",
     "ModelConfig",
+    "ObservabilityConfig",
     "PlanningConfig",
     "PrioritiesConfig",
     "PriorityConfig",
@@ -61,6 +63,7 @@ class RerankerConfig(Group):
     cache: CacheConfig = CacheConfig()
     limits: LimitsConfig = LimitsConfig()
     access: AccessConfig = AccessConfig()
+    observability: ObservabilityConfig = ObservabilityConfig()
 
     @model_validator(mode="after")
     def _pair_fits_shard(self) -> Self:

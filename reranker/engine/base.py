@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
+from reranker.types import EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
 
 
 class Engine(Protocol):
@@ -44,6 +44,11 @@ class Engine(Protocol):
     @property
     def load(self) -> ReplicaLoad:
         """What waits here, and how fast it goes away."""
+        ...
+
+    @property
+    def stats(self) -> EngineStats:
+        """What it has done since its start, for metrics; may be a step behind."""
         ...
 
     async def check_integrity(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from reranker.config import EngineConfig, SimulatedConfig
 from reranker.engine.stepping import SteppedEngine
+from reranker.types import BackendStats
 
 _HEADS = 64
 """Heads the imagined prefix cache holds."""
@@ -54,6 +55,10 @@ class SimulatedStepper:
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int) -> None:
         """Take in a pair."""
         heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens))
+
+    def stats(self) -> BackendStats:
+        """Only what there is here: no memory, no cache of prefixes that one could fill."""
+        return BackendStats(waiting_pairs=len(self._waiting))
 
     def abort(self, pairs: Sequence[int]) -> None:
         """Forget these pairs."""

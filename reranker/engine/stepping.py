@@ -20,7 +20,7 @@ from reranker.engine.fairness import FairQueue, Turn
 from reranker.engine.job import Job
 from reranker.engine.pace import Pace
 from reranker.errors import EngineFailedError
-from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
+from reranker.types import BackendStats, EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,10 @@ class Stepper(Protocol):
         """Forget these pairs."""
         ...
 
+    def stats(self) -> BackendStats:
+        """Say what it has and has done; from any thread, and cheap."""
+        ...
+
     def close(self) -> None:
         """Give back the device."""
         ...
@@ -87,6 +91,8 @@ class SteppedEngine:
         self._pairs = 0
         self._pace = Pace()
         self._began_s = 0.0  # of the work whose duration is not recorded yet
+        self._steps = self._done_pairs = self._done_tokens = 0
+        self._busy_s = 0.0
         self._healthy = True
         self._stopping = False
         started: Future[None] = Future()
@@ -108,6 +114,13 @@ class SteppedEngine:
     def load(self) -> ReplicaLoad:
         """What waits here, and how fast it goes away."""
         return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
+
+    @property
+    def stats(self) -> EngineStats:
+        """What it has done since its start; see `Engine.stats`."""
+        queued = self.pending_pairs, self._pending_tokens
+        done = self._steps, self._busy_s, self._done_pairs, self._done_tokens
+        return EngineStats(*done, *queued, self._stepper.stats())
 
     async def score(self, shard: Shard) -> FloatArray:
         """Score all pairs of a shard; see `Engine.score`."""
@@ -181,10 +194,13 @@ class SteppedEngine:
         """Feed the stepper, step it, hand out what is done; note how fast that went."""
         self._feed()
         done_tokens = 0
+        self._steps += bool(self._stepping)
         for pair, logit in self._stepper.step() if self._stepping else ():
             done_tokens += self._deliver(pair, logit)
         now_s = time.monotonic()
         self._pace.record(done_tokens, now_s - self._began_s)  # with everything between two steps: it is no faster
+        self._done_tokens += done_tokens
+        self._busy_s += now_s - self._began_s
         self._began_s = now_s
 
     def _stop(self) -> None:
@@ -241,6 +257,7 @@ class SteppedEngine:
         job.scored[turn.position] = True  # after the logit: see so_far
         job.stepping.discard(pair)
         job.left -= 1
+        self._done_pairs += 1
         self._stepping_tokens -= turn.cost
         self._pending_tokens -= turn.cost
         if not job.left:

@@ -15,6 +15,7 @@ from reranker.checkpoint import Checkpoint
 from reranker.config import EngineConfig
 from reranker.engine.stepping import SteppedEngine
 from reranker.errors import UnsupportedModelError
+from reranker.types import BackendStats
 
 _CPU_KERNELS = "reranker_cpu"
 """The name under which vLLM finds the kernels of cpu_kernels.py."""
@@ -67,6 +68,7 @@ class VllmStepper:
 
             cpu_kernels.register(_CPU_KERNELS)
         self._core = _build(arguments)
+        _count_cache_hits(self._core)
         self._request = Request
         model = self._core.vllm_config.model_config
         self._max_tokens: int = model.max_model_len
@@ -124,6 +126,20 @@ class VllmStepper:
     def abort(self, pairs: Sequence[int]) -> None:
         """Forget these pairs."""
         self._core.abort_requests([str(pair) for pair in pairs])
+
+    def stats(self) -> BackendStats:
+        """Say what vLLM's scheduler has, and what its prefix cache was asked for since the start."""
+        scheduler = self._core.scheduler
+        cache = scheduler.kv_cache_manager
+        asked = cache.prefix_cache_stats  # nobody else takes it, so it counts on
+        return BackendStats(
+            running_pairs=len(scheduler.running),
+            waiting_pairs=len(scheduler.waiting),
+            preemptions=asked.preempted_requests,
+            queried_tokens=asked.queries + asked.preempted_queries,
+            hit_tokens=asked.hits + asked.preempted_hits,
+            kv_usage=cache.usage,
+        )
 
     def close(self) -> None:
         """Stop vLLM, and its worker processes where it has some."""
@@ -187,3 +203,11 @@ def _build(arguments: dict[str, Any]) -> Any:  # Any: vLLM's EngineCore; vllm is
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
     return EngineCore(config, Executor.get_class(config), log_stats=False)
+
+
+def _count_cache_hits(core: Any) -> None:  # Any: as above
+    """Have vLLM count what it finds in its prefix cache, and only that: `log_stats` costs time for every pair."""
+    from vllm.v1.metrics.stats import PrefixCacheStats
+
+    cache = core.scheduler.kv_cache_manager
+    cache.log_stats, cache.prefix_cache_stats = True, PrefixCacheStats()

@@ -32,6 +32,7 @@ class WordBackend:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.cleared = 0
+        self.totals: dict[str, float] | None = {}
         self.callers: list[Caller] = []
         self.asked: list[Asked] = []
         self.arrived = asyncio.Event()
@@ -60,6 +61,9 @@ class WordBackend:
     async def clear_cache(self) -> None:
         self.cleared += 1
 
+    async def metric_totals(self) -> Mapping[str, float] | None:
+        return self.totals
+
     async def live_replicas(self) -> int:
         if isinstance(self.error, RerankerError):
             raise self.error
@@ -77,14 +81,14 @@ def _rank(request: RankRequest) -> Ranking:
     return Ranking(results[: request.top_n], (), 10 * len(order), len(order), 0, 0, 1, 1)
 
 
-def door(backend: WordBackend, *observers: Observer, keys: str = "", **limits: Any) -> ASGIApp:
+def door(backend: WordBackend, *observers: Observer, **settings: Any) -> ASGIApp:
     """Make the application, with what stands around it."""
-    return Observed(routes(backend, keys=keys, **limits), observers)
+    return Observed(routes(backend, **settings), observers)
 
 
-def routes(backend: WordBackend, *, keys: str = "", **limits: Any) -> FastAPI:
+def routes(backend: WordBackend, *, keys: str = "", open_metrics: bool = False, **limits: Any) -> FastAPI:
     """Make the application."""
-    return build_api(backend, LimitsConfig(**limits), Keyring(AccessConfig(), keys))
+    return build_api(backend, LimitsConfig(**limits), Keyring(AccessConfig(open_metrics=open_metrics), keys))
 
 
 @asynccontextmanager

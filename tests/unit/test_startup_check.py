@@ -15,7 +15,7 @@ from reranker.engine.base import Engine
 from reranker.errors import EngineFailedError, StartupCheckError
 from reranker.prompt import PromptRenderer
 from reranker.startup_check import KNOWN_PAIRS, Renderer, require_sane, run_checks, tolerance_for
-from reranker.types import EngineScores, FloatArray, RenderedList, ReplicaLoad, Shard
+from reranker.types import EngineScores, EngineStats, FloatArray, RenderedList, ReplicaLoad, Shard
 
 RENDERER = PromptRenderer(DEMO_MODEL, 8_192, ModelConfig().instruction)
 TOLERANCE = tolerance_for("float32")
@@ -49,6 +49,10 @@ class FakeEngine:
     @property
     def load(self) -> ReplicaLoad:
         return ReplicaLoad()
+
+    @property
+    def stats(self) -> EngineStats:
+        return EngineStats()
 
     async def check_integrity(self) -> None:
         pass

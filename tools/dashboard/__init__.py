@@ -1,0 +1,1 @@
+"""Grafana's dashboard of the service: declared in `panels`, written as JSON, and drawn from a running Prometheus."""
