@@ -15,14 +15,13 @@ from deployments.router import ShardRouter
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
-from reranker.launcher import ENGINE_MAX_ONGOING
 
 _SERVE_FLAGS = {
     # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way. The ingress
     # needs it: its HTTP server runs on that loop.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # Replicas are called past Serve's handle (fleet.py), so it is they who count what they have.
+    # No handle counts anything (fleet.py): the policy of autoscaling.py hears from the replicas.
     "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": "0",
 }
 
@@ -50,7 +49,6 @@ def build_app(args: dict[str, object]) -> Application:
     engine = (
         serve.deployment(EngineReplica)
         .options(
-            max_ongoing_requests=ENGINE_MAX_ONGOING,
             ray_actor_options={
                 "num_cpus": 0 if config.engine.simulated else config.engine.cpus,  # a simulated one only sleeps
                 "num_gpus": config.engine.tensor_parallel_size if device == "cuda" else 0,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
+import ray
 from ray import serve
 
 from deployments.ledger import Bookkeeping
@@ -23,12 +23,11 @@ from reranker.identity import SIMULATED, model_identity
 from reranker.metrics.engines import EngineFigures
 from reranker.prompt import PromptRenderer
 from reranker.startup_check import require_sane, tolerance_for
-from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardTerms
+from reranker.transport.server import ShardServer
+from reranker.transport.tls import tls_context
+from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
-
-_MAX_DROPPED = 1_000
-"""Shards dropped before they came, or after they were done, that are kept in mind."""
 
 
 class EngineReplica:
@@ -60,46 +59,26 @@ class EngineReplica:
         recorder.observe(metrics.LOAD_SECONDS, time.monotonic() - began_s)
         self._model = model.result()
         self._in_hand: Counter[str] = Counter()
-        self._scoring: dict[tuple[str, int], asyncio.Future[EngineScores]] = {}
-        self._dropped: deque[tuple[str, int]] = deque(maxlen=_MAX_DROPPED)
         self._arrived_tokens = 0
         self._name: str = serve.get_replica_context().replica_id.unique_id
+        tls = tls_context(os.environ, server=True)
+        self._server = ShardServer(ray.util.get_node_ip_address(), self._model, self._score, tls)
 
-    async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Score the pairs of a shard that its time suffices for; none once it is dropped."""
-        key = terms.sender, terms.assignment
-        if key in self._dropped:
-            self._dropped.remove(key)
-            return ShardScores(EngineScores.nothing(len(shard)), self._name, self._load(), self._model)
+    async def _score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
+        """Score the pairs of a shard that its time suffices for; cancelled when nobody waits for them any more."""
         self._in_hand[terms.sender] += shard.work_tokens
         self._arrived_tokens += shard.work_tokens
-        scoring = asyncio.ensure_future(self._engine.score_within(shard, terms.weight, terms.timeout_s))
-        self._scoring[key] = scoring
         try:
-            scores = await scoring
+            scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
         except EngineFailedError:
             self._end()
-        except asyncio.CancelledError:
-            if not scoring.cancelled():  # it is we who are
-                scoring.cancel()
-                raise
-            scores = EngineScores.nothing(len(shard))
         finally:
-            del self._scoring[key]
             self._in_hand[terms.sender] -= shard.work_tokens
         return ShardScores(scores, self._name, self._load(), self._model)
 
-    def drop(self, sender: str, assignment: int) -> None:
-        """Score a shard no further; nobody waits for it. This may come before the shard itself."""
-        scoring = self._scoring.get((sender, assignment))
-        if scoring is not None:
-            scoring.cancel()
-        else:
-            self._dropped.append((sender, assignment))
-
-    def introduce(self) -> tuple[str, str]:
-        """Answer with the replica's name and the digest of what its engine holds: the first call that it gets."""
-        return self._name, self._model
+    def record_replica_metadata(self) -> dict[str, object]:
+        """Called once by Serve, which tells every router: where this replica takes shards."""
+        return self._server.address.as_metadata()
 
     async def named_load(self) -> tuple[str, ReplicaLoad]:
         """Answer with the replica's name and load, for all replicas to be asked at once."""
@@ -108,7 +87,7 @@ class EngineReplica:
 
     def record_routing_stats(self) -> dict[str, object]:
         """Called by Serve's controller now and then, which tells every router."""
-        return dataclasses.asdict(self._load()) | {"model": self._model}
+        return dataclasses.asdict(self._load())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`."""
@@ -138,8 +117,10 @@ class EngineReplica:
         logging.shutdown()
         os._exit(1)
 
-    def __del__(self) -> None:
-        """Called by Serve when the replica has drained."""
+    async def __del__(self) -> None:
+        """Called by Serve when the replica is to end: nobody is told of it any more, and what it has it finishes."""
+        if hasattr(self, "_server"):
+            await self._server.drain()
         if hasattr(self, "_engine"):
             self._engine.shutdown()
 

@@ -112,7 +112,7 @@ class Ingress:
             lists = tuple(replace(one, priority="bulk") for one in lists)
             timeline.priority = "bulk"
         timeout_s = self._config.limits.bounded_s(lists[0].timeout_s)
-        model = await self._fleet.model() if self._cache is not None else None
+        model = self._fleet.model if self._cache is not None else None
 
         def look_up(request: RankRequest) -> AbstractAsyncContextManager[Lookup]:
             return pipeline.look_up(request, self._cache, self._renderer, self._config, model, caller.name, timeline)

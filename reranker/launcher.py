@@ -32,9 +32,6 @@ _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
 _POLL_S = 0.5
 IMPORT_PATH = "deployments.app:build_app"
 INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT = "Ingress", "EngineReplica"
-ENGINE_MAX_ONGOING = 16_384
-"""Shards in one engine replica. Not to be reached: admission is the limit, the engine takes pairs by turns, and a call
-that drops a shard must not wait behind others, as it would behind Serve's limit."""
 
 
 class LaunchError(ConfigurationError):

@@ -82,12 +82,6 @@ class LoadBoard:
                 self._replicas.setdefault(name, _Replica())
             self._forget_the_dead()
 
-    def lose(self, replica: str) -> None:
-        """Note that a replica has died, before it is said officially."""
-        with self._lock:
-            self._live.discard(replica)
-            self._forget_the_dead()
-
     def hear(self, replica: str, load: ReplicaLoad) -> None:
         """Note what a replica says of its load.
 

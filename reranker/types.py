@@ -1,6 +1,6 @@
 """The frozen values that travel between the steps of one request, and between processes.
 
-A list's prompts are flat token arrays, not lists of lists: one copy per shard, and pickle moves them as buffers.
+A list's prompts are flat token arrays, not lists of lists: one copy per shard, and they travel as they lie in memory.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +20,9 @@ from reranker.dialects import choose
 from reranker.dialects.base import Served
 from reranker.planning import plan
 from reranker.prompt import PromptRenderer
-from reranker.types import EngineScores, Ranking, RankRequest, Shard
+from reranker.transport import frames
+from reranker.transport.frames import FrameReader
+from reranker.types import EngineScores, Ranking, RankRequest, Shard, ShardTerms
 
 T = TypeVar("T")
 _REPEATS = 7
@@ -61,8 +62,8 @@ def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
     prompts = timed("tokenize and lay out", lambda: _prompts(model, request))
     shards = timed("plan", lambda: plan(prompts.pair_tokens, [0] * replicas, PlanningConfig()))
     parts = timed("cut out the shards", lambda: [prompts.select(indices) for indices in shards])
-    calls = timed("pickle the shards", lambda: [pickle.dumps(part, protocol=5) for part in parts])
-    timed("unpickle the shards", lambda: [pickle.loads(call) for call in calls])  # noqa: S301 - our own
+    sent = timed("pack the shards", lambda: [bytes(frames.of_shard(part, ShardTerms())) for part in parts])
+    timed("unpack the shards", lambda: [frames.read_shard(one) for part in sent for one in FrameReader().feed(part)])
     scores = [EngineScores(np.ones(len(s), np.float32), np.ones(len(s), np.bool_)) for s in shards]
     merged = timed("merge", lambda: scoring.merge(list(zip(shards, scores, strict=True)), len(prompts)))
     ones = np.ones(len(prompts), dtype=np.intp)

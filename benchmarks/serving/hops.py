@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import pickle
 import statistics
 import tempfile
 import time
@@ -23,6 +22,8 @@ from benchmarks.scatter.stages import shards_of, stages_ms
 from benchmarks.scatter.workload import Lists
 from benchmarks.serving import machine, models
 from benchmarks.serving.machine import RESULTS, say
+from reranker.transport.frames import of_shard
+from reranker.types import ShardTerms
 
 OUT = RESULTS / "hops.json"
 SIZES = {1: 150, 1_000: 15}
@@ -50,7 +51,7 @@ def run(*, quick: bool) -> None:
     for size in SIZES:
         raw = Lists(0).body(size, _WORDS)
         shards = shards_of(checkpoint, raw)
-        sizes[size] |= {"request": len(raw), "shards": sum(len(pickle.dumps(one, protocol=5)) for one in shards)}
+        sizes[size] |= {"request": len(raw), "shards": sum(len(bytes(of_shard(one, ShardTerms()))) for one in shards)}
         result["lists"][str(size)] = {
             "hops_ms": _hops(found[size], stages_ms(checkpoint, raw, replicas=1)),
             "bytes": sizes[size],

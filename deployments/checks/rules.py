@@ -11,15 +11,15 @@ from pydantic import ValidationError
 from deployments.checks.finding import Finding
 from reranker.config import RerankerConfig, ScalingConfig
 from reranker.keys import ENVIRONMENT, is_loopback
-from reranker.launcher import ENGINE_DEPLOYMENT, ENGINE_MAX_ONGOING, IMPORT_PATH, INGRESS_DEPLOYMENT, address
+from reranker.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, INGRESS_DEPLOYMENT, address
 from reranker.marked_yaml import Path
 
 YAML = Mapping[str, Any]
 """What was read from a file: every type."""
 GRACEFUL_SHUTDOWN_S = 20.0  # Ray's defaults, of what a deployment does not say
-_TARGET_ONGOING_REQUESTS = 2.0
 _LOOK_BACK_S, _METRICS_INTERVAL_S = 30.0, 10.0
 _POLICY = "deployments.autoscaling:QueueTime"
+_RAY_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
 _FRESH_S = 5.0
 _ROUTER = "deployments.router:ShardRouter"
 _SERVE_FLAGS = (
@@ -65,15 +65,6 @@ def _deployment(deployment: YAML, path: Path) -> Iterator[Finding]:
     scaling = deployment.get("autoscaling_config")
     if scaling is not None and (scaling.get("policy") or {}).get("policy_function") == _POLICY:
         yield from _policy(scaling, (*path, "autoscaling_config"))
-    elif scaling is not None:
-        target = scaling.get("target_ongoing_requests") or _TARGET_ONGOING_REQUESTS
-        most = deployment.get("max_ongoing_requests", ENGINE_MAX_ONGOING)
-        if target > most:
-            yield Finding(
-                (*path, "autoscaling_config", "target_ongoing_requests"),
-                f"the target of {target:g} is above max_ongoing_requests ({most}), so that it never scales up",
-                f"Lower it below {most}, or raise max_ongoing_requests",
-            )
     if scaling is not None:
         look_back, interval = _of(scaling, "look_back_period_s", _LOOK_BACK_S), _METRICS_INTERVAL_S
         interval = _of(scaling, "metrics_interval_s", interval)
@@ -123,6 +114,12 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
             yield Finding((*place, "user_config"), "no deployment of ours takes it", "Use the application's args")
         if deployment.get("ray_actor_options") is not None:
             yield from _replaced_options(deployment, settings, place)
+        if (scaling := deployment.get("autoscaling_config")) is not None and _by_requests(scaling):
+            yield Finding(
+                (*place, "autoscaling_config"),
+                "Ray's own rule counts requests, of which Serve sees none here, so that it never scales up",
+                f"Give policy: {{policy_function: {_POLICY}}} (docs/scaling.md)",
+            )
     yield from _engine(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
     ingress, place = deployments.get(INGRESS_DEPLOYMENT, ({}, path))
     drain_s, longest_s = _of(ingress, "graceful_shutdown_timeout_s", GRACEFUL_SHUTDOWN_S), settings.limits.timeout_s
@@ -143,6 +140,11 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
             f"{host} can be reached from other machines, and there are no API keys: the service refuses to start",
             f"Set args.access.keys_file, or {ENVIRONMENT} in the environment (docs/keys.md)",
         )
+
+
+def _by_requests(scaling: YAML) -> bool:
+    policy = (scaling.get("policy") or {}).get("policy_function", _RAY_POLICY)
+    return bool(policy in (_RAY_POLICY, _RAY_POLICY.replace(":", ".")))
 
 
 def _replaced_options(deployment: YAML, settings: RerankerConfig, path: Path) -> Iterator[Finding]:

@@ -93,12 +93,17 @@ MISTAKES: dict[str, tuple[list[Edit], str, str]] = {
         "cannot be imported",
         "module:name",
     ),
-    "target above the maximum": (
-        [("engine.autoscaling_config.target_ongoing_requests", 20_000)],
+    "scaled by what Serve does not see": (
+        [("engine.autoscaling_config", {"max_replicas": 4, "target_ongoing_requests": 2})],
         "never scales up",
-        "below 16384",
+        "deployments.autoscaling:QueueTime",
     ),
-    "looks back too short": ([("engine.autoscaling_config.look_back_period_s", 5)], "every 10 s", "longer"),
+    "ingress scaled by it": (
+        [("ingress.num_replicas", REMOVED), ("ingress.autoscaling_config", {"max_replicas": 4})],
+        "never scales up",
+        "QueueTime",
+    ),
+    "looks back too short": ([("engine.autoscaling_config.look_back_period_s", 1)], "every 1 s", "longer"),
     "fixed and scaled": ([("engine.num_replicas", 3)], "not allowed", "go together"),
     "no replicas": ([("ingress.num_replicas", 0)], "greater than 0", "number of processes"),
     "no queue": ([("ingress.max_queued_requests", 0)], "max_queued_requests must be", "go together"),

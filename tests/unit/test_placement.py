@@ -149,7 +149,7 @@ def test_dead_replica_is_forgotten_once_its_shards_are_back() -> None:
     board = _board("a", "b")
     with board.shard(_route(), 100) as assignment:
         board.choose(assignment.number, ["a"])
-        board.lose("a")
+        board.set_live(["b"])
         assert list(board.loads()) == [0]
         board.check_integrity()
     assert set(board._replicas) == {"b"}
@@ -225,10 +225,6 @@ class AnyUse(RuleBasedStateMachine):
         self.board.hear(self.names[number], ReplicaLoad(tokens, speed))
         self.clock.now_s += 0.1
 
-    @rule(number=st.integers(0, 4))
-    def lose(self, number: int) -> None:
-        self.board.lose(self.names[number])
-
     @rule(tokens=st.integers(1, 1_000))
     def begin(self, tokens: int) -> None:
         stack = ExitStack()
@@ -267,7 +263,7 @@ def test_model_is_known_once_a_replica_has_said_and_as_long_as_all_agree() -> No
     board.identify("b", "another")
     board.identify("unheard-of", "a third")
     assert board.model is None
-    board.lose("a")
+    board.set_live(["b", "c"])
     assert board.model == "another"
     board.set_live(["d"])
     assert board.model is None

@@ -1,0 +1,138 @@
+"""The ingress's end: one connection to one replica, on which many shards are under way at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Self, cast
+
+import orjson
+
+from reranker.errors import ReplicaLostError
+from reranker.transport import frames
+from reranker.transport.address import ReplicaAddress, watch_peer
+from reranker.transport.frames import Frame, FrameError, FrameReader, Kind
+from reranker.types import Shard, ShardScores, ShardTerms
+
+_OPEN_S = 5
+
+
+class ShardConnection(asyncio.Protocol):
+    """See `open`."""
+
+    def __init__(self) -> None:
+        self.leaving = asyncio.Event()
+        """Set when the replica should get no more shards: it has said so, or is gone."""
+        self.lost = asyncio.Event()
+        """Set when the connection has ended."""
+        self._welcome = asyncio.Event()
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._answers: dict[int, asyncio.Future[ShardScores]] = {}
+        self._retired = False
+
+    @classmethod
+    async def open(cls, address: ReplicaAddress, tls: ssl.SSLContext | None = None) -> Self:
+        """Connect to a replica.
+
+        Args:
+            address: Where, and its secret.
+            tls: None: in the clear.
+
+        Raises:
+            OSError: Nobody answers there.
+            TimeoutError: Nobody answers there in time.
+            ReplicaLostError: Somebody does who does not let us in.
+        """
+        async with asyncio.timeout(_OPEN_S):
+            _, connection = await asyncio.get_running_loop().create_connection(cls, address.host, address.port, ssl=tls)
+            connection._send(Frame(Kind.HELLO, header=orjson.dumps(address.secret)))
+            try:
+                await connection._welcome.wait()
+            except asyncio.CancelledError:
+                connection.abort()
+                raise
+        if connection.lost.is_set():
+            raise ReplicaLostError
+        return connection
+
+    @property
+    def shards_in_flight(self) -> int:
+        """Shards whose answer is not here."""
+        return len(self._answers)
+
+    async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
+        """Have a shard scored; cancelling this drops it there.
+
+        Raises:
+            ReplicaLostError: The connection broke first.
+            RerankerError: What the replica says it is.
+        """
+        if self.lost.is_set():
+            raise ReplicaLostError
+        number = terms.assignment
+        answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
+        frame = frames.of_shard(shard, terms)
+        self._answers[number] = answer
+        try:
+            self._send(frame)
+            return await answer
+        except asyncio.CancelledError:
+            self._send(Frame(Kind.DROP, number))
+            raise
+        finally:
+            del self._answers[number]
+            self._close_if_done()
+
+    def retire(self) -> None:
+        """Close the connection once the last answer is here."""
+        self._retired = True
+        self._close_if_done()
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by descent
+        watch_peer(transport.get_extra_info("socket"))
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        try:
+            for frame in self._reader.feed(data):
+                self._receive(frame)
+        except FrameError:  # a replica that cannot speak is as good as none
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop."""
+        self.lost.set()
+        self.leaving.set()
+        self._welcome.set()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(ReplicaLostError())
+
+    def _receive(self, frame: Frame) -> None:
+        answer = self._answers.get(frame.number)
+        if frame.kind == Kind.WELCOME:
+            self._welcome.set()
+        elif frame.kind == Kind.LEAVING:
+            self.leaving.set()
+        elif answer is None or answer.done():
+            pass  # to what was dropped
+        elif frame.kind == Kind.SCORES:
+            answer.set_result(frames.read_scores(frame))
+        elif frame.kind == Kind.FAILED:
+            answer.set_exception(frames.read_error(frame))
+
+    def _send(self, frame: Frame) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(bytes(frame))
+
+    def _close_if_done(self) -> None:
+        if self._retired and not self._answers and self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,107 @@
+"""An ingress's connections to all replicas: who is live, and what becomes of shards when one ends or is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+
+import pytest
+
+from reranker.errors import ReplicaLostError
+from reranker.transport.links import Links
+from reranker.types import ShardTerms
+from tests.unit.shard_replicas import Replica, until
+from tests.unit.steppers import shard
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[Replica]:
+    replica = Replica()
+    yield replica
+    replica.gate.set()
+    await replica.server.drain()
+
+
+async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() -> None:
+    replica = Replica()
+    links = Links()
+    links.update({"a": replica.address})
+    await links.live()
+    replica.gate.clear()
+    waiting = asyncio.ensure_future(links.score("a", shard(1, 2), ShardTerms(1)))
+    await until(lambda: replica.begun)
+    draining = asyncio.ensure_future(replica.server.drain())
+    await until(lambda: not links.board.loads())
+    await asyncio.sleep(0.3)
+    assert not draining.done()
+    with pytest.raises(ReplicaLostError):
+        await links.score("a", shard(1, 2), ShardTerms(2))
+    replica.gate.set()
+    assert len((await waiting).scores.logits) == 2
+    await draining
+    links.update({})
+
+
+async def test_replica_that_serve_takes_out_finishes_what_it_has_and_is_left(replica: Replica) -> None:
+    links = Links()
+    links.update({"a": replica.address})
+    await links.live()
+    replica.gate.clear()
+    waiting = asyncio.ensure_future(links.score("a", shard(1, 2), ShardTerms(1)))
+    await until(lambda: replica.begun)
+    links.update({})
+    assert links.board.loads() == []
+    replica.gate.set()
+    assert len((await waiting).scores.logits) == 2
+    await until(lambda: not replica.server._connections)
+
+
+async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connection() -> None:
+    """As when the network breaks for a moment: Serve says all the while that the replica runs."""
+    replica = Replica()
+    links = Links()
+    links.update({"a": replica.address})
+    assert list(await links.live()) == ["a"]
+    assert links.board.model == "model"
+    replica.gate.clear()
+    waiting = asyncio.ensure_future(links.score("a", shard(1, 2), ShardTerms(1)))
+    await until(lambda: replica.begun)
+    for connection in list(replica.server._connections):
+        connection.hang_up()
+    with pytest.raises(ReplicaLostError):
+        await waiting
+    replica.gate.set()
+    await until(links.board.loads)
+    assert len((await links.score("a", shard(1, 2), ShardTerms(2))).scores.logits) == 2
+    await replica.server.drain()
+    await until(lambda: not links.board.loads())
+    links.update({})
+
+
+async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reranker.transport.links._LONGEST_PAUSE_S", 0.1)
+    replica = Replica()
+    await replica.server.drain()
+    links = Links()
+    links.update({"far": replica.address})
+    waiting = asyncio.ensure_future(links.live())
+    await until(lambda: "far cannot be reached at 127.0.0.1" in caplog.text)
+    assert replica.address.secret not in caplog.text
+    assert not waiting.done()
+    waiting.cancel()
+    links.update({})
+
+
+async def test_nothing_is_left_running(replica: Replica) -> None:
+    links = Links()
+    links.update({"a": replica.address})
+    await links.live()
+    await links.score("a", shard(1, 2), ShardTerms(1))
+    links.update({})
+    await until(lambda: not replica.server._connections)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
