@@ -21,8 +21,9 @@ from deployments.guard import Guard
 from deployments.metrics_routes import MetricsBackend, add_metrics_routes
 from deployments.reading import read_body
 from deployments.replies import refusal, reply, server_timing
+from deployments.search_routes import SearchBackend, add_search_routes
 from reranker.config import LimitsConfig
-from reranker.dialects import choose
+from reranker.dialects import choose, search
 from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.envelope import IGNORED_HEADER, TIMEOUT_HEADER, Problem, universal
 from reranker.errors import NotReadyError, RerankerError
@@ -39,7 +40,7 @@ _INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 
 
-class Backend(CacheBackend, MetricsBackend, Protocol):
+class Backend(CacheBackend, MetricsBackend, SearchBackend, Protocol):
     """What the routes need of the service."""
 
     model: str
@@ -107,7 +108,15 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
                     else:
                         asked = await asyncio.to_thread(choose.parse, *arguments)
                 note_asked(timeline, asked)
-                timeline.rankings = rankings = await backend.rank(asked, len(body), caller, timeline)
+                size_bytes = len(body)
+                if asked.dialect is search.DIALECT:
+                    asked = await backend.retrieve(asked, timeline)
+                    note_asked(timeline, asked)
+                    size_bytes += asked.retrieved.text_bytes if asked.retrieved else 0
+                if asked.to_rank:
+                    timeline.rankings = rankings = await backend.rank(asked, size_bytes, caller, timeline)
+                else:
+                    rankings = [Ranking.nothing()]
             except RerankerError as error:
                 timeline.error = error.code
                 level = logging.INFO if error.status_code < 500 else logging.ERROR
@@ -131,6 +140,8 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
 
     for path, dialect in choose.PATHS.items():
         api.add_api_route(path, ranking_route(dialect), methods=["POST"], **openapi.of_ranking(path, dialect))
+    if backend.searches:
+        add_search_routes(api, backend, ranking_route(search.DIALECT))
 
     @api.head("/health", include_in_schema=False)
     @api.get("/health", **openapi.HEALTH)

@@ -12,8 +12,9 @@ from ray.serve.config import RequestRouterConfig
 from deployments.engine_replica import EngineReplica
 from deployments.ingress import Ingress
 from deployments.router import ShardRouter
+from deployments.search import search_application
 from reranker.checkpoint import find_checkpoint
-from reranker.config import RerankerConfig
+from reranker.config import RerankerConfig, SearchConfig
 from reranker.errors import ConfigurationError
 
 _SERVE_FLAGS = {
@@ -45,6 +46,7 @@ def build_app(args: dict[str, object]) -> Application:
         device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
     if device == "cpu" and config.engine.tensor_parallel_size > 1:
         raise ConfigurationError("engine.tensor_parallel_size needs GPUs, and Ray knows of none")
+    without_search = config.model_copy(update={"search": SearchConfig()})  # a change of it restarts no engine
     threads = str(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
     engine = (
         serve.deployment(EngineReplica)
@@ -67,8 +69,9 @@ def build_app(args: dict[str, object]) -> Application:
                 request_routing_stats_period_s=1,  # so old may be what an idle ingress knows of the replicas' load
             ),
         )
-        .bind(config, device)
+        .bind(without_search, device)
     )
     # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
     options = {"num_cpus": 0, "runtime_env": {"env_vars": _SERVE_FLAGS}}
-    return serve.deployment(Ingress).options(ray_actor_options=options).bind(config, engine)
+    search = search_application(config, device, _SERVE_FLAGS)
+    return serve.deployment(Ingress).options(ray_actor_options=options).bind(config, engine, search)

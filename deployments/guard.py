@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.replies import refusal
 from reranker.config import LimitsConfig
+from reranker.dialects import search
 from reranker.dialects.choose import PATHS
 from reranker.errors import HeadersTooLargeError, RerankerError, UrlTooLongError
 from reranker.keys import Keyring
@@ -26,6 +27,8 @@ OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", 
 """Paths that need no key: none of them touches the model."""
 METRICS = "/metrics"
 """Needs no key where `access.open_metrics` says so."""
+_RANKING = frozenset({*PATHS, *search.PATHS})
+"""Paths that the limits of a key are for."""
 _SLASHES = re.compile("/+")
 
 
@@ -72,7 +75,7 @@ class Guard:
             caller = self._keys.caller(_authorization(scope))
             scope["state"]["caller"] = caller
             timeline.caller = caller.name
-            with self._quotas.request(caller) if path in PATHS else nullcontext():
+            with self._quotas.request(caller) if path in _RANKING else nullcontext():
                 await self._app(scope, receive, watched_send)
         except RerankerError as error:
             timeline.error = error.code

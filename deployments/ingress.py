@@ -25,6 +25,7 @@ from deployments.fleet import RayFleet
 from deployments.ledger import Bookkeeping
 from deployments.listener import CancelledByClient, Listener, listen
 from deployments.observed import Observed
+from deployments.retriever import Retriever
 from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
 from reranker.cache.build import build_cache
@@ -50,12 +51,15 @@ _READ_ANYWAY_BYTES = 4 * 2**20
 class Ingress:
     """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.api.Backend`."""
 
-    def __init__(self, config: RerankerConfig, engine: DeploymentHandle) -> None:
+    def __init__(
+        self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None
+    ) -> None:
         """Load the tokenizer and the API keys, and listen.
 
         Args:
             config: The service's configuration.
             engine: Handle of the engine deployment.
+            search: Handle of the search deployment. None: there is no index.
 
         Raises:
             ConfigurationError: No keys for a public address, a keys file that cannot be used, or the port is taken.
@@ -72,6 +76,8 @@ class Ingress:
         self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._renderer = PromptRenderer.of(checkpoint, config.model)
         self._fleet = RayFleet(engine)
+        self._retriever = Retriever(search, config) if search is not None else None
+        self.searches = search is not None
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
         self._cache = build_cache(config, os.environ, self._recorder)
@@ -155,6 +161,20 @@ class Ingress:
             (metrics.LIVE_REPLICAS, len(self._fleet.loads())),
         ):
             self._recorder.set(gauge, value)
+
+    async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
+        """See `SearchBackend`."""
+        with timeline.stage("retrieve"):
+            return await self._searched().retrieve(asked)
+
+    async def indexes(self) -> JSON:
+        """See `SearchBackend`."""
+        return await self._searched().indexes()
+
+    def _searched(self) -> Retriever:
+        if self._retriever is None:
+            raise RuntimeError("there is no index. This is a bug")
+        return self._retriever
 
     async def load(self) -> JSON:
         """See `Backend`. Compares the books on the way."""

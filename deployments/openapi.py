@@ -99,11 +99,30 @@ _ANSWERS: dict[str, Described] = {
     ),
 }
 _ANSWERS["infinity"] = _ANSWERS["rerank"]
+_PLACE = {"id": _STRING | {"description": "Of the document."}, "chunk": _INTEGER | {"description": "Of it, from 0."}}
+_FOUND = _object(
+    {**_PLACE, "first_stage_score": _NUMBER, "first_stage_rank": _INTEGER | {"description": "From 1."}},
+    relevance_score=_SCORE | {"description": "In [0, 1]; log-odds with `raw_scores`; absent with `rerank: false`."},
+    text=_STRING,
+    title=_STRING,
+    start=_INTEGER | {"description": "Character of the document at which the text begins."},
+    metadata={"type": "object"},
+    **_MARKS,
+)
+_ANSWERS["search"] = _object(
+    {**_HEAD, "index": _STRING, "version": _STRING, "first_stage": _STRING, "candidates": _INTEGER}
+    | {"results": _list_of(_FOUND), "usage": _USAGE, "timings": {"type": "object"}},
+    meta={"type": "object"},
+    excluded=_list_of(_object({**_PLACE, "rule": _STRING})),
+    unscored=_list_of(_object(_PLACE)),
+)
 _SUMMARIES = {
     "/v1/rerank": "Rank documents by their relevance to a query, best first.",
     "/score": "Score pairs, in their order (vLLM).",
     "/infinity/rerank": "The same in Infinity's dialect: documents come back as strings.",
     "/voyage/v1/rerank": "The same in Voyage's dialect, also where `top_k` is not set.",
+    "/v1/search": "Find what answers a query in an index, and rank it.",
+    "/search": "Another path of /v1/search.",
 }
 
 
@@ -178,5 +197,6 @@ METRICS = _get({"type": "string"}, 403, 404)
 METRICS["responses"][200]["content"] = {"text/plain": {"schema": {"type": "string"}}}
 MODELS = _get(_object({"object": _STRING, "data": _list_of(_CARD)}))
 MODEL = _get(_CARD, 404)
+INDEXES = _get(_object({"object": _STRING, "data": _list_of(_object({"name": _STRING, "available": _BOOLEAN}))}), 503)
 AUTH = _get(_object({"auth": _BOOLEAN}))
 INFO = _get(_object({"model_id": _STRING, "model_type": {"type": "object"}, "max_input_length": _INTEGER}))

@@ -3,7 +3,8 @@
 RerankerError
 ├── ClientError                 the request must change
 │   ├── InvalidRequestError     400
-│   │   └── UnknownInstructionError
+│   │   ├── UnknownInstructionError
+│   │   └── UnknownIndexError
 │   ├── QueryTooLongError       400
 │   ├── UnauthorizedError       401
 │   ├── ForbiddenError          403
@@ -22,6 +23,8 @@ RerankerError
     ├── NotReadyError           503
     │   └── StartFailedError
     ├── CacheUnavailableError   503
+    ├── IndexUnavailableError   503
+    ├── RetrievalError          503
     ├── DeadlineExceededError   504
     ├── EngineFailedError       500; another replica can still score the shard
     │   └── ReplicaLostError
@@ -68,6 +71,17 @@ class UnknownInstructionError(InvalidRequestError):
 
     def __init__(self, known: tuple[str, ...]) -> None:
         super().__init__("instruction", f"no instruction of this name; known are {', '.join(known) or 'none'}")
+        self.args = (known,)  # pickle rebuilds from these
+        self.known = known
+
+
+class UnknownIndexError(InvalidRequestError):
+    """The request names an index that the configuration does not have."""
+
+    code = "unknown_index"
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        super().__init__("index", f"no index of this name; known are {', '.join(known)}")
         self.args = (known,)  # pickle rebuilds from these
         self.known = known
 
@@ -272,6 +286,30 @@ class CacheUnavailableError(ServiceError):
 
     def __str__(self) -> str:
         return "Redis did not answer, or not to the end: of the scores in it some are still there; try again"
+
+
+class IndexUnavailableError(ServiceError):
+    """The index that a search asks for cannot be read."""
+
+    status_code, code = 503, "index_unavailable"
+    retry_after_s = 5
+
+    def __init__(self, index: str) -> None:
+        super().__init__(index)  # pickle rebuilds from these
+        self.index = index
+
+    def __str__(self) -> str:
+        return f"the index {self.index} cannot be read now; the service's log says why"
+
+
+class RetrievalError(ServiceError):
+    """What finds the candidates of a search did not answer, or not rightly."""
+
+    status_code, code = 503, "retrieval_failed"
+    retry_after_s = 5
+
+    def __str__(self) -> str:
+        return "the search for candidates failed; the service's log has more"
 
 
 class DeadlineExceededError(ServiceError):

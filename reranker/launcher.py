@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
 from reranker.keys import ENVIRONMENT, Keyring, require_keys
+from reranker.retrieval.facts import IndexFacts
+from reranker.retrieval.folder import IndexFolder
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
@@ -48,6 +51,7 @@ def load(
     model: str | None = None,
     replicas: int | None = None,
     simulated: bool = False,
+    indexes: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Read a Serve configuration, apply overrides, and check what can be checked before anything starts.
 
@@ -58,6 +62,7 @@ def load(
         model: Overrides the model's name; a relative folder becomes an absolute one.
         replicas: A fixed number of engine replicas, instead of what is configured.
         simulated: Simulate the engines, at the configured cost.
+        indexes: Folders of indexes to be searched, by their names; they replace those that are configured.
 
     Returns:
         The configuration. (Any: YAML.)
@@ -89,6 +94,8 @@ def load(
         if simulated:
             engine = arguments["engine"] = arguments.get("engine") or {}
             engine["simulated"] = engine.get("simulated") or {}
+        if indexes:
+            _serve_indexes(arguments, indexes)
         if replicas is not None:
             _fix_replicas(application, replicas)
         checked = RerankerConfig.model_validate(arguments)
@@ -98,6 +105,19 @@ def load(
     _require_free_port(*address(config))
     loaded: dict[str, Any] = config
     return loaded
+
+
+def _serve_indexes(arguments: dict[str, Any], indexes: Mapping[str, Path]) -> None:
+    search = arguments["search"] = arguments.get("search") or {}
+    configured, search["indexes"] = search.get("indexes") or {}, {}
+    for name, path in indexes.items():
+        facts = IndexFacts.read(IndexFolder(path).current())
+        # What the configuration says of an index of this name, except where it is.
+        search["indexes"][name] = (configured.get(name) or {}) | {"path": str(path.resolve())}
+        if facts.embedding is not None:
+            embedding = search["embedding"] = search.get("embedding") or {}
+            embedding.setdefault("model", facts.embedding.model)
+            embedding.setdefault("revision", facts.embedding.revision)
 
 
 def _fix_replicas(application: dict[str, Any], replicas: int) -> None:
@@ -151,7 +171,7 @@ def run(config: dict[str, Any]) -> int:
     host, port = address(config)
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 - a comparison
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="reranker-") as file:
-        yaml.safe_dump(config, file, allow_unicode=True)
+        yaml.safe_dump(config, file, allow_unicode=True, sort_keys=False)  # the first index is the default
         file.flush()
         # A Ray of its own ("local"), not one that happens to run on this machine and may serve somebody else. A
         # session of its own, so that Ctrl-C reaches this process only and the child is stopped in order.
@@ -166,14 +186,21 @@ def run(config: dict[str, Any]) -> int:
             time.sleep(_POLL_S)
             if health == "starting" and (health := _health(url)) == "ok":
                 print(
-                    f"\nReady after {time.monotonic() - started:.0f} s: POST {url}/v1/rerank, docs at {url}/docs. "
-                    "Ctrl-C stops it.\n",
+                    f"\nReady after {time.monotonic() - started:.0f} s: POST {url}/v1/rerank{_searched(config)}, "
+                    f"docs at {url}/docs. Ctrl-C stops it.\n",
                     flush=True,
                 )
         _stop(child)
     if health == "failed":
         raise LaunchError("no engine could be started; the reason is in the output above")
     return 0 if stop_requested else (child.returncode or 1)
+
+
+def _searched(config: dict[str, Any]) -> str:
+    """What the announcement says of search."""
+    ours = [one.get("args") or {} for one in config["applications"] if one.get("import_path") == IMPORT_PATH]
+    indexes = [name for arguments in ours for name in (arguments.get("search") or {}).get("indexes") or {}]
+    return f", POST /v1/search on {', '.join(indexes)}" if indexes else ""
 
 
 def _health(url: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reranker import launcher
 from reranker.checkpoint import Checkpoint, find_checkpoint
-from reranker.config import RerankerConfig
+from reranker.config import EmbeddingConfig, RerankerConfig
 from reranker.engine.base import Engine
 from reranker.placement import Route
 from reranker.prompt import PromptRenderer
-from reranker.types import Shard, ShardScores
+from reranker.retrieval.simulated import SIMULATED, vectors
+from reranker.types import FloatArray, Shard, ShardScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +73,43 @@ def open_local(config: RerankerConfig) -> LocalReranker:
     """
     checkpoint = find_checkpoint(config.model)
     renderer = PromptRenderer.of(checkpoint, config.model)
-    # Read by OpenMP and vLLM when they load; the same that deployments/app.py gives a replica.
-    os.environ.setdefault("OMP_NUM_THREADS", str(config.engine.cpu_threads or max(1, int(config.engine.cpus))))
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    _prepare_environment(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
     # Imported here: it brings torch, and it must find the variables above.
     from reranker.engine.vllm import VllmEngine
 
-    device = config.engine.device
-    if device == "auto":
-        device = "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+    device = _device() if config.engine.device == "auto" else config.engine.device
     engine = VllmEngine(checkpoint, config.engine, device=device)
     return LocalReranker(checkpoint, renderer, engine)
+
+
+@contextlib.contextmanager
+def open_embedder(config: EmbeddingConfig) -> Iterator[Callable[[Sequence[str]], FloatArray]]:
+    """Load an embedding model in this process, for as long as the block lasts; it embeds documents.
+
+    Raises:
+        ConfigurationError: The model is not there, or not one we can embed with.
+        Exception: Whatever vLLM raises when it cannot load the model.
+    """
+    if config.model == SIMULATED:
+        yield vectors
+        return
+    _prepare_environment(os.cpu_count() or 1)
+    # Imported here: it brings torch, and it must find the variables above.
+    from reranker.engine.embedding import VllmEmbedder
+
+    embedder = VllmEmbedder(config, device=_device())
+    try:
+        yield embedder.embed_documents
+    finally:
+        embedder.shutdown()
+
+
+def _prepare_environment(threads: int) -> None:
+    # Read by OpenMP and vLLM when they load; the same that deployments/app.py gives a replica.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _device() -> str:
+    return "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"

@@ -267,3 +267,8 @@ class Ranking:
     """Distinct documents whose score was looked for in vain."""
     coalesced_documents: int = 0
     """Distinct documents that another list was having scored."""
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Of a list without documents."""
+        return cls((), (), 0, 0, 0, 0, 0, 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from reranker.config import RerankerConfig, ScalingConfig
+from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig
 from reranker.errors import for_clients
 from reranker.metrics import Gauge, Histogram, Metric, catalog
 
@@ -78,6 +78,15 @@ Not `args`, but `policy_kwargs` of `deployments.autoscaling:QueueTime` in the en
 |---|---|---|"""
 
 
+_INDEX_HEAD = """\
+## An index of `search.indexes`
+
+Keys of `search.indexes.NAME` ([search](search.md)).
+
+| key | default | meaning |
+|---|---|---|"""
+
+
 def errors_page() -> str:
     """One table row for each error that a client can be answered with."""
     rows = [f"| {one.status_code} | `{one.code}` | {(one.__doc__ or '').splitlines()[0]} |" for one in for_clients()]
@@ -94,6 +103,7 @@ def configuration_page() -> str:
         lines += [f"## `{name}`", "", (group.__doc__ or "").strip(), "", "| key | default | meaning |", "|---|---|---|"]
         lines += list(_rows(group))
         lines.append("")
+    lines += [_INDEX_HEAD, *_rows(SearchIndexConfig), *_rows(MilvusConfig, "milvus."), ""]
     lines += [_SCALING_HEAD, *_rows(ScalingConfig), ""]
     return "\n".join(lines)
 

@@ -60,6 +60,9 @@ def _unknown_keys(value: Any, schema: Any, path: Path) -> Iterator[Finding]:
         items = [typing.get_args(one)[0] for one in _members(schema) if typing.get_args(one)]
         for place, element in enumerate(value):
             yield from _unknown_keys(element, items[0] if items else None, (*path, place))
+    elif isinstance(value, dict) and (named := [typing.get_args(one) for one in _members(schema) if _is_dict(one)]):
+        for key, element in value.items():  # by names that are free
+            yield from _unknown_keys(element, named[0][1], (*path, key))
     elif isinstance(value, dict) and models:
         fields = {name: field for model in models for name, field in model.model_fields.items()}
         for key, element in value.items():
@@ -153,6 +156,10 @@ def _remedy(model: type[BaseModel], place: Path, value: Any) -> str:
 
 def _models(schema: Any) -> list[type[BaseModel]]:
     return [one for one in _members(schema) if isinstance(one, type) and issubclass(one, BaseModel)]
+
+
+def _is_dict(schema: Any) -> bool:
+    return typing.get_origin(schema) is dict and len(typing.get_args(schema)) == 2
 
 
 def _members(schema: Any) -> tuple[Any, ...]:

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from reranker.commands import Subparsers
+from reranker.config import EmbeddingConfig
+from reranker.local import open_embedder
 from reranker.retrieval.building import LEFT_OUT, Build, Built, Embed
 from reranker.retrieval.chunking import ChunkRules
 from reranker.retrieval.facts import EmbeddingFacts, IndexFacts
 from reranker.retrieval.folder import IndexFolder
 from reranker.retrieval.opened import OpenIndex
+from reranker.retrieval.simulated import SIMULATED
 from reranker.retrieval.sources import SUFFIXES, TextFields, find_sources
 from reranker.retrieval.words import Ideographs, WordRules, require_stemmer
 
@@ -57,6 +60,16 @@ def add_parser(commands: Subparsers) -> None:
         default="auto",
         help="split Chinese characters into words (jieba) or pairs; auto: pairs if the documents are Japanese",
     )
+    build.add_argument(
+        "--embedding", metavar="MODEL", help="for dense search: a local folder or a hub id; loaded here, best on a GPU"
+    )
+    build.add_argument("--embedding-revision", metavar="REVISION", help="branch, tag or commit on the hub")
+    build.add_argument(
+        "--faiss",
+        default="Flat",
+        metavar="FACTORY",
+        help="FAISS's description of its index; Flat is exact (%(default)s)",
+    )
     build.set_defaults(run=_build)
     add = inner.add_parser(
         "add", help="add files to an index, with its settings; a document of the same id takes the old one's place"
@@ -72,11 +85,16 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def _build(parsed: argparse.Namespace) -> int:
+    embedding = None
+    if parsed.embedding is not None:
+        model = str(Path(parsed.embedding).resolve()) if Path(parsed.embedding).is_dir() else parsed.embedding
+        embedding = EmbeddingFacts(model=model, revision=parsed.embedding_revision, factory=parsed.faiss)
     facts = IndexFacts(
-        tokenizer=parsed.tokenizer or "demo",
+        tokenizer=parsed.tokenizer or (embedding.model if embedding and embedding.model != SIMULATED else "demo"),
         chunking=ChunkRules(parsed.chunk_tokens, parsed.overlap_tokens),
         words=WordRules(require_stemmer(parsed.stemmer)),
         fields=TextFields(tuple(parsed.text_field or ("text",)), parsed.title_field),
+        embedding=embedding,
     )
     return _run(parsed.out, parsed.paths, facts, ideographs=_IDEOGRAPHS[parsed.chinese])
 
@@ -107,7 +125,12 @@ def _run(
 
 @contextlib.contextmanager
 def _embedding(facts: EmbeddingFacts | None) -> Iterator[Embed | None]:
-    yield None
+    if facts is None:
+        yield None
+        return
+    print(f"Loading {facts.model} …", file=sys.stderr, flush=True)
+    with open_embedder(EmbeddingConfig(model=facts.model, revision=facts.revision)) as embed:
+        yield embed
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from reranker import launcher
@@ -20,9 +21,30 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
     parser.add_argument("--replicas", type=int, help="fixed number of engine replicas; default: the configuration's")
     parser.add_argument(
+        "--index",
+        action="append",
+        type=_named_index,
+        metavar="[NAME=]INDEX",
+        help="serve POST /v1/search on an index that `reranker index build` made; repeatable",
+    )
+    parser.add_argument(
         "--simulated", action="store_true", help="simulate the engines: real timing, meaningless scores"
     )
     parser.set_defaults(run=run)
+
+
+def _named_index(text: str) -> tuple[str, Path]:
+    """Read NAME=FOLDER, or a folder, whose last part is its name then."""
+    name, separator, folder = text.rpartition("=")
+    path = Path(folder)
+    return (name if separator else path.resolve().name), path
+
+
+def _by_name(indexes: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    by_name = dict(indexes)
+    if len(by_name) < len(indexes):
+        raise launcher.LaunchError("two indexes have the same name: give another, --index NAME=INDEX")
+    return by_name
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -35,5 +57,6 @@ def run(parsed: argparse.Namespace) -> int:
             model=parsed.model,
             replicas=parsed.replicas,
             simulated=parsed.simulated,
+            indexes=_by_name(parsed.index or ()),
         )
     )

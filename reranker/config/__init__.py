@@ -17,6 +17,7 @@ from reranker.config.model import ExclusionRule, LongDocumentsConfig, ModelConfi
 from reranker.config.observability import ObservabilityConfig
 from reranker.config.redis_address import RedisAddress
 from reranker.config.scaling import ScalingConfig
+from reranker.config.search import EmbeddingConfig, MilvusConfig, SearchConfig, SearchIndexConfig
 from reranker.config.serving import (
     AdmissionConfig,
     LimitsConfig,
@@ -25,15 +26,18 @@ from reranker.config.serving import (
     PriorityConfig,
     ScatterConfig,
 )
+from reranker.errors import UnknownInstructionError
 
 __all__ = [
     "AccessConfig",
     "AdmissionConfig",
     "CacheConfig",
+    "EmbeddingConfig",
     "EngineConfig",
     "ExclusionRule",
     "LimitsConfig",
     "LongDocumentsConfig",
+    "MilvusConfig",
     "ModelConfig",
     "ObservabilityConfig",
     "PlanningConfig",
@@ -45,6 +49,8 @@ __all__ = [
     "RulesConfig",
     "ScalingConfig",
     "ScatterConfig",
+    "SearchConfig",
+    "SearchIndexConfig",
     "SimulatedConfig",
 ]
 
@@ -64,9 +70,19 @@ class RerankerConfig(Group):
     limits: LimitsConfig = LimitsConfig()
     access: AccessConfig = AccessConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+    search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
     def _pair_fits_shard(self) -> Self:
         if self.model.max_pair_tokens > self.planning.max_shard_tokens:
             raise ValueError("model.max_pair_tokens must not exceed planning.max_shard_tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _instructions_of_indexes_exist(self) -> Self:
+        for name, index in self.search.indexes.items():
+            try:
+                self.model.instruction_text(index.instruction)
+            except UnknownInstructionError as error:
+                raise ValueError(f"search.indexes.{name}.{error}") from None
         return self

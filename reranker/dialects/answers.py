@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reranker.dialects.base import Asked, Served
+from reranker.timeline import Timeline
 from reranker.types import RankedDocument, Ranking
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
@@ -55,7 +56,17 @@ def timings_of(asked: Asked, served: Served) -> dict[str, Any]:
     timeline = served.timeline
     if timeline is None or not asked.body.timings:
         return {}
-    shards = [
+    return {"timings": stages_of(timeline) | {"shards": _shards_of(timeline)}}
+
+
+def stages_of(timeline: Timeline) -> dict[str, Any]:
+    """What the stages of a request took until now."""
+    stages = {f"{stage}": _ms(took_s) for stage, took_s in timeline.stages_s().items()}
+    return {"total_ms": _ms(timeline.total_s), "stages_ms": stages}
+
+
+def _shards_of(timeline: Timeline) -> list[dict[str, Any]]:
+    return [
         {
             "replica": one.replica or None,
             "documents": one.documents,
@@ -68,8 +79,6 @@ def timings_of(asked: Asked, served: Served) -> dict[str, Any]:
         }
         for one in timeline.shards
     ]
-    stages = {f"{stage}": _ms(took_s) for stage, took_s in timeline.stages_s().items()}
-    return {"timings": {"total_ms": _ms(timeline.total_s), "stages_ms": stages, "shards": shards}}
 
 
 def _ms(seconds: float) -> float:

@@ -56,6 +56,24 @@ class Candidate:
     """The first stage's own: higher is better, and only comparable within one search."""
 
 
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """What a first stage found for one query, and where."""
+
+    candidates: tuple[Candidate, ...]
+    """Best first."""
+    index: str
+    """Its name."""
+    version: str
+    """Of the index; empty where it has none."""
+    first_stage: str
+
+    @property
+    def text_bytes(self) -> int:
+        """Size of what is to be ranked."""
+        return sum(len(one.chunk.ranked_text.encode()) for one in self.candidates)
+
+
 class FirstStage(Protocol):
     """Finds candidates for a query."""
 

@@ -24,7 +24,12 @@ class SimulatedEmbedder:
 
     async def embed(self, texts: Sequence[str], kind: Kind) -> FloatArray:
         """Hash the words of texts."""
-        return np.stack([_vector(text) for text in texts])
+        return vectors(texts)
+
+
+def vectors(texts: Sequence[str]) -> FloatArray:
+    """Hash the words of texts: shape (texts, dimensions)."""
+    return np.stack([_vector(text) for text in texts])
 
 
 def _vector(text: str) -> FloatArray:

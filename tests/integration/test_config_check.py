@@ -67,6 +67,16 @@ MISTAKES: dict[str, tuple[list[Edit], str, str]] = {
     "misspelt deployment option": ([("ingress.max_ongoing_request", 5)], "unknown key", "max_ongoing_requests"),
     "misspelt scaling option": ([("engine.autoscaling_config.min_replica", 1)], "unknown key", "min_replicas"),
     "misspelt argument": ([("app.args.model.max_pair_token", 5)], "unknown key", "max_pair_tokens"),
+    "misspelt key of an index": (
+        [("app.args.search", {"indexes": {"a": {"path": "/a", "candidate": 5}}})],
+        "search.indexes.a.candidate: unknown key",
+        "candidates",
+    ),
+    "index without the model of its vectors": (
+        [("app.args.search", {"indexes": {"a": {"path": "/a", "first_stage": "dense"}}})],
+        "needs embedding.model",
+        "change one of them",
+    ),
     "misspelt actor option": ([("engine.ray_actor_options", OPTIONS | {"num_gpu": 1})], "unknown key", "num_gpus"),
     "misspelt router option": (
         [("engine.request_router_config", {"router_class": "x"})],

@@ -28,6 +28,7 @@ class WordBackend:
     """Scores a document by the share of its words that the query has."""
 
     model = "words"
+    searches = False
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -51,6 +52,12 @@ class WordBackend:
         if self.error:
             raise self.error
         return [_rank(request) for request in asked.lists]
+
+    async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
+        raise NotImplementedError
+
+    async def indexes(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
 
     async def load(self) -> dict[str, int]:
         return {"lists": 0, "tokens": 0, "shards": 0}

@@ -40,6 +40,14 @@ def test_empty_configuration_is_complete() -> None:
         {"scatter": {"max_attempts": 0}},
         {"scatter": {"hedge_after": 1}},  # half of all shards would be sent twice
         {"limits": {"timeout_s": -1}},
+        {"search": {"indexes": {"a": {}}}},  # neither path nor milvus
+        {"search": {"indexes": {"a b": {"path": "/a"}}}},
+        {"search": {"indexes": {"a": {"path": "/a", "candidate": 5}}}},
+        {"search": {"indexes": {"a": {"path": "/a", "candidates": 5_000}}}},  # above search.max_candidates
+        {"search": {"indexes": {"a": {"path": "/a", "first_stage": "dense"}}}},  # without embedding.model
+        {"search": {"indexes": {"a": {"path": "/a", "first_stage": "milvus"}}}},
+        {"search": {"indexes": {"a": {"path": "/a", "instruction": "@unknown"}}}},
+        {"search": {"indexes": {"a": {"milvus": {"uri": "http://m", "collection": "c", "vector_field": None}}}}},
     ],
 )
 def test_wrong_key_or_value_is_refused(args: dict[str, Any]) -> None:

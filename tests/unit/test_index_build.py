@@ -18,7 +18,7 @@ from reranker.retrieval.filters import read_filter
 from reranker.retrieval.folder import IndexFolder, NoIndexError
 from reranker.retrieval.hybrid import fuse
 from reranker.retrieval.opened import OpenIndex, first_stages
-from reranker.retrieval.simulated import SIMULATED, SimulatedEmbedder
+from reranker.retrieval.simulated import SIMULATED, SimulatedEmbedder, vectors
 from reranker.retrieval.sources import find_sources
 from reranker.types import FloatArray
 
@@ -41,7 +41,7 @@ class Embed:
         self.calls += 1
         if self.calls == self._fails_at:
             raise KeyboardInterrupt
-        return asyncio.run(SimulatedEmbedder().embed(texts, "document"))
+        return vectors(texts)
 
 
 def _lines(path: Path, texts: dict[str, str], **metadata: object) -> Path:

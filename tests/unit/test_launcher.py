@@ -11,6 +11,9 @@ from reranker.checkpoint import DEMO_MODEL
 from reranker.cli import main
 from reranker.errors import ConfigurationError, ModelNotFoundError
 from reranker.launcher import LaunchError, address, load
+from reranker.retrieval.folder import NoIndexError
+from reranker.retrieval.simulated import SIMULATED
+from tests.indexes import DOCUMENTS, build
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 
@@ -165,3 +168,24 @@ def test_everybody_is_let_in_at_a_public_address_if_it_is_meant(tmp_path: Path, 
     config = yaml.safe_load(path.read_text()) | {"http_options": {"host": "0.0.0.0"}}  # noqa: S104 - not bound
     path.write_text(yaml.safe_dump(config))
     assert load(path, port=free_port)
+
+
+def test_indexes_are_served_with_the_model_that_their_vectors_come_from(tmp_path: Path, free_port: int) -> None:
+    paths = {name: build(tmp_path / name, DOCUMENTS, vectors=name == "a") for name in ("b", "a")}
+    indexes = {"a": {"path": "/elsewhere", "candidates": 7}, "c": {"path": "/c"}}
+    written = _edited(tmp_path, args={"search": {"indexes": indexes}})
+    config = load(written, port=free_port, indexes=paths)
+    search = config["applications"][0]["args"]["search"]
+    assert list(search["indexes"]) == ["b", "a"]  # the first is the default
+    assert search["indexes"]["a"] == {"path": str(paths["a"]), "candidates": 7}
+    assert search["embedding"]["model"] == SIMULATED
+
+
+def test_index_that_is_not_there_is_named_before_the_start(tmp_path: Path, free_port: int) -> None:
+    with pytest.raises(NoIndexError, match="reranker index build"):
+        load(CONFIG, port=free_port, indexes={"docs": tmp_path})
+
+
+def test_two_indexes_need_two_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--config", str(CONFIG), "--index", str(tmp_path), "--index", f"{tmp_path.name}=x"]) == 1
+    assert "two indexes have the same name" in capsys.readouterr().err

@@ -1,0 +1,33 @@
+"""A few documents, and indexes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reranker.retrieval.building import Build
+from reranker.retrieval.facts import EmbeddingFacts, IndexFacts
+from reranker.retrieval.folder import IndexFolder
+from reranker.retrieval.simulated import SIMULATED
+from reranker.retrieval.simulated import vectors as hashed
+from reranker.retrieval.sources import find_sources
+
+DOCUMENTS = [
+    {"id": "whale", "title": "Moby-Dick", "text": "A captain hunts a white whale.", "lang": "en", "year": 1851},
+    {"id": "sea", "text": "The sea and the whale, two of many. " * 4, "lang": "en", "year": 1952},
+    {"id": "wal", "text": "Der Wal und das Meer: two words about a whale", "lang": "de", "year": 1900},
+    {"id": "match", "text": "A young woman makes matches.", "lang": "en", "year": 1815},
+]
+
+
+def build(index: Path, documents: Sequence[dict[str, Any]], *, vectors: bool = True) -> Path:
+    """Index documents."""
+    index.parent.mkdir(exist_ok=True, parents=True)
+    lines = index.with_suffix(".jsonl")
+    lines.write_text("".join(json.dumps(one) + "\n" for one in documents))
+    facts = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED) if vectors else None)
+    with IndexFolder(index).locked():
+        Build(IndexFolder(index), find_sources([lines]), facts, embed=hashed if vectors else None).run()
+    return index

@@ -1,0 +1,227 @@
+"""POST /v1/search without Ray: the real routes, guard and indexes; at the `Backend` seam a ranking by word count."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from reranker.config import RerankerConfig
+from reranker.dialects import search
+from reranker.dialects.base import Asked
+from reranker.keys import Caller
+from reranker.retrieval.serving import Indexes
+from reranker.retrieval.simulated import SIMULATED, SimulatedEmbedder
+from reranker.timeline import Timeline
+from reranker.types import Ranking
+from tests.indexes import DOCUMENTS, build
+from tests.unit.doors import KEYS, WordBackend, door, visitor
+
+
+class SearchBackend(WordBackend):
+    """Searches real indexes, in this process."""
+
+    searches = True
+
+    def __init__(self, config: RerankerConfig) -> None:
+        super().__init__()
+        self._config = config
+        self.served = Indexes(config.search, SimulatedEmbedder(), {})
+
+    async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
+        body: search.SearchBody = asked.body
+        count = search.count_of(asked, self._config)
+        with timeline.stage("retrieve"):
+            found = await self.served.search(body.index, body.first_stage, "two whale", count, body.wanted())
+        return search.found(asked, found, self._config, 5)
+
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
+        assert body_bytes > sum(len(text) for text in asked.lists[0].documents)
+        return await super().rank(asked, body_bytes, caller, timeline)
+
+    async def indexes(self) -> list[dict[str, Any]]:
+        return self.served.describe()
+
+
+def _config(tmp_path: Path) -> RerankerConfig:
+    books, plain = build(tmp_path / "books", DOCUMENTS), build(tmp_path / "plain", DOCUMENTS, vectors=False)
+    indexes = {
+        "books": {"path": str(books), "instruction": "@medical", "score_threshold": 0.1},
+        "plain": {"path": str(plain), "candidates": 1},
+        "gone": {"path": str(tmp_path / "gone")},
+    }
+    return RerankerConfig.model_validate({"search": {"indexes": indexes, "embedding": {"model": SIMULATED}}})
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RerankerConfig:
+    """Shared by the tests that change no index."""
+    return _config(tmp_path_factory.mktemp("indexes"))
+
+
+@pytest.fixture
+def backend(config: RerankerConfig) -> SearchBackend:
+    return SearchBackend(config)
+
+
+@pytest.fixture
+async def client(backend: SearchBackend) -> AsyncIterator[httpx.AsyncClient]:
+    async with visitor(door(backend)) as client:
+        yield client
+
+
+async def _search(client: httpx.AsyncClient, **fields: Any) -> Any:  # Any: JSON
+    response = await client.post("/v1/search", json={"query": "two whale", **fields})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def test_answer_has_documents_both_scores_and_timings(client: httpx.AsyncClient, backend: SearchBackend) -> None:
+    answer = await _search(client)
+    assert (answer["object"], answer["index"], answer["first_stage"]) == ("search", "books", "hybrid")
+    assert answer["version"] == "000001"
+    first, *_ = answer["results"]
+    assert first["relevance_score"] == max(one["relevance_score"] for one in answer["results"])
+    ranks = [one["first_stage_rank"] for one in answer["results"]]
+    assert len(set(ranks)) == len(ranks)
+    assert all(one["first_stage_score"] > 0 for one in answer["results"])
+    by_id = {one["id"]: one for one in answer["results"]}
+    whale = by_id["whale"]
+    assert (whale["title"], whale["text"]) == ("Moby-Dick", "A captain hunts a white whale.")
+    assert (whale["chunk"], whale["start"], whale["metadata"]) == (0, 0, {"lang": "en", "year": 1851})
+    assert {"retrieve", "engine", "parse"} <= answer["timings"]["stages_ms"].keys()
+    asked = backend.asked[0].lists[0]
+    assert "Moby-Dick A captain hunts a white whale." in asked.documents  # ranked with its title
+    assert (asked.instruction, asked.score_threshold) == ("@medical", 0.1)  # the index's
+
+
+async def test_request_goes_before_the_settings_of_the_index(client: httpx.AsyncClient, backend: SearchBackend) -> None:
+    answer = await _search(client, instruction="mine", score_threshold=0.7, first_stage="bm25", candidates=2, top_n=1)
+    asked = backend.asked[0].lists[0]
+    assert (asked.instruction, asked.score_threshold, len(asked.documents)) == ("mine", 0.7, 2)
+    assert (answer["candidates"], len(answer["results"]), answer["first_stage"]) == (2, 1, "bm25")
+    assert (await _search(client, index="plain"))["candidates"] == 1
+
+
+async def test_filter_holds_for_every_first_stage(client: httpx.AsyncClient) -> None:
+    for stage in ("bm25", "dense", "hybrid"):
+        answer = await _search(client, first_stage=stage, filter={"lang": "en", "year": {"$lt": 1950}})
+        assert {one["id"] for one in answer["results"]} <= {"whale", "match"}
+        assert answer["results"]
+
+
+async def test_without_reranking_the_first_stage_says_the_order(
+    client: httpx.AsyncClient, backend: SearchBackend
+) -> None:
+    answer = await _search(client, rerank=False, return_documents=False)
+    assert [one["first_stage_rank"] for one in answer["results"]] == [1, 2, 3, 4]
+    assert set(answer["results"][0]) == {"id", "chunk", "first_stage_score", "first_stage_rank"}
+    assert backend.asked == []
+
+
+async def test_nothing_found_is_an_empty_answer(client: httpx.AsyncClient, backend: SearchBackend) -> None:
+    assert (await _search(client, filter={"lang": "fr"}))["results"] == []
+    assert backend.asked == []
+
+
+async def test_no_document_has_more_chunks_than_wanted(tmp_path: Path) -> None:
+    long = {"id": "long", "text": "The whale is number two. " * 400}
+    path = build(tmp_path / "long", [long, *DOCUMENTS])
+    config = RerankerConfig.model_validate({"search": {"indexes": {"long": {"path": str(path)}}}})
+    async with visitor(door(SearchBackend(config))) as client:
+        every = await _search(client, top_n=0)
+        assert sum(one["id"] == "long" for one in every["results"]) > 2
+        fewer = await _search(client, top_n=3, max_per_document=1)
+        assert len({one["id"] for one in fewer["results"]}) == len(fewer["results"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "kind"),
+    [
+        ({"query": " "}, "query", "invalid_request"),
+        ({"index": "nowhere"}, "index", "unknown_index"),
+        ({"index": 5}, "index", "invalid_request"),
+        ({"first_stage": "milvus"}, "first_stage", "invalid_request"),
+        ({"first_stage": "bm26"}, "first_stage", "invalid_request"),
+        ({"index": "plain", "first_stage": "dense"}, "first_stage", "invalid_request"),
+        ({"candidates": 1_001}, "candidates", "invalid_request"),
+        ({"candidates": 0}, "candidates", "invalid_request"),
+        ({"top_n": -1}, "top_n", "invalid_request"),
+        ({"filter": {"year": {"$almost": 5}}}, "filter.year.$almost", "invalid_request"),
+        ({"filter": "year"}, "filter", "invalid_request"),
+    ],
+)
+async def test_wrong_requests_name_their_field(
+    client: httpx.AsyncClient, fields: dict[str, Any], field: str, kind: str
+) -> None:
+    response = await client.post("/v1/search", json={"query": "two whale", **fields})
+    assert (response.status_code, response.json()["error_type"]) == (400, kind), response.text
+    assert response.json()["field"] == field
+
+
+async def test_an_index_that_cannot_be_opened_takes_no_other_along(tmp_path: Path) -> None:
+    backend = SearchBackend(_config(tmp_path))
+    async with visitor(door(backend)) as client:
+        await _require_others_served(client, backend, tmp_path)
+
+
+async def _require_others_served(client: httpx.AsyncClient, backend: SearchBackend, tmp_path: Path) -> None:
+    response = await client.post("/v1/search", json={"query": "two whale", "index": "gone"})
+    assert (response.status_code, response.json()["error_type"]) == (503, "index_unavailable")
+    assert response.headers["retry-after"]
+    listed = {one["name"]: one for one in (await client.get("/v1/indexes")).json()["data"]}
+    assert listed["books"]["first_stages"] == ["hybrid", "bm25", "dense"]
+    assert (listed["plain"]["first_stage"], listed["gone"]["available"]) == ("bm25", False)
+
+    build(tmp_path / "gone", DOCUMENTS)
+    backend.served.refresh()
+    assert (await _search(client, index="gone"))["results"]
+
+
+async def test_a_newer_version_is_served_without_a_restart(tmp_path: Path) -> None:
+    path = build(tmp_path / "books", DOCUMENTS, vectors=False)
+    backend = SearchBackend(RerankerConfig.model_validate({"search": {"indexes": {"books": {"path": str(path)}}}}))
+    async with visitor(door(backend)) as client:
+        before = await _search(client)
+        build(tmp_path / "books", [{"id": "new", "text": "two whale"}], vectors=False)
+        backend.served.refresh()
+        after = await _search(client)
+    assert (before["version"], after["version"]) == ("000001", "000002")
+    assert [one["id"] for one in after["results"]] == ["new"]
+
+
+async def test_an_index_of_another_embedding_model_is_not_served(tmp_path: Path) -> None:
+    path = build(tmp_path / "books", DOCUMENTS)
+    settings = {"indexes": {"books": {"path": str(path)}}, "embedding": {"model": "Qwen/Qwen3-Embedding-0.6B"}}
+    backend = SearchBackend(RerankerConfig.model_validate({"search": settings}))
+    assert [one["available"] for one in backend.served.describe()] == [False]
+
+
+async def test_search_needs_a_key_and_counts_for_its_limits(backend: SearchBackend) -> None:
+    async with visitor(door(backend, keys=KEYS)) as client:
+        assert (await client.post("/v1/search", json={"query": "q"})).status_code == 401
+        assert (await client.get("/v1/indexes")).status_code == 401
+        backend.go_on.clear()
+        headers = {"Authorization": "Bearer batch-key"}
+        first = asyncio.ensure_future(client.post("/search", json={"query": "two whale"}, headers=headers))
+        await backend.arrived.wait()
+        second = await client.post("/v1/search/", json={"query": "two whale"}, headers=headers)
+        assert (second.status_code, second.json()["error_type"]) == (429, "quota_exceeded")
+        backend.go_on.set()
+        assert (await first).status_code == 200
+
+
+async def test_without_an_index_the_routes_are_not_there() -> None:
+    async with visitor(door(WordBackend())) as client:
+        assert (await client.post("/v1/search", json={"query": "q"})).status_code == 404
+        assert "/v1/search" not in (await client.get("/openapi.json")).json()["paths"]
+
+
+async def test_openapi_page_describes_search(client: httpx.AsyncClient) -> None:
+    described = (await client.get("/openapi.json")).json()["paths"]["/v1/search"]["post"]
+    assert "filter" in described["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert described["responses"]["200"]["content"]["application/json"]["schema"]
