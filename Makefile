@@ -15,7 +15,7 @@ SERVE = $(BIN)/reranker serve --config $(CONFIG) $(if $(PORT),--port $(PORT)) $(
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(RUNTIME): requirements/$(FLAVOUR).txt pyproject.toml
 	@tools/install.sh $(FLAVOUR)
@@ -64,6 +64,14 @@ clients: $(DEV) ## the clients people have, in environments of their own, agains
 examples: $(DEV) ## every example, in an environment of its own, against a running service (URL=…)
 	RERANKER_URL=$(URL) examples/curl.sh
 	@for example in examples/*.py; do echo "== $$example"; RERANKER_URL=$(URL) $(BIN)/uv run -q "$$example" || exit 1; done
+
+.PHONY: example-patents example-medical example-docs example-all
+example-patents example-medical example-docs example-all: $(RUNTIME) ## index and serve a search example (examples/search; PORT=…, MODEL=…)
+	@exec examples/search/run.sh $(@:example-%=%) $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model $(MODEL))
+
+.PHONY: retrieval-table
+retrieval-table: $(DEV) ## BM25, dense, hybrid, with and without reranking, on all judged sets: docs/search.md (MODEL=…, EMBEDDING=…)
+	$(BIN)/python -m tools.retrieval_table $(if $(MODEL),--model $(MODEL)) $(if $(EMBEDDING),--embedding $(EMBEDDING))
 
 .PHONY: fix
 fix: $(DEV) ## repair and format what ruff can

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -35,6 +35,24 @@ class ScoredDocument:
     """In [0, 1]."""
     truncated: bool = False
     """The document was too long and lost tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDocument:
+    """One line of a search's answer."""
+
+    id: str
+    """Of the document."""
+    chunk: int
+    """Of the document's chunks, from 0."""
+    relevance_score: float | None
+    """In [0, 1]. None: the search was without reranking."""
+    first_stage_score: float
+    first_stage_rank: int
+    """From 1."""
+    text: str = ""
+    title: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
 
 
 class UnreachableError(ServiceError):
@@ -108,6 +126,71 @@ class RerankerClient:
             ]
         except (KeyError, TypeError, ValueError):
             raise UnreachableError(self.url, "what answers there gave no ranking") from None
+
+    def search(
+        self,
+        query: str,
+        *,
+        index: str | None = None,
+        top_n: int | None = None,
+        candidates: int | None = None,
+        filter: Mapping[str, Any] | None = None,
+        instruction: str | None = None,
+        score_threshold: float | None = None,
+        first_stage: str | None = None,
+        max_per_document: int | None = None,
+        rerank: bool = True,
+    ) -> list[FoundDocument]:
+        """Find the documents of an index that answer a query, and rank them; see docs/search.md.
+
+        Args:
+            query: The query.
+            index: Its name; None: the service's default.
+            top_n: Return only the best so many; None: 10; 0: all candidates.
+            candidates: How many the first stage finds; None: as configured.
+            filter: Only documents with this metadata.
+            instruction: What "relevant" means here; None: the index's.
+            score_threshold: Leave out what has a lower relevance score.
+            first_stage: "bm25", "dense", "hybrid" or "milvus"; None: the index's default.
+            max_per_document: Return at most so many chunks of one document.
+            rerank: False: in the order of the first stage.
+
+        Returns:
+            Best first.
+
+        Raises:
+            UnreachableError: No service there.
+            RerankerError: As `rerank`.
+        """
+        body = {
+            "query": query,
+            "index": index,
+            "top_n": top_n,
+            "candidates": candidates,
+            "filter": filter,
+            "instruction": instruction,
+            "score_threshold": score_threshold,
+            "first_stage": first_stage,
+            "max_per_document": max_per_document,
+            "rerank": rerank,
+        }
+        answer = self._post("/v1/search", {key: value for key, value in body.items() if value is not None})
+        try:
+            return [
+                FoundDocument(
+                    one["id"],
+                    one["chunk"],
+                    one.get("relevance_score"),
+                    one["first_stage_score"],
+                    one["first_stage_rank"],
+                    one.get("text", ""),
+                    one.get("title", ""),
+                    one.get("metadata", {}),
+                )
+                for one in answer["results"]
+            ]
+        except (KeyError, TypeError):
+            raise UnreachableError(self.url, "what answers there found nothing in our form") from None
 
     def close(self) -> None:
         """Close the connections."""

