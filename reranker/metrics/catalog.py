@@ -15,14 +15,14 @@ OUTCOMES = (
     *dict.fromkeys(one.code for one in for_clients()),
     *("internal_error", OTHER),
 )
-DIALECTS = ("rerank", "infinity", "voyage", "tei", "score", UNKNOWN)
+DIALECTS = ("rerank", "infinity", "voyage", "tei", "score", "search", UNKNOWN)
 _STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 414, 415, 422, 429, 431, 499, 500, 503, 504)
 STATUSES = (*map(str, _STATUSES), OTHER)
 RANKING_PATHS = (
     *("/v1/rerank", "/v2/rerank", "/rerank", "/v1/v1/rerank", "/v1/v2/rerank", "/score", "/v1/score"),
-    *("/infinity/rerank", "/voyage/v1/rerank"),
+    *("/infinity/rerank", "/voyage/v1/rerank", "/v1/search", "/search"),
 )
-"""`reranker.dialects.choose` has them too; it stands above this."""
+"""`reranker.dialects.choose` and `.search` have them too; they stand above this."""
 PATHS = (*RANKING_PATHS, "/health", "/metrics", OTHER)
 REFUSALS = ("queue", "too_large", "no_engine", "key")
 STARTUP_RESULTS = ("passed", "off", "tail", "finite", "spread", "separation", "batch", "repetition")

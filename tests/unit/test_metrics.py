@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from reranker.dialects import search
 from reranker.dialects.choose import DIALECTS, PATHS
 from reranker.metrics import catalog
 from reranker.metrics.book import SUFFIX, Book, Page, cell, pages
@@ -149,5 +150,5 @@ def test_names_and_labels_are_as_prometheus_wants_them() -> None:
 
 def test_labels_have_every_value_that_the_code_gives_them() -> None:
     assert {one.name for one in DIALECTS} < set(catalog.DIALECTS)
-    assert set(PATHS) == set(catalog.RANKING_PATHS)
+    assert {*PATHS, *search.PATHS} == set(catalog.RANKING_PATHS)
     assert set(REASONS) == set(catalog.SCALING_REASONS)
