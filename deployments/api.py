@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
@@ -32,8 +31,6 @@ from reranker.quota import Quotas
 from reranker.timeline import Timeline
 from reranker.types import Ranking
 
-logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
-
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
 """What Ray Serve's own proxy obeys; for clients that send it."""
 _INLINE_BYTES = 64 * 1024
@@ -60,6 +57,10 @@ class Backend(CacheBackend, MetricsBackend, SearchBackend, Protocol):
 
     async def live_replicas(self) -> int:
         """How many engines can score; raises NotReadyError when there is none."""
+        ...
+
+    async def replicas_loading(self) -> list[JSON]:
+        """What each replica that is starting does, and for how many seconds."""
         ...
 
     def info(self) -> JSON:
@@ -119,8 +120,6 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
                     rankings = [Ranking.nothing()]
             except RerankerError as error:
                 timeline.error = error.code
-                level = logging.INFO if error.status_code < 500 else logging.ERROR
-                logger.log(level, "request %s of %s refused: %s", timeline.request_id, caller.name, error.code)
                 refused = refusal(error, asked.dialect if asked else dialect)
                 refused.headers["server-timing"] = server_timing(timeline)
                 return refused
@@ -148,11 +147,12 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
     async def health() -> Response:
         """200 once an engine can score, 503 before."""
         try:
-            replicas = await backend.live_replicas()
+            live = await backend.live_replicas()
         except NotReadyError as error:
-            answer = universal(Problem.of(error)) | {"status": error.status}
+            replicas = await backend.replicas_loading()
+            answer = universal(Problem.of(error)) | {"status": error.status, "replicas": replicas}
             return reply(answer, error.status_code, {"Retry-After": str(error.retry_after_s)})
-        return reply({"status": "ok", "model": backend.model, "replicas": replicas})
+        return reply({"status": "ok", "model": backend.model, "replicas": live})
 
     @api.get("/-/healthz", include_in_schema=False)
     async def alive() -> Response:

@@ -14,6 +14,8 @@ import ray
 from ray import serve
 
 from deployments.ledger import Bookkeeping
+from deployments.loading import Loading
+from deployments.logs import join_serve, tell_of_shard
 from reranker import metrics
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
@@ -22,6 +24,7 @@ from reranker.errors import EngineFailedError, StartupCheckError
 from reranker.identity import SIMULATED, model_identity
 from reranker.metrics.engines import EngineFigures
 from reranker.prompt import PromptRenderer
+from reranker.request_context import request_id
 from reranker.startup_check import require_sane, tolerance_for
 from reranker.transport.server import ShardServer
 from reranker.transport.tls import tls_context
@@ -44,13 +47,16 @@ class EngineReplica:
             StartupCheckError: It does not. Serve tries again a few times, then gives up; none takes traffic.
         """
         began_s = time.monotonic()
+        join_serve()
+        self._slow_s = config.observability.slow_request_s
+        self._name: str = serve.get_replica_context().replica_id.unique_id
         self._books = Bookkeeping(metrics.ENGINE, self._look) if config.observability.metrics else None
         recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._figures = EngineFigures(recorder)
-        with ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
+        with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
             model = beside.submit(_identity, config, device)
             try:
-                self._engine = _engine(config, device)
+                self._engine = _engine(config, device, loading)
             except StartupCheckError as error:
                 recorder.count(metrics.STARTUP_CHECKS, 1, error.check)
                 raise
@@ -60,18 +66,20 @@ class EngineReplica:
         self._model = model.result()
         self._in_hand: Counter[str] = Counter()
         self._arrived_tokens = 0
-        self._name: str = serve.get_replica_context().replica_id.unique_id
         tls = tls_context(os.environ, server=True)
         self._server = ShardServer(ray.util.get_node_ip_address(), self._model, self._score, tls)
 
     async def _score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Score the pairs of a shard that its time suffices for; cancelled when nobody waits for them any more."""
+        request_id.set(terms.request_id)  # each shard has a task of its own
         self._in_hand[terms.sender] += shard.work_tokens
         self._arrived_tokens += shard.work_tokens
         try:
             scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
         except EngineFailedError:
             self._end()
+        else:
+            tell_of_shard(shard, terms, scores, self._slow_s)
         finally:
             self._in_hand[terms.sender] -= shard.work_tokens
         return ShardScores(scores, self._name, self._load(), self._model)
@@ -131,18 +139,22 @@ def _identity(config: RerankerConfig, device: str) -> str:
     return model_identity(find_checkpoint(config.model), config.engine, device)
 
 
-def _engine(config: RerankerConfig, device: str) -> Engine:
+def _engine(config: RerankerConfig, device: str, loading: Loading) -> Engine:
     # Imported here: vllm brings torch, which the ingress and Serve's controller must not load.
     if config.engine.simulated is not None:
         from reranker.engine.simulated import simulated_engine
 
         logger.warning("SIMULATED engine: the scores mean nothing")
         return simulated_engine(config.engine, config.engine.simulated)
+    loading.stage("importing vLLM")
     from reranker.engine.vllm import VllmEngine
 
+    loading.stage("finding or downloading the model")
     checkpoint = find_checkpoint(config.model)
+    loading.stage("loading the weights and warming up")
     engine = VllmEngine(checkpoint, config.engine, device=device)
     if config.engine.startup_check:
+        loading.stage("checking the scores")
         renderer = PromptRenderer.of(checkpoint, config.model)
         try:
             require_sane(engine, renderer, tolerance_for(checkpoint.dtype, config.engine.quantization))

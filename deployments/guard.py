@@ -21,7 +21,7 @@ from reranker.keys import Keyring
 from reranker.quota import Quotas
 from reranker.timeline import Timeline
 
-logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
+logger = logging.getLogger(__name__)
 
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", "/-/healthz"})
 """Paths that need no key: none of them touches the model."""
@@ -79,11 +79,10 @@ class Guard:
                 await self._app(scope, receive, watched_send)
         except RerankerError as error:
             timeline.error = error.code
-            logger.info("request %s refused: %s", timeline.request_id, error.code)
             await refusal(error, PATHS.get(path))(scope, receive, watched_send)
         except Exception:
             timeline.error = InternalError.code
-            logger.exception("request %s failed", timeline.request_id)
+            logger.exception("request %s failed by a bug", timeline.request_id)
             if not started:
                 await refusal(InternalError(), PATHS.get(path))(scope, receive, watched_send)
 

@@ -24,8 +24,12 @@ from deployments.api import build_api
 from deployments.fleet import RayFleet
 from deployments.ledger import Bookkeeping
 from deployments.listener import CancelledByClient, Listener, listen
+from deployments.loading import replicas_loading
+from deployments.logs import join_serve
 from deployments.observed import Observed
+from deployments.request_log import RequestLog
 from deployments.retriever import Retriever
+from deployments.tracing import Tracer
 from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
 from reranker.cache.build import build_cache
@@ -64,6 +68,7 @@ class Ingress:
         Raises:
             ConfigurationError: No keys for a public address, a keys file that cannot be used, or the port is taken.
         """
+        join_serve()
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config
         require_keys(options.host, config.access, keys)
@@ -83,8 +88,10 @@ class Ingress:
         self._cache = build_cache(config, os.environ, self._recorder)
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
+        self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
+        api = CancelledByClient(build_api(self, config.limits, keys))
         count = self._count if self._books else None
-        app = Observed(CancelledByClient(build_api(self, config.limits, keys)), count=count)
+        app = Observed(api, [self._tracer, RequestLog(config.observability)], count)
         self._listener = Listener(app, options, listening, cluster)
 
     async def check_health(self) -> None:
@@ -102,6 +109,7 @@ class Ingress:
             await self._listener.drain(self._config.limits.timeout_s)
             if self._cache is not None:
                 await self._cache.aclose()
+            await self._tracer.aclose()
 
     def require_any_room(self, body_bytes: int) -> None:
         """See `Backend`."""
@@ -225,6 +233,10 @@ class Ingress:
         if not replicas:
             raise StartFailedError if await asyncio.to_thread(self._start_failed) else NotReadyError
         return replicas
+
+    async def replicas_loading(self) -> list[JSON]:
+        """See `Backend`."""
+        return await asyncio.to_thread(replicas_loading)
 
     def _start_failed(self) -> bool:
         """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""

@@ -14,15 +14,18 @@ from typing import TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reranker.request_context import request_id
 from reranker.timeline import Timeline
 
-logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
+logger = logging.getLogger(__name__)
 
 Observer: TypeAlias = Callable[[Timeline], None]
 """Told of each request that has ended, of every path."""
-REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID, _TRACEPARENT, _TRACESTATE = b"x-request-id", b"traceparent", b"tracestate"
+_READ = frozenset({_REQUEST_ID, _TRACEPARENT, _TRACESTATE})
 _MAX_ID = 128
-_CLIENT_GONE, _CLIENT_GONE_CODE = 499, "client_gone"
+CLIENT_GONE, _CLIENT_GONE_CODE = 499, "client_gone"
+"""Nobody reads this answer; the number is nginx's."""
 
 
 class Observed:
@@ -44,29 +47,32 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        timeline = Timeline(_request_id(scope), scope["method"], scope["path"])
+        timeline = _timeline(scope)
+        request_id.set(timeline.request_id)  # each request has a task of its own
         scope = {**scope, "state": {**scope.get("state", {}), "timeline": timeline}}
 
         async def noted_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 timeline.status = message["status"]
-                if timeline.status != _CLIENT_GONE:
+                if timeline.status != CLIENT_GONE:
                     self._tell(timeline, self._counting)
-                request_id = (REQUEST_ID_HEADER.encode(), timeline.request_id.encode("latin-1"))
-                message = {**message, "headers": [*message.get("headers", ()), request_id]}
+                headers = [*message.get("headers", ()), (_REQUEST_ID, timeline.request_id.encode("latin-1"))]
+                message = {**message, "headers": headers}
             await send(message)
 
         try:
             await self._app(scope, receive, noted_send)
         except asyncio.CancelledError:
             if not timeline.status:
-                timeline.status = _CLIENT_GONE
+                timeline.status = CLIENT_GONE
             raise
         finally:
             timeline.end()
-            if not timeline.status or timeline.status == _CLIENT_GONE:
-                timeline.status, timeline.error = _CLIENT_GONE, timeline.error or _CLIENT_GONE_CODE
+            if not timeline.status or timeline.status == CLIENT_GONE:
+                timeline.status, timeline.error = CLIENT_GONE, timeline.error or _CLIENT_GONE_CODE
                 self._tell(timeline, self._counting)
+            elif timeline.status >= 400 and not timeline.error:  # by what stands within us but outside the routes
+                timeline.error = f"http_{timeline.status}"
             self._tell(timeline, self._observers)
 
     @staticmethod
@@ -78,8 +84,15 @@ class Observed:
                 logger.exception("request %s cannot be told of", timeline.request_id)
 
 
-def _request_id(scope: Scope) -> str:
+def _timeline(scope: Scope) -> Timeline:
+    given = {name: value for name, value in scope["headers"] if name in _READ}
+    timeline = Timeline(_id(given.get(_REQUEST_ID, b"")), scope["method"], scope["path"])
+    timeline.traceparent = given.get(_TRACEPARENT, b"").decode("latin-1")
+    timeline.tracestate = given.get(_TRACESTATE, b"").decode("latin-1")
+    return timeline
+
+
+def _id(given: bytes) -> str:
     """The client's own, if it is one to be written into a header and a log."""
-    wanted = REQUEST_ID_HEADER.encode()
-    given = next((value for name, value in scope["headers"] if name.lower() == wanted), b"")[:_MAX_ID]
+    given = given[:_MAX_ID]
     return given.decode() if given and all(32 < byte < 127 for byte in given) else f"rerank-{uuid.uuid4().hex}"

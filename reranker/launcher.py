@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
 _POLL_S = 0.5
 IMPORT_PATH = "deployments.app:build_app"
 INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT = "Ingress", "EngineReplica"
+
+
+CANNOT_BE_DEPLOYED = 3
+"""Exit status of `deployments.run` where the application cannot even be imported, or no engine starts."""
 
 
 class LaunchError(ConfigurationError):
@@ -173,26 +178,28 @@ def run(config: dict[str, Any]) -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="reranker-") as file:
         yaml.safe_dump(config, file, allow_unicode=True, sort_keys=False)  # the first index is the default
         file.flush()
-        # A Ray of its own ("local"), not one that happens to run on this machine and may serve somebody else. A
-        # session of its own, so that Ctrl-C reaches this process only and the child is stopped in order.
+        # A session of its own, so that Ctrl-C reaches this process only and the child is stopped in order.
         child = subprocess.Popen(
-            [str(Path(sys.executable).parent / "serve"), "run", "--address", "local", file.name],
+            [sys.executable, "-m", "deployments.run", file.name],
             start_new_session=True,
             env={"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "1"} | dict(os.environ),
         )
-        health = "starting"
+        health, said = "starting", ""
         started = time.monotonic()
         while child.poll() is None and not stop_requested and health != "failed":
             time.sleep(_POLL_S)
-            if health == "starting" and (health := _health(url)) == "ok":
-                print(
-                    f"\nReady after {time.monotonic() - started:.0f} s: POST {url}/v1/rerank{_searched(config)}, "
-                    f"docs at {url}/docs. Ctrl-C stops it.\n",
-                    flush=True,
-                )
+            if health != "starting":
+                continue
+            health, doing = _health(url)
+            if health == "ok":
+                doing = f"Ready: POST {url}/v1/rerank{_searched(config)}, docs at {url}/docs. Ctrl-C stops it."
+            if doing and doing != said:
+                said = doing
+                print(f"\n[{time.monotonic() - started:.0f} s] {doing}\n", flush=True)
+        failed = health == "failed" or child.poll() == CANNOT_BE_DEPLOYED
         _stop(child)
-    if health == "failed":
-        raise LaunchError("no engine could be started; the reason is in the output above")
+    if failed:
+        raise LaunchError("the service cannot be started; the reason is in the output above")
     return 0 if stop_requested else (child.returncode or 1)
 
 
@@ -203,12 +210,16 @@ def _searched(config: dict[str, Any]) -> str:
     return f", POST /v1/search on {', '.join(indexes)}" if indexes else ""
 
 
-def _health(url: str) -> str:
-    """What /health says of itself: "starting", "ok" or "failed" (given up)."""
+def _health(url: str) -> tuple[str, str]:
+    """What /health says of itself, "starting", "ok" or "failed" (given up), and what its replicas are doing."""
     try:
-        return str(httpx.get(f"{url}/health", timeout=2).json().get("status", "starting"))
+        answer = httpx.get(f"{url}/health", timeout=2).json()
+        status, replicas = str(answer.get("status", "starting")), answer.get("replicas", [])
     except (httpx.HTTPError, ValueError, AttributeError):
-        return "starting"  # nobody answers yet
+        return "starting", ""  # nobody answers yet
+    stages = Counter(str(one.get("stage")) for one in replicas) if isinstance(replicas, list) else Counter()
+    doing = "; ".join(f"{stage} ({count} replicas)" if count > 1 else stage for stage, count in stages.items())
+    return status, f"Starting: {doing}" if doing else ""
 
 
 def _inherit_orphans() -> None:

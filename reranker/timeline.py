@@ -125,7 +125,8 @@ class Timeline:
 
     __slots__ = (
         "began_s", "began_unix_ns", "body_bytes", "caller", "dialect", "documents", "ended_s", "error", "intervals",
-        "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status", "trace",
+        "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status", "trace_id", "traceparent",
+        "tracestate",
     )  # fmt: skip
 
     def __init__(self, request_id: str = "", method: str = "", path: str = "") -> None:
@@ -156,8 +157,10 @@ class Timeline:
         """What was asked for, as far as it was read."""
         self.rankings: Sequence[Ranking] = ()
         """What was answered, list by list. Empty: nothing."""
-        self.trace: object = None
-        """Kept here for whoever makes spans of it."""
+        self.traceparent = self.tracestate = ""
+        """Of the caller, as W3C's Trace Context has them; not checked."""
+        self.trace_id = ""
+        """Of the trace it is in, in hexadecimal. Empty: it is in none that anybody keeps."""
 
     def stage(self, name: str) -> Stage:
         """Time a stage for as long as the block lasts, however it ends."""

@@ -154,6 +154,8 @@ class _LocalRanker:
 
 
 def _load(config: RerankerConfig) -> LocalReranker:
+    if sys.stderr.isatty():
+        print(f"loading {config.model.name} …", file=sys.stderr, flush=True)
     try:
         return open_local(config)
     except RerankerError:

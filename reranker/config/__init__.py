@@ -26,6 +26,7 @@ from reranker.config.serving import (
     PriorityConfig,
     ScatterConfig,
 )
+from reranker.config.tracing import TracingConfig
 from reranker.errors import UnknownInstructionError
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "SearchConfig",
     "SearchIndexConfig",
     "SimulatedConfig",
+    "TracingConfig",
 ]
 
 
@@ -71,6 +73,7 @@ class RerankerConfig(Group):
     access: AccessConfig = AccessConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
     search: SearchConfig = SearchConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
     def _pair_fits_shard(self) -> Self:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from reranker.request_context import request_id
 from reranker.types import EngineScores, Shard
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ class Job:
         self.logits = np.zeros(len(shard), dtype=np.float32)
         self.scored = np.zeros(len(shard), dtype=np.bool_)
         self.came_s = time.monotonic()
+        self.request_id = request_id.get()
         # The rest belongs to the engine's thread.
         self.head: list[int] = shard.head.tolist()
         self.tail: list[int] = shard.tail.tolist()

@@ -24,6 +24,8 @@ from reranker.types import BackendStats, EngineScores, EngineStats, FloatArray, 
 
 logger = logging.getLogger(__name__)
 
+_NAMED_REQUESTS = 20
+"""In the log line of a failure, at most."""
 _FIRST_BATCH_TOKENS = 1_024
 """Of the first step, before any pace is known."""
 
@@ -171,7 +173,9 @@ class SteppedEngine:
             while self._carry_out_commands():
                 self._work()
         except Exception:
-            logger.exception("the engine failed; this replica scores no more")
+            requests = sorted({job.request_id for job in self._jobs})
+            said = "the engine failed; this replica scores no more. In it were shards of %d requests: %s"
+            logger.exception(said, len(requests), ", ".join(requests[:_NAMED_REQUESTS]))
         finally:
             self._healthy = False
             self._fail_all()
@@ -235,7 +239,8 @@ class SteppedEngine:
             try:
                 self._stepper.add(pair, prompt, len(job.head), turn.tag)
             except Exception as error:  # it refuses this prompt; the engine itself is fine
-                logger.exception("the engine refused a prompt of %d tokens", len(prompt))
+                said = "the engine refused a prompt of %d tokens, of request %s"
+                logger.exception(said, len(prompt), job.request_id, extra={"request_id": job.request_id})
                 self._drop(job)
                 job.fail(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
 

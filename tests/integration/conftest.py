@@ -21,9 +21,13 @@ import psutil
 import pytest
 import yaml
 
+from tests.integration.collector import Collector
+
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 240
 SETTLE_TIMEOUT_S = 30
+SLOW_S = 0.5
+"""From then on a request is slow, in `simulated`."""
 NARROW_TOKENS, NARROW_TIMEOUT_S = 100_000, 6
 NARROW_KEY = "key-of-the-tests"
 NARROW_KEYS = f"""\
@@ -65,6 +69,8 @@ class Service:
         self._http = httpx.Client(base_url=self.url, timeout=120, headers=self.headers)
         self.startup_answers: list[tuple[int, str]] = []
         """Status and content type of every answer of /health, from the first that came."""
+        self.startup_stages: set[str] = set()
+        """What its replicas were doing meanwhile, as /health said."""
 
     def wait_until_ready(self, replicas: int = 1) -> None:
         """Poll /health until it is 200 with so many replicas."""
@@ -74,6 +80,8 @@ class Service:
             with contextlib.suppress(httpx.TransportError):
                 response = httpx.get(f"{self.url}/health", timeout=30)
                 self.startup_answers.append((response.status_code, response.headers["content-type"]))
+                if response.status_code == 503:
+                    self.startup_stages |= {one["stage"] for one in response.json()["replicas"]}
                 if response.status_code == 200 and response.json()["replicas"] >= replicas:
                     return
             time.sleep(0.05)
@@ -189,6 +197,7 @@ def running(
     simulated: dict[str, Any] | None = None,
     key: str | None = None,
     ingresses: int = 1,
+    logging_config: dict[str, Any] | None = None,
 ) -> Iterator[Service]:
     """Run the service with a changed configuration; see `configuration`.
 
@@ -199,9 +208,12 @@ def running(
         simulated: See there.
         key: API key to ask it with.
         ingresses: See there.
+        logging_config: Ray Serve's, added to that of the configuration.
     """
     path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(configuration(replicas, args, simulated, ingresses)))
+    config = configuration(replicas, args, simulated, ingresses)
+    config["logging_config"] |= logging_config or {}
+    path.write_text(yaml.safe_dump(config))
     service = Service(path, folder / "service.log", key)
     try:
         service.wait_until_ready(replicas or 1)
@@ -218,11 +230,28 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Four simulated replicas of 10,000 tokens a second each, shared by all tests that change nothing in it."""
-    args = {"engine": {"max_batch_tokens": 1_000}, "admission": {"max_queue_s": 60}}
+def collector() -> Iterator[Collector]:
+    """Takes the traces of `simulated`."""
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
+    """Four simulated replicas of 10,000 tokens a second each, shared by all tests that change nothing in it.
+
+    Requests are traced whose caller says so; its logs are JSON, in the folder `logs` beside its log.
+    """
+    args = {
+        "engine": {"max_batch_tokens": 1_000},
+        "admission": {"max_queue_s": 60},
+        "tracing": {"exporter": "otlp", "endpoint": collector.url, "sample_ratio": 0},
+        "observability": {"slow_request_s": SLOW_S},
+    }
     folder = tmp_path_factory.mktemp("simulated")
-    with running(folder, replicas=4, args=args, simulated={"tokens_per_s": 10_000}) as service:
+    logging_config = {"encoding": "JSON", "logs_dir": str(folder / "logs")}
+    costs = {"tokens_per_s": 10_000}
+    with running(folder, replicas=4, args=args, simulated=costs, logging_config=logging_config) as service:
         yield service
 
 

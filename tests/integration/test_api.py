@@ -22,6 +22,8 @@ def test_health_was_503_in_json_until_the_engine_could_score(service: Service) -
     assert {status for status, _ in before} == {503}
     assert last_status == 200
     assert {content_type for _, content_type in service.startup_answers} == {"application/json"}
+    assert "loading the weights and warming up" in service.startup_stages
+    assert "Starting: loading the weights and warming up" in service.log.read_text()
 
 
 def test_scores_are_sorted_ties_by_index(service: Service) -> None:

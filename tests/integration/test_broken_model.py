@@ -67,4 +67,4 @@ def test_service_with_a_broken_model_takes_no_traffic_says_why_and_ends(tmp_path
     log = service.log.read_text()
     assert "fails the start-up check 'separation'" in log
     assert "likeliest cause: yes and no are swapped in the head" in log
-    assert log.rstrip().endswith("reranker: no engine could be started; the reason is in the output above")
+    assert log.rstrip().endswith("reranker: the service cannot be started; the reason is in the output above")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
-from tests.integration.conftest import ROOT, Service, running
+from tests.integration.conftest import ROOT, Service, configuration, running
 
 RERANKER = str(Path(sys.executable).parent / "reranker")
 
@@ -60,6 +61,23 @@ def test_unknown_model_is_said_before_anything_starts() -> None:
     assert result.returncode == 1
     assert "no-such-folder" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_application_that_cannot_be_imported_ends_the_start(tmp_path: Path) -> None:
+    """Ray Serve itself would wait for ever for somebody to deploy a better one."""
+    config = configuration(replicas=1, simulated={})
+    config["applications"].append({"name": "broken", "route_prefix": "/broken", "import_path": "no_such_module:app"})
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    service = Service(path, tmp_path / "service.log")
+    try:
+        assert service.process.wait(timeout=120) == 1
+    finally:
+        service.stop()
+    log = service.log.read_text()
+    assert "cannot be deployed: broken:" in log
+    assert "no_such_module" in log
+    assert log.rstrip().endswith("reranker: the service cannot be started; the reason is in the output above")
 
 
 def test_whole_service_is_small(service: Service) -> None:

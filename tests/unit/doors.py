@@ -76,6 +76,9 @@ class WordBackend:
             raise self.error
         return 1
 
+    async def replicas_loading(self) -> list[dict[str, Any]]:
+        return [{"replica": "a", "stage": "loading", "seconds": 3}]
+
     def info(self) -> dict[str, Any]:
         return {"model_id": self.model, "model_type": {"reranker": {}}, "max_input_length": 100}
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from deployments.request_log import RequestLog
+from reranker.config import ObservabilityConfig
 from reranker.dialects.choose import DIALECTS, PATHS
 from reranker.errors import NotReadyError, OverloadedError, StartFailedError
 from tests.unit.doors import BODY, WordBackend, door, visitor
@@ -71,11 +73,11 @@ async def test_overload_says_when_to_come_back_in_the_dialects_own_words(caplog:
     backend = WordBackend()
     backend.error = OverloadedError(9.5, 4)
     with caplog.at_level(logging.INFO):
-        async with visitor(door(backend)) as client:
+        async with visitor(door(backend, RequestLog(ObservabilityConfig()))) as client:
             response = await client.post("/rerank", json={"query": "secret", "texts": ["a"]})
     assert (response.status_code, response.headers["retry-after"]) == (429, "4")
     assert response.json()["error_type"] == "Overloaded"
-    assert "of anonymous refused: overloaded" in caplog.text
+    assert "of anonymous refused: 429 overloaded" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -163,6 +165,7 @@ async def test_health_says_why_it_is_503(error: NotReadyError, status: str) -> N
         backend.error = error
         response = await client.get("/health")
     assert (response.status_code, response.json()["status"], response.headers["retry-after"]) == (503, status, "5")
+    assert response.json()["replicas"] == [{"replica": "a", "stage": "loading", "seconds": 3}]
 
 
 async def test_model_is_found_by_its_name_only() -> None:
