@@ -12,6 +12,7 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.logs import join_serve
 from reranker.config import EmbeddingConfig
 from reranker.errors import RerankerError, RetrievalError
 from reranker.retrieval.base import Embedder, Kind
@@ -33,6 +34,7 @@ class EmbeddingReplica:
             config: Which, and how.
             device: "cpu" or "cuda".
         """
+        join_serve()
         self._embedder = _embedder(config, device)
 
     async def embed(self, texts: Sequence[str], kind: Kind) -> FloatArray:

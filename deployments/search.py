@@ -15,6 +15,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.embedding import EmbeddingReplica, ReplicaEmbedder
+from deployments.logs import join_serve
 from reranker.config import RerankerConfig, SearchConfig
 from reranker.retrieval.base import Retrieved
 from reranker.retrieval.filters import Filter
@@ -35,6 +36,7 @@ class SearchReplica:
             config: Which there are.
             embedding: Handle of the embedding deployment. None: there is no dense search.
         """
+        join_serve()
         embedder = ReplicaEmbedder(embedding) if embedding is not None else None
         self._indexes = Indexes(config, embedder, os.environ)
 

@@ -15,7 +15,7 @@ from reranker.retrieval.base import Candidate, Chunk, Embedder
 from reranker.retrieval.filters import Filter, Term
 from reranker.retrieval.hybrid import fuse
 
-logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
+logger = logging.getLogger(__name__)
 
 TOKEN = "RERANKER_MILVUS_TOKEN"  # noqa: S105 - the name of a variable
 """Environment variable with Milvus' token, or "user:password"."""

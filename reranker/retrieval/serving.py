@@ -15,7 +15,7 @@ from reranker.retrieval.folder import IndexFolder
 from reranker.retrieval.milvus import Milvus
 from reranker.retrieval.opened import OpenIndex, first_stages
 
-logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
