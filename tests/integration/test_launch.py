@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.integration.conftest import ROOT, Service, configuration, running
+from tests.integration.conftest import ROOT, START_TIMEOUT_S, Service, configuration, running
 
 RERANKER = str(Path(sys.executable).parent / "reranker")
 
@@ -71,7 +71,7 @@ def test_application_that_cannot_be_imported_ends_the_start(tmp_path: Path) -> N
     path.write_text(yaml.safe_dump(config))
     service = Service(path, tmp_path / "service.log")
     try:
-        assert service.process.wait(timeout=120) == 1
+        assert service.process.wait(timeout=START_TIMEOUT_S) == 1
     finally:
         service.stop()
     log = service.log.read_text()
