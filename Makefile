@@ -127,6 +127,10 @@ bench: $(DEV) ## ours beside `vllm serve`: about 25 minutes (SHAPES=nano,small S
 bench-engine: $(DEV) ## the two ways of holding vLLM, side by side (minutes)
 	$(BIN)/python -m benchmarks.engine_holding
 
+.PHONY: bench-batch
+bench-batch: $(DEV) ## `reranker batch` beside the engine alone, and its memory: half an hour (BENCH="--shape nano --pairs 5000")
+	$(BIN)/python -m benchmarks.batch $(BENCH)
+
 .PHONY: bench-scatter
 bench-scatter: $(DEV) ## scattering, fairness, overload, kills, disconnects: benchmarks/results/ (an hour; ONLY="scaling kills")
 	$(BIN)/python -m benchmarks.scatter $(if $(ONLY),--only $(ONLY))

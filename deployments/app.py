@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-
-import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from deployments.engine_replica import EngineReplica
+from deployments.engines import choose_device, environment, resources
 from deployments.ingress import Ingress
 from deployments.router import ShardRouter
 from deployments.search import search_application
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig, SearchConfig
-from reranker.errors import ConfigurationError
 
 _SERVE_FLAGS = {
     # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way. The ingress
@@ -41,28 +38,14 @@ def build_app(args: dict[str, object]) -> Application:
     checkpoint = find_checkpoint(config.model)
     # One commit for all replicas, also for those that start when the branch has moved on.
     config = config.model_copy(update={"model": config.model.model_copy(update={"revision": checkpoint.revision})})
-    device = config.engine.device
-    if device == "auto":
-        device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
-    if device == "cpu" and config.engine.tensor_parallel_size > 1:
-        raise ConfigurationError("engine.tensor_parallel_size needs GPUs, and Ray knows of none")
+    device = choose_device(config)
     without_search = config.model_copy(update={"search": SearchConfig()})  # a change of it restarts no engine
-    threads = str(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
     engine = (
         serve.deployment(EngineReplica)
         .options(
             ray_actor_options={
-                "num_cpus": 0 if config.engine.simulated else config.engine.cpus,  # a simulated one only sleeps
-                "num_gpus": config.engine.tensor_parallel_size if device == "cuda" else 0,
-                # Read by OpenMP and vLLM when they load, so they must be there before the process starts.
-                "runtime_env": {
-                    "env_vars": _SERVE_FLAGS
-                    | {
-                        "OMP_NUM_THREADS": threads,
-                        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-                        "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
-                    }
-                },
+                **resources(config, device),
+                "runtime_env": {"env_vars": _SERVE_FLAGS | environment(config)},
             },
             request_router_config=RequestRouterConfig(
                 request_router_class=ShardRouter,

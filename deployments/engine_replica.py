@@ -13,19 +13,15 @@ from typing import NoReturn
 import ray
 from ray import serve
 
+from deployments.engines import identity, open_engine
 from deployments.ledger import Bookkeeping
 from deployments.loading import Loading
 from deployments.logs import join_serve, tell_of_shard
 from reranker import metrics
-from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
-from reranker.engine.base import Engine
 from reranker.errors import EngineFailedError, StartupCheckError
-from reranker.identity import SIMULATED, model_identity
 from reranker.metrics.engines import EngineFigures
-from reranker.prompt import PromptRenderer
 from reranker.request_context import request_id
-from reranker.startup_check import require_sane, tolerance_for
 from reranker.transport.server import ShardServer
 from reranker.transport.tls import tls_context
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
@@ -54,9 +50,9 @@ class EngineReplica:
         recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._figures = EngineFigures(recorder)
         with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
-            model = beside.submit(_identity, config, device)
+            model = beside.submit(identity, config, device)
             try:
-                self._engine = _engine(config, device, loading)
+                self._engine = open_engine(config, device, loading.stage)
             except StartupCheckError as error:
                 recorder.count(metrics.STARTUP_CHECKS, 1, error.check)
                 raise
@@ -131,35 +127,3 @@ class EngineReplica:
             await self._server.drain()
         if hasattr(self, "_engine"):
             self._engine.shutdown()
-
-
-def _identity(config: RerankerConfig, device: str) -> str:
-    if config.engine.simulated is not None:
-        return SIMULATED
-    return model_identity(find_checkpoint(config.model), config.engine, device)
-
-
-def _engine(config: RerankerConfig, device: str, loading: Loading) -> Engine:
-    # Imported here: vllm brings torch, which the ingress and Serve's controller must not load.
-    if config.engine.simulated is not None:
-        from reranker.engine.simulated import simulated_engine
-
-        logger.warning("SIMULATED engine: the scores mean nothing")
-        return simulated_engine(config.engine, config.engine.simulated)
-    loading.stage("importing vLLM")
-    from reranker.engine.vllm import VllmEngine
-
-    loading.stage("finding or downloading the model")
-    checkpoint = find_checkpoint(config.model)
-    loading.stage("loading the weights and warming up")
-    engine = VllmEngine(checkpoint, config.engine, device=device)
-    if config.engine.startup_check:
-        loading.stage("checking the scores")
-        renderer = PromptRenderer.of(checkpoint, config.model)
-        try:
-            require_sane(engine, renderer, tolerance_for(checkpoint.dtype, config.engine.quantization))
-        except StartupCheckError as error:
-            logger.error("%s", error)  # noqa: TRY400 - one sentence; Serve logs the traceback
-            engine.shutdown()
-            raise
-    return engine

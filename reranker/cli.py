@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from pydantic import ValidationError
 
-from reranker.commands import check, config, evaluate, index, score, serve
+from reranker.commands import batch, check, config, evaluate, index, score, serve
 from reranker.errors import RerankerError
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="reranker", description="Rank documents by their relevance to a query.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('reranker')}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (serve, check, config, index, score, evaluate):
+    for command in (serve, check, config, index, score, evaluate, batch):
         command.add_parser(commands)
     parsed = parser.parse_args(arguments)
     try:

@@ -108,7 +108,7 @@ async def look_up(
         namespace=caller if config.cache.namespace == "api_key" else "",
         instruction=_instruction(request, renderer, config),
         query=request.query,
-        cutting=_cutting(request, config.long_documents),
+        cutting=cutting_policy(request, config.long_documents),
     )
     weight = config.priorities.of(request.priority).weight
     async with AsyncExitStack() as found:
@@ -180,7 +180,7 @@ class _Run:
 
     async def _send(self, group: asyncio.TaskGroup, places: Sequence[int]) -> None:
         """Render portion by portion, and send each off while the next is rendered, as far as time allows."""
-        cutting = _cutting(self._request, self._config.long_documents)
+        cutting = cutting_policy(self._request, self._config.long_documents)
         left = list(places)
         for texts in portions([self._request.documents[self.lookup.documents[place]] for place in places]):
             try:
@@ -273,7 +273,7 @@ def _instruction(request: RankRequest, renderer: PromptRenderer, config: Reranke
     return config.model.instruction_text(request.instruction)
 
 
-def _cutting(request: RankRequest, config: LongDocumentsConfig) -> CuttingPolicy:
+def cutting_policy(request: RankRequest, config: LongDocumentsConfig) -> CuttingPolicy:
     """The request's wishes where it has any, the configuration's elsewhere."""
     return CuttingPolicy(
         mode=request.long_documents or config.mode,

@@ -72,7 +72,7 @@ def open_ranker(parsed: argparse.Namespace) -> Iterator[Ranker]:
         raise CommandError("--model and --config need --local; a service has its own")
     try:
         if parsed.local:
-            config = _local_config(parsed)
+            config = local_config(parsed)
             parsed.model = config.model.name  # for `name`
             with contextlib.closing(_LocalRanker(config)) as local:
                 yield local
@@ -165,7 +165,8 @@ def _load(config: RerankerConfig) -> LocalReranker:
         raise ConfigurationError(f"vLLM cannot load the model: {type(error).__name__}: {first_line}") from error
 
 
-def _local_config(parsed: argparse.Namespace) -> RerankerConfig:
+def local_config(parsed: argparse.Namespace) -> RerankerConfig:
+    """Give the configuration that `--config` and `--model` ask for; raises as `load_config` does."""
     if parsed.config is None and _SERVE_CONFIG.exists():
         parsed.config = _SERVE_CONFIG  # cli.py names it when one of its values is wrong
     if parsed.config is not None:

@@ -83,29 +83,59 @@ def read_texts(path: str, wanted: Container[str]) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for position, (number, line) in enumerate(_lines(path)):
-        if line.startswith("{"):
-            row = _json(path, number, line)
-            key = row.get("_id")
-            if isinstance(key, int) and not isinstance(key, bool):
-                key = str(key)
-            if not isinstance(key, str) or not key:
-                raise InputFileError(path, number, "has no `_id`")
-            text = _string(path, number, row, "text")
-            title = _string(path, number, row, "title") if row.get("title") else ""
-        else:
-            key, *columns = line.split("\t")
-            if position == 0 and key in _ID_HEADERS:
-                continue
-            if not key or len(columns) not in (1, 2):
-                raise InputFileError(path, number, "must be an object with `_id` and `text`, or id<TAB>text")
-            *titles, text = columns
-            title = "".join(titles)
+        if position == 0 and is_heading(line):
+            continue
+        key, text = parse_text_line(path, number, line)
         if key not in wanted:
             continue
         if key in texts:
             raise InputFileError(path, number, f"has the id {key!r} a second time")
-        texts[key] = f"{title} {text}".strip() if title else text
+        texts[key] = text
     return texts
+
+
+def parse_text_line(path: str, number: int, line: str) -> tuple[str, str]:
+    """Read one line of queries or of a corpus; see `read_texts`.
+
+    Returns:
+        Id and text; a title goes before the text, with a space.
+
+    Raises:
+        InputFileError: It is malformed.
+    """
+    if line.startswith("{"):
+        row = _json(path, number, line)
+        key = row.get("_id")
+        if isinstance(key, int) and not isinstance(key, bool):
+            key = str(key)
+        if not isinstance(key, str) or not key:
+            raise InputFileError(path, number, "has no `_id`")
+        text = _string(path, number, row, "text")
+        title = _string(path, number, row, "title") if row.get("title") else ""
+    else:
+        key, *columns = line.split("\t")
+        if not key or len(columns) not in (1, 2):
+            raise InputFileError(path, number, "must be an object with `_id` and `text`, or id<TAB>text")
+        *titles, text = columns
+        title = "".join(titles)
+    return key, f"{title} {text}".strip() if title else text
+
+
+def is_heading(line: str) -> bool:
+    """Whether a first line names columns instead of filling them."""
+    return line.split("\t")[0] in _ID_HEADERS
+
+
+def decode_line(path: str, number: int, raw: bytes) -> str:
+    """Make text of a line, without its end.
+
+    Raises:
+        InputFileError: It is not UTF-8.
+    """
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputFileError(path, number, "is not UTF-8") from None
 
 
 def read_judgments(path: str) -> Judgments:
@@ -187,10 +217,7 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError:
-                    raise InputFileError(path, number, "is not UTF-8") from None
+                line = decode_line(path, number, raw)
                 if line.strip():
                     yield number, line
     except OSError as error:

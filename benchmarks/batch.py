@@ -1,0 +1,236 @@
+"""`reranker batch` beside the engine alone, on the same pairs, in alternating rounds; memory over time; kills.
+
+    python -m benchmarks.batch                                       100,000 pairs, demo model: half an hour on a core
+    python -m benchmarks.batch --shape nano --pairs 5000 --rounds 2 --out /tmp/batch.json
+    python -m benchmarks.batch --kills 10 --pairs 5000               kill -9 of engines and of the driver, by turns
+
+The engine alone: one process, prompts made beforehand, a list for each query, all of them given to it at once. What a
+batch is compared by is from its first partition to its last; the start (Ray, model, reading the input) is told, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+
+from benchmarks.serving.machine import RESULTS, describe, program, say
+from benchmarks.shapes import SHAPES, make_checkpoint
+
+PAIRS_PER_QUERY = 20
+WORDS = 60
+SAMPLE_S = 2.0
+
+
+def write_pairs(path: Path, pairs: int) -> None:
+    """Queries of 6 random words with 20 documents of 60 each, the queries' rows 500 apart: not yet together."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 8))) for _ in range(5_000)]
+    block = 500
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(pairs):
+            query = random.Random(i // block * block + i % (block // PAIRS_PER_QUERY)).sample(words, 6)
+            pair = {"id": i, "query": " ".join(query), "document": " ".join(rng.choices(words, k=WORDS))}
+            file.write(json.dumps(pair) + "\n")
+
+
+def engine_alone(path: Path, model: str) -> dict[str, float]:
+    """In this process: pairs per second of the engine."""
+    from reranker.config import RerankerConfig
+    from reranker.local import open_local
+    from reranker.offline.job import for_throughput
+
+    config = for_throughput(RerankerConfig.model_validate({"model": {"name": model}, "engine": {"device": "cpu"}}))
+    by_query: dict[str, list[str]] = {}
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            pair = json.loads(line)
+            by_query.setdefault(pair["query"], []).append(pair["document"])
+    local = open_local(config)
+    shards = [local.renderer.render(query, documents).prompts for query, documents in by_query.items()]
+
+    async def score() -> float:
+        await local.engine.score(shards[0])
+        started = time.perf_counter()
+        await asyncio.gather(*(local.engine.score(shard) for shard in shards))
+        return time.perf_counter() - started
+
+    seconds = asyncio.run(score())
+    local.close()
+    return {"pairs_per_s": sum(map(len, shards)) / seconds, "seconds": seconds}
+
+
+def batch_command(path: Path, out: Path, model: str, config: Path, partition_rows: int) -> list[str]:
+    """What a user types."""
+    command = [program("reranker"), "batch", str(path), "--out", str(out), "--model", model, "--config", str(config)]
+    return [*command, "--partition-rows", str(partition_rows)]
+
+
+def run_batch(command: list[str], out: Path) -> dict[str, Any]:  # Any: JSON
+    """Run it, and sample the memory of all its processes."""
+    with (out.parent / "batch.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    memory = list(sampled(process))
+    if process.returncode:
+        raise SystemExit((out.parent / "batch.log").read_text()[-4_000:])
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report | {"memory": memory}
+
+
+def sampled(process: subprocess.Popen[bytes]) -> Iterator[dict[str, float]]:
+    """Every two seconds: seconds since the start, and MiB of its own of the driver, the engines, and all the rest."""
+    started = time.monotonic()
+    while process.poll() is None:
+        sample = {"at_s": round(time.monotonic() - started, 1), "driver": 0.0, "engines": 0.0, "others": 0.0}
+        try:
+            family = psutil.Process(process.pid)
+            for one in [family, *family.children(recursive=True)]:
+                try:
+                    kind = "driver" if one.pid == process.pid else "others"
+                    kind = "engines" if "PartitionActor" in " ".join(one.cmdline()) else kind
+                    sample[kind] += round(one.memory_full_info().uss / 2**20, 1)
+                except psutil.Error:
+                    continue
+        except psutil.Error:
+            break
+        yield sample
+        time.sleep(SAMPLE_S)
+    process.wait()
+
+
+def growth(memory: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Of each kind of process: MiB in the second and in the last quarter of the time it was there."""
+    found = {}
+    for kind in ("driver", "engines", "others"):
+        values = [sample[kind] for sample in memory if sample["engines"] > 0]
+        quarter = max(1, len(values) // 4)
+        found[kind] = {
+            "second_quarter": statistics.median(values[quarter : 2 * quarter] or values),
+            "last_quarter": statistics.median(values[-quarter:]),
+            "most": max(values),
+        }
+    return found
+
+
+def killed(command: list[str], out: Path, pairs: int, kills: int, longest_s: float) -> dict[str, Any]:  # Any: JSON
+    """Kill -9, by turns an engine and the driver, at random moments; run it again until it ends by itself."""
+    rng = random.Random(1)
+    done: dict[str, int] = {}
+    killed_at: list[str] = []
+    recomputed = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(killed_at) < kills:
+            wait(process, rng.uniform(0, longest_s))
+            family = psutil.Process(process.pid)
+            engines = [one for one in family.children(recursive=True) if "PartitionActor" in " ".join(one.cmdline())]
+            victim = "driver" if len(killed_at) % 2 or not engines else "engine"
+            if process.poll() is not None:
+                break
+            parts = len(list((out / "state" / "done").glob("*.json")))
+            killed_at.append(f"{victim} with {parts} partitions done")
+            say(f"kill {len(killed_at)}: {killed_at[-1]}")
+            (family if victim == "driver" else engines[0]).kill()
+            if victim == "driver":
+                break
+        process.wait()
+        for name, changed in done.items():
+            recomputed += (out / "state" / "done" / name).stat().st_mtime_ns != changed
+        done = {one.name: one.stat().st_mtime_ns for one in (out / "state" / "done").glob("*.json")}
+        if process.returncode == 0:
+            break
+    rows = [row for one in sorted((out / "scores").iterdir()) for row in pq.read_table(one)["row"].to_pylist()]
+    return {
+        "kills": killed_at,
+        "complete_without_duplicates": rows == list(range(pairs)),
+        "partitions_computed_again": recomputed,
+    }
+
+
+def wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """For so long, or until it ends."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=["demo", *sorted(SHAPES)], default="demo")
+    parser.add_argument("--pairs", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--partition-rows", type=int, default=5_000)
+    parser.add_argument("--kills", type=int, default=0, help="kill so many times instead of measuring")
+    parser.add_argument("--longest-s", type=float, default=40, help="between two kills, at most (%(default)s)")
+    parser.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/batch.json; none with --kills")
+    parser.add_argument("--alone", nargs=2, metavar=("FILE", "MODEL"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.alone:
+        print("RESULT " + json.dumps(engine_alone(Path(arguments.alone[0]), arguments.alone[1])), flush=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="reranker-batch-") as scratch:
+        folder = Path(scratch)
+        model = "demo"
+        if arguments.shape != "demo":
+            model = str(folder / "model")
+            make_checkpoint(SHAPES[arguments.shape], folder / "model")
+        config = folder / "serve_config.yaml"
+        # Random weights pass no start-up check.
+        args = {"engine": {"device": "cpu", "startup_check": arguments.shape == "demo"}}
+        ours = [{"name": "reranker", "import_path": "deployments.app:build_app", "args": args}]
+        config.write_text(json.dumps({"http_options": {"host": "127.0.0.1"}, "applications": ours}))
+        pairs, out = folder / "pairs.jsonl", folder / "out"
+        write_pairs(pairs, arguments.pairs)
+        command = batch_command(pairs, out, model, config, arguments.partition_rows)
+        if arguments.kills:
+            result = killed(command, out, arguments.pairs, arguments.kills, arguments.longest_s)
+        else:
+            result = measured(command, out, pairs, model, arguments.rounds)
+    header = describe(sys.argv[1:]) | {"command": " ".join(["python -m benchmarks.batch", *sys.argv[1:]])}
+    shape = {"shape": arguments.shape, "pairs": arguments.pairs, "partition_rows": arguments.partition_rows}
+    text = json.dumps(header | shape | result, indent=1)
+    if arguments.out or not arguments.kills:
+        (arguments.out or RESULTS / "batch.json").write_text(text + "\n")
+    print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=1))
+
+
+def measured(command: list[str], out: Path, pairs: Path, model: str, rounds: int) -> dict[str, Any]:  # Any: JSON
+    """Both sides, by turns; the one that goes first changes."""
+    done = []
+    for number in range(rounds):
+        found: dict[str, Any] = {}
+        for side in ("alone", "batch") if number % 2 == 0 else ("batch", "alone"):
+            if side == "batch":
+                found[side] = run_batch([*command, "--restart"], out)
+            else:
+                alone = [sys.executable, "-m", "benchmarks.batch", "--alone", str(pairs), model]
+                said = subprocess.run(alone, capture_output=True, text=True, check=True).stdout
+                line = next(one for one in said.splitlines() if one.startswith("RESULT "))
+                found[side] = json.loads(line.removeprefix("RESULT "))
+            say(f"round {number + 1} {side}: {found[side]['pairs_per_s']:.1f} pairs/s")
+        done.append(found)
+    ratios = [one["batch"]["pairs_per_s"] / one["alone"]["pairs_per_s"] for one in done]
+    return {
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "memory_mib": growth(done[-1]["batch"]["memory"]),
+        "rounds": done,
+    }
+
+
+if __name__ == "__main__":
+    main()

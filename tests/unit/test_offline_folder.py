@@ -1,0 +1,171 @@
+"""The folder of a batch: it goes on with what is its own, and refuses what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reranker.offline.columns import Columns
+from reranker.offline.folder import BatchError, BatchFolder, Terms
+from reranker.offline.inputs import Input, find_input
+from reranker.offline.output import problems_of, write_errors, write_run, write_scores
+from reranker.offline.rows import Problem, RowScore
+
+TERMS = Terms("model", "prompts", "instruction", {"mode": "truncate"}, {"query": "query"}, "parquet", 2)
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Input:
+    path = tmp_path / "in" / "pairs.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"query": "q", "document": "d"}\n' * 5)
+    return find_input(path, Columns(), None, None, "test")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> BatchFolder:
+    return BatchFolder(tmp_path / "out", "parquet")
+
+
+def _score(number: int, keys: tuple[str, ...] = ("x",), score: float | None = 0.5) -> RowScore:
+    problem = None if score is not None else Problem("missing_query", "there is no `query`", 7)
+    return RowScore(number, keys, score, None if score is None else 0.0, False, problem)
+
+
+def test_a_batch_goes_on_where_it_was(found: Input, folder: BatchFolder) -> None:
+    with folder.locked():
+        manifest = folder.open(found, TERMS)
+        assert [one.rows for one in manifest.partitions] == [2, 2, 1]
+        write_scores(folder.scores(1), [_score(2), _score(3)], ["id"])
+        assert folder.record(1) is None  # scores alone may be those of an engine that died before it said so
+        folder.finish(1, {"rows": 2})
+    again = BatchFolder(folder.path, "parquet")
+    with again.locked():
+        assert again.open(found, TERMS) == manifest
+        assert [again.record(i) is not None for i in range(3)] == [False, True, False]
+        again.scores(1).write_bytes(b"cut off")
+        assert again.record(1) is None
+        again.scores(1).unlink()
+        assert again.record(1) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"model": "another"}, "model"),
+        ({"instruction": "another"}, "instruction"),
+        ({"long_documents": {"mode": "windows"}}, "long documents"),
+        ({"columns": {"query": "question"}}, "columns"),
+        ({"output": "jsonl", "partition_rows": 3}, "output, partition rows"),
+    ],
+)
+def test_another_model_or_setting_is_refused(
+    found: Input, folder: BatchFolder, changed: dict[str, object], named: str
+) -> None:
+    folder.open(found, TERMS)
+    with pytest.raises(BatchError, match=f"another {named}. .*--restart"):
+        folder.open(found, dataclasses.replace(TERMS, **changed))  # type: ignore[arg-type]
+    folder.clear()
+    folder.open(found, dataclasses.replace(TERMS, **changed))  # type: ignore[arg-type]
+
+
+def _append(path: Path) -> None:
+    path.write_text(path.read_text() + "{}\n")
+
+
+def _change_in_place(path: Path) -> None:
+    content = path.read_text().replace("d", "e", 1)
+    path.write_text(content)
+    os.utime(path, ns=(0, 1))
+
+
+@pytest.mark.parametrize("change", [_append, _change_in_place])
+def test_another_content_of_the_input_is_refused(
+    found: Input, folder: BatchFolder, change: Callable[[Path], None]
+) -> None:
+    folder.open(found, TERMS)
+    change(found.files[0])
+    with pytest.raises(BatchError, match="another input"):
+        folder.open(found, TERMS)
+
+
+def test_the_same_content_under_another_name_and_time_is_the_same_input(found: Input, folder: BatchFolder) -> None:
+    manifest = folder.open(found, TERMS)
+    moved = found.files[0].rename(found.files[0].with_name("moved.jsonl"))
+    os.utime(moved, (1, 1))
+    again = folder.open(dataclasses.replace(found, files=(moved,)), TERMS)
+    assert again.partitions == manifest.partitions
+    assert again.is_of(dataclasses.replace(found, files=(moved,)))
+
+
+def test_a_folder_with_other_files_or_in_use_is_refused(folder: BatchFolder, tmp_path: Path) -> None:
+    with folder.locked(), pytest.raises(BatchError, match="another `reranker batch`"), folder.locked():
+        pass
+    (folder.path / "thesis.tex").write_text("mine")
+    with pytest.raises(BatchError, match=r"other files \(thesis.tex\)"), folder.locked():
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BatchError, match="File exists"), BatchFolder(tmp_path / "file", "parquet").locked():
+        pass
+
+
+def test_a_start_that_was_cut_off_counts_for_nothing(found: Input, folder: BatchFolder) -> None:
+    (folder.path / "state" / "done").mkdir(parents=True)
+    (folder.path / "state" / "done" / "00000.json").write_text('{"bytes": 0}')
+    with folder.locked():
+        folder.open(found, TERMS)
+    assert folder.record(0) is None
+
+
+def test_a_folder_of_another_version_is_refused(found: Input, folder: BatchFolder) -> None:
+    folder.open(found, TERMS)
+    manifest = folder.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 0'))
+    with pytest.raises(BatchError, match="another version"):
+        folder.open(found, TERMS)
+    assert str(pickle.loads(pickle.dumps(BatchError("x")))) == "x"  # noqa: S301 - crosses processes
+
+
+def test_attempts_are_counted_in_each_run(folder: BatchFolder) -> None:
+    for _ in range(2):
+        folder.forget_attempts()
+        assert [folder.attempt(3), folder.attempt(3), folder.attempt(4)] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("output", ["parquet", "jsonl"])
+def test_the_run_has_every_scored_pair_once_best_first(tmp_path: Path, output: str) -> None:
+    for name, text in (
+        ("queries.jsonl", '{"_id": "q", "text": "q"}\n{"_id": "p", "text": "p"}\n'),
+        ("corpus.jsonl", '{"_id": "d", "text": "d"}\nbroken\n'),
+        ("run.trec", "q Q0 d 1 1 t\n" * 6),
+    ):
+        (tmp_path / name).write_text(text)
+    found = find_input(tmp_path / "run.trec", Columns(), tmp_path / "queries.jsonl", tmp_path / "corpus.jsonl", "test")
+    folder = BatchFolder(tmp_path / "out", output)  # type: ignore[arg-type]
+    manifest = folder.open(found, dataclasses.replace(TERMS, partition_rows=3))
+    keys = ["query_id", "document_id"]
+    parts = [
+        [_score(0, ("q", "a"), 0.25), _score(1, ("p", "a"), 0.5), _score(2, ("q", "b"), 0.75)],
+        [_score(3, ("q", "a"), 0.25), _score(4, ("q", "c"), 0.25), _score(5, ("p", "b"), None)],
+    ]
+    for number, rows in enumerate(parts):
+        write_scores(folder.scores(number), rows, keys)
+        folder.finish(number, {"errors": problems_of(rows, keys)})
+    write_run(folder, manifest)
+    assert folder.run.read_text().splitlines() == [
+        "q Q0 b 1 0.75 reranker",
+        "q Q0 a 2 0.25 reranker",
+        "q Q0 c 3 0.25 reranker",
+        "p Q0 a 1 0.5 reranker",
+    ]
+    assert write_errors(folder, manifest) == 1
+    unreadable, failed = folder.errors.read_text().splitlines()
+    assert '"line":2,"error":"unreadable_line"' in unreadable
+    assert failed == (
+        '{"row":5,"query_id":"p","document_id":"b","line":7,"error":"missing_query","message":"there is no `query`"}'
+    )
