@@ -42,6 +42,8 @@ class Backend(CacheBackend, MetricsBackend, SearchBackend, Protocol):
 
     model: str
     """Its name, as answers give it."""
+    adapters: tuple[str, ...]
+    """Names of the adapters that a request can ask for as `model`."""
 
     def require_any_room(self, body_bytes: int) -> None:
         """Refuse a body that could not be let in, before it is parsed."""
@@ -127,12 +129,17 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
                 return Response(status_code=499)  # nobody reads it
             with timeline.stage("respond"):
                 quotas.spend(caller, sum(ranking.prompt_tokens for ranking in rankings))
-                served = Served(timeline.request_id, backend.model, int(time.time()), timeline)
+                wanted = asked.lists[0].model
+                model = wanted if wanted and wanted in backend.adapters else backend.model
+                served = Served(timeline.request_id, model, int(time.time()), timeline)
                 answer = reply(asked.write(rankings, served))
             answer.headers["x-compute-tokens"] = str(sum(ranking.prompt_tokens for ranking in rankings))
             answer.headers["server-timing"] = server_timing(timeline)
-            if asked.ignored:
-                answer.headers[IGNORED_HEADER] = ", ".join(asked.ignored)
+            ignored = asked.ignored
+            if backend.adapters and wanted and wanted != model:  # an adapter's name, misspelt?
+                ignored = ("model", *ignored)
+            if ignored:
+                answer.headers[IGNORED_HEADER] = ", ".join(ignored)
             return answer
 
         return rank
@@ -164,22 +171,24 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
         """What is in flight here, and what every replica has to do. Checks the books on the way."""
         return reply(await backend.load())
 
-    def model_card() -> JSON:
-        # `model_type` and `model_name` are for xinference's client
-        card = {"id": backend.model, "object": "model", "created": started_s, "owned_by": "reranker"}
-        return card | {"model_type": "rerank", "model_name": backend.model}
+    def model_card(name: str) -> JSON:
+        # `model_type` and `model_name` are for xinference's client; `parent` is what vLLM gives an adapter
+        card = {"id": name, "object": "model", "created": started_s, "owned_by": "reranker"}
+        parent = {"parent": backend.model} if name in backend.adapters else {}
+        return card | parent | {"model_type": "rerank", "model_name": name}
 
     @api.get("/v1/models", **openapi.MODELS)
     async def models() -> Response:
-        """The one model this service has."""
-        return reply({"object": "list", "data": [model_card()]})
+        """The model this service has, and its adapters."""
+        return reply({"object": "list", "data": [model_card(name) for name in (backend.model, *backend.adapters)]})
 
     @api.get("/v1/models/{model_id:path}", **openapi.MODEL)
     async def model(model_id: str) -> Response:
         """The model of this name."""
-        if model_id != backend.model:
-            raise HTTPException(404, f"no such model; this service has {backend.model}")
-        return reply(model_card())
+        known = (backend.model, *backend.adapters)
+        if model_id not in known:
+            raise HTTPException(404, f"no such model; this service has {', '.join(known)}")
+        return reply(model_card(model_id))
 
     add_cache_routes(api, backend)
     add_metrics_routes(api, backend, keys)

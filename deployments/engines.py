@@ -85,7 +85,8 @@ def open_engine(config: RerankerConfig, device: str, stage: Callable[[str], obje
         stage("checking the scores")
         renderer = PromptRenderer.of(checkpoint, config.model)
         try:
-            require_sane(engine, renderer, tolerance_for(checkpoint.dtype, config.engine.quantization))
+            tolerance = tolerance_for(checkpoint.dtype, config.engine.quantization)
+            require_sane(engine, renderer, tolerance, tuple(config.engine.lora_adapters))
         except StartupCheckError as error:
             logger.error("%s", error)  # noqa: TRY400 - one sentence; Serve logs the traceback
             engine.shutdown()

@@ -50,7 +50,9 @@ class RayFleet:
         with self.board.shard(route, shard.work_tokens) as assignment:
             live = await self._links.live()
             name = self.board.choose(assignment.number, live)  # at once, so that the next one finds it booked
-            terms = ShardTerms(assignment.number, weight, timeout_s, self.board.name, route.attempt.request_id)
+            terms = ShardTerms(
+                assignment.number, weight, timeout_s, self.board.name, route.attempt.request_id, shard.adapter
+            )
             scores = await self._links.score(name, shard, terms)
         self.board.hear(scores.replica, scores.load)
         self.board.identify(scores.replica, scores.model)

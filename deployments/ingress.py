@@ -38,7 +38,7 @@ from reranker.cache.use import Use, report
 from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.dialects.base import JSON, Asked
-from reranker.errors import NotReadyError, StartFailedError
+from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
 from reranker.keys import ENVIRONMENT, Caller, Keyring, require_keys
 from reranker.metrics.requests import record_request
 from reranker.prompt import PromptRenderer
@@ -77,6 +77,9 @@ class Ingress:
         self._config = config
         self._engine = engine
         self.model = "simulated" if config.engine.simulated else checkpoint.served_name
+        self.adapters = tuple(config.engine.lora_adapters)
+        if self.model in self.adapters:
+            raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
         self._books = Bookkeeping(metrics.INGRESS, self._look) if config.observability.metrics else None
         self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._renderer = PromptRenderer.of(checkpoint, config.model)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reranker.config import EngineConfig
 from reranker.errors import UnsupportedModelError
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's own list: its buffers have one of these sizes
@@ -31,14 +32,29 @@ class Adapter:
     """Room the engine must have for its matrices: its largest rank, rounded up to one that vLLM knows."""
 
 
-def find_adapter(folder: str, model: str, settings: Mapping[str, Any], architecture: str) -> Adapter:
-    """Find the configured adapter.
+def find_adapters(
+    config: EngineConfig, model: str, settings: Mapping[str, Any], architecture: str
+) -> dict[str, Adapter]:
+    """Find the configured adapters, by name; one for every pair has none (""). As `find_adapter` otherwise."""
+    if config.lora_adapter is not None:
+        return {"": find_adapter(config.lora_adapter, model, settings, architecture)}
+    return {
+        name: find_adapter(folder, model, settings, architecture, f"engine.lora_adapters.{name}")
+        for name, folder in config.lora_adapters.items()
+    }
+
+
+def find_adapter(
+    folder: str, model: str, settings: Mapping[str, Any], architecture: str, key: str = "engine.lora_adapter"
+) -> Adapter:
+    """Find a configured adapter.
 
     Args:
         folder: With adapter_config.json and adapter_model.safetensors, as PEFT saves them.
         model: The model's name, for the message.
         settings: The model's config.json. (Any: JSON.)
         architecture: The model's family.
+        key: Where it is configured, for the message.
 
     Raises:
         UnsupportedModelError: No such folder, not a LoRA adapter, or not one of this model.
@@ -50,7 +66,7 @@ def find_adapter(folder: str, model: str, settings: Mapping[str, Any], architect
         rank = _largest_rank(_read_config(path))
         _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)
     except ValueError as error:
-        raise UnsupportedModelError(model, f"engine.lora_adapter {folder!r}: {error}") from None
+        raise UnsupportedModelError(model, f"{key} {folder!r}: {error}") from None
     return Adapter(path, max_rank=min(known for known in _RANKS if known >= rank))
 
 

@@ -76,6 +76,7 @@ class RerankerClient:
         url: str = DEFAULT_URL,
         *,
         api_key: str | None = None,
+        model: str | None = None,
         timeout_s: float = 300,
         retries: int = 5,
         sleep: Callable[[float], None] = time.sleep,
@@ -85,11 +86,13 @@ class RerankerClient:
         Args:
             url: Where the service is.
             api_key: For a service that needs one.
+            model: An adapter that the service has, by name. None, or any other name: the service's model itself.
             timeout_s: Longest wait for one answer.
             retries: How often to ask again after a 429 or 503, waiting as long as its `Retry-After` says.
             sleep: Waits so many seconds; for tests.
         """
         self.url = url.rstrip("/")
+        self._model = model
         self._retries = retries
         self._sleep = sleep
         try:
@@ -118,7 +121,8 @@ class RerankerClient:
                 QueryTooLongError; `str()` is the service's own sentence.
         """
         body = {"query": query, "documents": list(documents), "top_n": top_n, "instruction": instruction}
-        answer = self._post("/v1/rerank", {key: value for key, value in body.items() if value is not None})
+        body |= {"model": self._model}
+        answer = self._ask("/v1/rerank", body)
         try:
             return [
                 ScoredDocument(int(one["index"]), float(one["relevance_score"]), bool(one.get("truncated")))
@@ -174,7 +178,7 @@ class RerankerClient:
             "max_per_document": max_per_document,
             "rerank": rerank,
         }
-        answer = self._post("/v1/search", {key: value for key, value in body.items() if value is not None})
+        answer = self._ask("/v1/search", body)
         try:
             return [
                 FoundDocument(
@@ -192,6 +196,14 @@ class RerankerClient:
         except (KeyError, TypeError):
             raise UnreachableError(self.url, "what answers there found nothing in our form") from None
 
+    def models(self) -> list[str]:
+        """Names of the service's model and of its adapters; raises as `rerank` does."""
+        answer = self._ask("/v1/models")
+        try:
+            return [str(one["id"]) for one in answer["data"]]
+        except (KeyError, TypeError):
+            raise UnreachableError(self.url, "what answers there gave no list of models") from None
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -206,10 +218,12 @@ class RerankerClient:
         """Close the connections."""
         self.close()
 
-    def _post(self, path: str, body: dict[str, object]) -> Any:  # Any: JSON
+    def _ask(self, path: str, body: Mapping[str, object] | None = None) -> Any:  # Any: JSON
+        """Send what is not None of a body; without one, GET."""
+        given = None if body is None else {key: value for key, value in body.items() if value is not None}
         for attempt in range(self._retries + 1):
             try:
-                response = self._http.post(path, json=body)
+                response = self._http.request("GET" if given is None else "POST", path, json=given)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise UnreachableError(self.url, str(error) or type(error).__name__) from None
             if response.status_code not in _RETRIED or attempt == self._retries:

@@ -37,6 +37,7 @@ def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str) ->
         "dtype": checkpoint.dtype,
         "quantization": config.quantization,
         "adapter": adapter,
+        "adapters": {name: _folder_digest(Path(folder)) for name, folder in config.lora_adapters.items()},
         "device": device,
         "tensor_parallel_size": config.tensor_parallel_size,
         "vllm_args": config.vllm_args,

@@ -109,6 +109,7 @@ async def look_up(
         instruction=_instruction(request, renderer, config),
         query=request.query,
         cutting=cutting_policy(request, config.long_documents),
+        adapter=adapter_of(request, config),
     )
     weight = config.priorities.of(request.priority).weight
     async with AsyncExitStack() as found:
@@ -122,6 +123,11 @@ def share_to_score(request: RankRequest, lookup: Lookup) -> float:
     """How much of a list's text its engines have to see, in [0, 1]."""
     characters = sum(map(len, request.documents)) + 1
     return min(1.0, sum(len(request.documents[lookup.documents[place]]) + 1 for place in lookup.to_score) / characters)
+
+
+def adapter_of(request: RankRequest, config: RerankerConfig) -> str:
+    """Name of the adapter that a request asks for; empty: the model itself, whatever the client calls it."""
+    return request.model if request.model and request.model in config.engine.lora_adapters else ""
 
 
 def _nothing_known(request: RankRequest) -> Lookup:
@@ -181,12 +187,13 @@ class _Run:
     async def _send(self, group: asyncio.TaskGroup, places: Sequence[int]) -> None:
         """Render portion by portion, and send each off while the next is rendered, as far as time allows."""
         cutting = cutting_policy(self._request, self._config.long_documents)
+        adapter = adapter_of(self._request, self._config)
         left = list(places)
         for texts in portions([self._request.documents[self.lookup.documents[place]] for place in places]):
             try:
                 async with asyncio.timeout_at(self._deadline_s):
                     with self._timeline.stage("tokenize"):
-                        rendered = await self._render(texts, cutting)
+                        rendered = (await self._render(texts, cutting)).for_adapter(adapter)
             except TimeoutError:
                 if self._request.allow_partial:
                     return

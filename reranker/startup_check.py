@@ -96,20 +96,21 @@ def tolerance_for(dtype: str, quantization: str | None = None) -> float:
     return FLOAT32_TOLERANCE if dtype == "float32" and quantization is None else REDUCED_TOLERANCE
 
 
-async def run_checks(engine: Engine, renderer: Renderer, tolerance: float) -> list[CheckResult]:
+async def run_checks(engine: Engine, renderer: Renderer, tolerance: float, adapter: str = "") -> list[CheckResult]:
     """Run all checks, the most telling first.
 
     Args:
         engine: The loaded model.
         renderer: Makes its prompts.
         tolerance: Log-odds; see `tolerance_for`.
+        adapter: Name of the adapter to check; empty: the model itself.
 
     Raises:
         StartupCheckError: A prompt has no room for a document, so there is nothing to score.
         EngineFailedError: The engine stopped working.
     """
     try:
-        lists = [renderer.render(query, pair, _INSTRUCTION) for query, *pair in KNOWN_PAIRS]
+        lists = [renderer.render(query, pair, _INSTRUCTION).for_adapter(adapter) for query, *pair in KNOWN_PAIRS]
         long = renderer.render(KNOWN_PAIRS[0][0], [_LONG_DOCUMENT], _INSTRUCTION)
     except QueryTooLongError as error:
         raise StartupCheckError("tail", f"a short query needs {error.tokens} tokens", _NO_ROOM) from None
@@ -128,18 +129,26 @@ async def run_checks(engine: Engine, renderer: Renderer, tolerance: float) -> li
         ]
 
 
-def require_sane(engine: Engine, renderer: Renderer, tolerance: float) -> None:
+def require_sane(engine: Engine, renderer: Renderer, tolerance: float, adapters: Sequence[str] = ()) -> None:
     """Run all checks and wait for them, with or without a running event loop in this thread.
+
+    Args:
+        engine: The loaded model.
+        renderer: Makes its prompts.
+        tolerance: Log-odds; see `tolerance_for`.
+        adapters: Names of those that requests can choose, each checked as the model itself is.
 
     Raises:
         StartupCheckError: The first check that failed.
         EngineFailedError: The engine stopped working.
     """
     with ThreadPoolExecutor(1, "startup-check") as thread:
-        results = thread.submit(asyncio.run, run_checks(engine, renderer, tolerance)).result()
-    for result in results:
-        if result.cause is not None:
-            raise StartupCheckError(result.name, result.measured, result.cause)
+        for adapter in ("", *adapters):
+            results = thread.submit(asyncio.run, run_checks(engine, renderer, tolerance, adapter)).result()
+            for result in results:
+                if result.cause is not None:
+                    measured = f"{result.measured}, with adapter {adapter}" if adapter else result.measured
+                    raise StartupCheckError(result.name, measured, result.cause)
 
 
 async def _score_together(engine: Engine, lists: Sequence[RenderedList]) -> FloatArray:

@@ -6,7 +6,7 @@ A list's prompts are flat token arrays, not lists of lists: one copy per shard, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
@@ -55,6 +55,8 @@ class RankRequest:
     """When time is up, answer with the documents scored so far."""
     cache: CacheMode | None = None
     """None: scores are used and remembered."""
+    model: str | None = None
+    """As the client names it. An adapter's name chooses the adapter; whatever else it is, the model itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,14 @@ class Shard:
         tail: Shape (tail tokens,): what follows every document.
         tokens: Shape (document tokens of all pairs,), one document after the other.
         offsets: Shape (pairs + 1,), rising from 0 to `len(tokens)`.
+        adapter: Name of the LoRA adapter that scores them; empty: the model itself.
     """
 
     head: TokenArray
     tail: TokenArray
     tokens: TokenArray
     offsets: TokenArray
+    adapter: str = ""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -101,7 +105,7 @@ class Shard:
         documents = [self.tokens[self.offsets[i] : self.offsets[i + 1]] for i in indices]
         offsets = np.zeros(len(indices) + 1, dtype=np.int32)
         np.cumsum([len(document) for document in documents], out=offsets[1:])
-        return Shard(self.head, self.tail, np.concatenate([self.tokens[:0], *documents]), offsets)
+        return Shard(self.head, self.tail, np.concatenate([self.tokens[:0], *documents]), offsets, self.adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,10 @@ class RenderedList:
     document_of_pair: TokenArray
     truncated: frozenset[int]
 
+    def for_adapter(self, adapter: str) -> RenderedList:
+        """The same prompts, to be scored with this adapter; empty: with the model itself."""
+        return replace(self, prompts=replace(self.prompts, adapter=adapter)) if adapter else self
+
 
 @dataclass(frozen=True, slots=True)
 class ShardTerms:
@@ -129,6 +137,7 @@ class ShardTerms:
         timeout_s: Seconds the replica has; what is not scored by then comes back unscored.
         sender: Name of the load board it is booked on.
         request_id: The request it is a part of; for logs.
+        adapter: The shard's.
     """
 
     assignment: int = 0
@@ -136,6 +145,7 @@ class ShardTerms:
     timeout_s: float | None = None
     sender: str = ""
     request_id: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class PartitionActor:
         if here.result() != digest:
             raise BatchError(f"a node has other files under {job.config.model.name!r} than the one that began this")
         renderer = PromptRenderer.of(find_checkpoint(job.config.model), job.config.model)
-        self._scorer = PartitionScorer(engine, renderer, job.config, job.instruction)
+        self._scorer = PartitionScorer(engine, renderer, job.config, job.instruction, job.adapter)
         self._source = open_source(job.found, job.folder.index)
         self._folder, self._board = job.folder, board
         self._name = f"{os.uname().nodename}-{os.getpid()}"

@@ -31,6 +31,8 @@ class ListTerms:
     instruction: str
     query: str
     cutting: CuttingPolicy
+    adapter: str = ""
+    """Name of the adapter that scores them; what it holds is a part of the model's digest."""
 
 
 def document_keys(terms: ListTerms, documents: Sequence[str], secret: bytes = b"") -> list[bytes]:
@@ -43,7 +45,7 @@ def document_keys(terms: ListTerms, documents: Sequence[str], secret: bytes = b"
     """
     state = blake2b(digest_size=PAIR_BYTES, key=secret)
     cutting = (str(getattr(terms.cutting, one.name)) for one in fields(CuttingPolicy))
-    for part in (terms.model, terms.prompts, terms.namespace, terms.instruction, terms.query, *cutting):
+    for part in (terms.model, terms.prompts, terms.namespace, terms.instruction, terms.query, *cutting, terms.adapter):
         state.update(_prefixed(part))
     of_list = state.digest()[:LIST_BYTES]
     keys = []

@@ -35,6 +35,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--document-column", default="document", help="(%(default)s)")
     parser.add_argument("--id-column", default="id", help="copied to the scores, if there (%(default)s)")
     parser.add_argument("--instruction", help="what relevant means here; default: the configuration's")
+    parser.add_argument("--adapter", default="", help="score with this one of the configuration's engine.lora_adapters")
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
     parser.add_argument("--config", type=Path, help="Serve configuration; default: ./serve_config.yaml if there")
     parser.add_argument("--replicas", type=positive, help="engines; default: one for each GPU, without GPUs one")
@@ -49,13 +50,16 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Score, and say how fast; returns the exit status."""
+    config = _config(parsed)
+    rankers.require_adapter(config, parsed.adapter)
     columns = Columns(parsed.query_column, parsed.document_column, parsed.id_column)
     job = Job(
         found=find_input(
             parsed.input.resolve(), columns, _absolute(parsed.queries), _absolute(parsed.corpus), parsed.split
         ),
         folder=BatchFolder(parsed.out.resolve(), parsed.format),
-        config=for_throughput(_config(parsed)),
+        config=for_throughput(config),
+        adapter=parsed.adapter,
         instruction=parsed.instruction or None,
         partition_rows=parsed.partition_rows,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import time
 from pathlib import Path
 
@@ -30,7 +31,11 @@ def run(parsed: argparse.Namespace) -> int:
     with contextlib.closing(open_local(config)) as local:
         started = time.perf_counter()
         tolerance = tolerance_for(local.checkpoint.dtype, config.engine.quantization)
-        results = asyncio.run(run_checks(local.engine, local.renderer, tolerance))
+        results = [
+            dataclasses.replace(result, name=f"{result.name} {adapter}".strip())
+            for adapter in ("", *config.engine.lora_adapters)
+            for result in asyncio.run(run_checks(local.engine, local.renderer, tolerance, adapter))
+        ]
         seconds = time.perf_counter() - started
     for result in results:
         print(f"{'failed' if result.cause else 'ok':<6}  {result.name:<10}  {result.measured}")

@@ -53,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--url", default=DEFAULT_URL, help=f"where the service is (%(default)s); its API key: {API_KEY}"
     )
     parser.add_argument("--local", action="store_true", help="load the model here instead of asking a service")
-    parser.add_argument("--model", help="with --local: demo, a local folder or a hub id; default: the configuration's")
+    parser.add_argument(
+        "--model",
+        help="the service's adapter to rank with; with --local: demo, a local folder or a hub id, default: the "
+        "configuration's",
+    )
+    parser.add_argument("--adapter", default="", help="with --local: one of the configuration's engine.lora_adapters")
     parser.add_argument(
         "--config", type=Path, help=f"with --local: Serve configuration; default: ./{_SERVE_CONFIG} if there"
     )
@@ -68,16 +73,19 @@ def open_ranker(parsed: argparse.Namespace) -> Iterator[Ranker]:
         RerankerError: The configuration or the model is no good, or the arguments contradict each other.
         pydantic.ValidationError: Unknown keys or wrong values in the configuration's `args`.
     """
-    if not parsed.local and (parsed.model or parsed.config):
-        raise CommandError("--model and --config need --local; a service has its own")
+    if not parsed.local and (parsed.adapter or parsed.config):
+        raise CommandError("--config and --adapter need --local; a service has its own, and --model names its adapter")
     try:
         if parsed.local:
             config = local_config(parsed)
             parsed.model = config.model.name  # for `name`
-            with contextlib.closing(_LocalRanker(config)) as local:
+            require_adapter(config, parsed.adapter)
+            with contextlib.closing(_LocalRanker(config, parsed.adapter)) as local:
                 yield local
         else:
-            with RerankerClient(parsed.url, api_key=os.environ.get(API_KEY)) as client:
+            with RerankerClient(parsed.url, api_key=os.environ.get(API_KEY), model=parsed.model) as client:
+                if parsed.model:
+                    _require_model(client, parsed.model)
                 yield client
     except KeyboardInterrupt:
         raise CommandError("stopped") from None
@@ -85,7 +93,23 @@ def open_ranker(parsed: argparse.Namespace) -> Iterator[Ranker]:
 
 def name(parsed: argparse.Namespace) -> str:
     """Say in a word what ranks, once the ranker is open."""
-    return f"{parsed.model}, in this process" if parsed.local else str(parsed.url)
+    if not parsed.local:
+        return f"{parsed.model} at {parsed.url}" if parsed.model else str(parsed.url)
+    return f"{parsed.model}{' with ' * bool(parsed.adapter)}{parsed.adapter}, in this process"
+
+
+def require_adapter(config: RerankerConfig, adapter: str) -> None:
+    """Raise CommandError if the configuration has no adapter of this name; empty stands for none."""
+    known = config.engine.lora_adapters
+    if adapter and adapter not in known:
+        raise CommandError(f"engine.lora_adapters has no {adapter!r}; it has {', '.join(known) or 'none'}")
+
+
+def _require_model(client: RerankerClient, model: str) -> None:
+    """A service ranks with the model itself whatever it is called; here a misspelt adapter must not pass for one."""
+    known = client.models()
+    if model not in known:
+        raise CommandError(f"the service has no model {model!r}; it has {', '.join(known)}")
 
 
 def rank_list(
@@ -129,7 +153,8 @@ def progress(total: int) -> Iterator[Callable[[int], object]]:
 class _LocalRanker:
     """An engine here, behind the pipeline of the service."""
 
-    def __init__(self, config: RerankerConfig) -> None:
+    def __init__(self, config: RerankerConfig, adapter: str) -> None:
+        self._adapter = adapter
         limits = config.limits.model_copy(update={"timeout_s": _NO_DEADLINE_S})
         self._config = config.model_copy(update={"limits": limits})
         self._runner = asyncio.Runner()
@@ -140,7 +165,9 @@ class _LocalRanker:
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
     ) -> list[ScoredDocument]:
-        request = RankRequest(query, tuple(documents), instruction=instruction or None, top_n=top_n)
+        request = RankRequest(
+            query, tuple(documents), instruction=instruction or None, top_n=top_n, model=self._adapter or None
+        )
         results = self._runner.run(self._rank(request)).results
         return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in results]
 

@@ -89,3 +89,9 @@ class RerankerConfig(Group):
             except UnknownInstructionError as error:
                 raise ValueError(f"search.indexes.{name}.{error}") from None
         return self
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Self:
+        if self.model.name in self.engine.lora_adapters:
+            raise ValueError("engine.lora_adapters has an adapter with the model's own name")
+        return self

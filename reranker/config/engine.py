@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from reranker.config.base import Group
+
+AdapterName = Annotated[str, Field(pattern=r"^[\w.:/@+-]{1,100}$")]
 
 
 class SimulatedConfig(Group):
@@ -57,6 +59,9 @@ class EngineConfig(Group):
     """vLLM's name of a quantization ("fp8", "awq", "gptq", …). None: what the checkpoint's own configuration says."""
     lora_adapter: str | None = None
     """A folder with a LoRA adapter as PEFT saves it, applied to every pair. For Qwen3 models."""
+    lora_adapters: dict[AdapterName, str] = Field(default_factory=dict)
+    """Such folders by name: a request whose `model` is one of the names is scored with that adapter, any other without.
+    All share one engine. Instead of `lora_adapter`."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)  # Any: vLLM's arguments have every type
     """Any other vLLM engine argument, by its name; it wins over ours."""
 
@@ -64,4 +69,12 @@ class EngineConfig(Group):
     def _cpu_has_no_gpus_to_share(self) -> Self:
         if self.device == "cpu" and self.tensor_parallel_size > 1:
             raise ValueError("tensor_parallel_size needs GPUs; device is cpu")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_chosen_or_not(self) -> Self:
+        if self.lora_adapter is not None and self.lora_adapters:
+            raise ValueError(
+                "lora_adapter is for every pair, lora_adapters are for requests to choose; give one of them"
+            )
         return self

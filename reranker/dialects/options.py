@@ -37,7 +37,8 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
     model: str | None = None
-    """Accepted for the clients that send it; the service has one model and names it in its answer."""
+    """The name of an adapter that the service has, to be scored with it. Clients send all sorts of names: any other
+    stands for the model itself. The answer says what it was."""
     instruction: str | None = None
     """What "relevant" means for this list, or the name of a configured one ("@medical"); absent, null or empty: the
     configured default."""
@@ -97,6 +98,7 @@ class Options(BaseModel):
             "timeout_s": self.timeout_s,
             "allow_partial": bool(self.allow_partial),
             "cache": self.cache,
+            "model": self.model,
         }
 
     def _priority(self) -> Priority:

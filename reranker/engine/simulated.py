@@ -28,9 +28,9 @@ class SimulatedFailureError(RuntimeError):
     """The imagined device failed, as `failure_rate` asks."""
 
 
-def simulated_logit(prompt: Sequence[int]) -> float:
-    """The score of a pair: a pure function of its tokens, in [-8, 8], the same in every process."""
-    digest = blake2b(np.asarray(prompt, dtype=np.int32).tobytes(), digest_size=4).digest()
+def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:
+    """The score of a pair: a pure function of its tokens and adapter, in [-8, 8], the same in every process."""
+    digest = blake2b(np.asarray(prompt, dtype=np.int32).tobytes() + adapter.encode(), digest_size=4).digest()
     return float(np.float32(int.from_bytes(digest, "little") / 2**32 * 16 - 8))
 
 
@@ -48,13 +48,14 @@ class SimulatedStepper:
         self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
         self._costs = costs
         self._random = random.Random(costs.seed)  # noqa: S311 - jitter, not a secret
-        self._waiting: list[tuple[int, int, list[int], int]] = []  # a heap of (priority, pair, prompt, head tokens)
+        # A heap of (priority, pair, prompt, head tokens, adapter).
+        self._waiting: list[tuple[int, int, list[int], int, str]] = []
         self._heads: OrderedDict[int, None] = OrderedDict()
         self._free_s = time.monotonic()  # when the imagined device is done with what it was given
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int) -> None:
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair."""
-        heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens))
+        heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
 
     def stats(self) -> BackendStats:
         """Only what there is here: no memory, no cache of prefixes that one could fill."""
@@ -71,13 +72,14 @@ class SimulatedStepper:
         done: list[tuple[int, float]] = []
         tokens = 0
         while self._waiting and len(done) < self.max_batch_pairs:
-            _, pair, prompt, head_tokens = self._waiting[0]
-            cost = len(prompt) - (head_tokens if self._cached(prompt, head_tokens) else 0)
+            _, pair, prompt, head_tokens, adapter = self._waiting[0]
+            head = hash((adapter, *prompt[:head_tokens]))
+            cost = len(prompt) - (head_tokens if head in self._heads else 0)
             if done and tokens + cost > self.max_batch_tokens:
                 break
             heapq.heappop(self._waiting)
-            self._remember(prompt, head_tokens)
-            done.append((pair, simulated_logit(prompt)))
+            self._remember(head)
+            done.append((pair, simulated_logit(prompt, adapter)))
             tokens += cost
         if self._random.random() < self._costs.failure_rate:
             raise SimulatedFailureError("a failure was asked for, and here it is")
@@ -92,11 +94,7 @@ class SimulatedStepper:
     def close(self) -> None:
         """There is nothing to give back."""
 
-    def _cached(self, prompt: list[int], head_tokens: int) -> bool:
-        return hash(tuple(prompt[:head_tokens])) in self._heads
-
-    def _remember(self, prompt: list[int], head_tokens: int) -> None:
-        head = hash(tuple(prompt[:head_tokens]))
+    def _remember(self, head: int) -> None:
         self._heads[head] = None
         self._heads.move_to_end(head)
         if len(self._heads) > _HEADS:

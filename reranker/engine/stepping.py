@@ -38,7 +38,7 @@ class Stepper(Protocol):
     max_batch_pairs: int
     """Pairs one step computes."""
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int) -> None:
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair.
 
         Args:
@@ -46,6 +46,7 @@ class Stepper(Protocol):
             prompt: Its tokens.
             head_tokens: How many of them are the list's head.
             priority: Lower goes first.
+            adapter: Name of the adapter that scores it; empty: none.
         """
         ...
 
@@ -237,7 +238,7 @@ class SteppedEngine:
             self._stepping_tokens += turn.cost
             job.stepping.add(pair)
             try:
-                self._stepper.add(pair, prompt, len(job.head), turn.tag)
+                self._stepper.add(pair, prompt, len(job.head), turn.tag, job.shard.adapter)
             except Exception as error:  # it refuses this prompt; the engine itself is fine
                 said = "the engine refused a prompt of %d tokens, of request %s"
                 logger.exception(said, len(prompt), job.request_id, extra={"request_id": job.request_id})

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reranker.adapter import Adapter, find_adapter
+from reranker.adapter import Adapter, find_adapters
 from reranker.checkpoint import Checkpoint
 from reranker.config import EngineConfig
 from reranker.engine.stepping import SteppedEngine
@@ -33,13 +33,13 @@ class VllmEngine(SteppedEngine):
             device: "cpu" or "cuda".
 
         Raises:
-            UnsupportedModelError: The configured adapter is not one of this model.
+            UnsupportedModelError: A configured adapter is not one of this model.
             Exception: Whatever vLLM raises when it cannot load the model.
         """
-        adapter = _find_adapter(checkpoint, config, device)
-        arguments = engine_args(checkpoint, config, device=device, adapter=adapter)
+        adapters = _find_adapters(checkpoint, config, device)
+        arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
         super().__init__(
-            lambda: VllmStepper(arguments, adapter, device=device, token_types=checkpoint.token_types),
+            lambda: VllmStepper(arguments, adapters, device=device, token_types=checkpoint.token_types),
             by_arrival=config.scheduling == "fcfs",
             target_step_s=config.target_step_s,
         )
@@ -52,12 +52,14 @@ class VllmStepper:
     no use here. Figures: docs/decisions/0005-engine-core.md.
     """
 
-    def __init__(self, arguments: dict[str, Any], adapter: Adapter | None, *, device: str, token_types: bool) -> None:
+    def __init__(
+        self, arguments: dict[str, Any], adapters: Mapping[str, Adapter], *, device: str, token_types: bool
+    ) -> None:
         """Load the model.
 
         Args:
             arguments: vLLM's, by the names of its EngineArgs.
-            adapter: To be applied to every pair.
+            adapters: By name; one without a name is applied to every pair.
             device: "cpu" or "cuda".
             token_types: Whether the model is told where the document begins.
         """
@@ -78,27 +80,31 @@ class VllmStepper:
         self.max_batch_pairs: int = scheduler.max_num_seqs
         self._token_types = token_types
         self._params: dict[int, Any] = {}  # vllm's PoolingParams, by where the document begins
-        self._lora_request: Any = None  # vllm's LoRARequest; its import is heavy
-        if adapter is not None:
+        self._lora_requests: dict[str, Any] = {"": None}  # vllm's LoRARequest; its import is heavy
+        for number, (name, adapter) in enumerate(adapters.items(), start=1):
             from vllm.lora.request import LoRARequest
 
-            self._lora_request = LoRARequest("adapter", 1, str(adapter.folder))
-            self._core.add_lora(self._lora_request)  # now: in the first step it would bring down an engine at work
+            # The name is a part of the prefix cache's keys: a head that one adapter has computed is no other's.
+            self._lora_requests[name] = LoRARequest(name or "adapter", number, str(adapter.folder))
+            self._core.add_lora(self._lora_requests[name])  # now: in a step it would bring down an engine at work
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int) -> None:
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair.
 
         Raises:
-            ValueError: A prompt that would bring down the engine; nothing that renders prompts makes one.
+            ValueError: What would bring down the engine, or an adapter that it does not have; nothing that renders
+                prompts makes one.
         """
         if len(prompt) > self._max_tokens or max(prompt) >= self._vocabulary:
             raise ValueError("too long for the model, or with a token that it does not know")
+        if adapter not in self._lora_requests:
+            raise ValueError("for an adapter that this engine does not have")
         request = self._request(
             str(pair),
             prompt,
             None,
             self._pooling_params(head_tokens if self._token_types else 0),
-            lora_request=self._lora_request,
+            lora_request=self._lora_requests[adapter],
             priority=priority,
             block_hasher=self._core.request_block_hasher,
         )
@@ -146,18 +152,18 @@ class VllmStepper:
         self._core.shutdown()
 
 
-def _find_adapter(checkpoint: Checkpoint, config: EngineConfig, device: str) -> Adapter | None:
-    if config.lora_adapter is None:
-        return None
+def _find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:
+    if config.lora_adapter is None and not config.lora_adapters:
+        return {}
     settings = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     if device == "cpu" and (config.quantization or settings.get("quantization_config")):
         # Seen with INT8: vLLM's adapter layers ask for the weights that its CPU kernels have packed away.
-        raise UnsupportedModelError(checkpoint.name, "on a CPU, engine.lora_adapter needs a model without quantization")
-    return find_adapter(config.lora_adapter, checkpoint.name, settings, checkpoint.family.architecture)
+        raise UnsupportedModelError(checkpoint.name, "on a CPU, an adapter needs a model without quantization")
+    return find_adapters(config, checkpoint.name, settings, checkpoint.family.architecture)
 
 
 def engine_args(
-    checkpoint: Checkpoint, config: EngineConfig, *, device: str, adapter: Adapter | None = None
+    checkpoint: Checkpoint, config: EngineConfig, *, device: str, adapters: Mapping[str, Adapter] | None = None
 ) -> dict[str, Any]:  # Any: vLLM's arguments have every type
     """What we tell vLLM, by the names of its EngineArgs."""
     arguments: dict[str, Any] = {
@@ -177,8 +183,12 @@ def engine_args(
         "quantization": config.quantization,
         "disable_log_stats": True,
     }
-    if adapter is not None:
-        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": adapter.max_rank}
+    if adapters:  # all of them in one batch
+        max_rank = max(adapter.max_rank for adapter in adapters.values())
+        # Pairs of no adapter have the index -1 in vLLM, and its CPU kernels take that for the last one (seen: with an
+        # adapter there, these pairs are scored with it). One more, which stays empty, adds nothing to them.
+        empty = device == "cpu" and "" not in adapters
+        arguments |= {"enable_lora": True, "max_loras": len(adapters) + empty, "max_lora_rank": max_rank}
     if device == "cpu":
         # A compiler is not there on every machine, and compiling takes longer than a laptop's user waits.
         # Blocks of 32 tokens, the smallest there: of vLLM's 128 a usual head (about 100 tokens) fills none, and the

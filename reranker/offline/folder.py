@@ -48,6 +48,8 @@ class Terms:
     """Digest of what the engines hold: `reranker.identity.model_identity`."""
     prompts: str
     """`PromptRenderer.fingerprint`."""
+    adapter: str
+    """Of the model; empty: none."""
     instruction: str
     long_documents: dict[str, Any]
     """Any: JSON."""

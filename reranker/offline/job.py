@@ -23,6 +23,8 @@ class Job:
     config: RerankerConfig
     instruction: str | None
     """What "relevant" means. None: as configured."""
+    adapter: str
+    """One of `engine.lora_adapters`; empty: the model itself."""
     partition_rows: int
 
     def terms(self, model: str, renderer: PromptRenderer) -> Terms:
@@ -30,6 +32,7 @@ class Job:
         return Terms(
             model=model,
             prompts=renderer.fingerprint,
+            adapter=self.adapter,
             instruction=self.config.model.instruction_text(self.instruction),
             long_documents=self.config.long_documents.model_dump(),
             columns={} if self.found.form == "ids" else dataclasses.asdict(self.found.columns),

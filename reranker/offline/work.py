@@ -43,7 +43,14 @@ class _List:
 class PartitionScorer:
     """Scores partitions; several at a time, each from a thread of its own."""
 
-    def __init__(self, engine: Engine, renderer: PromptRenderer, config: RerankerConfig, instruction: str | None):
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: PromptRenderer,
+        config: RerankerConfig,
+        instruction: str | None = None,
+        adapter: str = "",
+    ) -> None:
         """Score with this engine.
 
         Args:
@@ -51,6 +58,7 @@ class PartitionScorer:
             renderer: Makes the prompts.
             config: What happens to long documents, and the default instruction.
             instruction: What "relevant" means. None: as configured.
+            adapter: Name of the adapter that scores; empty: the model itself.
 
         Raises:
             InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
@@ -58,7 +66,7 @@ class PartitionScorer:
         if instruction and not renderer.takes_instruction:
             raise InvalidRequestError("instruction", "this model takes none")
         self.busy = Busy()
-        self._engine, self._renderer = engine, renderer
+        self._engine, self._renderer, self._adapter = engine, renderer, adapter
         self._instruction = config.model.instruction_text(instruction)
         self._cutting = cutting_policy(RankRequest("", ()), config.long_documents)
         self._aggregate = config.long_documents.aggregate
@@ -130,7 +138,7 @@ class PartitionScorer:
                 problem = Problem(error.code, f"the query takes {error.tokens} tokens of {error.limit}")
                 problems += [_failed(row, problem) for row in rows]
             else:
-                lists.append(_List(rows, rendered))
+                lists.append(_List(rows, rendered.for_adapter(self._adapter)))
         spent.render_s += time.perf_counter() - read_s
         return lists, problems
 

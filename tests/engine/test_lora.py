@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from reranker.adapter import find_adapter
+from reranker.adapter import find_adapter, find_adapters
 from reranker.checkpoint import DEMO_MODEL, Checkpoint, find_checkpoint
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine, engine_args
@@ -32,6 +34,7 @@ def _save_adapter(
     folder: Path,
     *,
     head: bool = False,
+    seed: int = 1,
     rename: Callable[[str], str] = str,
     sizes: dict[str, Any] = SIZES,
     **config: Any,
@@ -41,7 +44,7 @@ def _save_adapter(
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     tensors = {}
     for layer in range(3):
         for matrix, (goes_in, comes_out) in sizes.items():
@@ -100,15 +103,46 @@ async def test_adapter_is_applied_as_if_merged(converted: bool, tmp_path: Path) 
     np.testing.assert_allclose(again, merged, atol=2e-3)
 
 
+@pytest.mark.parametrize("converted", [False, True], ids=["as published", "classifier, each adapter with its own head"])
+async def test_adapters_in_one_batch_score_as_if_each_were_merged(converted: bool, tmp_path: Path) -> None:
+    """VLLM's pooling path takes an adapter for each request: pairs of several and of none share the engine's steps."""
+    model = DEMO_MODEL
+    if converted:
+        save_converted_demo(model := tmp_path)
+    adapters = {name: _save_adapter(tmp_path / name, head=converted, seed=i) for i, name in enumerate("ab", start=1)}
+    checkpoint = find_checkpoint(ModelConfig(name=str(model), dtype="float32"))
+    rendered = PromptRenderer(DEMO_MODEL, 8_192, ModelConfig().instruction).render(QUERY, DOCUMENTS)
+    config = EngineConfig(lora_adapters={name: str(tmp_path / name) for name in adapters}, target_step_s=None)
+    engine = VllmEngine(checkpoint, config, device="cpu")
+    lists = {name: rendered.for_adapter(name).prompts for name in ("", *adapters)}
+    try:
+        mixed = await asyncio.gather(*(engine.score(shard) for _ in range(3) for shard in lists.values()))
+        alone = [await engine.score(shard) for shard in lists.values()]  # from the prefix cache: each its own
+        stranger = replace(rendered.prompts, adapter="none of these")
+        with pytest.raises(RuntimeError, match="refused a prompt"):
+            await engine.score(stranger)
+        assert engine.healthy
+    finally:
+        engine.shutdown()
+    wanted = [_reference(rendered.prompts, adapters.get(name, {})) for name in lists]
+    for i, one in enumerate(wanted):
+        for other in wanted[:i]:
+            assert np.abs(one - other).min() > 0.1  # so agreement means something
+    for i, logits in enumerate([*mixed, *alone]):
+        np.testing.assert_allclose(logits, wanted[i % len(wanted)], atol=2e-3)
+
+
 def _demo() -> Checkpoint:
     return find_checkpoint(ModelConfig())
 
 
 def test_engine_has_room_for_the_adapters_largest_rank(tmp_path: Path) -> None:
-    _save_adapter(tmp_path, rank_pattern={"q_proj": 20})
-    adapter = find_adapter(str(tmp_path), "demo", SETTINGS, "Qwen3ForCausalLM")
-    arguments = engine_args(_demo(), EngineConfig(), device="cpu", adapter=adapter)
-    assert (arguments["enable_lora"], arguments["max_loras"], arguments["max_lora_rank"]) == (True, 1, 32)
+    _save_adapter(tmp_path / "large", rank_pattern={"q_proj": 20})
+    _save_adapter(tmp_path / "small")
+    config = EngineConfig(lora_adapters={name: str(tmp_path / name) for name in ("small", "large")})
+    adapters = find_adapters(config, "demo", SETTINGS, "Qwen3ForCausalLM")
+    arguments = engine_args(_demo(), config, device="cpu", adapters=adapters)
+    assert (arguments["enable_lora"], arguments["max_loras"], arguments["max_lora_rank"]) == (True, 3, 32)
     assert "enable_lora" not in engine_args(_demo(), EngineConfig(), device="cpu")
 
 

@@ -243,7 +243,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory, collector: Collector) ->
     Requests are traced whose caller says so; its logs are JSON, in the folder `logs` beside its log.
     """
     args = {
-        "engine": {"max_batch_tokens": 1_000},
+        "engine": {"max_batch_tokens": 1_000, "lora_adapters": {"medical": "simulated"}},
         "admission": {"max_queue_s": 60},
         "tracing": {"exporter": "otlp", "endpoint": collector.url, "sample_ratio": 0},
         "observability": {"slow_request_s": SLOW_S},

@@ -29,6 +29,7 @@ class WordBackend:
 
     model = "words"
     searches = False
+    adapters: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.error: Exception | None = None

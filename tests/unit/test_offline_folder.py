@@ -16,7 +16,7 @@ from reranker.offline.inputs import Input, find_input
 from reranker.offline.output import problems_of, write_errors, write_run, write_scores
 from reranker.offline.rows import Problem, RowScore
 
-TERMS = Terms("model", "prompts", "instruction", {"mode": "truncate"}, {"query": "query"}, "parquet", 2)
+TERMS = Terms("model", "prompts", "", "instruction", {"mode": "truncate"}, {"query": "query"}, "parquet", 2)
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ def test_a_batch_goes_on_where_it_was(found: Input, folder: BatchFolder) -> None
     [
         ({"model": "another"}, "model"),
         ({"instruction": "another"}, "instruction"),
+        ({"adapter": "medical"}, "adapter"),
         ({"long_documents": {"mode": "windows"}}, "long documents"),
         ({"columns": {"query": "question"}}, "columns"),
         ({"output": "jsonl", "partition_rows": 3}, "output, partition rows"),

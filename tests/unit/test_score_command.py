@@ -36,6 +36,7 @@ class FakeService:
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         """What came as Authorization."""
+        self.models: dict[str, Any] = {"data": [{"id": "demo"}, {"id": "medical"}]}
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,6 +48,12 @@ class FakeService:
                 service.requests.append(request)
                 service.keys.append(self.headers["authorization"])
                 status, headers, body = service.first.pop(0) if service.first else (200, {}, service.rank(request))
+                self._answer(status, headers, body)
+
+            def do_GET(self) -> None:
+                self._answer(200, {}, json.dumps(service.models))
+
+            def _answer(self, status: int, headers: dict[str, str], body: str) -> None:
                 self.send_response(status)
                 for name, value in {**headers, "content-length": str(len(body.encode()))}.items():
                     self.send_header(name, value)
@@ -219,7 +226,7 @@ def test_documents_that_rules_exclude_are_counted(service: FakeService, capsys: 
         ([], "give either a FILE"),
         (["file", "--document", "d"], "give either a FILE"),
         (["missing.txt"], "missing.txt: No such file or directory"),
-        (["--document", "d", "--model", "demo"], "--model and --config need --local"),
+        (["--document", "d", "--adapter", "a"], "--config and --adapter need --local"),
         (["--document", "d", "--local", "--config", "missing.yaml"], "missing.yaml"),
         (["--document", "d", "--local", "--model", "/no/such"], "model '/no/such'"),
         (["--document", "d", "--query", " "], "--query is empty"),
