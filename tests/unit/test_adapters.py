@@ -149,7 +149,7 @@ def test_start_up_check_names_the_adapter_that_fails_it(monkeypatch: pytest.Monk
 
     renderer = PromptRenderer(DEMO_MODEL, 8_192, CONFIG.model.instruction)
     require_sane(Engine(), renderer, 0.01, ["fine"])
-    with pytest.raises(StartupCheckError, match="'spread' .*exactly 0, with adapter broken"):
+    with pytest.raises(StartupCheckError, match=r"'spread' .*exactly 0, with adapter broken"):
         require_sane(Engine(), renderer, 0.01, ["fine", "broken"])
 
 
