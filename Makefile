@@ -41,10 +41,18 @@ setup: $(DEV) ## the environment with the development tools, and the pre-commit 
 .PHONY: test
 test: $(DEV) ## the whole test suite: real Ray Serve, real vLLM
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage run -m pytest tests/engine
+	$(MAKE) --no-print-directory -j2 --output-sync=target test-library test-engine
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	$(BIN)/pytest tests/integration -n 2 --dist loadgroup --durations=40
+
+.PHONY: test-library
+test-library: $(DEV) # what starts no service
+	$(BIN)/coverage run -m pytest
+
+.PHONY: test-engine
+test-engine: $(DEV) # real vLLM, in a process of its own
+	$(BIN)/coverage run -m pytest tests/engine
 
 .PHONY: test-unit
 test-unit: $(DEV) ## only the tests that need neither Ray nor vLLM (seconds)

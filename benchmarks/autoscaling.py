@@ -1,6 +1,7 @@
 """Replicas that follow a load which rises, bursts and falls: our policy beside Ray's, on the same trace.
 
 python -m benchmarks.autoscaling --policy queue_time      one run: about three minutes; adds to the results
+python -m benchmarks.autoscaling --policy queue_time --lists mixed      lists of 10, 60 and 150 documents, not all of 60
 python -m benchmarks.autoscaling --plot                   draws them
 
 Real Serve with simulated engines of 10,000 tokens a second. Replicas here start within seconds, where a GPU's take a
@@ -32,7 +33,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "autoscaling.json"
 PICTURE = ROOT / "benchmarks" / "results" / "autoscaling.svg"
 SPEED = 10_000
 """Tokens per second of one engine."""
-DOCUMENTS, WORDS = 60, 30
+SIZES = {"equal": ((60, 1.0),), "mixed": ((10, 0.50), (60, 0.35), (150, 0.15))}
+"""Documents of a list, and how many of the lists have so many: about the same work a list on average."""
+WORDS = 30
 TARGET_S = 2.0
 """The latency that 95 of 100 lists are to stay below: a queue of 1 s, and the list's own time."""
 WINDOW_S = 5
@@ -65,7 +68,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     # As fast as ours may be, with targets to find the one that holds the latency.
     **{
         f"default_tuned_{target}": _default(target, look_back_period_s=5, upscale_delay_s=0, downscale_delay_s=_KEEP_S)
-        for target in (1, 2, 4)
+        for target in (1, 1.5, 2, 4)
     },
 }
 
@@ -98,12 +101,18 @@ def _configuration(policy: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-async def _play(service: Service) -> tuple[list[Answer], list[tuple[float, int]], float]:
+def _bodies(kind: str) -> list[bytes]:
+    """Lists of the sizes that a kind has, in random order."""
+    lists, draw = Lists(seed=7), random.Random(13)
+    sizes, shares = zip(*SIZES[kind], strict=True)
+    return [lists.body(size, WORDS) for size in draw.choices(sizes, shares, k=256)]
+
+
+async def _play(service: Service, kind: str) -> tuple[list[Answer], list[tuple[float, int]], float]:
     """Send the trace, and count the engines' processes twice a second; returns the latter with their moments."""
-    lists = Lists(seed=7)
-    bodies = [lists.body(DOCUMENTS, WORDS) for _ in range(64)]
+    bodies = _bodies(kind)
     async with Client(service.url, timeout_s=60) as client:
-        first = [await client.rerank(body) for body in bodies[:4]]
+        first = [await client.rerank(body) for body in bodies[:40]]
         tokens = statistics.mean(one.json()["usage"]["prompt_tokens"] for one in first)
         plan = moments(tokens, seed=11)
         say(f"{len(plan)} lists of {tokens:.0f} tokens")
@@ -159,7 +168,7 @@ def summary(answers: list[dict[str, float]], counts: list[tuple[float, int]]) ->
     }
 
 
-def run(name: str) -> None:
+def run(name: str, kind: str) -> None:
     """Play the trace with one policy, and add what came out to the results."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "serve_config.yaml"
@@ -167,7 +176,7 @@ def run(name: str) -> None:
         service = Service(path, None, Path(folder), simulated=True)
         try:
             service.wait_until_ready(1)
-            answers, counts, started_s = asyncio.run(_play(service))
+            answers, counts, started_s = asyncio.run(_play(service, kind))
         finally:
             service.stop()
     raw = [
@@ -178,7 +187,13 @@ def run(name: str) -> None:
     found = summary(raw, rounded)
     say(f"{name}: {found}")
     results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    results[name] = {"policy": POLICIES[name], "summary": found, "replicas": rounded, "answers": raw}
+    key = name if kind == "equal" else f"{name}, {kind} lists"
+    results[key] = {
+        "policy": POLICIES[name],
+        "summary": found,
+        "replicas": rounded,
+        "answers": raw,
+    }
     RESULTS.write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
@@ -225,10 +240,11 @@ def main() -> None:
     """Run one policy, or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", choices=POLICIES)
+    parser.add_argument("--lists", choices=SIZES, default="equal")
     parser.add_argument("--plot", action="store_true")
     parsed = parser.parse_args()
     if parsed.policy:
-        run(parsed.policy)
+        run(parsed.policy, parsed.lists)
     if parsed.plot:
         draw()
 

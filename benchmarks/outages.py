@@ -1,14 +1,16 @@
 """What clients see when a process is killed, and when a configuration is changed: under load, one after the other.
 
-python -m benchmarks.outages        three minutes; writes benchmarks/results/outages.json
+python -m benchmarks.outages        eight minutes; writes benchmarks/results/outages.json
 
-Two ingress replicas and three simulated engines on one machine. Each process is killed with SIGKILL while lists keep
-coming at a fixed rate; a list that fails is not sent again.
+One and two ingress replicas, and three simulated engines, on one machine. Each process is killed with SIGKILL while
+lists keep coming at a fixed rate, each over a connection of its own or one that is kept, as the client's pool has it; a
+list that fails is not sent again. Serve's proxies are off (docs/decisions/0006-no-proxy.md): there is none to kill.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
@@ -17,7 +19,7 @@ import secrets
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from benchmarks.scatter.client import Answer, Client
 from benchmarks.scatter.report import ROOT, say
 from benchmarks.scatter.service import Service, configuration
 from benchmarks.scatter.workload import Lists
+from tests.broken_models import broken_copy, swap_yes_and_no
 
 RESULTS = ROOT / "benchmarks" / "results" / "outages.json"
 RATE_PER_S = 8
@@ -42,13 +45,29 @@ PROCESSES = {
 }
 
 
-def _configuration(tokens_per_s: int = 40_000) -> dict[str, Any]:  # Any: YAML
+SETTLED = {"RUNNING", "DEPLOY_FAILED", "UNHEALTHY"}
+SETTLE_S = 180
+
+
+def _configuration(ingresses: int, tokens_per_s: int = 40_000) -> dict[str, Any]:  # Any: YAML
     config = configuration({"engine": {"simulated": {"tokens_per_s": tokens_per_s}}})
-    ingress, engine = config["applications"][0]["deployments"]
-    ingress["num_replicas"] = 2
-    del engine["autoscaling_config"]
-    engine["num_replicas"] = REPLICAS
+    for deployment, replicas in zip(config["applications"][0]["deployments"], (ingresses, REPLICAS), strict=True):
+        deployment.pop("autoscaling_config", None)
+        deployment["num_replicas"] = replicas
     return config
+
+
+def _broken(ingresses: int, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Configurations that must not take over."""
+    for name, change in (
+        ("import error", {"import_path": "deployments.app:no_such_application"}),
+        ("unknown key", {"args": {"engine": {"max_batch_token": 1}}}),
+        ("no such model", {"args": {"model": {"name": "/no/such/model"}}}),
+        ("model that fails its check", {"args": {"model": {"name": str(broken_copy(folder, swap_yes_and_no))}}}),
+    ):
+        config = _configuration(ingresses)
+        config["applications"][0] |= change
+        yield name, config
 
 
 class Outage:
@@ -80,7 +99,7 @@ class Outage:
             "lists": len(answers),
             "failed": len(failed),
             "as": dict(kinds),
-            "last_failed_was_sent_after_s": round(max((one.sent_s - began_s for one in failed), default=0), 1),
+            "failed_were_sent_from_to_s": _span([one.sent_s - began_s for one in failed]),
             "slowest_ranked_s": round(max(one.took_s for one in answers if one.ok), 2),
         }
         say(str(found))
@@ -108,6 +127,15 @@ class Outage:
         async with httpx.AsyncClient(headers=headers, timeout=60) as http:
             url = f"{said[1]}/api/serve/applications/"
             (await http.put(url, json=config)).raise_for_status()
+            await asyncio.sleep(1)
+
+    async def settled(self) -> str:
+        """Wait until Serve has done with a configuration, one way or the other; gives what it says of it."""
+        deadline_s = time.perf_counter() + SETTLE_S
+        while True:
+            status = await self.status()
+            if status in SETTLED or time.perf_counter() > deadline_s:
+                return status
             await asyncio.sleep(0.5)
 
     async def status(self) -> str:
@@ -118,43 +146,99 @@ class Outage:
         return str(answer.json()["applications"]["reranker"]["status"])
 
 
-async def _play(service: Service, log: Path, token: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    async with Client(service.url, timeout_s=30) as client:
-        outage = Outage(service, client, log, token)
-        for part in PROCESSES:
-            say(f"kill -9 of the {part}")
+async def _kills(outage: Outage, found: dict[str, Any]) -> None:
+    for part in PROCESSES:
+        say(f"kill -9 of the {part}")
 
-            async def kill(part: str = part) -> None:
-                outage.processes(part)[0].kill()
+        async def kill(part: str = part) -> None:
+            [victim, *_] = outage.processes(part)
+            victim.kill()
 
-            found[f"kill {part}"] = await outage.during(kill, WATCH_S)
-            await asyncio.to_thread(service.wait_until_ready, REPLICAS)
-        say("another configuration")
-        found["deploy a change"] = await outage.during(lambda: outage.deploy(_configuration(50_000)), 25)
-        found["deploy a change"]["status"] = await outage.status()
-        broken = _configuration()
-        broken["applications"][0]["args"]["model"] = {"name": "/no/such/model"}
-        say("a broken configuration")
-        found["deploy a broken one"] = await outage.during(lambda: outage.deploy(broken), 12)
-        found["deploy a broken one"]["status"] = await outage.status()
-    return found
+        killed = found[f"kill {part}"] = await outage.during(kill, WATCH_S)
+        before_s = time.perf_counter()
+        await asyncio.to_thread(outage.service.wait_until_ready, REPLICAS)
+        killed["replicas_complete_after_s"] = f"at most {WATCH_S + time.perf_counter() - before_s:.0f}"
+
+
+async def _deployments(outage: Outage, ingresses: int, folder: Path, found: dict[str, Any]) -> None:
+    async def deploy(config: dict[str, Any]) -> dict[str, Any]:
+        """Deploy under load until Serve has settled, and five seconds more."""
+        status = ""
+
+        async def until_settled() -> None:
+            nonlocal status
+            await outage.deploy(config)
+            status = await outage.settled()
+
+        before = {process.pid for process in outage.processes("engine")}
+        started_s = time.perf_counter()
+        deploying = asyncio.create_task(until_settled())
+
+        async def go_on() -> None:
+            return None
+
+        parts = []
+        while not deploying.done():
+            parts.append(await outage.during(go_on, 3))
+        parts.append(await outage.during(go_on, 5))
+        await deploying
+        kept = before & {process.pid for process in outage.processes("engine")}
+        return {
+            "status": status,
+            "took_s": round(time.perf_counter() - started_s - 5, 1),
+            "lists": sum(one["lists"] for one in parts),
+            "failed": sum(one["failed"] for one in parts),
+            "as": dict(sum((Counter(one["as"]) for one in parts), Counter())),
+            "slowest_ranked_s": max(one["slowest_ranked_s"] for one in parts),
+            "engines_kept": f"{len(kept)} of {len(before)}",
+        }
+
+    for name, config in (
+        ("deploy a change", _configuration(ingresses, 50_000)),
+        *_broken(ingresses, folder),
+    ):
+        say(name)
+        found[name] = await deploy(config)
+        say(f"{name}: {found[name]}")
+        if found[name]["status"] != "RUNNING":
+            again = await deploy(_configuration(ingresses, 50_000))
+            found[name]["the_old_one_again"] = {key: again[key] for key in ("status", "failed", "took_s")}
+            say(f"the old one again: {again}")
+
+
+def _span(moments_s: list[float]) -> list[float] | None:
+    return [round(min(moments_s), 2), round(max(moments_s), 2)] if moments_s else None
+
+
+@contextlib.contextmanager
+def _service(ingresses: int, folder: Path) -> Iterator[Service]:
+    path = folder / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(_configuration(ingresses)), encoding="utf-8")
+    service = Service(path, None, folder, simulated=True)
+    try:
+        service.wait_until_ready(REPLICAS)
+        time.sleep(3)
+        yield service
+    finally:
+        service.stop()
 
 
 def main() -> None:
     """Run all, and write what was found."""
     os.environ["RAY_AUTH_TOKEN"] = token = secrets.token_hex()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "serve_config.yaml"
-        path.write_text(yaml.safe_dump(_configuration()), encoding="utf-8")
-        service = Service(path, None, Path(folder), simulated=True)
-        try:
-            service.wait_until_ready(REPLICAS)
-            time.sleep(3)
-            found = asyncio.run(_play(service, Path(folder) / "service.log", token))
-        finally:
-            service.stop()
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    results: dict[str, Any] = {}
+    for ingresses in (1, 2):
+        found = results[f"{ingresses} ingress replica{'s' if ingresses > 1 else ''}"] = {}
+
+        async def play(service: Service, folder: Path, ingresses: int = ingresses, found: Any = found) -> None:
+            async with Client(service.url, timeout_s=30) as client:
+                outage = Outage(service, client, folder / "service.log", token)
+                await _kills(outage, found)
+                await _deployments(outage, ingresses, folder, found)
+
+        with tempfile.TemporaryDirectory() as name, _service(ingresses, Path(name)) as service:
+            asyncio.run(play(service, Path(name)))
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

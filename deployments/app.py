@@ -57,4 +57,6 @@ def build_app(args: dict[str, object]) -> Application:
     # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
     options = {"num_cpus": 0, "runtime_env": {"env_vars": _SERVE_FLAGS}}
     search = search_application(config, device, _SERVE_FLAGS)
-    return serve.deployment(Ingress).options(ray_actor_options=options).bind(config, engine, search)
+    # Nobody but a health check notices that an ingress has died: it is called by clients, not through Serve.
+    ingress = serve.deployment(Ingress).options(ray_actor_options=options, health_check_period_s=1)
+    return ingress.bind(config, engine, search)

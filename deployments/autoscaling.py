@@ -45,6 +45,9 @@ class QueueTime:
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
         """Decide. Called by Serve, which applies the bounds."""
+        if not context.running_replicas and not context.target_num_replicas:
+            # Scaled to zero: nobody is there to say anything, but a list that came made a call wait (fleet.py).
+            return (1 if context.total_queued_requests else 0), {}
         reports = {one.unique_id: _report(one, context.raw_metrics or {}) for one in context.running_replicas}
         decision = self._scaling.decide(reports, context.target_num_replicas, context.current_time)
         if decision.replicas != context.target_num_replicas:

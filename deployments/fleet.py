@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, TaskCancelledError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.boards import links_of
-from reranker.placement import LoadBoard, Route
+from reranker.placement import LoadBoard, Route, Survey
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels what it has
@@ -36,9 +35,19 @@ class RayFleet:
         with contextlib.suppress(*_LOST, RayServeException):
             await self._engine.named_load.remote()
 
-    def loads(self) -> Sequence[int]:
-        """Tokens that each live replica has to do; costs no call."""
-        return self.board.loads()
+    @property
+    def live_replicas(self) -> int:
+        """How many can take a shard; costs no call."""
+        return self.board.live_replicas
+
+    def survey(self, shards: int) -> Survey:
+        """See `LoadBoard`; costs no call."""
+        return self.board.survey(shards)
+
+    def wake(self) -> None:
+        """Have Serve start a replica where there is none: what it sees is a call that waits for one."""
+        if self._learning.done():
+            self._learning = asyncio.ensure_future(self._learn())
 
     @property
     def model(self) -> str | None:

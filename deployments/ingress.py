@@ -122,7 +122,8 @@ class Ingress:
 
     async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
         """See `Backend`."""
-        if not self._fleet.loads():
+        if not self._fleet.live_replicas:
+            self._fleet.wake()
             raise NotReadyError
         lists = asked.lists
         if caller.priority == "bulk":
@@ -169,7 +170,7 @@ class Ingress:
             (metrics.REQUESTS_IN_FLIGHT, self._admission.lists_in_flight),
             (metrics.TOKENS_IN_FLIGHT, self._admission.tokens_in_flight),
             (metrics.SHARDS_IN_FLIGHT, self._fleet.board.shards_in_flight),
-            (metrics.LIVE_REPLICAS, len(self._fleet.loads())),
+            (metrics.LIVE_REPLICAS, self._fleet.live_replicas),
         ):
             self._recorder.set(gauge, value)
 
@@ -232,7 +233,7 @@ class Ingress:
 
     async def live_replicas(self) -> int:
         """See `Backend`."""
-        replicas = len(self._fleet.loads())
+        replicas = self._fleet.live_replicas
         if not replicas:
             raise StartFailedError if await asyncio.to_thread(self._start_failed) else NotReadyError
         return replicas

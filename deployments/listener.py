@@ -48,6 +48,7 @@ class Listener:
         """
         self._ending = False
         self._service = service.encode()
+        self._listening = listening
         config = uvicorn.Config(
             self._marked(app),
             http=LimitedProtocol,
@@ -77,13 +78,31 @@ class Listener:
             timeout_s: What is open then is cut.
         """
         self._ending = True
-        for server in getattr(self._server, "servers", ()):  # none before it has started
-            server.close()
+        if self._server.started:
+            await self._close_address()
         if self._server.server_state.connections:
             await asyncio.sleep(_LINGER_S)
         self._server.config.timeout_graceful_shutdown = math.ceil(timeout_s)
         self._server.should_exit = True
         await self._serving
+
+    async def _close_address(self) -> None:
+        """Listen no more, but take the connections that wait to be accepted: closing would reset them."""
+        waiting: list[socket.socket] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting.append(self._listening.accept()[0])
+        for one in self._server.servers:
+            one.close()
+        taking = [asyncio.ensure_future(self._take(connection)) for connection in waiting]
+        if taking:
+            await asyncio.wait(taking, timeout=_LINGER_S)  # a client may be slow with its TLS
+
+    async def _take(self, connection: socket.socket) -> None:
+        loop, server = asyncio.get_running_loop(), self._server
+        protocol = LimitedProtocol(server.config, server.server_state, server.lifespan.state, loop)
+        with contextlib.suppress(OSError):  # it has hung up meanwhile
+            await loop.connect_accepted_socket(lambda: protocol, connection, ssl=server.config.ssl)
 
     def _marked(self, app: ASGIApp) -> ASGIApp:
         """Say on /health who we are, and once we are ending, that a connection ends with its answer."""

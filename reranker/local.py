@@ -12,7 +12,7 @@ from reranker import launcher
 from reranker.checkpoint import Checkpoint, find_checkpoint
 from reranker.config import EmbeddingConfig, RerankerConfig
 from reranker.engine.base import Engine
-from reranker.placement import Route
+from reranker.placement import Route, Survey
 from reranker.prompt import PromptRenderer
 from reranker.retrieval.simulated import SIMULATED, vectors
 from reranker.types import FloatArray, Shard, ShardScores
@@ -38,9 +38,11 @@ class LocalFleet:
         """Send shards to this engine."""
         self._engine = engine
 
-    def loads(self) -> Sequence[int]:
+    live_replicas = 1
+
+    def survey(self, shards: int) -> Survey:
         """One replica."""
-        return [self._engine.load.pending_tokens]
+        return Survey(["local"], [self._engine.load.pending_tokens])
 
     async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
         """Score one shard here."""

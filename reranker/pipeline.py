@@ -17,7 +17,7 @@ from reranker.cache.lookup import Lookup
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import LongDocumentsConfig, RerankerConfig
 from reranker.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
-from reranker.planning import plan
+from reranker.planning import most_shards, plan
 from reranker.portions import portions
 from reranker.prompt import PromptRenderer
 from reranker.scatter import Scatter
@@ -202,11 +202,11 @@ class _Run:
             self._work_tokens += prompts.work_tokens - (len(prompts.head) if self._work_tokens else 0)  # the head once
             self._permit.grow(self._work_tokens)
             portion, left = left[: len(texts)], left[len(texts) :]
-            loads = self._scatter.fleet.loads()
-            if not loads:
+            survey = self._scatter.fleet.survey(most_shards(prompts.pair_tokens, self._config.planning))
+            if not survey.names:
                 raise NotReadyError
-            shards = [np.asarray(one) for one in plan(prompts.pair_tokens, loads, self._config.planning)]
-            group.create_task(self._score(portion, rendered, shards))
+            shards = [np.asarray(one) for one in plan(prompts.pair_tokens, survey.loads, self._config.planning)]
+            group.create_task(self._score(portion, rendered, shards, survey.names))
 
     async def _render(self, texts: Sequence[str], cutting: CuttingPolicy) -> RenderedList:
         arguments = self._request.query, texts, self._instruction, cutting
@@ -214,7 +214,9 @@ class _Run:
             return self._renderer.render(*arguments)
         return await asyncio.to_thread(self._renderer.render, *arguments)  # releases the interpreter's lock
 
-    async def _score(self, places: Sequence[int], rendered: RenderedList, shards: Sequence[NDArray[np.intp]]) -> None:
+    async def _score(
+        self, places: Sequence[int], rendered: RenderedList, shards: Sequence[NDArray[np.intp]], among: Sequence[str]
+    ) -> None:
         """Have one portion scored."""
         prompts = rendered.prompts
         self.pairs += len(prompts)
@@ -227,6 +229,7 @@ class _Run:
             weight=self._config.priorities.of(self._request.priority).weight,
             deadline_s=self._deadline_s,
             allow_partial=self._request.allow_partial,
+            among=among,
             records=[
                 self._timeline.shard(len(part), part.work_tokens, document_of_pair[indices])
                 for part, indices in zip(parts, shards, strict=True)

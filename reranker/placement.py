@@ -3,10 +3,17 @@
 Our own shards are counted exactly, from the moment one is given a replica until its answer is here. What other ingress
 replicas have sent is known from what a replica last said of its load, less what it has done since. Pure but for the
 clock it is given; used from two threads, the application's and Ray's router's.
+
+Among many replicas, one ingress replica knows of each too little and too late: by the time it sends there again, the
+queue that it knew of is long done, and many ingress replicas that all know the same idle ones all send there. So a list
+is shown replicas in turn, and the board only passes by those that have far more to do than the others: join below
+threshold (Zhou et al. 2017), in the order of a ring that is the same for all ingress replicas. Figures, beside round
+robin, which does not notice a slow replica, and drawing at random: docs/scaling.md.
 """
 
 from __future__ import annotations
 
+import heapq
 import random
 import threading
 import time
@@ -19,6 +26,31 @@ from dataclasses import dataclass, field
 from reranker.timeline import Attempt
 from reranker.types import ReplicaLoad
 
+_KNOWN = 32
+"""Up to so many replicas, a list is shown all of them, with what each has to do; more are shown in turn."""
+_TOO_BUSY = 2.0
+"""What has more to do than so many times the average is passed by."""
+_OVERVIEW_S = 0.05
+"""So old may sums over many replicas be: adding up a thousand takes a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The replicas that one list is shown."""
+
+    names: Sequence[str]
+    loads: Sequence[int]
+    """Tokens that each of them has to do, as far as that is known; in a large fleet the average, for all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Overview:
+    """All live replicas together, at a moment."""
+
+    at_s: float
+    elsewhere: ReplicaLoad
+    mean_load: float
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -26,6 +58,8 @@ class Route:
 
     used: Counter[str]
     """Shards of the whole list that each replica has got, answered or not; one counter for all routes of a list."""
+    among: Sequence[str] = ()
+    """The replicas that its list was shown. None, or none that is left: any replica."""
     tried: set[str] = field(default_factory=set)
     """Replicas that this shard was sent to; taken again only if there is no other."""
     attempt: Attempt = field(default_factory=Attempt)
@@ -71,6 +105,9 @@ class LoadBoard:
         self._random = random.Random(seed)  # noqa: S311 - a draw, not a secret
         self._replicas: dict[str, _Replica] = {}
         self._live: set[str] = set()
+        self._ring: tuple[str, ...] = ()
+        self._turn = self._random.randrange(1_000_000)  # where it begins
+        self._overview: _Overview | None = None
         self._assignments: dict[int, Assignment] = {}
         self._numbers = 0
 
@@ -78,6 +115,7 @@ class LoadBoard:
         """Take over the set of replicas that can take a shard."""
         with self._lock:
             self._live = set(replicas)
+            self._changed()
             for name in self._live:
                 self._replicas.setdefault(name, _Replica())
             self._forget_the_dead()
@@ -150,8 +188,9 @@ class LoadBoard:
                 route.used[assignment.replica] -= 1
                 route.tried.discard(assignment.replica)
                 self._unbook(assignment)
+            shown = [name for name in route.among if name in candidates and name not in route.tried]
             best = min(
-                candidates,
+                shown or candidates,
                 key=lambda name: (name in route.tried, route.used[name], self._load(name), self._random.random()),
             )
             assignment.replica = best
@@ -161,19 +200,38 @@ class LoadBoard:
             self._replicas.setdefault(best, _Replica()).ours += assignment.tokens
             return best
 
-    def loads(self) -> Sequence[int]:
-        """Tokens that each live replica has to do."""
+    @property
+    def live_replicas(self) -> int:
+        """How many can take a shard."""
+        return len(self._ring)
+
+    def survey(self, shards: int) -> Survey:
+        """Show a list the replicas it may go to: all of a few, and of many the next in turn.
+
+        Args:
+            shards: How many it may be cut into; at least 1. So many are shown if there are as many.
+        """
         with self._lock:
-            return [self._load(name) for name in self._live]
+            ring = self._ring
+            if len(ring) <= max(_KNOWN, shards):
+                return Survey(ring, [self._load(name) for name in ring])
+            mean = self._sums().mean_load
+            shown: list[str] = []
+            for passed in range(len(ring)):
+                name = ring[(self._turn + passed) % len(ring)]
+                if self._load(name) <= _TOO_BUSY * mean:
+                    shown.append(name)
+                    if len(shown) == shards:
+                        break
+            self._turn = (self._turn + passed + 1) % len(ring)
+            if len(shown) < shards:
+                shown = heapq.nsmallest(shards, ring, key=self._load)
+            return Survey(shown, [int(mean)] * shards)
 
     def elsewhere(self) -> ReplicaLoad:
         """Of all live replicas together: what they have to do for others, and their speed."""
         with self._lock:
-            live = [self._replicas[name] for name in self._live]
-            speeds = [one.tokens_per_s for one in live if one.tokens_per_s is not None]
-            # Of a replica that has not worked yet, the best guess is what the others do.
-            speed = sum(speeds) / len(speeds) * len(live) if speeds else None
-            return ReplicaLoad(sum(self._others(one) for one in live), speed)
+            return self._sums().elsewhere
 
     @property
     def shards_in_flight(self) -> int:
@@ -190,6 +248,24 @@ class LoadBoard:
             for name, books in self._replicas.items():
                 if books.ours != ours[name]:
                     raise RuntimeError(f"{books.ours} tokens counted at a replica, {ours[name]} sent. This is a bug.")
+
+    def _sums(self) -> _Overview:
+        now_s = self._clock()
+        last = self._overview
+        if last is not None and len(self._ring) > _KNOWN and now_s - last.at_s < _OVERVIEW_S:
+            return last
+        live = [self._replicas[name] for name in self._ring]
+        speeds = [one.tokens_per_s for one in live if one.tokens_per_s is not None]
+        # Of a replica that has not worked yet, the best guess is what the others do.
+        speed = sum(speeds) / len(speeds) * len(live) if speeds else None
+        others = sum(self._others(one) for one in live)
+        mean = (others + sum(one.ours for one in live)) / max(1, len(live))
+        self._overview = _Overview(now_s, ReplicaLoad(others, speed), mean)
+        return self._overview
+
+    def _changed(self) -> None:
+        self._ring = tuple(sorted(self._live))
+        self._overview = None
 
     def _load(self, name: str) -> int:
         books = self._replicas.get(name)

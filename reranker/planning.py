@@ -49,6 +49,13 @@ def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfi
     return shards
 
 
+def most_shards(pair_tokens: Sequence[int], config: PlanningConfig) -> int:
+    """Give the number of shards that `plan` cuts a list into at most; a few more if its pairs do not fill them."""
+    total = sum(pair_tokens)
+    worth_their_hop = max(1, total // config.min_shard_tokens, math.ceil(total / config.max_shard_tokens))
+    return min(max(1, len(pair_tokens)), worth_their_hop)
+
+
 def _useful_shards(total: int, loads: Sequence[int], config: PlanningConfig) -> int:
     """The fewest shards with which a list of so many tokens ends about as early as it can.
 

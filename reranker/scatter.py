@@ -17,7 +17,7 @@ from typing import Protocol
 from reranker.budget import Budget
 from reranker.config import ScatterConfig
 from reranker.errors import EngineFailedError, ReplicaLostError
-from reranker.placement import Route
+from reranker.placement import Route, Survey
 from reranker.timeline import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores
 
@@ -28,8 +28,13 @@ _LEAST_LAG_S = 0.05
 class Fleet(Protocol):
     """The replicas, seen as one."""
 
-    def loads(self) -> Sequence[int]:
-        """Tokens that each live replica has to do; empty: there is none."""
+    @property
+    def live_replicas(self) -> int:
+        """How many can take a shard."""
+        ...
+
+    def survey(self, shards: int) -> Survey:
+        """Show a list that may be cut into so many shards the replicas it may go to; none: there is none."""
         ...
 
     async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
@@ -80,6 +85,7 @@ class Scatter:
         weight: float,
         deadline_s: float,
         allow_partial: bool,
+        among: Sequence[str] = (),
         records: Sequence[ShardRecord] | None = None,
     ) -> Gathered:
         """Have every shard scored; or, once time is up, as many as there are if partial answers are wanted.
@@ -89,6 +95,7 @@ class Scatter:
             weight: Share of the engines against other lists.
             deadline_s: On the running event loop's clock.
             allow_partial: When time is up, give what is there instead of failing.
+            among: The replicas that the list was shown. None: any.
             records: Where to note what becomes of each shard. None: nowhere.
 
         Raises:
@@ -96,7 +103,7 @@ class Scatter:
             ServiceError: A shard could not be scored anywhere; the others are cancelled.
         """
         records = [ShardRecord() for _ in shards] if records is None else records
-        run = _Run(self, shards, records, weight, deadline_s, allow_partial=allow_partial)
+        run = _Run(self, shards, records, among, weight, deadline_s, allow_partial=allow_partial)
         self._running.add(run)
         try:
             await run.until_answered()
@@ -137,13 +144,15 @@ class _Run:
         scatter: Scatter,
         shards: Sequence[Shard],
         records: Sequence[ShardRecord],
+        among: Sequence[str],
         weight: float,
         deadline_s: float,
         *,
         allow_partial: bool,
     ) -> None:
         used: Counter[str] = Counter()
-        self.shards = [_Shard(shard, Route(used), record) for shard, record in zip(shards, records, strict=True)]
+        pairs = zip(shards, records, strict=True)
+        self.shards = [_Shard(shard, Route(used, among), record) for shard, record in pairs]
         self.retries = self.hedges = 0
         self._scatter, self._weight, self._deadline_s = scatter, weight, deadline_s
         self._allow_partial = allow_partial
@@ -228,7 +237,7 @@ class _Run:
         factor = self._scatter.config.hedge_after
         took_s = [one.took_s for one in self.shards if one.answer is not None]
         late = [one for one in self.shards if one.answer is None and not one.hedged]
-        if factor is None or not late or len(took_s) < len(self.shards) / 2 or len(self._scatter.fleet.loads()) < 2:
+        if factor is None or not late or len(took_s) < len(self.shards) / 2 or self._scatter.fleet.live_replicas < 2:
             return float("inf"), None
         allowed_s = max(_LEAST_LAG_S, factor * statistics.median(took_s))
         first = min(late, key=lambda one: one.sent_s)

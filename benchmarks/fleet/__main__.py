@@ -1,4 +1,4 @@
-"""Run the fleet simulation: python -m benchmarks.fleet [--only placement scaling failures router].
+"""Run the fleet simulation: python -m benchmarks.fleet [--only placement uneven scaling failures router].
 
 One process, no cluster, a few minutes; writes benchmarks/results/fleet.json and prints its tables.
 """
@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.fleet.simulation import SPEED, Fleet, Strategy
+from benchmarks.fleet.parts import SPEED, Strategy
+from benchmarks.fleet.simulation import Fleet
 from benchmarks.scatter.report import ROOT, say
 from reranker.config import PlanningConfig, ScalingConfig
 from reranker.placement import LoadBoard, Route
-from reranker.planning import plan
+from reranker.planning import most_shards, plan
 from reranker.scaling import ReplicaScaling
 
 RESULTS = ROOT / "benchmarks" / "results" / "fleet.json"
@@ -109,6 +110,20 @@ def placement() -> dict[str, Any]:
     return found
 
 
+def uneven() -> dict[str, Any]:
+    """The same, where of 256 replicas one in eight has half the speed: another GPU, or a neighbour on it."""
+    found: dict[str, Any] = {}
+    share, seconds = 0.125, 10.0
+    for name in ("ours", "split, two choices", "split, round robin", "split, random"):
+        fleet = Fleet(256, STRATEGIES[name], ingresses=16, slow_share=share)
+        load = 0.7 * 256 * (1 - share / 2)
+        traffic(fleet, lambda _, load=load: load, seconds, seed=3)  # type: ignore[misc]
+        fleet.run(seconds * 5)
+        found[name] = latencies(fleet, warm_s=seconds * 0.1)["by_size"]
+        say(f"{name}: {found[name]}")
+    return found
+
+
 def _day(now_s: float) -> float:
     """A day in 30 minutes: from 2 engines' worth at night to 14 by day, and two bursts of three times as much."""
     curve = 8 - 6 * math.cos(2 * math.pi * now_s / 1_800)
@@ -175,10 +190,11 @@ def router() -> dict[str, Any]:
         took_ms = []
         for _ in range(30):
             started_s = time.perf_counter()
-            shards = plan(pairs, board.loads(), PlanningConfig())
+            survey = board.survey(most_shards(pairs, PlanningConfig()))
+            shards = plan(pairs, survey.loads, PlanningConfig())
             route_of = Counter[str]()
             for indices in shards:
-                with board.shard(Route(route_of), len(indices) * MEAN_TOKENS) as assignment:
+                with board.shard(Route(route_of, survey.names), len(indices) * MEAN_TOKENS) as assignment:
                     board.choose(assignment.number, names)
             took_ms.append((time.perf_counter() - started_s) * 1e3)
         found[str(replicas)] = {"ms_per_list": round(statistics.median(took_ms), 2), "shards": len(shards)}
@@ -186,7 +202,13 @@ def router() -> dict[str, Any]:
     return found
 
 
-EXPERIMENTS = {"placement": placement, "scaling": scaling, "failures": failures, "router": router}
+EXPERIMENTS = {
+    "placement": placement,
+    "uneven": uneven,
+    "scaling": scaling,
+    "failures": failures,
+    "router": router,
+}
 
 
 def main() -> None:

@@ -11,88 +11,25 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 
+from benchmarks.fleet.parts import HOP_S, SPEED, STEP_S, STEP_TOKENS, RankedList, Replica, ShardOnItsWay, Strategy
 from reranker.config import PlanningConfig, PrioritiesConfig
 from reranker.engine.fairness import FairQueue, Turn
-from reranker.placement import Assignment, LoadBoard, Route
-from reranker.planning import plan
+from reranker.placement import LoadBoard, Route
+from reranker.planning import most_shards, plan
 from reranker.scaling import ReplicaScaling, Report
-from reranker.types import ReplicaLoad
 
-SPEED = 40_000.0
-"""Tokens a second, of the order of a 0.6B model on an L4."""
-STEP_TOKENS, STEP_S = 2_000, 0.005
-HOP_S = 0.003
 _PLANNING = PlanningConfig()
 _WEIGHT = PrioritiesConfig().interactive.weight
-
-
-@dataclass(slots=True, eq=False)
-class RankedList:
-    """A list on its way."""
-
-    arrived_s: float
-    pair_tokens: Sequence[int]
-    done_s: float | None = None
-    left: int = 0
-    """Shards without an answer."""
-
-
-@dataclass(slots=True, eq=False)
-class ShardOnItsWay:
-    """A shard: its list, its pairs, and the books on it."""
-
-    of: RankedList
-    costs: Sequence[int]
-    route: Route
-    ingress: int
-    left: int = 0
-    books: AbstractContextManager[Assignment] | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Its work."""
-        return sum(self.costs)
-
-
-@dataclass(slots=True, eq=False)
-class Replica:
-    """An engine that steps."""
-
-    name: str
-    queue: FairQueue[ShardOnItsWay]
-    shards: set[ShardOnItsWay] = field(default_factory=set)
-    in_hand: Counter[str] = field(default_factory=Counter)
-    pending: int = 0
-    arrived: int = 0
-    stepping: bool = False
-    dead: bool = False
-    leaving: bool = False
-
-    def load(self) -> ReplicaLoad:
-        """What it says with every answer."""
-        return ReplicaLoad(self.pending, SPEED, dict(+self.in_hand))
-
-
-@dataclass(frozen=True, slots=True)
-class Strategy:
-    """How lists get to replicas."""
-
-    placement: str = "ours"
-    """"ours", "random", "two choices" (the emptier of two, by shards), "round robin"."""
-    split: bool = True
-    """Cut lists; False: a whole list to one replica, as a load balancer does."""
-    fair: bool = True
-    """Pairs by turns; False: first come, first served."""
 
 
 class Fleet:
     """The simulation. Drive it with `at` and `run`."""
 
-    def __init__(self, replicas: int, strategy: Strategy, ingresses: int = 2, seed: int = 1) -> None:
-        """Start with so many idle replicas."""
+    def __init__(
+        self, replicas: int, strategy: Strategy, ingresses: int = 2, seed: int = 1, slow_share: float = 0.0
+    ) -> None:
+        """Start with so many idle replicas, of which this share, drawn at random, has half the speed."""
         self.now_s = 0.0
         self.strategy = strategy
         self.random = random.Random(seed)
@@ -100,6 +37,7 @@ class Fleet:
         self.replica_s = 0.0
         """Seconds that replicas existed, those that load their model included."""
         self.loading = 0
+        self._slow_share = slow_share
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._boards = [LoadBoard(lambda: self.now_s, seed + number) for number in range(ingresses)]
@@ -134,14 +72,14 @@ class Fleet:
         """A list arrives at one of the ingresses."""
         ranked = RankedList(self.now_s, pair_tokens)
         ingress = self.random.randrange(len(self._boards))
-        loads = self._boards[ingress].loads() or [0]
+        survey = self._boards[ingress].survey(most_shards(pair_tokens, _PLANNING))
         whole = [tuple(range(len(pair_tokens)))]
-        shards = plan(pair_tokens, loads, _PLANNING) if self.strategy.split else whole
+        shards = plan(pair_tokens, survey.loads or [0], _PLANNING) if self.strategy.split else whole
         ranked.left = len(shards)
         used = Counter[str]()
         for indices in shards:
             costs = [pair_tokens[index] for index in indices]
-            self._place(ShardOnItsWay(ranked, costs, Route(used), ingress))
+            self._place(ShardOnItsWay(ranked, costs, Route(used, survey.names), ingress))
 
     def _place(self, shard: ShardOnItsWay) -> None:
         if not self._names:
@@ -200,7 +138,7 @@ class Fleet:
             tokens += turn.cost
         replica.stepping = bool(batch)
         if batch:
-            took_s = STEP_S + tokens / SPEED
+            took_s = STEP_S + tokens / replica.speed
             self.at(self.now_s + took_s, lambda: self._stepped(replica, batch))
         elif replica.leaving and not replica.shards:
             self._remove(replica)
@@ -236,7 +174,8 @@ class Fleet:
 
     def _add(self) -> None:
         name = f"replica-{next(self._numbers)}"
-        self.live[name] = Replica(name, FairQueue(by_arrival=not self.strategy.fair))
+        speed = SPEED / 2 if self._slow_share and self.random.random() < self._slow_share else SPEED
+        self.live[name] = Replica(name, FairQueue(by_arrival=not self.strategy.fair), speed=speed)
         self._update()
 
     def start(self, load_s: float) -> None:
@@ -283,9 +222,8 @@ class Fleet:
 
     def reports(self) -> dict[str, Report | None]:
         """What running replicas say to the policy."""
-        return {
-            name: Report(self.now_s, self.live[name].pending, self.live[name].arrived, SPEED) for name in self._names
-        }
+        running = {name: self.live[name] for name in self._names}
+        return {name: Report(self.now_s, one.pending, one.arrived, one.speed) for name, one in running.items()}
 
     def scale(self, wanted: int, load_s: float) -> None:
         """Have so many replicas, those that load included."""

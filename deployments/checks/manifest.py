@@ -12,8 +12,8 @@ from typing import Any
 
 import ray
 
-from deployments.checks.finding import Finding
-from deployments.checks.rules import GRACEFUL_SHUTDOWN_S, YAML
+from deployments.checks.finding import YAML, Finding
+from deployments.checks.rules import GRACEFUL_SHUTDOWN_S
 from reranker.config import RerankerConfig
 from reranker.keys import is_loopback
 from reranker.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, address

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import ValidationError
-
-from deployments.checks.finding import Finding
-from reranker.config import RerankerConfig, ScalingConfig
+from deployments.checks import scaling
+from deployments.checks.finding import YAML, Finding, value_of
+from reranker.config import RerankerConfig
 from reranker.keys import ENVIRONMENT, is_loopback
 from reranker.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, INGRESS_DEPLOYMENT, address
 from reranker.marked_yaml import Path
 
-YAML = Mapping[str, Any]
-"""What was read from a file: every type."""
-GRACEFUL_SHUTDOWN_S = 20.0  # Ray's defaults, of what a deployment does not say
-_LOOK_BACK_S, _METRICS_INTERVAL_S = 30.0, 10.0
-_POLICY = "deployments.autoscaling:QueueTime"
-_RAY_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
-_FRESH_S = 5.0
+GRACEFUL_SHUTDOWN_S = 20.0
+"""Ray's default."""
 _ROUTER = "deployments.router:ShardRouter"
 _SERVE_FLAGS = (
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP",
@@ -62,18 +56,7 @@ def _twice(application: YAML, path: Path) -> Iterator[Finding]:
 
 
 def _deployment(deployment: YAML, path: Path) -> Iterator[Finding]:
-    scaling = deployment.get("autoscaling_config")
-    if scaling is not None and (scaling.get("policy") or {}).get("policy_function") == _POLICY:
-        yield from _policy(scaling, (*path, "autoscaling_config"))
-    if scaling is not None:
-        look_back, interval = _of(scaling, "look_back_period_s", _LOOK_BACK_S), _METRICS_INTERVAL_S
-        interval = _of(scaling, "metrics_interval_s", interval)
-        if look_back <= interval:
-            yield Finding(
-                (*path, "autoscaling_config", "look_back_period_s"),
-                f"looks back {look_back:g} s, and figures come every {interval:g} s",
-                "Look back longer than metrics_interval_s",
-            )
+    yield from scaling.problems(deployment, path)
     gpus = (deployment.get("ray_actor_options") or {}).get("num_gpus") or 0
     options = (*path, "ray_actor_options", "num_gpus")
     if gpus > 1 and gpus != int(gpus):
@@ -82,23 +65,6 @@ def _deployment(deployment: YAML, path: Path) -> Iterator[Finding]:
         yield Finding(
             options, f"{gpus:g} of a GPU: no second replica fits on it, and the rest is lost", "Give 1, or at most 0.5"
         )
-
-
-def _policy(scaling: YAML, path: Path) -> Iterator[Finding]:
-    try:
-        ScalingConfig.model_validate(scaling["policy"].get("policy_kwargs") or {})
-    except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            known = f"Known are {', '.join(ScalingConfig.model_fields)} (docs/configuration.md)"
-            yield Finding((*path, "policy", "policy_kwargs", *problem["loc"]), problem["msg"], known)
-    for delay, default_s in (("upscale_delay_s", 30.0), ("downscale_delay_s", 600.0)):
-        if _of(scaling, delay, default_s):
-            said = f"Serve would wait {_of(scaling, delay, default_s):g} s more; the policy waits by itself"
-            yield Finding((*path, delay), said, f"Give {delay}: 0")
-    interval_s = _of(scaling, "metrics_interval_s", _METRICS_INTERVAL_S)
-    if interval_s > _FRESH_S:
-        said = f"the policy hears of a queue {interval_s:g} s late"
-        yield Finding((*path, "metrics_interval_s"), said, "Give metrics_interval_s: 1")
 
 
 def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]) -> Iterator[Finding]:
@@ -114,22 +80,25 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
             yield Finding((*place, "user_config"), "no deployment of ours takes it", "Use the application's args")
         if deployment.get("ray_actor_options") is not None:
             yield from _replaced_options(deployment, settings, place)
-        if (scaling := deployment.get("autoscaling_config")) is not None and _by_requests(scaling):
+        if scaling.by_requests(deployment):
             yield Finding(
                 (*place, "autoscaling_config"),
                 "Ray's own rule counts requests, of which Serve sees none here, so that it never scales up",
-                f"Give policy: {{policy_function: {_POLICY}}} (docs/scaling.md)",
+                f"Give policy: {{policy_function: {scaling.POLICY}}} (docs/scaling.md)",
             )
     yield from _engine(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
     ingress, place = deployments.get(INGRESS_DEPLOYMENT, ({}, path))
-    drain_s, longest_s = _of(ingress, "graceful_shutdown_timeout_s", GRACEFUL_SHUTDOWN_S), settings.limits.timeout_s
+    drain_s, longest_s = (
+        value_of(ingress, "graceful_shutdown_timeout_s", GRACEFUL_SHUTDOWN_S),
+        settings.limits.timeout_s,
+    )
     if drain_s < longest_s:
         yield Finding(
             (*place, "graceful_shutdown_timeout_s"),
             f"an ingress that stops waits {drain_s:g} s for its requests, which may take {longest_s:g} s",
             f"Give at least {longest_s:g} (args.limits.timeout_s)",
         )
-    yield from _target(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
+    yield from scaling.target(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
     yield from _limits(settings, path)
     host = address(dict(config))[0]
     if not (
@@ -140,11 +109,6 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
             f"{host} can be reached from other machines, and there are no API keys: the service refuses to start",
             f"Set args.access.keys_file, or {ENVIRONMENT} in the environment (docs/keys.md)",
         )
-
-
-def _by_requests(scaling: YAML) -> bool:
-    policy = (scaling.get("policy") or {}).get("policy_function", _RAY_POLICY)
-    return bool(policy in (_RAY_POLICY, _RAY_POLICY.replace(":", ".")))
 
 
 def _replaced_options(deployment: YAML, settings: RerankerConfig, path: Path) -> Iterator[Finding]:
@@ -190,20 +154,9 @@ def _engine(settings: RerankerConfig, deployment: YAML, path: Path) -> Iterator[
             "shards of a list that was let in would be refused",
             "Remove it: lists are refused as a whole, by args.admission",
         )
-    if _of(deployment, "health_check_timeout_s", 30.0) < _BUSY_S:
+    if value_of(deployment, "health_check_timeout_s", 30.0) < _BUSY_S:
         said = "a busy engine answers a health check between two steps, and would be killed for it"
         yield Finding((*path, "health_check_timeout_s"), said, f"Give at least {_BUSY_S:g}")
-
-
-def _target(settings: RerankerConfig, deployment: YAML, path: Path) -> Iterator[Finding]:
-    policy = (deployment.get("autoscaling_config") or {}).get("policy") or {}
-    target_s = (policy.get("policy_kwargs") or {}).get("target_queue_s", ScalingConfig().target_queue_s)
-    if policy.get("policy_function") == _POLICY and target_s >= settings.admission.max_queue_s:
-        yield Finding(
-            (*path, "autoscaling_config", "policy", "policy_kwargs", "target_queue_s"),
-            f"lists are refused at {settings.admission.max_queue_s:g} s of queue, before replicas are added",
-            "Lower it below args.admission.max_queue_s",
-        )
 
 
 def _limits(settings: RerankerConfig, path: Path) -> Iterator[Finding]:
@@ -255,6 +208,13 @@ def _buckets(config: YAML) -> Iterator[Finding]:
 
 
 def _address(config: YAML) -> Iterator[Finding]:
+    port = address(dict(config))[1]
+    if not 0 < port < 65_536:
+        yield Finding(("http_options", "port"), f"there is no port {port}", "Give one from 1024 to 65535")
+    for place, application in enumerate(config["applications"]):
+        if application.get("import_path") == IMPORT_PATH and application.get("route_prefix", "/") != "/":
+            said = "it is an option of Serve's proxy, which is not there: the ingress answers on its own paths"
+            yield Finding(("applications", place, "route_prefix"), said, "Remove it, and add the prefix in a gateway")
     location = config.get("proxy_location", "EveryNode")
     if location != "Disabled":
         yield Finding(
@@ -270,8 +230,3 @@ def _address(config: YAML) -> Iterator[Finding]:
 def variables_of(options: YAML | None) -> dict[str, Any]:
     """Environment variables that a `runtime_env` sets."""
     return dict(((options or {}).get("runtime_env") or {}).get("env_vars") or {})
-
-
-def _of(settings: YAML, key: str, default: float) -> float:
-    value: float | None = settings.get(key)
-    return default if value is None else value

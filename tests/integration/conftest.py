@@ -147,11 +147,24 @@ class Service:
         return response
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it and wait; returns its exit status."""
+        """Stop it and wait; returns its exit status. Fails if it leaves a process behind."""
         self._http.close()
+        processes = []
         if self.process.poll() is None:
+            processes = self.processes()
             self.process.send_signal(how)
-        return self.process.wait(timeout=90)
+        status = self.process.wait(timeout=90)
+        left = psutil.wait_procs(processes, timeout=2)[1]
+        assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+        return status
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one shared service run in one process (`pytest -n 2 --dist loadgroup`); the others by file."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        shared = next((name for name in ("service", "simulated", "narrow") if name in fixtures), None)
+        item.add_marker(pytest.mark.xdist_group(shared or item.path.name))
 
 
 def _is_idle(load: dict[str, Any]) -> bool:

@@ -41,6 +41,7 @@ def _context(raw: dict[str, Any] | None, target: int = 1) -> AutoscalingContext:
         target_num_replicas=target,
         current_time=100.0,
         deployment_name="EngineReplica",
+        total_queued_requests=0,
     )
 
 
@@ -63,9 +64,19 @@ def test_unknown_setting_of_the_policy_is_refused() -> None:
         QueueTime(target_queue=1)
 
 
+@pytest.mark.parametrize(("queued", "wanted"), [(0.0, 0), (1.0, 1)])
+def test_from_zero_a_list_that_waits_brings_a_replica(queued: float, wanted: int) -> None:
+    context = SimpleNamespace(running_replicas=[], target_num_replicas=0, total_queued_requests=queued)
+    assert QueueTime()(context) == (wanted, {})
+
+
 def test_replicas_come_with_the_work_and_go_without_it(tmp_path: Path) -> None:
-    """Real Serve, its own controller: 12 lists at a time of 1 s each for one engine, and then nothing."""
-    config = copy.deepcopy(configuration(simulated={"tokens_per_s": 10_000}))
+    """Real Serve, its own controller: 12 lists at a time of 1 s each for one engine; then nothing, and the last goes.
+
+    One more list is refused, but one is started for it.
+    """
+    args = {"admission": {"max_queue_s": 60}}  # none is to be refused, however late the second replica is
+    config = copy.deepcopy(configuration(args=args, simulated={"tokens_per_s": 10_000}))
     [engine] = [one for one in config["applications"][0]["deployments"] if one["name"] == "EngineReplica"]
     engine["autoscaling_config"] = AUTOSCALING
     path = tmp_path / "serve_config.yaml"
@@ -80,5 +91,11 @@ def test_replicas_come_with_the_work_and_go_without_it(tmp_path: Path) -> None:
             traffic.wait_for(12)
         assert traffic.problems == []
         wait_until(lambda: len(service.replica_processes()) == 1, timeout_s=120)
+        engine["autoscaling_config"] = AUTOSCALING | {"min_replicas": 0}
+        service.deploy(config)
+        wait_until(lambda: not service.replica_processes(), timeout_s=120)
+        assert service.post(lists[0].query, lists[0].documents).status_code == 503
+        service.wait_until_ready(1)
+        assert lists[0].problem(service.post(lists[0].query, lists[0].documents)) is None
     finally:
         service.stop()

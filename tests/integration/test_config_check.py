@@ -143,6 +143,13 @@ MISTAKES: dict[str, tuple[list[Edit], str, str]] = {
         "ShardRouter",
     ),
     "user_config": ([("engine.user_config", {"a": 1})], "no deployment of ours takes it", "args"),
+    "Ray's target beside our policy": (
+        [_policy(), ("engine.autoscaling_config.target_ongoing_requests", 4)],
+        "only Ray's own rule",
+        "Remove it",
+    ),
+    "no such port": ([("http_options.port", 80_000)], "there is no port 80000", "1024"),
+    "prefix of the proxy": ([("app.route_prefix", "/rank")], "its own paths", "gateway"),
     "killed when busy": ([("engine.health_check_timeout_s", 2)], "busy engine", "at least 10"),
     "option of the proxy": ([("http_options.request_timeout_s", 60)], "which is not there", "args.limits.timeout_s"),
     "short drain": ([("ingress.graceful_shutdown_timeout_s", 30)], "waits 30 s", "at least 120"),

@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-import pytest
 import yaml
 
 from tests.integration.conftest import ROOT, START_TIMEOUT_S, Service, configuration, running
@@ -18,15 +16,11 @@ from tests.integration.conftest import ROOT, START_TIMEOUT_S, Service, configura
 RERANKER = str(Path(sys.executable).parent / "reranker")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_stop_leaves_no_process_behind(tmp_path: Path, how: signal.Signals) -> None:
-    """Some twenty processes, with a replica of several hundred megabytes among them."""
-    with running(tmp_path) as service:
-        processes = service.processes()
-        assert len(processes) > 5
-        assert service.stop(how) == 0
-    left = psutil.wait_procs(processes, timeout=2)[1]
-    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+def test_stop_with_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    """`stop` looks for what is left, here and in every other test; those stop their services with SIGTERM."""
+    with running(tmp_path, simulated={}) as service:
+        assert len(service.processes()) > 5
+        assert service.stop(signal.SIGINT) == 0
 
 
 def test_stop_during_the_start_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -34,10 +28,8 @@ def test_stop_during_the_start_leaves_no_process_behind(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while len(service.processes()) < 5 and time.monotonic() < deadline:
         time.sleep(0.2)
-    processes = service.processes()
-    assert len(processes) >= 5
+    assert len(service.processes()) >= 5
     assert service.stop() == 0
-    assert psutil.wait_procs(processes, timeout=2)[1] == []
 
 
 def test_port_in_use_is_said_before_anything_starts(service: Service) -> None:

@@ -63,7 +63,7 @@ def wait_until(so: Callable[[], object], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not so():
         assert time.monotonic() < deadline, f"not so within {timeout_s} s"
-        time.sleep(0.02)
+        time.sleep(0.1)  # what is asked for may be all processes of a service
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from reranker.placement import LoadBoard, Route
+from reranker.placement import LoadBoard, Route, Survey
 from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores
 
 
@@ -78,8 +78,12 @@ class FakeFleet:
     def replicas_used(self) -> list[str]:
         return [call.replica for call in self.calls]
 
-    def loads(self) -> Sequence[int]:
-        return self.board.loads()
+    @property
+    def live_replicas(self) -> int:
+        return self.board.live_replicas
+
+    def survey(self, shards: int) -> Survey:
+        return self.board.survey(shards)
 
     async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
         tried = frozenset(route.tried)
@@ -97,5 +101,5 @@ class FakeFleet:
         """Nothing is booked, and no task but the test's own is left: what any list must leave behind."""
         self.board.check_integrity()
         assert self.board.shards_in_flight == 0
-        assert sum(self.board.loads()) == 0
+        assert sum(self.board.survey(1).loads) == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}

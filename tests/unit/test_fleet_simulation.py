@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.fleet.simulation import SPEED, STEP_S, STEP_TOKENS, Fleet, Strategy
+from benchmarks.fleet.parts import SPEED, STEP_S, STEP_TOKENS, Strategy
+from benchmarks.fleet.simulation import Fleet
 from reranker.config import ScalingConfig
 from reranker.scaling import ReplicaScaling
 

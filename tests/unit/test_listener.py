@@ -121,6 +121,16 @@ async def test_draining_loses_no_request(port: int) -> None:
     await successor.drain(5)
 
 
+async def test_draining_answers_who_is_connected_and_not_accepted_yet(port: int) -> None:
+    """A busy process accepts late, and the kernel resets what waits at an address that is closed."""
+    listener = await _listen(App("a"), port)
+    await asyncio.sleep(0.1)
+    with socket.create_connection(("127.0.0.1", port)) as waiting:  # blocks, so that nobody can accept it meanwhile
+        waiting.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        await asyncio.wait_for(listener.drain(5), 20)
+        assert waiting.recv(1_000).startswith(b"HTTP/1.1 200")
+
+
 async def test_connection_that_nobody_uses_does_not_hold_up_the_end(port: int) -> None:
     listener = await _listen(App("a"), port)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:

@@ -17,7 +17,7 @@ async def test_engine_here_answers_as_a_replica_does() -> None:
     engine = simulated_engine(EngineConfig(), QUICK)
     fleet = LocalFleet(engine)
     try:
-        assert list(fleet.loads()) == [0]
+        assert list(fleet.survey(1).loads) == [0]
         answer = await fleet.score(shard(1, 5), 1.0, 60, Route(Counter()))
         np.testing.assert_array_equal(answer.scores.logits, np.array(expected(shard(1, 5)), dtype=np.float32))
         assert answer.scores.scored.all()

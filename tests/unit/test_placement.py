@@ -82,11 +82,11 @@ def test_our_own_shards_are_booked_until_they_are_answered() -> None:
     board = _board("a", "b")
     with board.shard(_route(), 100) as first:
         taken = board.choose(first.number, ["a", "b"])
-        assert sorted(board.loads()) == [0, 100]
+        assert sorted(board.survey(1).loads) == [0, 100]
         with board.shard(_route(), 50) as second:
             assert board.choose(second.number, ["a", "b"]) != taken
-            assert (sorted(board.loads()), board.shards_in_flight) == ([50, 100], 2)
-    assert (list(board.loads()), board.shards_in_flight) == ([0, 0], 0)
+            assert (sorted(board.survey(1).loads), board.shards_in_flight) == ([50, 100], 2)
+    assert (list(board.survey(1).loads), board.shards_in_flight) == ([0, 0], 0)
 
 
 def test_second_choice_takes_the_first_one_back() -> None:
@@ -96,7 +96,7 @@ def test_second_choice_takes_the_first_one_back() -> None:
     with board.shard(route, 100) as assignment:
         chosen = [board.choose(assignment.number, ["a"]), board.choose(assignment.number, ["b"])]
         assert chosen == ["a", "b"]
-        assert sorted(board.loads()) == [0, 0, 100]
+        assert sorted(board.survey(1).loads) == [0, 0, 100]
         assert (+route.used, route.tried) == (Counter("b"), {"b"})
         board.check_integrity()
 
@@ -106,11 +106,11 @@ def test_others_work_is_what_a_replica_says_it_has_less_what_is_ours() -> None:
     with board.shard(_route(), 100) as assignment:
         board.choose(assignment.number, ["a"])
         board.hear("a", ReplicaLoad(700, None))
-        assert list(board.loads()) == [700]
+        assert list(board.survey(1).loads) == [700]
         assert board.elsewhere() == ReplicaLoad(600, None)
         board.hear("a", ReplicaLoad(30, None))  # it has done most of ours: nothing is anybody else's
-        assert (list(board.loads()), board.elsewhere().pending_tokens) == ([100], 0)
-    assert list(board.loads()) == [0]
+        assert (list(board.survey(1).loads), board.elsewhere().pending_tokens) == ([100], 0)
+    assert list(board.survey(1).loads) == [0]
 
 
 def test_replica_that_says_who_sent_what_may_be_heard_late() -> None:
@@ -118,7 +118,7 @@ def test_replica_that_says_who_sent_what_may_be_heard_late() -> None:
     board = _board("a")
     said = ReplicaLoad(900, None, {board.name: 300, "other": 500, "third": 100})
     board.hear("a", said)
-    assert (list(board.loads()), board.elsewhere().pending_tokens) == ([600], 600)
+    assert (list(board.survey(1).loads), board.elsewhere().pending_tokens) == ([600], 600)
 
 
 def test_boards_have_names_of_their_own() -> None:
@@ -132,7 +132,7 @@ def test_others_work_drains_at_the_replicas_speed() -> None:
     board.hear("a", ReplicaLoad(1_000, 100.0))
     seen = []
     for _ in range(4):
-        seen.append(board.loads()[0])
+        seen.append(board.survey(1).loads[0])
         clock.now_s += 4
     assert seen == [1_000, 600, 200, 0]
 
@@ -150,7 +150,7 @@ def test_dead_replica_is_forgotten_once_its_shards_are_back() -> None:
     with board.shard(_route(), 100) as assignment:
         board.choose(assignment.number, ["a"])
         board.set_live(["b"])
-        assert list(board.loads()) == [0]
+        assert list(board.survey(1).loads) == [0]
         board.check_integrity()
     assert set(board._replicas) == {"b"}
     board.hear("a", ReplicaLoad(500, 1.0))  # a last word that comes too late
@@ -173,7 +173,7 @@ def test_call_without_a_shard_gets_any_replica() -> None:
     """Such as the first one of a handle, which only waits for a replica to be there."""
     board = _board("a", "b")
     assert {board.choose(0, ["a", "b"]) for _ in range(50)} == {"a", "b"}
-    assert list(board.loads()) == [0, 0]
+    assert list(board.survey(1).loads) == [0, 0]
 
 
 def test_board_keeps_its_books_when_two_threads_use_it() -> None:
@@ -248,7 +248,7 @@ class AnyUse(RuleBasedStateMachine):
     def books_are_right(self) -> None:
         self.board.check_integrity()
         assert self.board.shards_in_flight == len(self.out)
-        assert all(load >= 0 for load in self.board.loads())
+        assert all(load >= 0 for load in self.board.survey(1).loads)
 
 
 TestAnyUse = AnyUse.TestCase

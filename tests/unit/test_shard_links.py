@@ -32,7 +32,7 @@ async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() 
     waiting = asyncio.ensure_future(links.score("a", shard(1, 2), ShardTerms(1)))
     await until(lambda: replica.begun)
     draining = asyncio.ensure_future(replica.server.drain())
-    await until(lambda: not links.board.loads())
+    await until(lambda: not links.board.live_replicas)
     await asyncio.sleep(0.3)
     assert not draining.done()
     with pytest.raises(ReplicaLostError):
@@ -51,7 +51,7 @@ async def test_replica_that_serve_takes_out_finishes_what_it_has_and_is_left(rep
     waiting = asyncio.ensure_future(links.score("a", shard(1, 2), ShardTerms(1)))
     await until(lambda: replica.begun)
     links.update({})
-    assert links.board.loads() == []
+    assert links.board.live_replicas == 0
     replica.gate.set()
     assert len((await waiting).scores.logits) == 2
     await until(lambda: not replica.server._connections)
@@ -72,10 +72,10 @@ async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connect
     with pytest.raises(ReplicaLostError):
         await waiting
     replica.gate.set()
-    await until(links.board.loads)
+    await until(lambda: bool(links.board.live_replicas))
     assert len((await links.score("a", shard(1, 2), ShardTerms(2))).scores.logits) == 2
     await replica.server.drain()
-    await until(lambda: not links.board.loads())
+    await until(lambda: not links.board.live_replicas)
     links.update({})
 
 
