@@ -72,7 +72,7 @@ async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connect
     with pytest.raises(ReplicaLostError):
         await waiting
     replica.gate.set()
-    await until(lambda: bool(links.board.live_replicas))
+    await until(lambda: links.board.live_replicas)
     assert len((await links.score("a", shard(1, 2), ShardTerms(2))).scores.logits) == 2
     await replica.server.drain()
     await until(lambda: not links.board.live_replicas)
