@@ -159,8 +159,10 @@ class Service:
         return status
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of one shared service run in one process (`pytest -n 2 --dist loadgroup`); the others by file."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         shared = next((name for name in ("service", "simulated", "narrow") if name in fixtures), None)
