@@ -100,6 +100,10 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 	$(BIN)/python -m tools.build_demo_model --check
 	$(BIN)/python -m tools.demo_quality --check
 
+.PHONY: screenshots
+screenshots: $(DEV) ## the docs' pictures of the playground, from a running service with the demo model (URL=…)
+	$(BIN)/python -m tools.screenshots --url $(URL)
+
 .PHONY: docs
 docs: $(DEV) ## write the generated parts of the docs
 	$(BIN)/python -m tools.docs

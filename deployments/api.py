@@ -21,6 +21,7 @@ from deployments.metrics_routes import MetricsBackend, add_metrics_routes
 from deployments.reading import read_body
 from deployments.replies import refusal, reply, server_timing
 from deployments.search_routes import SearchBackend, add_search_routes
+from deployments.ui_routes import UIBackend, add_ui_routes
 from reranker.config import LimitsConfig
 from reranker.dialects import choose, search
 from reranker.dialects.base import JSON, Asked, Dialect, Served
@@ -37,7 +38,7 @@ _INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 
 
-class Backend(CacheBackend, MetricsBackend, SearchBackend, Protocol):
+class Backend(CacheBackend, MetricsBackend, SearchBackend, UIBackend, Protocol):
     """What the routes need of the service."""
 
     model: str
@@ -192,6 +193,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
 
     add_cache_routes(api, backend)
     add_metrics_routes(api, backend, keys)
+    add_ui_routes(api, backend, limits)
 
     @api.get("/v1/cluster/auth", **openapi.AUTH)
     async def auth() -> Response:

@@ -1,7 +1,7 @@
 """What every request passes before a route sees it: limits on its head, the API key; for rankings, the key's limits.
 
 By construction: this wraps the whole application, knows nothing of its routes, and lets in without a key only what is
-named in `OPEN`, on the very path that is then routed.
+named in `OPEN` or lies below the playground, on the very path that is then routed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.replies import refusal
+from deployments.visits import UI_PATH
 from reranker.config import LimitsConfig
 from reranker.dialects import search
 from reranker.dialects.choose import PATHS
@@ -29,7 +30,14 @@ METRICS = "/metrics"
 """Needs no key where `access.open_metrics` says so."""
 _RANKING = frozenset({*PATHS, *search.PATHS})
 """Paths that the limits of a key are for."""
+_OPEN_BELOW = f"{UI_PATH}/"
+"""The playground: its page asks for a key, and sends it with what it asks of the service."""
 _SLASHES = re.compile("/+")
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN or f"{path}/".startswith(_OPEN_BELOW)
 
 
 class InternalError(RerankerError):
@@ -69,7 +77,7 @@ class Guard:
 
         try:
             self._require_short_head(scope)
-            if path in OPEN or (path == METRICS and self._keys.open_metrics):
+            if is_open(path) or (path == METRICS and self._keys.open_metrics):
                 await self._app(scope, receive, watched_send)
                 return
             caller = self._keys.caller(_authorization(scope))

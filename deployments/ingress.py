@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -30,6 +30,8 @@ from deployments.observed import Observed
 from deployments.request_log import RequestLog
 from deployments.retriever import Retriever
 from deployments.tracing import Tracer
+from deployments.ui_link import UILink
+from deployments.visits import Head, Visit
 from reranker import metrics, pipeline
 from reranker.admission import Admission, Permit, PermitPart
 from reranker.cache.build import build_cache
@@ -89,6 +91,7 @@ class Ingress:
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
         self._cache = build_cache(config, os.environ, self._recorder)
+        self._ui = UILink()
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
@@ -109,6 +112,7 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
+            self._ui.close()
             await self._listener.drain(self._config.limits.timeout_s)
             if self._cache is not None:
                 await self._cache.aclose()
@@ -230,6 +234,10 @@ class Ingress:
     async def metric_totals(self) -> Mapping[str, float] | None:
         """See `Backend`."""
         return await self._books.totals() if self._books else None
+
+    def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
+        """See `Backend`."""
+        return self._ui.answer(visit)
 
     async def live_replicas(self) -> int:
         """See `Backend`."""

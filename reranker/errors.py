@@ -279,6 +279,25 @@ class StartFailedError(NotReadyError):
         return "no engine could be started; the service's log says why"
 
 
+class PlaygroundUnavailableError(ServiceError):
+    """The playground is starting, or has ended."""
+
+    status_code, code = 503, "playground_unavailable"
+    retry_after_s = 2
+
+    def __str__(self) -> str:
+        return "the playground does not answer now; try again in a few seconds"
+
+
+class NoPlaygroundError(RerankerError):
+    """The service runs without the playground."""
+
+    status_code, code = 404, "no_playground"
+
+    def __str__(self) -> str:
+        return "this service runs without the playground; docs/playground.md says how to add it"
+
+
 class CacheUnavailableError(ServiceError):
     """What is remembered in Redis could not be forgotten."""
 

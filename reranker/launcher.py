@@ -25,7 +25,7 @@ import psutil
 import yaml
 
 from reranker.checkpoint import find_checkpoint
-from reranker.config import RerankerConfig
+from reranker.config import RerankerConfig, UIConfig
 from reranker.errors import ConfigurationError
 from reranker.keys import ENVIRONMENT, Keyring, require_keys
 from reranker.retrieval.facts import IndexFacts
@@ -34,8 +34,8 @@ from reranker.retrieval.folder import IndexFolder
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
 _POLL_S = 0.5
-IMPORT_PATH = "deployments.app:build_app"
-INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT = "Ingress", "EngineReplica"
+IMPORT_PATH, UI_IMPORT_PATH = "deployments.app:build_app", "deployments.ui.app:build_ui"
+INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT, UI_DEPLOYMENT = "Ingress", "EngineReplica", "Playground"
 
 
 CANNOT_BE_DEPLOYED = 3
@@ -57,6 +57,7 @@ def load(
     replicas: int | None = None,
     simulated: bool = False,
     indexes: Mapping[str, Path] | None = None,
+    ui: bool = True,
 ) -> dict[str, Any]:
     """Read a Serve configuration, apply overrides, and check what can be checked before anything starts.
 
@@ -68,6 +69,7 @@ def load(
         replicas: A fixed number of engine replicas, instead of what is configured.
         simulated: Simulate the engines, at the configured cost.
         indexes: Folders of indexes to be searched, by their names; they replace those that are configured.
+        ui: False: leave out the playground.
 
     Returns:
         The configuration. (Any: YAML.)
@@ -87,6 +89,10 @@ def load(
     ours = [a for a in applications or [] if isinstance(a, dict) and a.get("import_path") == IMPORT_PATH]
     if not ours:
         raise LaunchError(f"{path} has no application with import_path {IMPORT_PATH}")
+    if not ui:
+        config["applications"] = [one for one in applications or [] if one not in playgrounds(config)]
+    for playground in playgrounds(config):
+        UIConfig.model_validate(playground.get("args") or {})
     if host is not None:
         config.setdefault("http_options", {})["host"] = host
     if port is not None:
@@ -123,6 +129,11 @@ def _serve_indexes(arguments: dict[str, Any], indexes: Mapping[str, Path]) -> No
             embedding = search["embedding"] = search.get("embedding") or {}
             embedding.setdefault("model", facts.embedding.model)
             embedding.setdefault("revision", facts.embedding.revision)
+
+
+def playgrounds(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The applications of a configuration that are the playground."""
+    return [one for one in config["applications"] if isinstance(one, dict) and one.get("import_path") == UI_IMPORT_PATH]
 
 
 def _fix_replicas(application: dict[str, Any], replicas: int) -> None:
@@ -192,7 +203,9 @@ def run(config: dict[str, Any]) -> int:
                 continue
             health, doing = _health(url)
             if health == "ok":
-                doing = f"Ready: POST {url}/v1/rerank{_searched(config)}, docs at {url}/docs. Ctrl-C stops it."
+                paths = f"POST {url}/v1/rerank{_searched(config)}, docs at {url}/docs"
+                playground = f", playground at {url}/ui" if playgrounds(config) else ""
+                doing = f"Ready: {paths}{playground}. Ctrl-C stops it."
             if doing and doing != said:
                 said = doing
                 print(f"\n[{time.monotonic() - started:.0f} s] {doing}\n", flush=True)

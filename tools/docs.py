@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig
+from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
 from reranker.errors import for_clients
 from reranker.metrics import Gauge, Histogram, Metric, catalog
 
@@ -78,6 +78,15 @@ Not `args`, but `policy_kwargs` of `deployments.autoscaling:QueueTime` in the en
 |---|---|---|"""
 
 
+_UI_HEAD = """\
+## The playground
+
+`args` of its own application, `deployments.ui.app:build_ui` ([playground](playground.md)).
+
+| key | default | meaning |
+|---|---|---|"""
+
+
 _INDEX_HEAD = """\
 ## An index of `search.indexes`
 
@@ -105,6 +114,7 @@ def configuration_page() -> str:
         lines.append("")
     lines += [_INDEX_HEAD, *_rows(SearchIndexConfig), *_rows(MilvusConfig, "milvus."), ""]
     lines += [_SCALING_HEAD, *_rows(ScalingConfig), ""]
+    lines += [_UI_HEAD, *_rows(UIConfig), ""]
     return "\n".join(lines)
 
 

@@ -122,8 +122,9 @@ def cpu_s(processes: list[psutil.Process]) -> float:
 def configuration(args: dict[str, Any]) -> dict[str, Any]:
     """Read serve_config.yaml, and give the application other `args`."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
-    [application] = config["applications"]
+    application = config["applications"][0]
     application["args"] = args
+    config["applications"] = [application]  # without the playground
     return config
 
 

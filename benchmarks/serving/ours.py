@@ -37,8 +37,9 @@ def launch(bench: Bench, variant: str, checkout: Path = ROOT) -> Launch:
         key, _, value = setting.partition("=")
         _set(arguments, key.split("."), yaml.safe_load(value))
     config = yaml.safe_load((checkout / "serve_config.yaml").read_text(encoding="utf-8"))
-    [application] = config["applications"]
+    application = config["applications"][0]
     application["args"] = arguments
+    config["applications"] = [application]  # without the playground, if it has one
     SCRATCH.mkdir(parents=True, exist_ok=True)
     name = "".join(character if character.isalnum() else "-" for character in f"{checkout.name}-{variant}")
     path = SCRATCH / f"serve-{bench.shape}-{name}.yaml"

@@ -10,7 +10,14 @@ from deployments.checks import scaling
 from deployments.checks.finding import YAML, Finding, value_of
 from reranker.config import RerankerConfig
 from reranker.keys import ENVIRONMENT, is_loopback
-from reranker.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, INGRESS_DEPLOYMENT, address
+from reranker.launcher import (
+    ENGINE_DEPLOYMENT,
+    IMPORT_PATH,
+    INGRESS_DEPLOYMENT,
+    UI_DEPLOYMENT,
+    UI_IMPORT_PATH,
+    address,
+)
 from reranker.marked_yaml import Path
 
 GRACEFUL_SHUTDOWN_S = 20.0
@@ -42,6 +49,8 @@ def problems(config: YAML, variables: frozenset[str]) -> Iterator[Finding]:
         if application.get("import_path") == IMPORT_PATH:
             ours = True
             yield from _ours(config, application, path, variables)
+        if application.get("import_path") == UI_IMPORT_PATH:
+            yield from _playground(application, path)
     yield from _buckets(config)
     if ours:
         yield from _address(config)
@@ -109,6 +118,18 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
             f"{host} can be reached from other machines, and there are no API keys: the service refuses to start",
             f"Set args.access.keys_file, or {ENVIRONMENT} in the environment (docs/keys.md)",
         )
+
+
+def _playground(application: YAML, path: Path) -> Iterator[Finding]:
+    for number, deployment in enumerate(application.get("deployments") or ()):
+        place = (*path, "deployments", number)
+        if deployment["name"] != UI_DEPLOYMENT:
+            said = f"the playground has no deployment {deployment['name']}"
+            yield Finding((*place, "name"), said, f"Its only one is {UI_DEPLOYMENT}")
+        for key in ("num_replicas", "autoscaling_config"):
+            if deployment.get(key) not in (None, 1):
+                said = "an open page is known to one replica only, and would ask the others in vain"
+                yield Finding((*place, key), said, "Remove it: the playground is one replica")
 
 
 def _replaced_options(deployment: YAML, settings: RerankerConfig, path: Path) -> Iterator[Finding]:

@@ -14,11 +14,13 @@ from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.checks.finding import Finding
-from reranker.config import RerankerConfig
-from reranker.launcher import IMPORT_PATH
+from reranker.config import RerankerConfig, UIConfig
+from reranker.launcher import IMPORT_PATH, UI_IMPORT_PATH
 from reranker.marked_yaml import Path
 
 # A YAML document has every type, and so has an annotation: hence the Any in this file.
+_SETTINGS: Mapping[Any, type[BaseModel]] = {IMPORT_PATH: RerankerConfig, UI_IMPORT_PATH: UIConfig}
+"""What the `args` of our applications are, by their import path."""
 _UNKNOWN = "extra_forbidden"  # pydantic's word for it; we say it ourselves, with what was perhaps meant
 
 
@@ -36,10 +38,10 @@ def _application(application: Mapping[str, Any], path: Path) -> Iterator[Finding
     target = application.get("import_path")
     if isinstance(target, str):
         yield from _not_importable(target, (*path, "import_path"))
-    if target == IMPORT_PATH:
+    if target in _SETTINGS:
         arguments = application.get("args") or {}
-        yield from _unknown_keys(arguments, RerankerConfig, (*path, "args"))
-        yield from _refused(arguments, RerankerConfig, (*path, "args"))
+        yield from _unknown_keys(arguments, _SETTINGS[target], (*path, "args"))
+        yield from _refused(arguments, _SETTINGS[target], (*path, "args"))
 
 
 def _not_importable(target: str, path: Path) -> Iterator[Finding]:

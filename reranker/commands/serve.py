@@ -30,6 +30,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--simulated", action="store_true", help="simulate the engines: real timing, meaningless scores"
     )
+    parser.add_argument("--no-ui", action="store_true", help="without the playground, if the configuration has it")
     parser.set_defaults(run=run)
 
 
@@ -58,5 +59,6 @@ def run(parsed: argparse.Namespace) -> int:
             replicas=parsed.replicas,
             simulated=parsed.simulated,
             indexes=_by_name(parsed.index or ()),
+            ui=not parsed.no_ui,
         )
     )

@@ -27,6 +27,7 @@ from reranker.config.serving import (
     ScatterConfig,
 )
 from reranker.config.tracing import TracingConfig
+from reranker.config.ui import UIConfig
 from reranker.errors import UnknownInstructionError
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "SearchIndexConfig",
     "SimulatedConfig",
     "TracingConfig",
+    "UIConfig",
 ]
 
 

@@ -179,6 +179,7 @@ def configuration(
     args: dict[str, Any] | None = None,
     simulated: dict[str, Any] | None = None,
     ingresses: int = 1,
+    ui: bool = False,
 ) -> dict[str, Any]:
     """serve_config.yaml, changed.
 
@@ -187,9 +188,12 @@ def configuration(
         args: Replaces the application's `args`.
         simulated: Simulate the engines at this cost; such a replica takes no core.
         ingresses: A number of ingress replicas.
+        ui: With the playground.
     """
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    [application] = config["applications"]
+    application, _playground = config["applications"]
+    if not ui:
+        config["applications"] = [application]
     if replicas is not None:
         [deployment] = [one for one in application["deployments"] if one["name"] == "EngineReplica"]
         del deployment["autoscaling_config"]
@@ -213,6 +217,7 @@ def running(
     key: str | None = None,
     ingresses: int = 1,
     logging_config: dict[str, Any] | None = None,
+    ui: bool = False,
 ) -> Iterator[Service]:
     """Run the service with a changed configuration; see `configuration`.
 
@@ -223,10 +228,11 @@ def running(
         simulated: See there.
         key: API key to ask it with.
         ingresses: See there.
+        ui: See there.
         logging_config: Ray Serve's, added to that of the configuration.
     """
     path = folder / "serve_config.yaml"
-    config = configuration(replicas, args, simulated, ingresses)
+    config = configuration(replicas, args, simulated, ingresses, ui)
     config["logging_config"] |= logging_config or {}
     path.write_text(yaml.safe_dump(config))
     service = Service(path, folder / "service.log", key)
@@ -240,7 +246,7 @@ def running(
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service as `make serve` starts it, shared by all tests that change nothing in it."""
-    with running(tmp_path_factory.mktemp("service")) as service:
+    with running(tmp_path_factory.mktemp("service"), ui=True) as service:
         yield service
 
 
@@ -281,5 +287,6 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "limits": {"timeout_s": NARROW_TIMEOUT_S, "receive_timeout_s": 2},
         "access": {"keys_file": str(folder / "keys.yaml")},
     }
-    with running(folder, replicas=1, args=args, simulated={"tokens_per_s": 10_000}, key=NARROW_KEY) as service:
+    simulated = {"tokens_per_s": 10_000}
+    with running(folder, replicas=1, args=args, simulated=simulated, key=NARROW_KEY, ui=True) as service:
         yield service

@@ -23,11 +23,11 @@ REMOVED = object()
 
 
 def _edited(*edits: Edit) -> dict[str, Any]:
-    """serve_config.yaml with values set at places; `ingress` and `engine` are the two deployments."""
+    """serve_config.yaml with values set at places; `ingress`, `engine` are the deployments, `ui` the playground."""
     config = copy.deepcopy(CONFIG)
-    [application] = config["applications"]
+    application, ui = config["applications"]
     ingress, engine = application["deployments"]
-    starts = {"app": application, "ingress": ingress, "engine": engine}
+    starts = {"app": application, "ingress": ingress, "engine": engine, "ui": ui}
     for place, value in edits:
         *steps, last = place.split(".")
         part: Any = starts.get(steps[0], config) if steps else config
@@ -268,3 +268,17 @@ def test_command_reads_standard_input(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr("sys.stdin", io.StringIO((ROOT / "serve_config.yaml").read_text()))
     assert main(["config", "check", "-"]) == 0
     assert capsys.readouterr().out == "-: ok (1 Serve configuration)\n"
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ([("ui.args", {"service": {}})], "applications[1].args.service: unknown key"),
+        ([("ui.args", {"services": {"other": "other:8000"}})], "a URL must begin with http"),
+        ([("ui.deployments", [{"name": "Playground", "num_replicas": 2}])], "known to one replica only"),
+        ([("ui.deployments", [{"name": "Ingress"}])], "the playground has no deployment Ingress"),
+    ],
+)
+def test_the_playground_s_own_settings_are_checked(edits: list[Edit], said: str) -> None:
+    [found] = _found(*edits)
+    assert said in found

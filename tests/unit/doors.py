@@ -13,9 +13,10 @@ from starlette.types import ASGIApp
 
 from deployments.api import build_api
 from deployments.observed import Observed, Observer
+from deployments.visits import Head, Visit
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
-from reranker.errors import RerankerError
+from reranker.errors import NoPlaygroundError, RerankerError
 from reranker.keys import Caller, Keyring
 from reranker.timeline import Timeline
 from reranker.types import RankedDocument, Ranking, RankRequest
@@ -35,6 +36,8 @@ class WordBackend:
         self.error: Exception | None = None
         self.cleared = 0
         self.totals: dict[str, float] | None = {}
+        self.visits: list[Visit] = []
+        self.page: list[Head | bytes | Exception] = [NoPlaygroundError()]
         self.callers: list[Caller] = []
         self.asked: list[Asked] = []
         self.arrived = asyncio.Event()
@@ -79,6 +82,13 @@ class WordBackend:
 
     async def replicas_loading(self) -> list[dict[str, Any]]:
         return [{"replica": "a", "stage": "loading", "seconds": 3}]
+
+    async def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
+        self.visits.append(visit)
+        for part in self.page:
+            if isinstance(part, Exception):
+                raise part
+            yield part
 
     def info(self) -> dict[str, Any]:
         return {"model_id": self.model, "model_type": {"reranker": {}}, "max_input_length": 100}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from reranker.checkpoint import DEMO_MODEL
 from reranker.cli import main
@@ -189,3 +190,15 @@ def test_index_that_is_not_there_is_named_before_the_start(tmp_path: Path, free_
 def test_two_indexes_need_two_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--config", str(CONFIG), "--index", str(tmp_path), "--index", f"{tmp_path.name}=x"]) == 1
     assert "two indexes have the same name" in capsys.readouterr().err
+
+
+def test_the_playground_can_be_left_out(free_port: int) -> None:
+    names = {ui: [one["name"] for one in load(CONFIG, port=free_port, ui=ui)["applications"]] for ui in (True, False)}
+    assert names == {True: ["reranker", "playground"], False: ["reranker"]}
+
+
+def test_a_wrong_setting_of_the_playground_stops_the_start(tmp_path: Path, free_port: int) -> None:
+    applications = yaml.safe_load(CONFIG.read_text())["applications"]
+    applications[1]["args"] = {"services": {"other": "no url"}}
+    with pytest.raises(ValidationError, match="must begin with http"):
+        load(_write(tmp_path, applications=applications), port=free_port)

@@ -1,0 +1,110 @@
+"""Documents from what a visitor types or opens: lines of text, CSV, JSON lines. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+Document = str | dict[str, Any]
+"""Any: JSON. An object goes to the service as it is: its `text`, or all of it as YAML."""
+_TEXT_COLUMNS = ("text", "document", "content", "passage", "body", "abstract", "description", "title")
+_LINE_END = re.compile(r"\r\n|\r|\n")  # not splitlines(): it tears texts at U+2028 and others
+_TYPES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
+
+
+class UnreadableError(ValueError):
+    """What is in a file cannot be read as documents; the sentence says where and what to do."""
+
+
+def typed(text: str) -> list[Document]:
+    """Read documents one a line, empty lines left out; as JSON where every line is a JSON string or object."""
+    lines = [line for line in (line.strip() for line in _LINE_END.split(text)) if line]
+    if lines and all(line[0] in '{"' for line in lines):
+        try:
+            documents = [json.loads(line) for line in lines]
+        except ValueError:
+            return list(lines)
+        if all(isinstance(one, str | dict) for one in documents):
+            return documents
+    return list(lines)
+
+
+def shown(documents: Sequence[Document]) -> str:
+    """Write documents so that `typed` reads the same again: as plain lines where that is possible."""
+    plain = "\n".join(one for one in documents if isinstance(one, str))
+    if typed(plain) == list(documents):
+        return plain
+    return "\n".join(json.dumps(one, ensure_ascii=False) for one in documents)
+
+
+def text_of(document: Document) -> str:
+    """What a person is shown of a document."""
+    if isinstance(document, str):
+        return document
+    text = document.get("text")
+    return text if isinstance(text, str) else "\n".join(f"{key}: {value}" for key, value in document.items())
+
+
+def opened(name: str, content: str) -> list[Document]:
+    """Read the documents in a file.
+
+    Args:
+        name: The file's; its end says what is in it.
+        content: All of its text.
+
+    Raises:
+        UnreadableError: It is of another kind, broken, or empty.
+    """
+    kind = f".{name.lower().rpartition('.')[2]}"
+    content = content.removeprefix("\ufeff")
+    if kind in (".jsonl", ".ndjson"):
+        documents = _json_lines(content)
+    elif kind in (".csv", ".tsv"):
+        documents = _table(content, "\t" if kind == ".tsv" else None)
+    elif kind == ".txt":
+        documents = [line.strip() for line in _LINE_END.split(content) if line.strip()]
+    else:
+        raise UnreadableError(f"Files of this kind cannot be read. Open one of {', '.join(_TYPES)}.")
+    if not documents:
+        raise UnreadableError("There is no document in this file.")
+    return documents
+
+
+def _json_lines(content: str) -> list[Document]:
+    documents: list[Document] = []
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            one = json.loads(line)
+        except ValueError:
+            raise UnreadableError(f"Line {number} is not JSON.") from None
+        if not isinstance(one, str | dict):
+            raise UnreadableError(f"Line {number} is neither a string nor an object.")
+        documents.append(one)
+    return documents
+
+
+def _table(content: str, separator: str | None) -> list[Document]:
+    """The column that has a text's name, or the only one; else whole rows, as objects by their column's names."""
+    if separator is None:
+        separator = ";" if content.split("\n", 1)[0].count(";") > content.split("\n", 1)[0].count(",") else ","
+    try:
+        rows = [row for row in csv.reader(io.StringIO(content), delimiter=separator, strict=True) if any(row)]
+    except csv.Error as error:
+        raise UnreadableError(f"This is not CSV: {error}.") from None
+    if not rows:
+        return []
+    names = [name.strip() for name in rows[0]]
+    known = {name.lower(): place for place, name in enumerate(names)}
+    for column in _TEXT_COLUMNS:
+        if column in known:
+            place = known[column]
+            return [row[place].strip() for row in rows[1:] if len(row) > place and row[place].strip()]
+    if len(names) == 1:
+        return [row[0].strip() for row in rows if row[0].strip()]
+    return [{name: value for name, value in zip(names, row, strict=False) if value} for row in rows[1:]]

@@ -1,0 +1,133 @@
+"""What `GET /metrics` says now and over the last seconds: rates, percentiles, queue. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+KEPT = 90
+"""Samples of the past that are drawn."""
+_WINDOW_S = 20.0
+"""Rates and percentiles are over so long; shorter, and a few slow requests would make the figures jump."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was counted up to a moment, and what was in hand at it."""
+
+    at_s: float
+    requests: float | None = None
+    """Requests for a ranking so far, however they ended. None: the service does not count."""
+    refused: float | None = None
+    documents: float | None = None
+    buckets: Mapping[float, float] = field(default_factory=dict)
+    """Answered requests so far that took up to so many seconds."""
+    replicas: float | None = None
+    in_flight: float | None = None
+    queued_tokens: float | None = None
+
+
+def of_metrics(text: str, at_s: float) -> Sample:
+    """Read a page of metrics."""
+    found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for one in family.samples:
+            found.setdefault(one.name, []).append((one.labels, one.value))
+
+    def total(name: str) -> float | None:
+        values = [value for _, value in found.get(name, ())]
+        return sum(values) if values else None
+
+    buckets: dict[float, float] = {}
+    for labels, value in found.get("reranker_request_duration_seconds_bucket", ()):
+        if labels.get("result") == "answered":
+            bound = float(labels["le"])
+            buckets[bound] = buckets.get(bound, 0) + value
+    return Sample(
+        at_s,
+        requests=total("reranker_requests_total") or 0.0,
+        refused=total("reranker_admission_refusals_total") or 0.0,
+        documents=total("reranker_documents_total") or 0.0,
+        buckets=buckets,
+        replicas=total("reranker_live_replicas"),
+        in_flight=total("reranker_requests_in_flight"),
+        queued_tokens=total("reranker_engine_queued_tokens"),
+    )
+
+
+def of_load(load: Mapping[str, Any], at_s: float) -> Sample:
+    """Read /v1/load, for a service that counts nothing.
+
+    Args:
+        load: The answer; Any: JSON.
+        at_s: When, on any clock.
+    """
+    replicas = load.get("replicas", ())
+    queued = sum(one.get("pending_tokens", 0) for one in replicas)
+    return Sample(at_s, replicas=len(replicas), in_flight=load.get("lists"), queued_tokens=queued)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is shown. None: not known."""
+
+    requests_per_s: float | None
+    documents_per_s: float | None
+    refused_per_s: float | None
+    p50_s: float | None
+    p95_s: float | None
+
+
+def reading(samples: Sequence[Sample]) -> Reading:
+    """Give the figures of the last seconds, of samples in the order of time."""
+    if len(samples) < 2:
+        return Reading(None, None, None, None, None)
+    last = samples[-1]
+    first = next(one for one in samples if last.at_s - one.at_s <= _WINDOW_S)
+    if first is last:
+        first = samples[-2]
+    seconds = last.at_s - first.at_s
+
+    def rate(now: float | None, before: float | None) -> float | None:
+        # A smaller number than before is another service's at the same address: nothing is known of the time between.
+        return None if now is None or before is None or now < before or seconds <= 0 else (now - before) / seconds
+
+    between = {bound: count - first.buckets.get(bound, 0) for bound, count in last.buckets.items()}
+    return Reading(
+        rate(last.requests, first.requests),
+        rate(last.documents, first.documents),
+        rate(last.refused, first.refused),
+        quantile(between, 0.5),
+        quantile(between, 0.95),
+    )
+
+
+def quantile(buckets: Mapping[float, float], share: float) -> float | None:
+    """Estimate a quantile as Prometheus does: evenly spread within a bucket; of the last one, its lower bound.
+
+    Args:
+        buckets: Up to each bound, how many; the last bound is infinite.
+        share: Of all, from 0 to 1.
+    """
+    bounds = sorted(buckets)
+    if not bounds or buckets[bounds[-1]] <= 0:
+        return None
+    wanted = share * buckets[bounds[-1]]
+    lower, below = 0.0, 0.0
+    for bound in bounds:
+        count = buckets[bound]
+        if count >= wanted:
+            if bound == float("inf"):
+                return lower
+            return lower + (bound - lower) * (wanted - below) / max(count - below, 1e-9)
+        lower, below = bound, count
+    return lower
+
+
+def course(samples: Sequence[Sample]) -> Iterator[Reading]:
+    """Give the reading at each sample, for a plot."""
+    for end in range(2, len(samples) + 1):
+        yield reading(samples[:end])

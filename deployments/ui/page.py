@@ -1,0 +1,108 @@
+"""The page: a head, a field for the API key where one is needed, and the tabs. Imports Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI
+
+from deployments.ui import compare_tab, live_tab, rank_tab
+from deployments.ui.controls import Shell
+from deployments.ui.gate import Gate
+from deployments.ui.service import Refused, Service
+from deployments.visits import UI_PATH
+
+Tab = tuple[str, Callable[[Shell], None]]
+TABS: tuple[Tab, ...] = (
+    (rank_tab.TITLE, rank_tab.build),
+    (compare_tab.TITLE, compare_tab.build),
+    (live_tab.TITLE, live_tab.build),
+)
+"""In their order. A tab is its title and what adds its controls; it finds what it needs in the shell."""
+_HERE = Path(__file__).parent
+_TITLE = "Reranker playground"
+_HEAD = (
+    f'<div class="rr-head"><h1>{_TITLE}</h1><p>One query, many documents: the most relevant first. '
+    '<a href="../docs" target="_blank" rel="noopener">API</a></p>{status}</div>'
+)
+_ORIGIN = "() => new URL('..', document.baseURI).href.replace(/\\/$/, '')"
+_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif")
+_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+_WAITING = 64
+
+
+def build(services: dict[str, Service]) -> FastAPI:
+    """Make the application that answers below `UI_PATH`.
+
+    Args:
+        services: By name; the first is the page's own.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    blocks = _blocks(services)
+    blocks.queue(max_size=_WAITING, default_concurrency_limit=16, api_open=False)
+    # Fonts by name, of the visitor's own system: the built-in themes fetch theirs from Google.
+    theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=_FONTS, font_mono=_MONO)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        UI_PATH,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        show_error=False,
+        theme=theme,
+        css_paths=_HERE / "style.css",
+        head=f"<style>{(_HERE / 'layout.css').read_text(encoding='utf-8')}</style>",
+    )
+    app.add_middleware(Gate)
+    return app
+
+
+def _blocks(services: dict[str, Service]) -> gr.Blocks:
+    blocks = gr.Blocks(title=_TITLE, analytics_enabled=False)
+    with blocks:
+        head = gr.HTML(_HEAD.format(status=""))
+        key = gr.Textbox(
+            label="API key",
+            info="Sent with what you ask of the service, and kept nowhere.",
+            type="password",
+            visible="hidden",
+            max_lines=1,
+            elem_id="key",
+        )
+        origin = gr.Textbox(visible="hidden")
+        with gr.Tabs() as tabs:
+            shell = Shell(blocks, tabs, services, key, origin)
+            for title, add in TABS:
+                with gr.Tab(title):
+                    add(shell)
+
+        async def arrive() -> tuple[str, object]:
+            needs_key = await _needs_key(shell.own)
+            return _HEAD.format(status=await _status(shell.own)), gr.Textbox(visible=needs_key or "hidden")
+
+        blocks.load(None, None, origin, js=_ORIGIN, api_visibility="private", show_progress="hidden")
+        blocks.load(arrive, None, [head, key], api_visibility="private", show_progress="hidden")
+    return blocks
+
+
+async def _status(service: Service) -> str:
+    try:
+        health = await service.get("/health")
+    except Refused as refused:
+        return f'<p class="rr-status bad">{escape(refused.message)}</p>'
+    replicas = f"{health['replicas']} replica{'s' * (health['replicas'] != 1)}"
+    return f'<p class="rr-status ok">{escape(str(health["model"]))}, {replicas}</p>'
+
+
+async def _needs_key(service: Service) -> bool:
+    try:
+        return bool((await service.get("/v1/cluster/auth")).get("auth"))
+    except Refused:
+        return False
