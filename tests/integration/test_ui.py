@@ -41,7 +41,7 @@ def button(page: Page, name: str) -> Locator:
 
 
 def documents_box(page: Page) -> Locator:
-    return page.get_by_label(re.compile("^Documents")).first
+    return page.get_by_role("textbox", name=re.compile("^Documents")).first
 
 
 def ranked(page: Page) -> list[str]:
