@@ -39,6 +39,8 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.NotReadyError: (),
     errors.CacheUnavailableError: (),
     errors.StartFailedError: (),
+    errors.PlaygroundUnavailableError: (),
+    errors.NoPlaygroundError: (),
     errors.DeadlineExceededError: (2.5,),
     errors.EngineFailedError: (),
     errors.ReplicaLostError: (4,),
