@@ -4,7 +4,7 @@
     python -m benchmarks.serving --tune       which settings of vllm-serve are its best
     python -m benchmarks.serving --sweep      which settings of ours are the best on this device (with --shapes 0.6b)
     python -m benchmarks.serving --soak       memory after 1 and after 10 minutes of full load
-    python -m benchmarks.serving --check      for CI: a loose limit on two ratios, a few minutes
+    python -m benchmarks.serving --check      for CI: a loose limit on two ratios, in about a minute and a half
     python -m benchmarks.serving --hops       what each hop costs a list of 1 and one of 1,000
     python -m benchmarks.serving --report     plots and docs/benchmarks.md from the results that are there
 

@@ -53,13 +53,16 @@ def limits(shape: str, found: dict[str, dict[str, Any]], ratios: dict[str, dict[
         return ratios.get(workload, {}).get(key)
 
     single = Limit(3, f"{shape}: single pair, p50, ours / {PEER}", ratio("1x1", "p50_of_1"), "<=", 1.5)
-    growth = Limit(5, f"{shape}: cost per pair, 10,000 documents / 10", cost_growth(found), "<=", 1.1)
+    growth = [
+        Limit(5, f"{shape}: seconds per pair, 10,000 documents / 10", time_growth(found), "<=", 1.1),
+        Limit(5, f"{shape}: processor time per pair, 10,000 documents / 10", processor_growth(found), "<=", 1.1),
+    ]
     if shape == "nano":
         return [
             Limit(1, f"nano: pairs/s, 16 x 20, ours / {PEER}", ratio("20x16"), ">=", 1.5, 2),
             Limit(1, f"nano: pairs/s, 1 x 1,000, ours / {PEER}", ratio("1000x1"), ">=", 2, 3),
             single,
-            growth,
+            *growth,
         ]
     if shape == "small":
         return [
@@ -70,12 +73,12 @@ def limits(shape: str, found: dict[str, dict[str, Any]], ratios: dict[str, dict[
                 4, f"small: mixed load, p99 of the lists of 10, ours / {PEER}", ratio("mixed", "p99_of_10"), "<=", 0.15
             ),
             Limit(4, f"small: mixed load, pairs/s, ours / {PEER}", ratio("mixed"), ">=", 1),
-            growth,
+            *growth,
         ]
-    return [single, growth]
+    return [single, *growth]
 
 
-def cost_growth(found: dict[str, dict[str, Any]], system: str = OURS) -> float | None:
+def time_growth(found: dict[str, dict[str, Any]], system: str = OURS) -> float | None:
     """Seconds per pair in a list of 10,000 against those in a list of 10, one list at a time."""
     seconds = [
         found.get(f"{documents}x1", {}).get(system, {}).get("latency_ms", {}).get(str(documents))
@@ -85,3 +88,9 @@ def cost_growth(found: dict[str, dict[str, Any]], system: str = OURS) -> float |
         return None
     short, long = (one["p50"]["median"] for one in seconds)
     return float((long / 10_000) / (short / 10))
+
+
+def processor_growth(found: dict[str, dict[str, Any]], system: str = OURS) -> float | None:
+    """The same of processor time, of all our processes together."""
+    short, long = (found.get(f"{documents}x1", {}).get(system, {}).get("cpu_ms_per_pair") for documents in (10, 10_000))
+    return float(long["median"] / short["median"]) if short and long else None
