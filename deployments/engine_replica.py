@@ -127,4 +127,6 @@ class EngineReplica:
         if hasattr(self, "_server"):
             await self._server.drain()
         if hasattr(self, "_engine"):
+            if self._books is not None:
+                await self._books.finish()
             self._engine.shutdown()

@@ -82,7 +82,9 @@ class Ingress:
         self.adapters = tuple(config.engine.lora_adapters)
         if self.model in self.adapters:
             raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
-        self._books = Bookkeeping(metrics.INGRESS, self._look) if config.observability.metrics else None
+        self._books = (
+            Bookkeeping(metrics.INGRESS, self._look, keeps_copy=True) if config.observability.metrics else None
+        )
         self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._renderer = PromptRenderer.of(checkpoint, config.model)
         self._fleet = RayFleet(engine)
@@ -114,6 +116,8 @@ class Ingress:
         if hasattr(self, "_listener"):
             self._ui.close()
             await self._listener.drain(self._config.limits.timeout_s)
+            if self._books is not None:
+                await self._books.finish()
             if self._cache is not None:
                 await self._cache.aclose()
             await self._tracer.aclose()

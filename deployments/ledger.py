@@ -9,9 +9,13 @@ is missing, whoever has died; of other machines the last second may be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
+import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +35,8 @@ _NAMESPACE = "reranker"
 _EXPORT_S = 2.0
 _ANSWER_S = 1.0
 """An ingress waits so long for the ledger, then shows what it last heard of it."""
+_COPY_S = 30.0
+"""So old may be the copy of the ledger that an ingress keeps for its successor."""
 _PAGES_PER_S = 100
 """So many the ledger takes in; in a large fleet each process sends less often."""
 
@@ -80,13 +86,13 @@ class LedgerActor:
 class Bookkeeping:
     """The book of one replica, and its way into the ledger. To be made in a replica, on its event loop."""
 
-    def __init__(self, metrics: Sequence[Metric], look: Callable[[], None] | None = None) -> None:
+    def __init__(self, metrics: Sequence[Metric], look: Callable[[], None], *, keeps_copy: bool = False) -> None:
         """Open the book, and see to it that the ledger is there.
 
         Args:
             metrics: What this replica records.
-            look: Called before the book is read, to record there what is so at that moment. None: it is kept in another
-                way.
+            look: Called before the book is read, to record there what is so at that moment.
+            keeps_copy: Remember what the ledger knows, for the next one, of processes whose machine is gone.
         """
         self._look = look
         here = serve.get_replica_context()
@@ -97,14 +103,16 @@ class Bookkeeping:
         self._reported: set[str] = set()
         """Dead processes of this machine that this ledger knows."""
         self._heard: Sequence[Page] = ()
-        """What the ledger last gave."""
+        """What the ledger last gave, and when."""
+        self._heard_s = -math.inf
+        self._keeps_copy = keeps_copy
         self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def totals(self) -> dict[str, float]:
         """Sums over all replicas, by cell. Whoever does not answer is there with what was last known of it."""
         try:
             async with asyncio.timeout(_ANSWER_S):
-                self._heard = await self._ledger.pages.remote()
+                await self._hear()
         except (TimeoutError, RayError):
             logger.warning("the metrics' ledger does not answer; other machines' figures are as they last were")
         ledger = Ledger(COUNTED)
@@ -114,30 +122,43 @@ class Bookkeeping:
         return ledger.totals()
 
     async def _send(self) -> None:
-        wait_s = 0.0
         while True:
-            await asyncio.sleep(wait_s)
-            dead = list(pages(self._folder, {self.book.source} | self._reported, dead_only=True))
             try:
-                async with asyncio.timeout(_ANSWER_S):
-                    terms = await self._ledger.take.remote([self._page(), *dead])
-                    self._reported |= {page.source for page in dead}
-                    if self._life != terms.life:  # tell a new ledger what we know of the old one's
-                        self._reported.clear()
-                        await self._ledger.take.remote(self._heard)
-                    self._life, wait_s = terms
+                wait_s = await self._send_once()
             except (TimeoutError, RayError):
                 wait_s = 1.0
+            except Exception:
+                logger.exception("figures cannot be sent to the metrics' ledger")
+                wait_s = _COPY_S
+            await asyncio.sleep(wait_s)
+
+    async def _send_once(self) -> float:
+        """Send the ledger what it does not know; give the seconds until the next time."""
+        dead = list(pages(self._folder, {self.book.source} | self._reported, dead_only=True))
+        async with asyncio.timeout(_ANSWER_S):
+            terms = await self._ledger.take.remote([self._page(), *dead])
+            self._reported |= {page.source for page in dead}
+            if self._life != terms.life:  # tell a new ledger what we know of the old one's
+                self._reported.clear()
+                await self._ledger.take.remote(self._heard)
+                self._life = terms.life
+            if self._keeps_copy and time.monotonic() - self._heard_s > _COPY_S:
+                await self._hear()
+        return float(terms.wait_s)
+
+    async def _hear(self) -> None:
+        self._heard, self._heard_s = await self._ledger.pages.remote(), time.monotonic()
 
     def _page(self) -> Page:
-        if self._look is not None:
-            self._look()
+        self._look()
         return self.book.page()
 
-    def close(self) -> None:
-        """Send no more; the file stays."""
+    async def finish(self) -> None:
+        """Send a last page: on another machine nobody may be left to read the file."""
         self._sending.cancel()
-        self.book.close()
+        with contextlib.suppress(TimeoutError, RayError):
+            async with asyncio.timeout(_ANSWER_S):
+                await self._ledger.take.remote([replace(self._page(), alive=False)])
 
 
 def _folder(application: str) -> Path:

@@ -11,7 +11,10 @@ import pytest
 
 from reranker.engine.stepping import SteppedEngine
 from reranker.errors import EngineFailedError
+from reranker.metrics import catalog
+from reranker.metrics.engines import EngineFigures
 from reranker.types import EngineScores, Shard
+from tests.recorders import KeptMetrics
 from tests.unit.steppers import REFUSED_TOKEN, GatedStepper, expected, shard, until
 
 
@@ -63,6 +66,28 @@ async def test_scores_say_how_long_they_waited_and_how_long_they_took(bench: Ben
     assert scores[1].queue_s >= held_s > scores[1].engine_s
     assert given_up.queue_s >= 0.02
     assert given_up.engine_s == 0
+
+
+async def test_engine_says_what_it_has_done_and_has_in_it_and_metrics_follow(bench: Bench) -> None:
+    """Counted once, however often it is asked."""
+    kept = KeptMetrics()
+    figures = EngineFigures(kept)
+    sent = [await bench.send(shard(10, 4)), await bench.send(shard(11, 3))]
+    bench.stepper.let(1)
+    await bench.in_a_step(2)
+    for _ in range(2):
+        figures.take(bench.engine.stats)
+    assert (kept.counts[catalog.ENGINE_STEPS], kept.counts[catalog.ENGINE_PAIRS]) == (2, 4)
+    assert kept.values[catalog.QUEUED_PAIRS] == 3
+    assert kept.values[catalog.QUEUED_TOKENS] == bench.engine.load.pending_tokens > 0
+    bench.stepper.let()
+    await asyncio.gather(*sent)
+    await bench.require_idle()
+    figures.take(bench.engine.stats)
+    assert kept.counts[catalog.ENGINE_PAIRS] == 7
+    assert kept.counts[catalog.ENGINE_TOKENS] == shard(10, 4).work_tokens + shard(11, 3).work_tokens
+    assert kept.counts[catalog.ENGINE_BUSY_SECONDS] > 0
+    assert kept.values[catalog.QUEUED_TOKENS] == 0
 
 
 async def test_every_pair_has_its_own_score_in_any_company(bench: Bench) -> None:

@@ -18,15 +18,17 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
 from tools.dashboard.panels import ROWS, Panel
 from tools.dashboard.prometheus import Prometheus
 
-_ACROSS, _POINTS = 3, 150
+_ACROSS, _POINTS = 4, 120
 _STYLE: dict[Any, Any] = {  # matplotlib types every key
     "font.size": 7,
+    "font.sans-serif": ["DejaVu Sans"],
     "axes.titlesize": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
     "lines.linewidth": 1.1,
+    "svg.fonttype": "none",  # text stays text: a fifth of the size
     "svg.hashsalt": "reranker",  # the same picture, the same file
 }
 
@@ -42,7 +44,7 @@ def draw(prometheus: Prometheus, file: Path, start_s: float, end_s: float) -> No
     """
     lines = [-(-len(row.panels) // _ACROSS) for row in ROWS]
     with plt.rc_context(_STYLE):
-        figure = plt.figure(figsize=(12, 2.1 * sum(lines) + 0.35 * len(ROWS)), layout="constrained")
+        figure = plt.figure(figsize=(15, 2.1 * sum(lines) + 0.35 * len(ROWS)), layout="constrained")
         parts: Any = figure.subfigures(len(ROWS), 1, height_ratios=[2.1 * count + 0.35 for count in lines])
         for part, row, count in zip(parts, ROWS, lines, strict=True):
             part.suptitle(row.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
@@ -65,7 +67,7 @@ def _draw_panel(axes: Axes, panel: Panel, prometheus: Prometheus, start_s: float
                 continue
             highest = max(highest, *(value for _, value in points))
             times = [datetime.fromtimestamp(at_s, UTC) for at_s, _ in points]
-            axes.plot(times, [value for _, value in points], label=line.name(query.legend))  # type: ignore[arg-type]
+            axes.plot(times, [value for _, value in points], label=line.name(query.legend) or "all")  # type: ignore[arg-type]
     axes.set_ylim(0, highest * 1.1 or 1)
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
     if panel.unit == "percentunit":
@@ -77,4 +79,4 @@ def _draw_panel(axes: Axes, panel: Panel, prometheus: Prometheus, start_s: float
     else:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     if axes.get_lines():
-        axes.legend(loc="upper left", fontsize=5.5, ncols=2 if len(axes.get_lines()) > 4 else 1, framealpha=0.6)
+        axes.legend(loc="upper left", fontsize=6, ncols=2 if len(axes.get_lines()) > 4 else 1, framealpha=0.6)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tools.dashboard.panels import ROWS, Panel
 
-_WIDTH, _HEIGHT, _ACROSS = 8, 8, 3
+_WIDTH, _HEIGHT, _ACROSS = 6, 8, 4
 
 
 def dashboard() -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 
 from tests.integration.conftest import Service, configuration
-from tests.integration.scraping import sums
+from tests.integration.scraping import exporter_of, sums
 from tests.redis_server import RedisServer
 
 KEY, SCRAPE_KEY = "key-of-the-operator", "key-of-prometheus"
@@ -33,37 +34,21 @@ _AUTOSCALING = {
 }
 
 
+@dataclass
 class Watched:
-    """The service, and Ray's exporter beside it."""
+    """The service, what it remembers scores in, and Ray's exporter beside it."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self._exporter: str | None = None
+    service: Service
+    redis: RedisServer
 
-    @property
+    @functools.cached_property
     def exporter(self) -> str:
-        """Address of Ray's exporter: one of its agent's ports, which it chooses itself."""
-        if self._exporter is None:
-            self._exporter = next(self._exporters())
-        return self._exporter
-
-    def _exporters(self) -> Iterator[str]:
-        for process in self.service.processes():
-            with contextlib.suppress(psutil.Error):
-                if "DashboardAgent" not in " ".join(process.cmdline()):
-                    continue
-                for connection in process.net_connections("tcp"):
-                    address = f"127.0.0.1:{connection.laddr.port}"
-                    with contextlib.suppress(httpx.HTTPError):
-                        if connection.status == psutil.CONN_LISTEN and "ray_" in self._text(address):
-                            yield address
-
-    def _text(self, address: str) -> str:
-        return httpx.get(f"http://{address}/metrics", timeout=5).text
+        """Host and port of Ray's exporter."""
+        return exporter_of(self.service)
 
     def exported(self) -> Mapping[str, float]:
         """The sum over all series of each name that Ray's exporter shows now."""
-        return sums(self._text(self.exporter))
+        return sums(httpx.get(f"http://{self.exporter}/metrics", timeout=10).text)
 
 
 @contextlib.contextmanager
@@ -71,14 +56,14 @@ def watched_service(folder: Path) -> Iterator[Watched]:
     """Run it."""
     (folder / "keys.yaml").write_text(_KEYS)
     with RedisServer(folder) as redis:
-        yield from _running(folder, redis.url)
+        yield from _running(folder, redis)
 
 
-def _running(folder: Path, redis_url: str) -> Iterator[Watched]:
+def _running(folder: Path, redis: RedisServer) -> Iterator[Watched]:
     args: dict[str, Any] = {
         "engine": {"max_batch_tokens": 1_000},
         "admission": {"max_queue_s": 2},
-        "cache": {"enabled": True, "redis": {"url": redis_url}},
+        "cache": {"enabled": True, "redis": {"url": redis.url}},
         "access": {"keys_file": str(folder / "keys.yaml")},
     }
     config = configuration(args=args, simulated={"tokens_per_s": 20_000}, ingresses=2)
@@ -87,11 +72,11 @@ def _running(folder: Path, redis_url: str) -> Iterator[Watched]:
     path = folder / "serve_config.yaml"
     path.write_text(yaml.safe_dump(config))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # instead of ten seconds
+        patch.setenv("RAY_metrics_report_interval_ms", "4000")  # instead of ten seconds
         service = Service(path, folder / "service.log", KEY)
     try:
         service.wait_until_ready(2)
-        yield Watched(service)
+        yield Watched(service, redis)
     finally:
         service.stop()
 

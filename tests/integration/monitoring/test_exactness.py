@@ -9,7 +9,7 @@ import httpx
 
 from tests.integration.monitoring.conftest import KEY, SCRAPE_KEY, Watched
 from tests.integration.scraping import metrics_of
-from tests.integration.traffic import RankedList, Traffic, wait_until
+from tests.integration.traffic import RankedList, Traffic, documents, wait_until
 
 COUNTED = ("reranker_requests_total", "reranker_documents_total", "reranker_prompt_tokens_total")
 
@@ -43,10 +43,30 @@ def test_metrics_and_rays_exporter_give_what_clients_counted_also_after_kills(wa
     service.wait_until_ready(2)
     for _ in range(8):  # whichever of the two answers
         assert _risen(metrics_of(service, SCRAPE_KEY), before) == counted
-    totals = {name: counted[name] + before[name] for name in COUNTED}
+    _wait_for_ray(watched, metrics_of(service, SCRAPE_KEY))
+
+
+def test_ledger_that_is_killed_knows_everything_again_and_goes_on_telling_ray(watched: Watched) -> None:
+    service = watched.service
+    before = metrics_of(service, SCRAPE_KEY)
+    _wait_for_ray(watched, before)
+    [ledger] = [one for one in service.processes() if one.cmdline()[:1] == ["ray::LedgerActor"]]
+    ledger.kill()
+    ledger.wait(10)
+    answer = service.rerank("after the ledger's end", documents(30))
+    expected = {name: before[name] for name in COUNTED}
+    for name, more in zip(COUNTED, (1, 30, answer["usage"]["prompt_tokens"]), strict=True):
+        expected[name] += more
+    now = metrics_of(service, SCRAPE_KEY)
+    assert {name: now[name] for name in COUNTED} == expected
+    _wait_for_ray(watched, expected)
+
+
+def _wait_for_ray(watched: Watched, totals: Mapping[str, float]) -> None:
+    wanted = {name: totals[name] for name in COUNTED}
     deadline = time.monotonic() + 60
-    while (shown := {name: watched.exported()[f"ray_{name}"] for name in COUNTED}) != totals:
-        assert time.monotonic() < deadline, (shown, totals)
+    while (shown := {name: watched.exported()[f"ray_{name}"] for name in COUNTED}) != wanted:
+        assert time.monotonic() < deadline, (shown, wanted)
         time.sleep(0.5)
 
 

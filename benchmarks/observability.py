@@ -1,0 +1,133 @@
+"""What metrics, traces and logs cost in throughput: services with all of it and with nothing, in alternating rounds.
+
+python -m benchmarks.observability                writes benchmarks/results/observability.json (4 minutes)
+python -m benchmarks.observability --rounds 3     quicker, and coarser
+
+Both services run all the time, and are asked in turns by clients in a closed loop. Lists are short, engines simulated
+at a speed that no GPU has, so that the ingress is the limit and every microsecond of it counts: with real engines the
+share is smaller. Where the ingress has a core of its own and the engines another, as here, that is the worst case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import copy
+import itertools
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from benchmarks.scatter.client import Client, require_ok
+from benchmarks.scatter.report import ROOT
+from benchmarks.scatter.service import Service
+
+RESULTS = ROOT / "benchmarks" / "results" / "observability.json"
+_CLIENTS = 8
+_DOCUMENTS = 10
+_WORDS = ("river", "capital", "museum", "paper", "mountain", "engine", "music", "iron")
+
+# Any: YAML.
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "off": {"observability": {"metrics": False, "slow_request_s": None}},
+    "metrics": {"observability": {"metrics": True, "slow_request_s": None}},
+    "all": {"observability": {"metrics": True}, "tracing": {"exporter": "file"}},
+}
+"""What each service is configured with; of traces, the default share. Logs: text in the first, JSON in the others."""
+
+
+def _bodies() -> Iterator[bytes]:
+    for number in itertools.count():
+        words = [" ".join(_WORDS[(number * place + word) % len(_WORDS)] for word in range(12)) for place in range(10)]
+        documents = [f"{place} {text}" for place, text in enumerate(words[:_DOCUMENTS])]
+        yield orjson.dumps({"query": f"question {number}", "documents": documents})
+
+
+def _config(arm: str, folder: Path) -> Path:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    simulated = {"tokens_per_s": 10_000_000, "step_s": 0.001}
+    args = copy.deepcopy({"engine": {"simulated": simulated}, **ARMS[arm]})
+    if "tracing" in args:
+        args["tracing"]["file"] = str(folder / "traces.jsonl")
+    config["applications"][0]["args"] = args
+    config["logging_config"]["encoding"] = "TEXT" if arm == "off" else "JSON"
+    path = folder / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+async def _lists_per_s(url: str, seconds: float) -> float:
+    until_s = time.perf_counter() + seconds
+    async with Client(url) as client:
+        began_s = time.perf_counter()
+        answers = await client.in_loops(_CLIENTS, _bodies(), lambda: time.perf_counter() < until_s)
+        took_s = time.perf_counter() - began_s
+    require_ok(answers)
+    return len(answers) / took_s
+
+
+def measure(rounds: int, seconds: float, arms: tuple[str, ...]) -> dict[str, list[float]]:
+    """Ask the services in turns.
+
+    Returns:
+        Lists per second of each round, by arm.
+    """
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    with tempfile.TemporaryDirectory() as temporary:
+        services = {}
+        try:
+            for arm in arms:
+                folder = Path(temporary) / arm
+                folder.mkdir()
+                services[arm] = Service(_config(arm, folder), 1, folder, simulated=False)
+            for arm, service in services.items():
+                service.wait_until_ready(1)
+                asyncio.run(_lists_per_s(service.url, 2 * seconds))  # warm
+                print(f"{arm}: ready", flush=True)
+            for number in range(rounds):
+                for arm in arms if number % 2 else arms[::-1]:  # what drifts must not always meet the same one
+                    found[arm].append(asyncio.run(_lists_per_s(services[arm].url, seconds)))
+                print({arm: round(rates[-1], 1) for arm, rates in found.items()}, flush=True)
+        finally:
+            for service in services.values():
+                service.stop()
+    return found
+
+
+def costs(found: Mapping[str, list[float]]) -> dict[str, float]:
+    """Share of the throughput that each arm costs against `off`: the median over rounds of their ratios."""
+    return {
+        arm: 1 - statistics.median(one / off for one, off in zip(rates, found["off"], strict=True))
+        for arm, rates in found.items()
+        if arm != "off"
+    }
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=5, help="of each turn")
+    parser.add_argument("--arms", nargs="+", default=["off", "all"], choices=list(ARMS))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    found = measure(arguments.rounds, arguments.seconds, tuple(arguments.arms))
+    cost = costs(found)
+    print("cost: " + ", ".join(f"{arm} {share:.1%}" for arm, share in cost.items()))
+    load = f"{_CLIENTS} clients, lists of {_DOCUMENTS} documents, {arguments.rounds} rounds of {arguments.seconds:g} s"
+    result = {"machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", "load": load, "arms": ARMS}
+    result |= {"lists_per_s": found, "cost": cost}
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
