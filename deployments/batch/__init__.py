@@ -102,7 +102,7 @@ def _connected(cluster: Cluster) -> Iterator[None]:
 
 def _score(job: Job, cluster: Cluster, device: str, digest: str, manifest: Manifest, left: list[Partition]) -> None:
     needs = resources(job.config, device)
-    engines = min(_engines(job, cluster, needs), len(left))
+    engines = min(_engines(cluster, needs), len(left))
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -131,7 +131,7 @@ def _score(job: Job, cluster: Cluster, device: str, digest: str, manifest: Manif
         raise _understood(error) from error
 
 
-def _engines(job: Job, cluster: Cluster, needs: dict[str, float]) -> int:
+def _engines(cluster: Cluster, needs: dict[str, float]) -> int:
     """How many engines to start; none that could never run."""
     have = ray.cluster_resources()
     room = [

@@ -1,0 +1,62 @@
+"""What the one who started a batch is told, without Ray running."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+
+from deployments.batch import Cluster, _engines, _understood
+from deployments.batch.progress import Board, _line
+from reranker.errors import StartupCheckError
+from reranker.offline.folder import BatchError
+
+
+def test_progress_counts_rows_once_also_of_partitions_begun_again() -> None:
+    board = Board()
+    for partition, rows in ((0, 100), (1, 50), (1, 200), (0, 0), (0, 300)):
+        board.note(partition, rows)
+    assert board.done() == 500
+
+
+@pytest.mark.parametrize(
+    ("speed", "line"),
+    [(0.0, "1000 of 10000 rows"), (2.5, "1000 of 10000 rows, 2.5 rows/s, 1:00:00 left")],
+)
+def test_line_of_progress_says_how_long_it_takes(speed: float, line: str) -> None:
+    assert _line(1_000, 10_000, speed) == line
+
+
+@pytest.mark.parametrize(
+    ("cluster", "needs", "engines"),
+    [
+        (Cluster(), {"num_cpus": 1, "num_gpus": 0}, 1),
+        (Cluster(engines=4), {"num_cpus": 1, "num_gpus": 0}, 4),
+        (Cluster(), {"num_cpus": 1, "num_gpus": 2}, 3),
+        (Cluster(engines=9), {"num_cpus": 0, "num_gpus": 0}, 9),  # simulated ones only sleep
+        (Cluster("ray://head", 9), {"num_cpus": 1, "num_gpus": 0}, 9),  # the cluster may grow
+    ],
+)
+def test_there_are_as_many_engines_as_asked_for_or_as_there_are_gpus(
+    monkeypatch: pytest.MonkeyPatch, cluster: Cluster, needs: dict[str, float], engines: int
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 6.0})
+    assert _engines(cluster, needs) == engines
+
+
+def test_more_engines_than_the_machine_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    with pytest.raises(BatchError, match="room for 8"):
+        _engines(Cluster(engines=9), {"num_cpus": 1, "num_gpus": 0})
+
+
+def test_failure_in_an_engine_is_told_as_what_it_was() -> None:
+    ours = StartupCheckError("spread", "all equal", "zeros")
+    outer: Any = RuntimeError("task failed")
+    outer.__cause__ = ours
+    assert _understood(outer) is ours
+    wrapped: Any = RuntimeError("actor died")
+    wrapped.cause = ours
+    assert _understood(wrapped) is ours
+    assert "no space left" in str(_understood(RuntimeError("traceback\nno space left")))
