@@ -134,6 +134,8 @@ def write_judged(folder: Path) -> None:
 
 
 _CONFIG = """\
+proxy_location: Disabled
+http_options: {{host: 127.0.0.1, port: 8000}}
 applications:
   - name: reranker
     import_path: deployments.app:build_app

@@ -8,6 +8,7 @@ DOCUMENTS = [f"{i} " + "word " * 200 for i in range(40)]  # enough for several r
 
 
 def test_model_in_a_request_chooses_the_adapter(simulated: Service) -> None:
+    simulated.rerank("adapters", DOCUMENTS[:1])  # scores are remembered once a replica has said what it holds
     base = simulated.rerank("adapters", DOCUMENTS)
     adapted = simulated.rerank("adapters", DOCUMENTS, model="medical")
     assert (base["model"], adapted["model"]) == ("simulated", "medical")
