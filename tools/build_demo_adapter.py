@@ -140,6 +140,8 @@ applications:
   - name: reranker
     import_path: deployments.app:build_app
     args: {{engine: {{lora_adapters: {{hospital: {adapter}}}}}}}
+    deployments:
+      - {{name: Ingress, graceful_shutdown_timeout_s: 125}}
 """
 
 
