@@ -125,30 +125,39 @@ def growth(memory: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def killed(command: list[str], out: Path, pairs: int, kills: int, longest_s: float) -> dict[str, Any]:  # Any: JSON
-    """Kill -9, by turns an engine and the driver, at random moments; run it again until it ends by itself."""
+    """Kill -9, by turns an engine and the driver, at random moments; run it again until it ends by itself.
+
+    Every third moment is any; the others are after a partition was done, or starts would be all that is killed.
+    """
     rng = random.Random(1)
     done: dict[str, int] = {}
     killed_at: list[str] = []
     recomputed = 0
+
+    def done_now() -> dict[str, int]:
+        return {one.name: one.stat().st_mtime_ns for one in (out / "state" / "done").glob("*.json")}
+
     while True:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(killed_at) < kills:
+            before = len(done_now())
+            while len(killed_at) % 3 and process.poll() is None and len(done_now()) == before:
+                time.sleep(0.05)
             wait(process, rng.uniform(0, longest_s))
+            if process.poll() is not None:
+                break
             family = psutil.Process(process.pid)
             engines = [one for one in family.children(recursive=True) if "PartitionActor" in " ".join(one.cmdline())]
             victim = "driver" if len(killed_at) % 2 or not engines else "engine"
-            if process.poll() is not None:
-                break
-            parts = len(list((out / "state" / "done").glob("*.json")))
-            killed_at.append(f"{victim} with {parts} partitions done")
+            killed_at.append(f"{victim} with {len(done_now())} partitions done")
             say(f"kill {len(killed_at)}: {killed_at[-1]}")
             (family if victim == "driver" else engines[0]).kill()
             if victim == "driver":
                 break
         process.wait()
-        for name, changed in done.items():
-            recomputed += (out / "state" / "done" / name).stat().st_mtime_ns != changed
-        done = {one.name: one.stat().st_mtime_ns for one in (out / "state" / "done").glob("*.json")}
+        now = done_now()
+        recomputed += sum(now.get(name) != changed for name, changed in done.items())
+        done = now
         if process.returncode == 0:
             break
     rows = [row for one in sorted((out / "scores").iterdir()) for row in pq.read_table(one)["row"].to_pylist()]

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a Ray that we start: what travels are names of partitions."""
 _PARTITIONS_AT_A_TIME = 2
 """In one engine: it has work from the next while the rest of one is scored, and its files are written."""
+
+
+_OURS = re.compile(r"reranker\.[\w.]+Error: (.+)")
+"""One of our errors, as the last line of a traceback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,5 +157,9 @@ def _understood(error: BaseException) -> RerankerError:
             return cause
         inner = getattr(cause, "cause", None)
         cause = inner if isinstance(inner, BaseException) and inner is not cause else cause.__cause__
-    said = (str(error).strip().splitlines() or [""])[-1]
+    lines = str(error).strip().splitlines() or [""]
+    ours = [found[1] for line in lines if (found := _OURS.match(line))]
+    if ours:  # of an actor that could not start, Ray keeps the words only
+        return BatchError(ours[-1])
+    said = lines[-1]
     return BatchError(f"the engines could not go on: {said}. What is done is kept: run this again")

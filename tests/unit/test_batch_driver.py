@@ -59,4 +59,6 @@ def test_failure_in_an_engine_is_told_as_what_it_was() -> None:
     wrapped: Any = RuntimeError("actor died")
     wrapped.cause = ours
     assert _understood(wrapped) is ours
+    told = RuntimeError("Traceback\n  in a\nreranker.errors.StartupCheckError: the model fails\n\nDuring handling …\nx")
+    assert str(_understood(told)) == "the model fails"
     assert "no space left" in str(_understood(RuntimeError("traceback\nno space left")))
