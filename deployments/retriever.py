@@ -18,6 +18,9 @@ from reranker.retrieval.base import Retrieved
 _ATTEMPTS = 3
 """Searches can be made again: a replica that ends takes none along."""
 
+_MAX_CHARACTERS = 20_000
+"""Of a query, for the first stage; one that is longer has no room in a prompt, and the reranker says so."""
+
 
 class Retriever:
     """Finds the documents that a search is to rank."""
@@ -45,7 +48,7 @@ class Retriever:
         timeout_s = self._config.limits.bounded_s(asked.lists[0].timeout_s)
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
-        query = asked.lists[0].query
+        query = asked.lists[0].query[:_MAX_CHARACTERS]
         try:
             async with asyncio.timeout_at(deadline_s):
                 retrieved: Retrieved = await self._call(

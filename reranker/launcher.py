@@ -107,6 +107,7 @@ def load(
             engine["simulated"] = engine.get("simulated") or {}
         if indexes:
             _serve_indexes(arguments, indexes)
+        _make_absolute(arguments)
         if replicas is not None:
             _fix_replicas(application, replicas)
         checked = RerankerConfig.model_validate(arguments)
@@ -134,6 +135,13 @@ def _serve_indexes(arguments: dict[str, Any], indexes: Mapping[str, Path]) -> No
 def playgrounds(config: dict[str, Any]) -> list[dict[str, Any]]:
     """The applications of a configuration that are the playground."""
     return [one for one in config["applications"] if isinstance(one, dict) and one.get("import_path") == UI_IMPORT_PATH]
+
+
+def _make_absolute(arguments: dict[str, Any]) -> None:
+    """Paths of indexes as they are from here: a replica may be started elsewhere."""
+    for index in ((arguments.get("search") or {}).get("indexes") or {}).values():
+        if isinstance(index, dict) and isinstance(index.get("path"), str):
+            index["path"] = str(Path(index["path"]).resolve())
 
 
 def _fix_replicas(application: dict[str, Any], replicas: int) -> None:

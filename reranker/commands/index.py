@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reranker.commands import Subparsers
 from reranker.config import EmbeddingConfig
+from reranker.errors import ConfigurationError
 from reranker.local import open_embedder
 from reranker.retrieval.building import LEFT_OUT, Build, Built, Embed
 from reranker.retrieval.chunking import ChunkRules
@@ -113,12 +114,17 @@ def _run(
     ideographs: Ideographs | None = None,
 ) -> int:
     folder = IndexFolder(index)
-    sources = find_sources(paths)
-    with folder.locked(), _embedding(facts.embedding) as embed:
-        build = Build(folder, sources, facts, add=add, ideographs=ideographs, embed=embed)
-        total = sum(one.size_bytes for one in sources)
-        with _progress(total, build.done_bytes) as bar:
-            built = build.run(bar)
+    sources = find_sources(paths, without=index)
+    try:
+        with folder.locked(), _embedding(facts.embedding) as embed:
+            build = Build(folder, sources, facts, add=add, ideographs=ideographs, embed=embed)
+            total = sum(one.size_bytes for one in sources)
+            with _progress(total, build.done_bytes) as bar:
+                built = build.run(bar)
+    except KeyboardInterrupt:
+        raise ConfigurationError("stopped; the same command goes on where it was") from None
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename or index}: {error.strerror}") from None
     _report(index, built)
     return 0
 

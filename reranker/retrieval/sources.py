@@ -60,8 +60,12 @@ class TextFields:
     title: str = "title"
 
 
-def find_sources(paths: Sequence[Path]) -> list[Source]:
+def find_sources(paths: Sequence[Path], without: Path | None = None) -> list[Source]:
     """List the files to be read, in an order that stays the same: folders with all that is in them, but hidden files.
+
+    Args:
+        paths: Files and folders.
+        without: A folder whose files are left out: the index itself may be among the documents.
 
     Raises:
         ConfigurationError: A path is not there, is of no known kind, or there is no file in any of them.
@@ -72,7 +76,8 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
             inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
             names = [(one, one.relative_to(path)) for one in inside]
             for one, name in names:
-                if not any(part.startswith(".") for part in name.parts):
+                ours = without is not None and one.resolve().is_relative_to(without.resolve())
+                if not ours and not any(part.startswith(".") for part in name.parts):
                     found.setdefault(one.resolve(), _source(one, name.as_posix()))
         elif path.is_file():
             if path.suffix.lower() not in SUFFIXES:

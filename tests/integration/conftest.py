@@ -21,6 +21,8 @@ import psutil
 import pytest
 import yaml
 
+from reranker.retrieval.simulated import SIMULATED
+from tests.indexes import DOCUMENTS, build
 from tests.integration.collector import Collector
 
 ROOT = Path(__file__).parents[2]
@@ -261,15 +263,20 @@ def collector() -> Iterator[Collector]:
 def simulated(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
     """Four simulated replicas of 10,000 tokens a second each, shared by all tests that change nothing in it.
 
-    Requests are traced whose caller says so; its logs are JSON, in the folder `logs` beside its log.
+    Requests are traced whose caller says so; its logs are JSON, in the folder `logs` beside its log. It searches two
+    indexes: `books` has vectors, of a simulated model, `plain` has none.
     """
+    folder = tmp_path_factory.mktemp("simulated")
+    indexes = {
+        name: {"path": str(build(folder / name, DOCUMENTS, vectors=name == "books"))} for name in ("books", "plain")
+    }
     args = {
         "engine": {"max_batch_tokens": 1_000, "lora_adapters": {"medical": "simulated"}},
         "admission": {"max_queue_s": 60},
         "tracing": {"exporter": "otlp", "endpoint": collector.url, "sample_ratio": 0},
         "observability": {"slow_request_s": SLOW_S},
+        "search": {"indexes": indexes, "embedding": {"model": SIMULATED}},
     }
-    folder = tmp_path_factory.mktemp("simulated")
     logging_config = {"encoding": "JSON", "logs_dir": str(folder / "logs")}
     costs = {"tokens_per_s": 10_000}
     with running(folder, replicas=4, args=args, simulated=costs, logging_config=logging_config) as service:

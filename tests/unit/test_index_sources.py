@@ -26,6 +26,13 @@ def test_folder_is_read_in_order_without_hidden_and_unknown_files(tmp_path: Path
     assert len(find_sources([tmp_path, tmp_path / "b.txt"])) == 3  # not twice
 
 
+def test_an_index_among_its_documents_is_not_one_of_them(tmp_path: Path) -> None:
+    for name in ("a.txt", "index/versions/000001/chunks.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert [one.name for one in find_sources([tmp_path], without=tmp_path / "index")] == ["a.txt"]
+
+
 def test_markdown_is_titled_by_its_first_heading(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("intro\n\n## The heading ##\n\nbody")
     [document], _ = _read(tmp_path / "a.md")
