@@ -50,19 +50,20 @@ def test_killed_builds_leave_the_old_index_and_the_next_one_completes(tmp_path: 
     whole_s = time.monotonic() - began_s
 
     draw = random.Random()  # anew each time: over many runs every moment is met
-    killed = []
-    for _ in range(KILLS):
+    killed = 0
+    while killed < KILLS:
         build = subprocess.Popen([*COMMAND, str(new), "--out", str(index)], stdout=subprocess.DEVNULL)
         try:
-            build.wait(draw.uniform(0.3, 0.95) * whole_s)
+            build.wait(draw.uniform(0.1, 0.95) * whole_s)
         except subprocess.TimeoutExpired:
             build.send_signal(signal.SIGKILL)
-        killed.append(build.wait() == -signal.SIGKILL)
+            killed += 1
+        assert build.wait() in (0, -signal.SIGKILL)
         if _first_document(index).startswith("new"):  # it went on where the one before was, and came to its end
             _require_served(index, "new", DOCUMENTS)
             subprocess.run([*COMMAND, str(old), "--out", str(index)], check=True)
+            whole_s *= 0.9  # the machine has become faster
         _require_served(index, "old", 50)
-    assert any(killed)
 
     subprocess.run([*COMMAND, str(new), "--out", str(index)], check=True)
     _require_served(index, "new", DOCUMENTS)
