@@ -19,8 +19,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
+import yaml
 
 from reranker.client import RerankerClient
 from reranker.config import EmbeddingConfig
@@ -90,7 +92,9 @@ def service(indexes: dict[str, Path], model: str, log: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = [option for name, path in indexes.items() for option in ("--index", f"{name}={path}")]
-    command = [str(Path(sys.executable).parent / "reranker"), "serve", "--config", str(CONFIG), "--port", str(port)]
+    config = log.with_name("serve.yaml")
+    config.write_text(yaml.safe_dump(_without_rules(), sort_keys=False), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "reranker"), "serve", "--config", str(config), "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen([*command, "--model", model, *options], stdout=output, stderr=subprocess.STDOUT)
@@ -104,6 +108,13 @@ def service(indexes: dict[str, Path], model: str, log: Path) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait()
+
+
+def _without_rules() -> Any:  # Any: YAML
+    """The examples' configuration; their rules exclude documents that are answers in another set."""
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    del config["applications"][0]["args"]["rules"]
+    return config
 
 
 def _ready(url: str) -> bool:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from reranker.retrieval.folder import IndexFolder
 from reranker.retrieval.opened import OpenIndex, first_stages
 
@@ -39,6 +41,7 @@ def _first_document(index: Path) -> str:
     return OpenIndex(IndexFolder(index).current()).chunks[0].id
 
 
+@pytest.mark.timeout(900)  # a minute, where nothing else runs
 def test_killed_builds_leave_the_old_index_and_the_next_one_completes(tmp_path: Path) -> None:
     """Ten kills, spread at random over the time a build takes."""
     index, old, new = tmp_path / "idx", tmp_path / "old.jsonl", tmp_path / "new.jsonl"
