@@ -15,6 +15,7 @@ _SHORT, _LONGEST = 260, 4_000
 _STAGE_NAMES = {
     "read": "receive",
     "admit": "is there room",
+    "retrieve": "find candidates",
     "cache": "known scores",
     "coalesce": "wait for another list",
     "tokenize": "make prompts",
@@ -55,8 +56,12 @@ def _row(row: Row, against: str) -> str:
         f'<tr><td class="rr-rank">{row.rank}</td><td class="rr-moved">{_moved(row, against)}</td>'
         f'<td class="rr-score"><span class="rr-bar"><i style="width:{width:.1f}%"></i></span>'
         f"<b>{row.score:.3f}</b></td>"
-        f'<td class="rr-doc">{_text(row.text)}<span class="rr-from">document {row.index + 1}</span>{marks}</td></tr>'
+        f'<td class="rr-doc">{_text(row.text)}<span class="rr-from">{_name(row)}</span>{marks}</td></tr>'
     )
+
+
+def _name(one: Row | Left) -> str:
+    return escape(one.name) if one.name else f"document {one.index + 1}"
 
 
 def _moved(row: Row, against: str) -> str:
@@ -85,7 +90,7 @@ def _left(left: Sequence[Left]) -> str:
     if not left:
         return ""
     lines = "".join(
-        f"<li>{_text(one.text)}<span class='rr-from'>document {one.index + 1}: {escape(one.why)}</span></li>"
+        f"<li>{_text(one.text)}<span class='rr-from'>{_name(one)}: {escape(one.why)}</span></li>"
         for one in left[:_SHOWN_ROWS]
     )
     documents = "1 document is" if len(left) == 1 else f"{len(left):,} documents are"

@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 from fastapi import FastAPI
 
-from deployments.ui import compare_tab, live_tab, rank_tab
+from deployments.ui import compare_tab, live_tab, rank_tab, search_tab
 from deployments.ui.controls import Shell
 from deployments.ui.gate import Gate
 from deployments.ui.service import Refused, Service
@@ -19,6 +19,7 @@ Tab = tuple[str, Callable[[Shell], None]]
 TABS: tuple[Tab, ...] = (
     (rank_tab.TITLE, rank_tab.build),
     (compare_tab.TITLE, compare_tab.build),
+    *search_tab.TABS,
     (live_tab.TITLE, live_tab.build),
 )
 """In their order. A tab is its title and what adds its controls; it finds what it needs in the shell."""

@@ -23,6 +23,8 @@ class Row:
     """Ranks up (positive) or down, against what it is compared with; None: it was not there."""
     marks: tuple[str, ...] = ()
     """What happened to it, in words."""
+    name: str = ""
+    """Empty: its place in the input is its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Left:
     index: int
     text: str
     why: str
+    name: str = ""
+    """Empty: its place in the input is its name."""
 
 
 def rows(documents: Sequence[Document], answer: Mapping[str, Any], before: Sequence[int] | None = None) -> list[Row]:

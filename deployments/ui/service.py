@@ -57,8 +57,19 @@ class Service:
         Raises:
             Refused: The service says no, or nobody is there.
         """
+        return await self._ranked("/v1/rerank", body, key)
+
+    async def search(self, body: JSON, key: str = "") -> Answer:
+        """Have documents found and ranked.
+
+        Raises:
+            Refused: See there.
+        """
+        return await self._ranked("/v1/search", body, key)
+
+    async def _ranked(self, path: str, body: JSON, key: str) -> Answer:
         began_s = time.perf_counter()
-        response = await self._ask("POST", "/v1/rerank", key, body)
+        response = await self._ask("POST", path, key, body)
         took_ms = (time.perf_counter() - began_s) * 1e3
         stages = {name: float(ms) for name, ms in _TIMING.findall(response.headers.get("server-timing", ""))}
         return Answer(response.json(), took_ms, stages)
