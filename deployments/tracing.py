@@ -40,7 +40,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f
 _SEND_EVERY_MS = 1_000
 _FLUSH_TIMEOUT_S = 5
 _MAX_QUEUED_SPANS = 16_384
-"""While the collector does not take them; some 20 MB. What is more is dropped."""
+"""While the collector does not take them. What is more is dropped."""
 _ALL_SPANS = 1_000
 """Of the stages of one request, at most: a list in many portions, or a request with many lists."""
 
