@@ -166,7 +166,7 @@ def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> No
     assert NARROW_KEY not in narrow.log.read_text()
 
 
-def test_an_open_page_does_not_hold_up_the_service(service: Service) -> None:
+def test_of_gradio_s_paths_the_service_has_those_of_the_page(service: Service) -> None:
     """What is asked for and not there is JSON, as everywhere."""
     response = httpx.get(f"{service.url}/ui/gradio_api/info")
     assert (response.status_code, response.json()["error_type"]) == (404, "http_404")
