@@ -39,12 +39,12 @@ setup: $(DEV) ## the environment with the development tools, and the pre-commit 
 	@$(BIN)/pre-commit install
 
 .PHONY: test
-test: $(DEV) ## the whole test suite: real Ray Serve, real vLLM
+test: $(DEV) ## the whole test suite: real Ray Serve, real vLLM (WORKERS=2: services side by side, on a machine with cores to spare)
 	@rm -f .coverage .coverage.*
 	$(MAKE) --no-print-directory -j2 --output-sync=target test-library test-engine
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
-	$(BIN)/pytest tests/integration -n 2 --dist loadgroup --durations=40
+	$(BIN)/pytest tests/integration $(if $(WORKERS),-n $(WORKERS) --dist loadgroup) --durations=20
 
 .PHONY: test-library
 test-library: $(DEV) # what starts no service

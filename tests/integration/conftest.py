@@ -161,6 +161,7 @@ class Service:
         return status
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of one shared service run in one process (`pytest -n 2 --dist loadgroup`); the others by file."""
     if not config.pluginmanager.hasplugin("xdist"):
