@@ -64,7 +64,8 @@ class Service:
 
     def live_replicas(self) -> int:
         """How many replicas /health counts."""
-        return int(httpx.get(f"{self.url}/health", timeout=30).json().get("replicas", 0))
+        answer = httpx.get(f"{self.url}/health", timeout=30)
+        return int(answer.json()["replicas"]) if answer.status_code == 200 else 0
 
     def _live_replicas_if_it_answers(self) -> int:
         try:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
-from tests.integration.conftest import SETTLE_TIMEOUT_S, Service
+from tests.integration.conftest import Service
 
 DOCUMENTS = [f"{i} " + "word " * 200 for i in range(40)]  # enough for several replicas
 
 
 def test_model_in_a_request_chooses_the_adapter(simulated: Service) -> None:
-    _wait_until_it_remembers(simulated)
     base = simulated.rerank("adapters", DOCUMENTS)
     adapted = simulated.rerank("adapters", DOCUMENTS, model="medical")
     assert (base["model"], adapted["model"]) == ("simulated", "medical")
@@ -25,11 +22,3 @@ def test_model_in_a_request_chooses_the_adapter(simulated: Service) -> None:
         assert (scores(again), again["model"]) == (scores(answer), answer["model"])
     misspelt = simulated.post("adapters", DOCUMENTS[:1], model="medicine")
     assert misspelt.headers["x-reranker-ignored"] == "model"
-
-
-def _wait_until_it_remembers(service: Service) -> None:
-    """Nothing is remembered before all replicas have said that they hold the same model."""
-    deadline = time.monotonic() + SETTLE_TIMEOUT_S
-    while service.rerank("adapters, first", DOCUMENTS[:1])["meta"]["pairs"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -1,0 +1,32 @@
+"""The playground on a service with keys. A file of its own: one browser at a time, and test_ui.py keeps one open."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser import visitor
+from tests.integration.conftest import NARROW_KEY, Service
+from tests.integration.test_ui import PATIENCE_MS, arrive, button, ranked
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> None:
+    """Also in the address of a request it must not be: addresses are logged."""
+    with visitor() as person:
+        page = person.page
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        arrive(page, narrow)
+        button(page, "Rank").click()
+        expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
+        page.get_by_label("API key").fill("wrong")
+        button(page, "Rank").click()
+        expect(page.get_by_role("alert")).to_contain_text("not known")
+        page.get_by_label("API key").fill(NARROW_KEY)
+        button(page, "Rank").click()
+        assert len(ranked(page)) == 8
+        assert not [url for url in person.asked if NARROW_KEY in url]
+        assert NARROW_KEY not in page.locator(".cm-content").all_inner_texts()
+    assert NARROW_KEY not in narrow.log.read_text()
