@@ -94,7 +94,7 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/python -m tools.dashboard --check
-	$(BIN)/reranker config check serve_config.yaml k8s/overlays/*/serve_config.yaml
+	$(BIN)/reranker config check serve_config.yaml examples/search/serve.yaml k8s/overlays/*/serve_config.yaml
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m tools.image check
 	$(BIN)/python -m tools.build_demo_model --check

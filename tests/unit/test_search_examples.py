@@ -26,7 +26,7 @@ def test_judgments_name_queries_and_documents_that_are_there(one: JudgedSet) -> 
 
 
 def test_configuration_of_the_examples_has_their_indexes_and_rules() -> None:
-    [application] = yaml.safe_load(CONFIG.read_text())["applications"]
+    application, _playground = yaml.safe_load(CONFIG.read_text())["applications"]
     config = RerankerConfig.model_validate(application["args"])
     examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
     assert set(config.search.indexes) == examples == {"patents", "medical", "docs"}
