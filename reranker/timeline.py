@@ -124,9 +124,9 @@ class Timeline:
     """One request. To be used from one event loop; made when the request's head is there."""
 
     __slots__ = (
-        "began_s", "began_unix_ns", "body_bytes", "caller", "dialect", "documents", "ended_s", "error", "intervals",
-        "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status", "trace_id", "traceparent",
-        "tracestate",
+        "_told", "began_s", "began_unix_ns", "body_bytes", "caller", "dialect", "documents", "ended_s", "error",
+        "intervals", "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status", "trace_id",
+        "traceparent", "tracestate",
     )  # fmt: skip
 
     def __init__(self, request_id: str = "", method: str = "", path: str = "") -> None:
@@ -159,6 +159,7 @@ class Timeline:
         """What was answered, list by list. Empty: nothing."""
         self.traceparent = self.tracestate = ""
         """Of the caller, as W3C's Trace Context has them; not checked."""
+        self._told: tuple[int, dict[str, float]] = (-1, {})
         self.trace_id = ""
         """Of the trace it is in, in hexadecimal. Empty: it is in none that anybody keeps."""
 
@@ -193,10 +194,13 @@ class Timeline:
         They may add up to more than the whole, as stages overlap: one portion of a list is tokenized while another is
         scored.
         """
-        of_stage: dict[str, list[Interval]] = {}
-        for one in self.all_intervals():
-            of_stage.setdefault(one.stage, []).append(one)
-        return {stage: covered_s(of_stage[stage]) for stage in STAGES if stage in of_stage}
+        intervals = self.all_intervals()
+        if len(intervals) != self._told[0]:  # the header, metrics and the log ask one after the other
+            of_stage: dict[str, list[Interval]] = {}
+            for one in intervals:
+                of_stage.setdefault(one.stage, []).append(one)
+            self._told = len(intervals), {stage: covered_s(of_stage[stage]) for stage in STAGES if stage in of_stage}
+        return self._told[1]
 
 
 class Stage:
@@ -222,6 +226,9 @@ class Stage:
 
 def covered_s(intervals: Iterable[Interval]) -> float:
     """Seconds that are within at least one of some intervals."""
+    intervals = list(intervals)
+    if len(intervals) == 1:  # most stages come once
+        return intervals[0].ended_s - intervals[0].began_s
     covered_s, until_s = 0.0, float("-inf")
     for _, began_s, ended_s in sorted(intervals, key=lambda one: one.began_s):
         covered_s += max(0.0, ended_s - max(began_s, until_s))

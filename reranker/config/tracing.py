@@ -22,7 +22,7 @@ class TracingConfig(Group):
     environment only (OTEL_EXPORTER_OTLP_HEADERS)."""
     file: str | None = None
     """With "file": its path, on the ingress's machine."""
-    sample_ratio: float = Field(default=0.05, ge=0, le=1)
+    sample_ratio: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests that are traced; each takes about a millisecond of the ingress. Where a caller sends a
     `traceparent`, the caller has decided."""
     service_name: str = "reranker"
