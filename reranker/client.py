@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import httpx
 
-from reranker.errors import ClientError, RerankerError, ServiceError
+from reranker.errors import ClientError, RerankerError, ServiceError, every_class
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _RETRIED = frozenset({429, 503})  # "not now": overload, or no engine yet
@@ -282,14 +282,7 @@ def _error(answer: dict[str, Any], response: httpx.Response) -> RerankerError:  
 
 def _classes() -> dict[str, type[RerankerError]]:
     """Return the classes of errors.py by their code; of two with the same code, the more general one."""
-    found: dict[str, type[RerankerError]] = {}
-    waiting: list[type[RerankerError]] = [RerankerError]
-    while waiting:
-        one = waiting.pop(0)
-        if one.__module__ == RerankerError.__module__:
-            found.setdefault(one.code, one)
-            waiting.extend(one.__subclasses__())
-    return found
+    return {one.code: one for one in reversed(every_class())}
 
 
 def _wait_s(retry_after: str | None, attempt: int) -> float:

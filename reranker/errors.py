@@ -391,13 +391,20 @@ class InvalidScoreError(ServiceError):
         )
 
 
-def for_clients() -> list[type[RerankerError]]:
-    """Give every error that a client can be answered with, by status."""
+def every_class() -> list[type[RerankerError]]:
+    """Give every error we raise, the more general ones first."""
     found: list[type[RerankerError]] = []
-    waiting: list[type[RerankerError]] = [*ClientError.__subclasses__(), *ServiceError.__subclasses__()]
+    waiting: list[type[RerankerError]] = [RerankerError]
     while waiting:
         one = waiting.pop(0)
         if one.__module__ == __name__:
             found.append(one)
             waiting.extend(one.__subclasses__())
+    return found
+
+
+def for_clients() -> list[type[RerankerError]]:
+    """Give every error that a client can be answered with, by status."""
+    roots = ClientError, ServiceError
+    found = [one for one in every_class() if issubclass(one, roots) and one not in roots]
     return sorted(found, key=lambda one: one.status_code)

@@ -35,7 +35,7 @@ def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:
 
 
 class SimulatedStepper:
-    """See `reranker.engine.stepping.Stepper`."""
+    """See `reranker.engine.stepper.Stepper`."""
 
     def __init__(self, costs: SimulatedConfig, max_batch_tokens: int, max_batch_pairs: int) -> None:
         """Start idle.

@@ -12,15 +12,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
 
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.engine.job import Job
 from reranker.engine.pace import Pace
+from reranker.engine.stepper import Stepper
 from reranker.errors import EngineFailedError
-from reranker.types import BackendStats, EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
+from reranker.types import EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
 
 logger = logging.getLogger(__name__)
 
@@ -28,43 +28,6 @@ _NAMED_REQUESTS = 20
 """In the log line of a failure, at most."""
 _FIRST_BATCH_TOKENS = 1_024
 """Of the first step, before any pace is known."""
-
-
-class Stepper(Protocol):
-    """Computes pairs in steps. Made, called and closed on one thread."""
-
-    max_batch_tokens: int
-    """Tokens one step computes."""
-    max_batch_pairs: int
-    """Pairs one step computes."""
-
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        """Take in a pair.
-
-        Args:
-            pair: Its number.
-            prompt: Its tokens.
-            head_tokens: How many of them are the list's head.
-            priority: Lower goes first.
-            adapter: Name of the adapter that scores it; empty: none.
-        """
-        ...
-
-    def step(self) -> Iterable[tuple[int, float]]:
-        """Compute a batch; give the number and logit of each pair that is done."""
-        ...
-
-    def abort(self, pairs: Sequence[int]) -> None:
-        """Forget these pairs."""
-        ...
-
-    def stats(self) -> BackendStats:
-        """Say what it has and has done; from any thread, and cheap."""
-        ...
-
-    def close(self) -> None:
-        """Give back the device."""
-        ...
 
 
 class SteppedEngine:

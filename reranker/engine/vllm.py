@@ -46,7 +46,7 @@ class VllmEngine(SteppedEngine):
 
 
 class VllmStepper:
-    """vLLM's EngineCore, stepped by hand. See `reranker.engine.stepping.Stepper`.
+    """vLLM's EngineCore, stepped by hand. See `reranker.engine.stepper.Stepper`.
 
     Not the LLMEngine around it: what that does for every pair (a copy of the parameters, a second book of requests) has
     no use here. Figures: docs/decisions/0005-engine-core.md.

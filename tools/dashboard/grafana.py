@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tools.dashboard.panels import ROWS, Panel
+from tools.dashboard.panels import ROWS
+from tools.dashboard.queries import Panel
 
 _WIDTH, _HEIGHT, _ACROSS = 6, 8, 4
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tools.dashboard.panels import WINDOW
+from tools.dashboard.queries import WINDOW
 
 
 @dataclass(frozen=True, slots=True)
