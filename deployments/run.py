@@ -10,27 +10,35 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import ray
+import yaml
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import scripts
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from reranker.launcher import CANNOT_BE_DEPLOYED
+from reranker.launcher import CANNOT_BE_DEPLOYED, playgrounds
 
 _LOOK_EVERY_S = 2
 
 
 class Watch(threading.Thread):
-    """Looks at the applications until all run, or one cannot."""
+    """Looks at the applications until all run, or one cannot. Without the playground the service is still one."""
 
-    def __init__(self) -> None:
-        """To be started."""
+    def __init__(self, optional: Collection[str]) -> None:
+        """To be started.
+
+        Args:
+            optional: Names of applications that the others do without.
+        """
         super().__init__(name="watch", daemon=True)
+        self._optional = optional
         self.failed: list[str] = []
-        """Of each application that cannot be deployed, why."""
+        """Of each application that cannot be deployed and is needed, why."""
 
     def run(self) -> None:
         """Interrupt this process when one cannot."""
@@ -42,21 +50,30 @@ class Watch(threading.Thread):
                 applications = serve.status().applications
             except (RayError, RayServeException):  # it is starting, or ending
                 continue
-            self.failed = [
-                f"{name}: {one.message}"
-                for name, one in applications.items()
-                if one.status == ApplicationStatus.DEPLOY_FAILED
-            ]
-            if self.failed:
-                os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does: it shuts Serve down
-                return
-            if applications and all(one.status == ApplicationStatus.RUNNING for one in applications.values()):
-                return
+            if self.settled(applications):
+                break
+        if self.failed:
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does: it shuts Serve down
+
+    def settled(self, applications: Mapping[str, ApplicationStatusOverview]) -> bool:
+        """Whether nothing more is to come: all run, or what is needed cannot."""
+        broken = {name: one for name, one in applications.items() if one.status == ApplicationStatus.DEPLOY_FAILED}
+        self.failed = [f"{name}: {one.message}" for name, one in broken.items() if name not in self._optional]
+        if self.failed:
+            return True
+        done = bool(applications) and all(
+            one.status == ApplicationStatus.RUNNING or name in broken for name, one in applications.items()
+        )
+        if done:
+            for name, one in broken.items():
+                print(f"goes on without {name}, which cannot be deployed: {one.message}", file=sys.stderr, flush=True)  # noqa: T201
+        return done
 
 
 def main() -> None:
     """Run until asked to stop; ends with `CANNOT_BE_DEPLOYED` as its status where that is so."""
-    watch = Watch()
+    config = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    watch = Watch({str(one.get("name")) for one in playgrounds(config)})
     watch.start()
     try:
         # A Ray of its own ("local"), not one that happens to run on this machine and may serve somebody else.
