@@ -74,11 +74,11 @@ class Book:
             cell(metric, labels, part) for metric in metrics for labels in label_sets(metric) for part in parts(metric)
         ]
         self.source = path.name.removesuffix(SUFFIX)
-        self._first: dict[tuple[object, ...], int] = {}
+        self._first: dict[tuple[Metric, tuple[str, ...]], int] = {}
         at = 0
         for metric in metrics:
             for labels in label_sets(metric):
-                self._first[metric, *labels] = at
+                self._first[metric, tuple(labels)] = at
                 at += len(parts(metric))
         self._file, self._cells = _open(path, names)
         self._places = {name: place for place, name in enumerate(names)}
@@ -111,11 +111,11 @@ class Book:
         os.close(self._file)
 
     def _place(self, metric: Metric, labels: tuple[str, ...]) -> int:
-        place = self._first.get((metric, *labels))
+        place = self._first.get((metric, labels))
         if place is not None:
             return place
         known = zip(labels, metric.labels, strict=True)
-        return self._first[metric, *(value if value in label.values else OTHER for value, label in known)]
+        return self._first[metric, tuple(value if value in label.values else OTHER for value, label in known)]
 
 
 def _open(path: Path, names: Sequence[str]) -> tuple[int, memoryview[float]]:
