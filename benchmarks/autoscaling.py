@@ -1,6 +1,6 @@
 """Replicas that follow a load which rises, bursts and falls: our policy beside Ray's, on the same trace.
 
-python -m benchmarks.autoscaling --policy queue_time      one run: about three minutes; adds to the results
+python -m benchmarks.autoscaling --policy queue_time      about three minutes each; adds to the results
 python -m benchmarks.autoscaling --policy queue_time --lists mixed      lists of 10, 60 and 150 documents, not all of 60
 python -m benchmarks.autoscaling --plot                   draws them
 
@@ -47,28 +47,33 @@ _KEEP_S = 20
 """In place of minutes, as the trace is short."""
 
 
-def _default(target: float, **others: float) -> dict[str, Any]:
-    return _BOUNDS | {"target_ongoing_requests": target} | others
-
-
-# Any: YAML.
-POLICIES: dict[str, dict[str, Any]] = {
-    "queue_time": _BOUNDS
-    | {
+def _ours(target_queue_s: float) -> dict[str, Any]:
+    return _BOUNDS | {
         "policy": {
             "policy_function": "deployments.autoscaling:QueueTime",
-            "policy_kwargs": {"target_queue_s": 1, "keep_s": _KEEP_S},
+            "policy_kwargs": {"target_queue_s": target_queue_s, "keep_s": _KEEP_S},
         },
         "look_back_period_s": 5,
         "upscale_delay_s": 0,
         "downscale_delay_s": 0,
-    },
+    }
+
+
+def _rays(target: float, **others: float) -> dict[str, Any]:
+    policy = {"policy_function": "benchmarks.rays_rule:ongoing_shards"}
+    return _BOUNDS | {"policy": policy, "target_ongoing_requests": target} | others
+
+
+# Any: YAML.
+POLICIES: dict[str, dict[str, Any]] = {
+    "queue_time": _ours(1),
+    **{f"queue_time_{target}": _ours(target) for target in (0.25, 0.5)},
     # Ray's own numbers: a mean over 30 s, up after 30 s, down after 600 s.
-    "default": {"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 2},
+    "default": _rays(2),
     # As fast as ours may be, with targets to find the one that holds the latency.
     **{
-        f"default_tuned_{target}": _default(target, look_back_period_s=5, upscale_delay_s=0, downscale_delay_s=_KEEP_S)
-        for target in (1, 1.5, 2, 4)
+        f"default_tuned_{target}": _rays(target, look_back_period_s=5, upscale_delay_s=0, downscale_delay_s=_KEEP_S)
+        for target in (0.75, 1, 1.5, 2, 4)
     },
 }
 
@@ -239,12 +244,12 @@ def draw() -> None:
 def main() -> None:
     """Run one policy, or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", choices=POLICIES)
+    parser.add_argument("--policy", choices=POLICIES, nargs="+", default=())
     parser.add_argument("--lists", choices=SIZES, default="equal")
     parser.add_argument("--plot", action="store_true")
     parsed = parser.parse_args()
-    if parsed.policy:
-        run(parsed.policy, parsed.lists)
+    for policy in parsed.policy:
+        run(policy, parsed.lists)
     if parsed.plot:
         draw()
 

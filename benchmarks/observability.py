@@ -1,11 +1,11 @@
 """What metrics, traces and logs cost in throughput: services with all of it and with nothing, in alternating rounds.
 
-python -m benchmarks.observability                writes benchmarks/results/observability.json (4 minutes)
-python -m benchmarks.observability --rounds 3     quicker, and coarser
+python -m benchmarks.observability                writes benchmarks/results/observability.json (8 minutes)
+python -m benchmarks.observability --starts 1     quicker, and coarser
 
-Both services run all the time, and are asked in turns by clients in a closed loop. Lists are short, engines simulated
+All services run all the time, and are asked in turns by clients in a closed loop. Lists are short, engines simulated
 at a speed that no GPU has, so that the ingress is the limit and every microsecond of it counts: with real engines the
-share is smaller. Where the ingress has a core of its own and the engines another, as here, that is the worst case.
+share is smaller. Two of the services are the same, with nothing on: how far these differ is what the figure is worth.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncio
 import copy
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -39,10 +40,11 @@ _WORDS = ("river", "capital", "museum", "paper", "mountain", "engine", "music", 
 # Any: YAML.
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "off": {"observability": {"metrics": False, "slow_request_s": None}},
+    "off again": {"observability": {"metrics": False, "slow_request_s": None}},
     "metrics": {"observability": {"metrics": True, "slow_request_s": None}},
     "all": {"observability": {"metrics": True}, "tracing": {"exporter": "file"}},
 }
-"""What each service is configured with; of traces, the default share. Logs: text in the first, JSON in the others."""
+"""What each service is configured with; of traces, the default share. Logs: JSON where anything is on."""
 
 
 def _bodies() -> Iterator[bytes]:
@@ -59,7 +61,7 @@ def _config(arm: str, folder: Path) -> Path:
     if "tracing" in args:
         args["tracing"]["file"] = str(folder / "traces.jsonl")
     config["applications"][0]["args"] = args
-    config["logging_config"]["encoding"] = "TEXT" if arm == "off" else "JSON"
+    config["logging_config"]["encoding"] = "TEXT" if arm.startswith("off") else "JSON"
     path = folder / "serve_config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -76,25 +78,25 @@ async def _lists_per_s(url: str, seconds: float) -> float:
 
 
 def measure(rounds: int, seconds: float, arms: tuple[str, ...]) -> dict[str, list[float]]:
-    """Ask the services in turns.
+    """Start the services, and ask them in turns.
 
     Returns:
         Lists per second of each round, by arm.
     """
     found: dict[str, list[float]] = {arm: [] for arm in arms}
+    services: dict[str, Service] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        services = {}
         try:
             for arm in arms:
-                folder = Path(temporary) / arm
+                folder = Path(temporary) / arm.replace(" ", "-")
                 folder.mkdir()
                 services[arm] = Service(_config(arm, folder), 1, folder, simulated=False)
-            for arm, service in services.items():
+            for service in services.values():
                 service.wait_until_ready(1)
                 asyncio.run(_lists_per_s(service.url, 2 * seconds))  # warm
-                print(f"{arm}: ready", flush=True)
             for number in range(rounds):
-                for arm in arms if number % 2 else arms[::-1]:  # what drifts must not always meet the same one
+                turn = number % len(arms)  # what drifts must not always meet the same one
+                for arm in arms[turn:] + arms[:turn]:
                     found[arm].append(asyncio.run(_lists_per_s(services[arm].url, seconds)))
                 print({arm: round(rates[-1], 1) for arm, rates in found.items()}, flush=True)
         finally:
@@ -103,27 +105,42 @@ def measure(rounds: int, seconds: float, arms: tuple[str, ...]) -> dict[str, lis
     return found
 
 
-def costs(found: Mapping[str, list[float]]) -> dict[str, float]:
-    """Share of the throughput that each arm costs against `off`: the median over rounds of their ratios."""
-    return {
-        arm: 1 - statistics.median(one / off for one, off in zip(rates, found["off"], strict=True))
-        for arm, rates in found.items()
-        if arm != "off"
-    }
+def costs(found: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Share of the throughput that each arm costs, and that share's standard error.
+
+    Against the two services with nothing on; of these, the second against the first. Of the ratios within each round,
+    as what else the machine does changes from one to the next: their geometric mean.
+    """
+    first, second = found["off"], found.get("off again", found["off"])
+    told = {}
+    for arm in found.keys() - {"off"}:
+        base = (
+            first if arm == "off again" else [math.sqrt(pair[0] * pair[1]) for pair in zip(first, second, strict=True)]
+        )
+        logs = [math.log(one / off) for one, off in zip(found[arm], base, strict=True)]
+        error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.nan
+        told[arm] = {"share": 1 - math.exp(statistics.fmean(logs)), "standard_error": error}
+    return told
 
 
 def main() -> None:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=5, help="of each turn")
-    parser.add_argument("--arms", nargs="+", default=["off", "all"], choices=list(ARMS))
+    parser.add_argument("--starts", type=int, default=4, help="of all services anew")
+    parser.add_argument("--rounds", type=int, default=12, help="in each start")
+    parser.add_argument("--seconds", type=float, default=2, help="of each turn")
+    parser.add_argument("--arms", nargs="+", default=["off", "off again", "all"], choices=list(ARMS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    found = measure(arguments.rounds, arguments.seconds, tuple(arguments.arms))
+    arms = tuple(arguments.arms)
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    for start in range(arguments.starts):  # two starts of the same service differ as well
+        order = arms if start % 2 == 0 else arms[::-1]
+        for arm, rates in measure(arguments.rounds, arguments.seconds, order).items():
+            found[arm] += rates
     cost = costs(found)
-    print("cost: " + ", ".join(f"{arm} {share:.1%}" for arm, share in cost.items()))
-    load = f"{_CLIENTS} clients, lists of {_DOCUMENTS} documents, {arguments.rounds} rounds of {arguments.seconds:g} s"
+    print("cost: " + ", ".join(f"{arm} {one['share']:.1%} +- {one['standard_error']:.1%}" for arm, one in cost.items()))
+    load = f"{_CLIENTS} clients, lists of {_DOCUMENTS} documents, {arguments.starts} starts, {arguments.rounds} rounds"
     result = {"machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", "load": load, "arms": ARMS}
     result |= {"lists_per_s": found, "cost": cost}
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")

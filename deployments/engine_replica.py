@@ -95,10 +95,14 @@ class EngineReplica:
         return dataclasses.asdict(self._load())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`."""
+        """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`.
+
+        `shards` is for policies that count: Serve, whose handles our shards pass by, has no number of its own.
+        """
         load = self._engine.load
         speed = load.tokens_per_s or 0.0  # Serve takes numbers only
-        return {"pending_work": load.pending_tokens, "arrived_work": self._arrived_tokens, "work_per_s": speed}
+        work = {"pending_work": load.pending_tokens, "arrived_work": self._arrived_tokens, "work_per_s": speed}
+        return work | {"shards": self._server.shards_in_hand}
 
     def _look(self) -> None:
         if hasattr(self, "_engine"):

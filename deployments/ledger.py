@@ -1,9 +1,9 @@
 """The ledger as an actor that outlives replicas, and how a replica keeps its book and hears of all others'.
 
-What is counted is in the file of a process's book at once, and survives the process there. Every second or so each
+What is counted is in the file of a process's book at once, and survives the process there. Every two seconds each
 process sends the ledger its page, and those of processes that ended on its machine. The ledger tells Ray the sums. For
 `GET /metrics` an ingress puts the ledger's pages together with the files of its own machine: nothing on that machine
-is missing, whoever has died; of other machines the last second may be.
+is missing, whoever has died; of other machines the last two seconds may be.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from reranker.metrics.ledger import Ledger
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
 _NAMESPACE = "reranker"
-_EXPORT_S = 2.0
+_EXPORT_S = 5.0
+"""Ray collects what it was told every ten seconds."""
+_SEND_S = 2.0
 _ANSWER_S = 1.0
 """An ingress waits so long for the ledger, then shows what it last heard of it."""
 _COPY_S = 30.0
@@ -70,7 +72,7 @@ class LedgerActor:
         if self._exporting is None:  # here, as there was no event loop in the constructor
             self._exporting = asyncio.ensure_future(self._export())
         self._ledger.take(sent)
-        return Terms(self._life, max(1.0, len(self._ledger) / _PAGES_PER_S))
+        return Terms(self._life, max(_SEND_S, len(self._ledger) / _PAGES_PER_S))
 
     async def pages(self) -> list[Page]:
         """Give all of them."""
@@ -126,7 +128,7 @@ class Bookkeeping:
             try:
                 wait_s = await self._send_once()
             except (TimeoutError, RayError):
-                wait_s = 1.0
+                wait_s = _SEND_S
             except Exception:
                 logger.exception("figures cannot be sent to the metrics' ledger")
                 wait_s = _COPY_S

@@ -31,6 +31,11 @@ class RayExport:
             told: What Ray was told already, by a process that may have ended; goes on from there.
         """
         self._metrics, self._told = metrics, told
+        self._series = {
+            metric: [(labels, [cell(metric, labels, part) for part in parts(metric)]) for labels in label_sets(metric)]
+            for metric in metrics
+        }
+        """By metric: the labels of each series, and the names of its cells."""
         self._known = dict(told.page().cells)
         self._ray: dict[str, ray_metrics.Metric] = {}
         for metric in metrics:
@@ -53,14 +58,13 @@ class RayExport:
         """
         for metric in self._metrics:
             if isinstance(metric, Gauge):
-                for labels in label_sets(metric):
-                    self._ray[metric.name]._record(totals.get(cell(metric, labels), 0.0), _tags(metric, labels))
+                for labels, [name] in self._series[metric]:
+                    self._ray[metric.name]._record(totals.get(name, 0.0), _tags(metric, labels))
             else:
                 self._add(metric, totals)
 
     def _add(self, metric: Counter | Histogram, totals: Mapping[str, float]) -> None:
-        for labels in label_sets(metric):
-            names = [cell(metric, labels, part) for part in parts(metric)]
+        for labels, names in self._series[metric]:
             more = {name: max(0.0, totals.get(name, 0.0) - self._known.get(name, 0.0)) for name in names}
             if not any(more.values()) and (totals or not starts_at_zero(metric)):
                 continue

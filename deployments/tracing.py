@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ from opentelemetry.sdk.trace.export import (
     SpanExporter,
     SpanExportResult,
 )
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from deployments.openapi import VERSION
@@ -62,8 +63,9 @@ class Tracer:
         if self._exporter is None:
             return
         about = {"service.name": config.service_name, "service.version": VERSION, "service.instance.id": replica}
+        self._chance = _Chance(config.sample_ratio, config.max_per_s)
         provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(config.sample_ratio)),
+            sampler=ParentBased(ALWAYS_ON),  # of those without a parent, chance has chosen before
             resource=Resource.create(about),
             shutdown_on_exit=False,  # `aclose` does it, and does not wait for a collector that is away
         )
@@ -81,16 +83,19 @@ class Tracer:
         if self._exporter is None:
             timeline.trace_id = _trace_id(timeline.traceparent)  # it is in the caller's trace all the same
             return
-        clock = _Clock(timeline)
         caller = {"traceparent": timeline.traceparent, "tracestate": timeline.tracestate}
+        parent = self._propagator.extract(caller) if timeline.traceparent else None
+        in_trace = parent is not None and get_current_span(parent).get_span_context().is_valid
+        if not in_trace and not self._chance.says_yes():  # before any span is made: most requests end here
+            return
+        clock = _Clock(timeline)
         root = self._tracer.start_span(
             f"{timeline.method} {timeline.path}" if timeline.status != 404 else timeline.method,
-            self._propagator.extract(caller) if timeline.traceparent else None,
+            parent,
             SpanKind.SERVER,
             start_time=clock.ns(timeline.began_s),
         )
-        if root.get_span_context().trace_flags.sampled or timeline.traceparent:
-            timeline.trace_id = f"{root.get_span_context().trace_id:032x}"
+        timeline.trace_id = f"{root.get_span_context().trace_id:032x}"
         if not root.is_recording():
             return
         root.set_attributes(_of_request(timeline))
@@ -141,6 +146,21 @@ class Tracer:
         self._tracer.start_span(interval.stage, within, start_time=clock.ns(interval.began_s)).end(
             clock.ns(interval.ended_s)
         )
+
+
+class _Chance:
+    """A share of all requests, and no more than so many a second."""
+
+    def __init__(self, share: float, max_per_s: float) -> None:
+        self._share, self._pause_s = share, 1 / max_per_s
+        self._not_before_s = 0.0
+
+    def says_yes(self) -> bool:
+        now_s = time.monotonic()
+        if now_s < self._not_before_s or random.random() >= self._share:  # noqa: S311 - nothing secret
+            return False
+        self._not_before_s = now_s + self._pause_s
+        return True
 
 
 class _Clock:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from deployments.checks import scaling
+from deployments.checks import engine_args, scaling
 from deployments.checks.finding import YAML, Finding, value_of
 from reranker.config import RerankerConfig
 from reranker.keys import ENVIRONMENT, is_loopback
@@ -109,6 +109,7 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
         )
     yield from scaling.target(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
     yield from _limits(settings, path)
+    yield from engine_args.problems(settings, (*path, "args"))
     host = address(dict(config))[0]
     if not (
         is_loopback(host) or settings.access.keys_file or settings.access.allow_anonymous or ENVIRONMENT in variables

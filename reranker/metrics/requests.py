@@ -51,26 +51,26 @@ def _result(status: int) -> str:
 
 
 def _record_rankings(recorder: Recorder, timeline: Timeline) -> None:
-    rankings = timeline.rankings
-    tokens = sum(ranking.prompt_tokens for ranking in rankings)
+    tokens = sum(ranking.prompt_tokens for ranking in timeline.rankings)
     recorder.observe(catalog.REQUEST_DOCUMENTS, timeline.documents)
     recorder.observe(catalog.REQUEST_TOKENS, tokens)
+    recorder.count(catalog.DOCUMENTS, timeline.documents)
+    recorder.count(catalog.PROMPT_TOKENS, tokens)
     for stage, took_s in timeline.stages_s().items():
         recorder.observe(catalog.STAGE_SECONDS, took_s, stage)
-    for counter, amount in (
-        (catalog.DOCUMENTS, timeline.documents),
-        (catalog.PROMPT_TOKENS, tokens),
-        (catalog.TRUNCATED_DOCUMENTS, sum(one.truncated_documents for one in rankings)),
-        (catalog.WINDOWED_DOCUMENTS, sum(one.windowed_documents for one in rankings)),
-        (catalog.EXCLUDED_DOCUMENTS, sum(len(one.excluded) for one in rankings)),
-        (catalog.UNSCORED_DOCUMENTS, sum(len(one.unscored) for one in rankings)),
-        (catalog.DEDUPLICATED_PAIRS, sum(one.deduplicated_pairs for one in rankings)),
-        (catalog.CACHE_HITS, sum(one.cached_documents for one in rankings)),
-        (catalog.CACHE_MISSES, sum(one.missed_documents for one in rankings)),
-        (catalog.CACHE_COALESCED, sum(one.coalesced_documents for one in rankings)),
-    ):
-        if amount:
-            recorder.count(counter, amount)
+    for one in timeline.rankings:
+        for counter, amount in (
+            (catalog.TRUNCATED_DOCUMENTS, one.truncated_documents),
+            (catalog.WINDOWED_DOCUMENTS, one.windowed_documents),
+            (catalog.EXCLUDED_DOCUMENTS, len(one.excluded)),
+            (catalog.UNSCORED_DOCUMENTS, len(one.unscored)),
+            (catalog.DEDUPLICATED_PAIRS, one.deduplicated_pairs),
+            (catalog.CACHE_HITS, one.cached_documents),
+            (catalog.CACHE_MISSES, one.missed_documents),
+            (catalog.CACHE_COALESCED, one.coalesced_documents),
+        ):
+            if amount:
+                recorder.count(counter, amount)
 
 
 def _record_shards(recorder: Recorder, shards: list[ShardRecord]) -> None:

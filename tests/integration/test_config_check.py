@@ -183,6 +183,21 @@ MISTAKES: dict[str, tuple[list[Edit], str, str]] = {
     "public without keys": ([("http_options.host", "0.0.0.0")], "there are no API keys", "access.keys_file"),  # noqa: S104
     "a proxy on the same port": ([("proxy_location", "EveryNode")], "takes the port", "Give Disabled"),
     "a proxy by default": ([("proxy_location", REMOVED)], "with EveryNode", "Give Disabled"),
+    "argument that vLLM has not": (
+        [("app.args.engine.vllm_args", {"enforce-egar": True})],
+        "vLLM has no argument enforce-egar",
+        "Did you mean enforce_eager?",
+    ),
+    "argument of the embedding engine": (
+        [("app.args.search.embedding.vllm_args", {"no_such_thing": 1})],
+        "vLLM has no argument",
+        "vllm serve --help",
+    ),
+    "quantization that vLLM has not": (
+        [("app.args.engine.quantization", "int3")],
+        "vLLM has no quantization int3",
+        "gptq",
+    ),
     "no applications": ([("applications", REMOVED)], "Field required", "set of applications"),
 }
 

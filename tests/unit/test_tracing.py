@@ -42,7 +42,7 @@ def _timeline(traceparent: str = "", shards: int = 0) -> Timeline:
 
 async def _spans(folder: Path, timelines: Sequence[Timeline], sample_ratio: float = 1) -> list[dict[str, Any]]:
     file = folder / "spans.jsonl"
-    config = TracingConfig(exporter="file", file=str(file), sample_ratio=sample_ratio)
+    config = TracingConfig(exporter="file", file=str(file), sample_ratio=sample_ratio, max_per_s=1e9)
     tracer = Tracer(config, "ingress-1")
     for timeline in timelines:
         tracer(timeline)
@@ -74,13 +74,25 @@ async def test_trace_has_a_span_for_each_stage_and_shard_under_one_root(tmp_path
 
 @pytest.mark.parametrize(
     ("traceparent", "ratio", "traced"),
-    [(SAMPLED, 0, 1), (NOT_SAMPLED, 1, 0), ("", 0, 0), ("", 1, 1), ("00-zz-1-01", 1, 1), ("00-" + "0" * 32, 0, 0)],
+    [(SAMPLED, 0, 1), (NOT_SAMPLED, 1, 0), ("", 0, 0), ("", 1, 1), ("00-zz-1-01", 1, 1), ("00-zz-1-01", 0, 0)],
 )
 async def test_caller_decides_and_without_one_chance_does(
     tmp_path: Path, traceparent: str, ratio: float, traced: int
 ) -> None:
     spans = await _spans(tmp_path, [_timeline(traceparent)], sample_ratio=ratio)
     assert len({one["context"]["trace_id"] for one in spans}) == traced
+
+
+async def test_chance_is_limited_and_callers_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    tracer = Tracer(TracingConfig(exporter="file", file=str(file), sample_ratio=1, max_per_s=0.001))
+    for traceparent in ("", SAMPLED, "", SAMPLED, ""):
+        tracer(_timeline(traceparent))
+    await tracer.aclose()
+    spans = [json.loads(line) for line in file.read_text().splitlines()]
+    roots = [one["parent_id"] for one in spans if one["name"] == "POST /v1/rerank"]
+    assert len(roots) == 3
+    assert roots.count(None) == 1
 
 
 async def test_failed_request_has_a_span_with_our_code(tmp_path: Path) -> None:
@@ -121,7 +133,7 @@ async def test_trace_from_a_file_can_be_drawn_without_any_other_program(tmp_path
 
 async def test_no_text_of_a_request_is_in_its_spans(tmp_path: Path) -> None:
     file = tmp_path / "spans.jsonl"
-    tracer = Tracer(TracingConfig(exporter="file", file=str(file), sample_ratio=1))
+    tracer = Tracer(TracingConfig(exporter="file", file=str(file), sample_ratio=1, max_per_s=1e9))
     body = {"query": "privatequery", "documents": ["privatedocument"], "instruction": "privateinstruction"}
     async with visitor(door(WordBackend(), tracer, keys=KEYS)) as client:
         for key in ("team-key", "private-wrong-key"):
@@ -137,7 +149,7 @@ async def test_no_text_of_a_request_is_in_its_spans(tmp_path: Path) -> None:
 
 async def test_dead_collector_costs_one_line(caplog: pytest.LogCaptureFixture) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}/v1/traces"
-    tracer = Tracer(TracingConfig(exporter="otlp", endpoint=nowhere, sample_ratio=1))
+    tracer = Tracer(TracingConfig(exporter="otlp", endpoint=nowhere, sample_ratio=1, max_per_s=1e9))
     with caplog.at_level(logging.DEBUG):
         async with visitor(door(WordBackend(), tracer)) as client:
             for _ in range(20):
