@@ -1,5 +1,6 @@
-"""Take the pictures of the playground that the docs show, from a running service with the demo model.
+"""Take the pictures of the playground that the docs show, from a running service with the demo model and the examples.
 
+examples/search/run.sh all
 python -m tools.screenshots --url http://127.0.0.1:8000
 """
 
@@ -39,6 +40,13 @@ def _compare(page: Page) -> None:
     expect(page.locator(".rr-side")).to_have_count(2, timeout=_PATIENCE_MS)
 
 
+def _search(page: Page) -> None:
+    page.get_by_role("tab", name="Documents for RAG").click()
+    panel = page.get_by_role("tabpanel").filter(has=page.locator("#found-docs"))
+    panel.get_by_role("button", name="Search").click()
+    expect(panel.locator(".rr-table")).to_be_visible(timeout=_PATIENCE_MS)
+
+
 def _live(page: Page) -> None:
     page.get_by_role("tab", name="Live").click()
     expect(page.locator(".rr-tiles")).to_be_visible(timeout=_PATIENCE_MS)
@@ -56,6 +64,7 @@ PICTURES: tuple[tuple[str, Callable[[Page], None], bool, tuple[int, int]], ...] 
     ("playground", _rank, False, DESKTOP),
     ("playground-compare", _compare, False, DESKTOP),
     ("playground-live", _live, False, DESKTOP),
+    ("playground-search", _search, False, DESKTOP),
     ("playground-dark", _chinese, True, DESKTOP),
     ("playground-phone", _rank, False, PHONE),
 )

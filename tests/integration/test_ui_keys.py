@@ -30,3 +30,24 @@ def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> No
         assert not [url for url in person.asked if NARROW_KEY in url]
         assert NARROW_KEY not in page.locator(".cm-content").all_inner_texts()
     assert NARROW_KEY not in narrow.log.read_text()
+
+
+def test_a_tab_searches_its_example_s_index_and_says_which_command_starts_another(narrow: Service) -> None:
+    with visitor() as person:
+        page = person.page
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        arrive(page, narrow)
+        page.get_by_label("API key").fill(NARROW_KEY)
+        page.get_by_role("tab", name="Documents for RAG").click()
+        tab = page.get_by_role("tabpanel").filter(has=page.locator("#found-docs"))
+        tab.get_by_label("Query", exact=True).fill("a captain hunts a whale")
+        tab.get_by_role("button", name="Search").click()
+        rows = tab.locator("#found-docs .rr-table tbody tr")
+        expect(rows.filter(has_text="A captain hunts a white whale.")).to_have_count(1)
+        expect(tab.locator(".cm-content")).to_contain_text("Answer the question from these sources only")
+        page.get_by_role("tab", name="Patents").click()
+        other = page.get_by_role("tabpanel").filter(has=page.locator("#found-patents"))
+        other.get_by_role("button", name="Search").click()
+        expect(page.get_by_role("alert")).to_contain_text("make example-patents")
+        assert not person.complaints
