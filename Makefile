@@ -135,6 +135,10 @@ bench: $(DEV) ## ours beside `vllm serve`: about 25 minutes (SHAPES=nano,small S
 	$(BIN)/python -m benchmarks.serving $(if $(SHAPES),--shapes $(SHAPES)) $(if $(SYSTEMS),--systems $(SYSTEMS)) \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
+.PHONY: bench-check
+bench-check: $(DEV) ## what CI asks of speed: two ratios to `vllm serve`, with wide limits (a minute and a half)
+	$(BIN)/python -m benchmarks.serving --check
+
 .PHONY: bench-engine
 bench-engine: $(DEV) ## the two ways of holding vLLM, side by side (minutes)
 	$(BIN)/python -m benchmarks.engine_holding

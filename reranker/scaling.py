@@ -78,7 +78,9 @@ class ReplicaScaling:
         arriving = self._arriving(fresh, now_s)
         if not fresh or len(fresh) * 2 < len(reports):
             return Decision(target, "no figures", 0.0, float(target))
-        known = len(reports) / len(fresh)  # who says nothing is taken to be like the others
+        # Who says nothing any more is taken to be like the others. Who has said nothing yet is new, and has nothing.
+        silent = sum(name not in fresh and (said is not None or name in self._said) for name, said in reports.items())
+        known = 1 + silent / len(fresh)
         pending = sum(report.pending for report in fresh.values()) * known
         speeds = [report.work_per_s for report in fresh.values() if report.work_per_s]
         if not speeds:

@@ -20,6 +20,7 @@ from tests.browser import DESKTOP, PHONE, visitor
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 _PATIENCE_MS = 60_000
+_MAX_HEIGHT = 3_000
 _LOADS_S = 25
 """So long the service has something to do before the live panel's picture is taken: it shows a course of time."""
 
@@ -75,10 +76,13 @@ def main() -> int:
     """Take them all; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service (%(default)s)")
+    parser.add_argument("--only", choices=[name for name, *_ in PICTURES], help="this one (all)")
     parser.add_argument("--into", type=Path, default=IMAGES, help="folder for the pictures (%(default)s)")
     options = parser.parse_args()
     options.into.mkdir(parents=True, exist_ok=True)
     for name, do, dark, size in PICTURES:
+        if options.only not in (None, name):
+            continue
         with visitor(dark=dark, size=size) as person:
             person.page.goto(f"{options.url}/ui")
             expect(person.page.locator(".rr-status.ok")).to_be_visible(timeout=_PATIENCE_MS)
@@ -86,9 +90,9 @@ def main() -> int:
             person.page.wait_for_timeout(500)  # what fades in has faded in
             path = options.into / f"{name}.png"
             person.page.screenshot(path=path, full_page=True)
-            Image.open(path).convert("RGB").quantize(128).save(
-                path, optimize=True
-            )  # a third of the size; it looks the same
+            picture = Image.open(path).convert("RGB")
+            picture = picture.crop((0, 0, picture.width, min(picture.height, _MAX_HEIGHT)))
+            picture.quantize(128).save(path, optimize=True)  # a third of the size; it looks the same
             print(f"{path}: {path.stat().st_size // 1024} KiB")
     return 0
 

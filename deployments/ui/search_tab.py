@@ -89,7 +89,11 @@ def build(shell: Shell, example: SearchExample) -> None:
             found = gr.HTML(_EMPTY, elem_id=f"found-{example.index}")
             details = gr.HTML()
             asked = gr.Code(
-                label="For your language model, which answers here", visible=False, interactive=False, wrap_lines=True
+                label="For your language model, which answers here",
+                visible=False,
+                interactive=False,
+                wrap_lines=True,
+                max_lines=24,
             )
 
     async def search(

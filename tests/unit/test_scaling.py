@@ -89,8 +89,18 @@ def test_without_figures_nothing_changes(silent: int, stale_s: float) -> None:
     assert (decision.replicas, decision.reason) == (4, "no figures")
 
 
-def test_replicas_that_say_nothing_are_taken_to_be_like_the_others() -> None:
-    assert Fleet(4).second(pending=8 * SPEED, silent=2).replicas == 8
+def test_replicas_that_say_nothing_any_more_are_taken_to_be_like_the_others() -> None:
+    fleet = Fleet(4)
+    assert fleet.second(pending=4 * SPEED).replicas == 4
+    assert fleet.second(pending=8 * SPEED, silent=2).replicas == 8
+
+
+def test_replicas_that_have_just_come_add_nothing_to_the_work() -> None:
+    """Or each that starts would call for more."""
+    scaling = ReplicaScaling(CONFIG)
+    assert scaling.decide({"a": Report(0, 3 * SPEED, 0, SPEED)}, 1, 0).replicas == 3
+    new: dict[str, Report | None] = {"a": Report(1, 3 * SPEED, 0, SPEED), "b": None}
+    assert scaling.decide(new, 3, 1).needed == 3
 
 
 def test_before_anything_was_measured_nothing_changes() -> None:
