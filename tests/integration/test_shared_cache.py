@@ -137,8 +137,8 @@ def test_filled_with_wrong_bytes_again_and_again(shared: Shared) -> None:
                 elif kind == 1:
                     client.set(name, b"")
                 elif kind == 2:
-                    client.delete(name)
-                    client.rpush(name, "a list")
+                    # At once: the service may write a score in between.
+                    client.pipeline(transaction=True).delete(name).rpush(name, "a list").execute()
                 else:
                     client.copy(other, name, replace=True)
         client.close()

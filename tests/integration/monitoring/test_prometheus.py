@@ -7,6 +7,7 @@ import math
 import os
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,11 +103,24 @@ def _trouble(watched: Watched) -> None:
         service.post("quota", documents(20), headers={"authorization": "Bearer key-of-few"})
     service.post("no such key", ["a"], headers={"authorization": "Bearer nobody"})
     service.wait_until_idle()
+    killed = threading.Event()
+
+    def ask_until_killed(client: int) -> None:
+        while True:
+            last = killed.is_set()
+            assert service.rerank(f"kill {client}", documents(400), cache="off")["results"]
+            if last:
+                return
+
     with ThreadPoolExecutor(3) as clients:
-        survivors = [clients.submit(service.rerank, f"kill {one}", documents(400), cache="off") for one in range(3)]
-        wait_until(lambda: all(one["pending_tokens"] > 2_000 for one in service.load()["replicas"]))
-        min(service.replica_processes(), key=lambda one: one.pid).kill()
-        assert all(one.result()["results"] for one in survivors)
+        survivors = [clients.submit(ask_until_killed, one) for one in range(3)]
+        try:
+            wait_until(lambda: all(one["pending_tokens"] > 2_000 for one in service.load()["replicas"]))
+            min(service.replica_processes(), key=lambda one: one.pid).kill()
+        finally:
+            killed.set()
+        for one in survivors:
+            one.result()
     service.wait_until_ready(2)
     watched.redis.kill()
     for number in range(30):
