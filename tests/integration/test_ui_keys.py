@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import visitor
+from tests.browser import Visitor, visitor
 from tests.integration.conftest import NARROW_KEY, Service
 from tests.integration.test_ui import PATIENCE_MS, arrive, button, ranked
 
 pytestmark = pytest.mark.timeout(300)
 
 
+@contextlib.contextmanager
+def _person_at(service: Service) -> Iterator[Visitor]:
+    """Somebody whose browser has the page open."""
+    with visitor() as person:
+        person.page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        arrive(person.page, service)
+        yield person
+
+
 def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> None:
     """Also in the address of a request it must not be: addresses are logged."""
-    with visitor() as person:
+    with _person_at(narrow) as person:
         page = person.page
-        page.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
-        arrive(page, narrow)
         button(page, "Rank").click()
         expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
         page.get_by_label("API key").fill("wrong")
@@ -33,11 +43,8 @@ def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> No
 
 
 def test_a_tab_searches_its_example_s_index_and_says_which_command_starts_another(narrow: Service) -> None:
-    with visitor() as person:
+    with _person_at(narrow) as person:
         page = person.page
-        page.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
-        arrive(page, narrow)
         page.get_by_label("API key").fill(NARROW_KEY)
         page.get_by_role("tab", name="Documents for RAG").click()
         tab = page.get_by_role("tabpanel").filter(has=page.locator("#found-docs"))
