@@ -143,6 +143,8 @@ async def _play(service: Service, kind: str) -> tuple[list[Answer], list[tuple[f
         await asyncio.to_thread(_wait_for_one_engine, service)
         plan = moments(tokens, seed=11)
         say(f"{len(plan)} lists of {tokens:.0f} tokens")
+        if len(plan) > len(bodies) - WARM_UP:
+            raise SystemExit("more lists than there are: raise LISTS")
         started_s = time.perf_counter()
         counts: list[tuple[float, int]] = []
 

@@ -25,7 +25,7 @@ class TracingConfig(Group):
     sample_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of the requests that are traced. Where a caller sends a `traceparent`, the caller has decided."""
     max_per_s: float = Field(default=1.0, gt=0)
-    """Of the share, so many traces a second at most in each ingress, of which each takes two milliseconds there. Those
+    """Of the share, so many traces a second at most in each ingress, where each takes two to three milliseconds. Those
     that callers decided on do not count."""
     service_name: str = "reranker"
     """Of the spans' resource. OTEL_RESOURCE_ATTRIBUTES adds to it."""

@@ -14,7 +14,7 @@ from reranker.metrics.book import Page, cell
 from reranker.metrics.kinds import Gauge, Metric, label_sets
 
 _FRESH_S = 30.0
-"""A process that was not heard of for so long is taken for dead. Pages of living ones come every second or so."""
+"""A process that was not heard of for so long is taken for dead. Pages of living ones come every two seconds or so."""
 
 
 class Ledger:

@@ -288,15 +288,13 @@ def simulated(tmp_path_factory: pytest.TempPathFactory, collector: Collector) ->
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One such replica, with low limits, API keys, and an index for one tab of the playground; shared as well."""
     folder = tmp_path_factory.mktemp("narrow")
-    index = build(folder / "docs", DOCUMENTS, vectors=False)
     (folder / "keys.yaml").write_text(NARROW_KEYS)
     args: dict[str, Any] = {
         "engine": {"max_batch_tokens": 1_000},
         "admission": {"max_queue_s": 2, "max_tokens_in_flight": NARROW_TOKENS},
         "limits": {"timeout_s": NARROW_TIMEOUT_S, "receive_timeout_s": 2},
         "access": {"keys_file": str(folder / "keys.yaml")},
-        "search": {"indexes": {"docs": {"path": str(index)}}},
+        "search": {"indexes": {"docs": {"path": str(build(folder / "docs", DOCUMENTS, vectors=False))}}},
     }
-    simulated = {"tokens_per_s": 10_000}
-    with running(folder, replicas=1, args=args, simulated=simulated, key=NARROW_KEY, ui=True) as service:
+    with running(folder, 1, args, {"tokens_per_s": 10_000}, NARROW_KEY, ui=True) as service:
         yield service

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -20,12 +21,19 @@ HOSTILE = "<img src=x onerror=document.title='pwned'><b>bold</b> ${document.titl
 PATIENCE_MS = 30_000
 
 
-@pytest.fixture(scope="module")
-def person(service: Service) -> Iterator[Visitor]:
+@contextlib.contextmanager
+def person_at(service: Service) -> Iterator[Visitor]:
+    """Somebody whose browser has the page open."""
     with visitor() as person:
         person.page.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
         arrive(person.page, service)
+        yield person
+
+
+@pytest.fixture(scope="module")
+def person(service: Service) -> Iterator[Visitor]:
+    with person_at(service) as person:
         yield person
 
 

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import Visitor, visitor
 from tests.integration.conftest import NARROW_KEY, Service
-from tests.integration.test_ui import PATIENCE_MS, arrive, button, ranked
+from tests.integration.test_ui import button, person_at, ranked
 
 pytestmark = pytest.mark.timeout(300)
 
 
-@contextlib.contextmanager
-def _person_at(service: Service) -> Iterator[Visitor]:
-    """Somebody whose browser has the page open."""
-    with visitor() as person:
-        person.page.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
-        arrive(person.page, service)
-        yield person
-
-
 def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> None:
     """Also in the address of a request it must not be: addresses are logged."""
-    with _person_at(narrow) as person:
+    with person_at(narrow) as person:
         page = person.page
         button(page, "Rank").click()
         expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
@@ -43,7 +29,7 @@ def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> No
 
 
 def test_a_tab_searches_its_example_s_index_and_says_which_command_starts_another(narrow: Service) -> None:
-    with _person_at(narrow) as person:
+    with person_at(narrow) as person:
         page = person.page
         page.get_by_label("API key").fill(NARROW_KEY)
         page.get_by_role("tab", name="Documents for RAG").click()
