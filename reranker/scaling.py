@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from reranker.config.scaling import ScalingConfig
 
-_RATE_S = 5.0
-"""Seconds over which arriving work is counted: several lists, and still soon enough."""
+_RATE_S = 2.0
+"""Seconds over which arriving work is counted, or from one report to the next where those are further apart. A longer
+mean sees a burst later, and `keep_s` holds what a short one saw (measured: docs/scaling.md)."""
 
 Reason: TypeAlias = Literal["queue", "load", "enough", "recent need", "less needed", "no figures", "no speed yet"]
 """Why there are to be so many: what the larger need was, or what holds the number where it is."""
@@ -58,8 +59,7 @@ class ReplicaScaling:
         self._began_s: float | None = None
         self._stepped_s = -math.inf
         self._needs: deque[tuple[float, float]] = deque()  # (time, need), falling: each is the largest since its time
-        self._arrivals: deque[tuple[float, float]] = deque()  # (time, tokens)
-        self._said: dict[str, float] = {}
+        self._said: dict[str, deque[Report]] = {}  # of each replica the last `_RATE_S`, and one before
 
     def decide(self, reports: Mapping[str, Report | None], target: int, now_s: float) -> Decision:
         """Say how many replicas there are to be.
@@ -69,13 +69,13 @@ class ReplicaScaling:
             target: How many there are to be so far, those that start included.
             now_s: Rises from call to call.
         """
-        self._said = {name: tokens for name, tokens in self._said.items() if name in reports}
+        self._began_s = now_s if self._began_s is None else self._began_s
+        self._hear(reports)
         fresh = {
             name: report
             for name, report in reports.items()
             if report is not None and now_s - report.at_s <= self._config.stale_s
         }
-        arriving = self._arriving(fresh, now_s)
         if not fresh or len(fresh) * 2 < len(reports):
             return Decision(target, "no figures", 0.0, float(target))
         # Who says nothing any more is taken to be like the others. Who has said nothing yet is new, and has nothing.
@@ -88,6 +88,7 @@ class ReplicaScaling:
                 return Decision(target, "no speed yet", 0.0, float(target))
             return self._settle(0.0, "enough", 0.0, target, now_s)
         speed = sum(speeds) / len(speeds)
+        arriving = sum(_arriving(self._said[name]) for name in fresh)
         for_load = arriving * known / (speed * self._config.utilization)
         for_queue = pending / (speed * self._config.target_queue_s)
         if len(reports) < target:
@@ -120,18 +121,25 @@ class ReplicaScaling:
             self._needs.popleft()
         return self._needs[0][1]
 
-    def _arriving(self, fresh: Mapping[str, Report], now_s: float) -> float:
-        """Tokens that arrive per second, in all replicas that said something."""
-        began_s = self._began_s = now_s if self._began_s is None else self._began_s
-        for name, report in fresh.items():
-            # Of the first word nobody knows how long it took to arrive. Less than before: the replica began anew.
-            before = self._said.get(name, report.arrived)
-            self._arrivals.append((now_s, max(0.0, report.arrived - before)))
-            self._said[name] = report.arrived
-        while self._arrivals and self._arrivals[0][0] <= now_s - _RATE_S:
-            self._arrivals.popleft()
-        elapsed_s = min(_RATE_S, now_s - began_s)
-        return sum(tokens for _, tokens in self._arrivals) / elapsed_s if elapsed_s else 0.0
+    def _hear(self, reports: Mapping[str, Report | None]) -> None:
+        """Note what is new of those that are there."""
+        self._said = {name: said for name, said in self._said.items() if name in reports}
+        for name, report in reports.items():
+            if report is None:
+                continue
+            said = self._said.setdefault(name, deque([report]))
+            if report.arrived < said[-1].arrived:  # it began anew
+                said.clear()
+            if not said or report.at_s > said[-1].at_s:
+                said.append(report)
+            while len(said) > 2 and said[1].at_s <= report.at_s - _RATE_S:
+                said.popleft()
+
+
+def _arriving(said: Sequence[Report]) -> float:
+    """Work that arrives at a replica per second. Of the first word nobody knows how long it took to arrive: 0."""
+    first, last = said[0], said[-1]
+    return (last.arrived - first.arrived) / (last.at_s - first.at_s) if last.at_s > first.at_s else 0.0
 
 
 def _whole(needed: float) -> int:

@@ -130,7 +130,26 @@ def test_what_arrived_before_the_policy_began_is_no_load() -> None:
     scaling = ReplicaScaling(CONFIG)
     assert scaling.decide({"a": Report(0, 0, 1e12, SPEED)}, 1, 0).needed == 0
     assert scaling.decide({"a": Report(1, 0, 1e12 + 500, SPEED)}, 1, 1).needed == pytest.approx(1)
-    assert scaling.decide({"a": Report(1, 0, 1e12 + 500, SPEED), "b": Report(2, 0, 1e12, None)}, 2, 2).needed == 0.5
+    assert scaling.decide({"a": Report(1, 0, 1e12 + 500, SPEED), "b": Report(2, 0, 1e12, None)}, 2, 2).needed == 1
+
+
+@pytest.mark.parametrize("every_s", [0.5, 1.0, 10.0])
+def test_load_is_what_it_is_however_often_replicas_report(every_s: float) -> None:
+    """Decisions come ten times a second, and find the same report again and again."""
+    scaling = ReplicaScaling(CONFIG)
+    needed = [
+        scaling.decide({"a": Report(said_s, 0, 3 * SPEED * said_s, SPEED)}, 1, tick / 10).needed
+        for tick in range(400)
+        for said_s in [tick / 10 // every_s * every_s]
+    ]
+    assert needed[-300:] == [pytest.approx(6)] * 300  # at a utilization of one half
+
+
+def test_burst_is_seen_whole_within_two_seconds() -> None:
+    fleet = Fleet(8)
+    for _ in range(30):
+        fleet.second(arriving=SPEED)
+    assert [fleet.second(arriving=5 * SPEED).needed for _ in range(2)] == [pytest.approx(6), pytest.approx(10)]
 
 
 @given(
