@@ -29,6 +29,7 @@ from benchmarks.scatter.client import Answer, Client, require_ok
 from benchmarks.scatter.report import ROOT, say
 from benchmarks.scatter.service import Service, configuration
 from benchmarks.scatter.workload import Lists
+from benchmarks.signals import heed_sigterm
 from reranker.launcher import ENGINE_DEPLOYMENT
 from reranker.metrics.catalog import SCORED_TOKENS
 
@@ -275,6 +276,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=11, help="of the moments at which lists come")
     parser.add_argument("--plot", action="store_true")
     parsed = parser.parse_args()
+    heed_sigterm()
     for policy in parsed.policy:
         run(policy, parsed.lists, parsed.seed)
     if parsed.plot:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.serving.machine import RESULTS, describe, program, say
 from benchmarks.shapes import SHAPES, make_checkpoint
+from benchmarks.signals import heed_sigterm
 
 PAIRS_PER_QUERY = 20
 WORDS = 60
@@ -82,7 +83,10 @@ def run_batch(command: list[str], out: Path) -> dict[str, Any]:  # Any: JSON
     """Run it, and sample the memory of all its processes."""
     with (out.parent / "batch.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-    memory = list(sampled(process))
+    try:
+        memory = list(sampled(process))
+    finally:
+        process.terminate()
     if process.returncode:
         raise SystemExit((out.parent / "batch.log").read_text()[-4_000:])
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
@@ -174,6 +178,7 @@ def wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return
+    heed_sigterm()
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ import yaml
 from benchmarks.scatter.client import Client, require_ok
 from benchmarks.scatter.report import ROOT
 from benchmarks.scatter.service import Service
+from benchmarks.signals import heed_sigterm
 
 RESULTS = ROOT / "benchmarks" / "results" / "observability.json"
 _CLIENTS = 8
@@ -132,6 +133,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["off", "off again", "all"], choices=list(ARMS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    heed_sigterm()
     arms = tuple(arguments.arms)
     found: dict[str, list[float]] = {arm: [] for arm in arms}
     for start in range(arguments.starts):  # two starts of the same service differ as well

@@ -1,14 +1,17 @@
 """What clients see when a process is killed, and when a configuration is changed: under load, one after the other.
 
-python -m benchmarks.outages        eight minutes; writes benchmarks/results/outages.json
+python -m benchmarks.outages        twenty-five minutes; adds to benchmarks/results/outages.json
+python -m benchmarks.outages --only "1 engine, max_surge_percent 100"
 
-One and two ingress replicas, and three simulated engines, on one machine. Each process is killed with SIGKILL while
+One and two ingress replicas with three simulated engines, and one engine with and without room for a second, on one
+machine. Each process is killed with SIGKILL while
 lists keep coming at a fixed rate, each over a connection of its own or one that is kept, as the client's pool has it; a
 list that fails is not sent again. Serve's proxies are off (docs/decisions/0006-no-proxy.md): there is none to kill.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import copy
@@ -20,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from benchmarks.scatter.client import Answer, Client
 from benchmarks.scatter.report import ROOT, say
 from benchmarks.scatter.service import Service, configuration
 from benchmarks.scatter.workload import Lists
+from benchmarks.signals import heed_sigterm
 from tests.broken_models import broken_copy, swap_yes_and_no
 
 RESULTS = ROOT / "benchmarks" / "results" / "outages.json"
@@ -43,21 +48,41 @@ PROCESSES = {
     "ingress": "ServeReplica:reranker:Ingress",
     "controller": "ServeController",
 }
-
-
 SETTLED = {"RUNNING", "DEPLOY_FAILED", "UNHEALTHY"}
 SETTLE_S = 180
 
 
-def _configuration(ingresses: int, tokens_per_s: int = 40_000) -> dict[str, Any]:  # Any: YAML
-    config = configuration({"engine": {"simulated": {"tokens_per_s": tokens_per_s}}})
-    for deployment, replicas in zip(config["applications"][0]["deployments"], (ingresses, REPLICAS), strict=True):
-        deployment.pop("autoscaling_config", None)
-        deployment["num_replicas"] = replicas
-    return config
+@dataclass(frozen=True)
+class Setup:
+    """What is running when something is done to it."""
+
+    ingresses: int
+    engines: int = REPLICAS
+    max_surge_percent: int | None = None
+    """Of the engines: how many more there may be while they are replaced. None: Serve's own choice."""
+    kills: bool = True
+
+    def configuration(self, tokens_per_s: int = 40_000) -> dict[str, Any]:  # Any: YAML
+        """As Serve takes it."""
+        config = configuration({"engine": {"simulated": {"tokens_per_s": tokens_per_s}}})
+        ingress, engine = config["applications"][0]["deployments"]
+        for deployment, replicas in ((ingress, self.ingresses), (engine, self.engines)):
+            deployment.pop("autoscaling_config", None)
+            deployment["num_replicas"] = replicas
+        if self.max_surge_percent is not None:
+            engine["max_surge_percent"] = self.max_surge_percent
+        return config
 
 
-def _broken(ingresses: int, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+SETUPS = {
+    "1 ingress replica": Setup(1),
+    "2 ingress replicas": Setup(2),
+    "1 engine": Setup(1, engines=1, kills=False),
+    "1 engine, max_surge_percent 100": Setup(1, engines=1, max_surge_percent=100, kills=False),
+}
+
+
+def _broken(setup: Setup, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Configurations that must not take over."""
     for name, change in (
         ("import error", {"import_path": "deployments.app:no_such_application"}),
@@ -65,7 +90,7 @@ def _broken(ingresses: int, folder: Path) -> Iterator[tuple[str, dict[str, Any]]
         ("no such model", {"args": {"model": {"name": "/no/such/model"}}}),
         ("model that fails its check", {"args": {"model": {"name": str(broken_copy(folder, swap_yes_and_no))}}}),
     ):
-        config = _configuration(ingresses)
+        config = setup.configuration()
         config["applications"][0] |= change
         yield name, config
 
@@ -100,7 +125,7 @@ class Outage:
             "failed": len(failed),
             "as": dict(kinds),
             "failed_were_sent_from_to_s": _span([one.sent_s - began_s for one in failed]),
-            "slowest_ranked_s": round(max(one.took_s for one in answers if one.ok), 2),
+            "slowest_ranked_s": round(max((one.took_s for one in answers if one.ok), default=0.0), 2),
         }
         say(str(found))
         return found
@@ -160,7 +185,7 @@ async def _kills(outage: Outage, found: dict[str, Any]) -> None:
         killed["replicas_complete_after_s"] = f"at most {WATCH_S + time.perf_counter() - before_s:.0f}"
 
 
-async def _deployments(outage: Outage, ingresses: int, folder: Path, found: dict[str, Any]) -> None:
+async def _deployments(outage: Outage, setup: Setup, folder: Path, found: dict[str, Any]) -> None:
     async def deploy(config: dict[str, Any]) -> dict[str, Any]:
         """Deploy under load until Serve has settled, and five seconds more."""
         status = ""
@@ -194,14 +219,14 @@ async def _deployments(outage: Outage, ingresses: int, folder: Path, found: dict
         }
 
     for name, config in (
-        ("deploy a change", _configuration(ingresses, 50_000)),
-        *_broken(ingresses, folder),
+        ("deploy a change", setup.configuration(50_000)),
+        *_broken(setup, folder),
     ):
         say(name)
         found[name] = await deploy(config)
         say(f"{name}: {found[name]}")
         if found[name]["status"] != "RUNNING":
-            again = await deploy(_configuration(ingresses, 50_000))
+            again = await deploy(setup.configuration(50_000))
             found[name]["the_old_one_again"] = {key: again[key] for key in ("status", "failed", "took_s")}
             say(f"the old one again: {again}")
 
@@ -211,12 +236,12 @@ def _span(moments_s: list[float]) -> list[float] | None:
 
 
 @contextlib.contextmanager
-def _service(ingresses: int, folder: Path) -> Iterator[Service]:
+def _service(setup: Setup, folder: Path) -> Iterator[Service]:
     path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(_configuration(ingresses)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(setup.configuration()), encoding="utf-8")
     service = Service(path, None, folder, simulated=True)
     try:
-        service.wait_until_ready(REPLICAS)
+        service.wait_until_ready(setup.engines)
         time.sleep(3)
         yield service
     finally:
@@ -224,20 +249,25 @@ def _service(ingresses: int, folder: Path) -> Iterator[Service]:
 
 
 def main() -> None:
-    """Run all, and write what was found."""
+    """Run all, or some; and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SETUPS, default=list(SETUPS))
+    heed_sigterm()
     os.environ["RAY_AUTH_TOKEN"] = token = secrets.token_hex()
-    results: dict[str, Any] = {}
-    for ingresses in (1, 2):
-        found = results[f"{ingresses} ingress replica{'s' if ingresses > 1 else ''}"] = {}
+    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for name in parser.parse_args().only:
+        setup = SETUPS[name]
+        found = results[name] = {}
 
-        async def play(service: Service, folder: Path, ingresses: int = ingresses, found: Any = found) -> None:
+        async def play(service: Service, folder: Path, setup: Setup = setup, found: Any = found) -> None:
             async with Client(service.url, timeout_s=30) as client:
                 outage = Outage(service, client, folder / "service.log", token)
-                await _kills(outage, found)
-                await _deployments(outage, ingresses, folder, found)
+                if setup.kills:
+                    await _kills(outage, found)
+                await _deployments(outage, setup, folder, found)
 
-        with tempfile.TemporaryDirectory() as name, _service(ingresses, Path(name)) as service:
-            asyncio.run(play(service, Path(name)))
+        with tempfile.TemporaryDirectory() as folder, _service(setup, Path(folder)) as service:
+            asyncio.run(play(service, Path(folder)))
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

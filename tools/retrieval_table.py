@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib.util
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -159,6 +160,7 @@ def main() -> int:
     parser.add_argument("--model", default="demo", help="the reranker (%(default)s)")
     parser.add_argument("--embedding", help="the embedding model; default: all-MiniLM-L6-v2, from a package")
     parsed = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service ends with us
     embedding = parsed.embedding or minilm()
     lines = [f"Reranker: `{parsed.model}`. Embedding model: `{parsed.embedding or 'all-MiniLM-L6-v2'}`.", ""]
     with tempfile.TemporaryDirectory(prefix="reranker-retrieval-") as folder:

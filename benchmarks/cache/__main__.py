@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.cache import lists, outages, pieces
 from benchmarks.scatter.report import ROOT, Result, say, write
+from benchmarks.signals import heed_sigterm
 
 EXPERIMENTS: dict[str, Callable[[Path, bool], Result]] = {
     "pieces": lambda folder, quick: pieces.run(folder, quick=quick),
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--quick", action="store_true", help="to see whether it runs; writes build/bench/cache.json")
     parsed = parser.parse_args()
+    heed_sigterm()
     path = ROOT / ("build/bench" if parsed.quick else "benchmarks/results") / "cache.json"
     held = True
     for name in parsed.only:

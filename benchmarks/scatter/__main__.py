@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.scatter import plot
 from benchmarks.scatter.report import Result, say, write
+from benchmarks.signals import heed_sigterm
 
 EXPERIMENTS = ("placement", "scaling", "overload", "disconnects", "fairness", "kills")
 
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few repetitions: to see whether it runs")
     parser.add_argument("--out", type=Path, default=plot.RESULTS / "scatter.json", help="(%(default)s)")
     arguments = parser.parse_args()
+    heed_sigterm()
     results: dict[str, Result] = {}
     took_s: dict[str, float] = {}
     for name in arguments.only:

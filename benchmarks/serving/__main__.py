@@ -15,7 +15,6 @@ writes build/bench/serving-SHAPE.json, so that a trial does not replace a result
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from benchmarks.serving.rounds import DisagreementError, Rounds
 from benchmarks.serving.system import Bench, UnavailableError
 from benchmarks.serving.vllm_serve import VARIANTS
 from benchmarks.serving.workloads import NAMES, workloads
+from benchmarks.signals import heed_sigterm
 
 SWEEP = (
     *(f"engine.max_batch_tokens={tokens}" for tokens in (2_048, 4_096, 16_384, 32_768)),
@@ -41,7 +41,7 @@ _TUNE_WORKLOADS = ("1x1", "20x16", "1000x1", "mixed")
 
 def main() -> int:
     """Do what is asked for; exit status 1 if a limit did not hold, 2 if there was nothing to measure."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    heed_sigterm()
     try:
         return _run(_arguments())
     except (UnavailableError, DisagreementError, GeneratorError, ValueError) as error:
