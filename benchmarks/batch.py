@@ -87,6 +87,7 @@ def run_batch(command: list[str], out: Path) -> dict[str, Any]:  # Any: JSON
         memory = list(sampled(process))
     finally:
         process.terminate()
+        process.wait()
     if process.returncode:
         raise SystemExit((out.parent / "batch.log").read_text()[-4_000:])
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
@@ -178,7 +179,6 @@ def wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return
-    heed_sigterm()
 
 
 def main() -> None:
@@ -196,6 +196,7 @@ def main() -> None:
     if arguments.alone:
         print("RESULT " + json.dumps(engine_alone(Path(arguments.alone[0]), arguments.alone[1])), flush=True)
         return
+    heed_sigterm()
     with tempfile.TemporaryDirectory(prefix="reranker-batch-") as scratch:
         folder = Path(scratch)
         model = "demo"

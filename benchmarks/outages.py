@@ -1,12 +1,12 @@
 """What clients see when a process is killed, and when a configuration is changed: under load, one after the other.
 
-python -m benchmarks.outages        twenty-five minutes; adds to benchmarks/results/outages.json
+python -m benchmarks.outages        half an hour; adds to benchmarks/results/outages.json
 python -m benchmarks.outages --only "1 engine, max_surge_percent 100"
 
 One and two ingress replicas with three simulated engines, and one engine with and without room for a second, on one
-machine. Each process is killed with SIGKILL while
-lists keep coming at a fixed rate, each over a connection of its own or one that is kept, as the client's pool has it; a
-list that fails is not sent again. Serve's proxies are off (docs/decisions/0006-no-proxy.md): there is none to kill.
+machine. Each process is killed with SIGKILL while lists keep coming at a fixed rate, each over a connection of its own
+or one that is kept, as the client's pool has it; a list that fails is not sent again. Serve's proxies are off
+(docs/decisions/0006-no-proxy.md): there is none to kill.
 """
 
 from __future__ import annotations

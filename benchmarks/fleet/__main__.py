@@ -1,6 +1,6 @@
-"""Run the fleet simulation: python -m benchmarks.fleet [--only placement uneven scaling failures router].
+"""Run the fleet simulation: python -m benchmarks.fleet [--only placement uneven scaling burst failures router].
 
-One process, no cluster, a few minutes; writes benchmarks/results/fleet.json and prints its tables.
+One process, no cluster, half an hour; writes benchmarks/results/fleet.json and prints its tables.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks import autoscaling
 from benchmarks.fleet.parts import SPEED, Strategy
 from benchmarks.fleet.simulation import Fleet
 from benchmarks.scatter.report import ROOT, say
@@ -42,10 +43,15 @@ STRATEGIES = {
     "whole lists, round robin": Strategy("round robin", split=False, fair=False),
     "whole lists, random": Strategy("random", split=False, fair=False),
 }
-_TOKENS_PER_LIST = MEAN_TOKENS * sum(size * share for size, share in zip(SIZES, SHARES, strict=True))
 
 
-def traffic(fleet: Fleet, rate: Callable[[float], float], until_s: float, seed: int) -> None:
+def traffic(
+    fleet: Fleet,
+    rate: Callable[[float], float],
+    until_s: float,
+    seed: int,
+    sizes: Sequence[tuple[int, float]] = tuple(zip(SIZES, SHARES, strict=True)),
+) -> None:
     """Send lists at random moments.
 
     Args:
@@ -53,16 +59,19 @@ def traffic(fleet: Fleet, rate: Callable[[float], float], until_s: float, seed: 
         rate: Engines' worth of work that arrives at a moment.
         until_s: When it ends.
         seed: Of the draws; the same for every strategy.
+        sizes: Documents of a list, and the share of the lists that have so many.
     """
     draw = random.Random(seed)
+    tokens = MEAN_TOKENS * sum(size * share for size, share in sizes)
+    numbers, shares = zip(*sizes, strict=True)
 
     def one() -> None:
-        size = draw.choices(SIZES, SHARES)[0]
+        size = draw.choices(numbers, shares)[0]
         fleet.send([max(20, int(draw.lognormvariate(math.log(MEAN_TOKENS) - 0.18, 0.6))) for _ in range(size)])
         after()
 
     def after() -> None:
-        moment_s = fleet.now_s + draw.expovariate(max(1e-6, rate(fleet.now_s)) * SPEED / _TOKENS_PER_LIST)
+        moment_s = fleet.now_s + draw.expovariate(max(1e-6, rate(fleet.now_s)) * SPEED / tokens)
         if moment_s < until_s:
             fleet.at(moment_s, one)
 
@@ -162,6 +171,67 @@ def scaling() -> dict[str, Any]:
     return found
 
 
+def _engines(fleet: Fleet, until_s: float) -> list[tuple[float, int]]:
+    """How many replicas there are, noted twice a second from now on."""
+    found: list[tuple[float, int]] = []
+
+    def note() -> None:
+        found.append((fleet.now_s, len(fleet.live)))
+        if fleet.now_s < until_s:
+            fleet.at(fleet.now_s + 0.5, note)
+
+    note()
+    return found
+
+
+def burst() -> dict[str, Any]:
+    """The trace that benchmarks/autoscaling.py plays on a live service, drawn many times; a replica starts in 4 s."""
+    until_s, load_s, bounds, draws = float(autoscaling.TRACE[-1][0]), 4.0, (1, 8), 32
+    quick = {"look_s": 5, "up_s": 0, "down_s": 10}
+
+    def by_ours(fleet: Fleet) -> None:
+        fleet.autoscale(ReplicaScaling(ScalingConfig(target_queue_s=1, keep_s=10)), bounds, load_s)
+
+    def by_count(target: float, **delays: Any) -> Callable[[Fleet], None]:
+        return lambda fleet: fleet.autoscale_by_count(target, bounds, load_s, **delays)
+
+    ways = {"ours": by_ours, "Ray's rule, its own delays, 2 shards": by_count(2)} | {
+        f"Ray's rule, {target} shards": by_count(target, **quick) for target in (0.5, 0.75, 1, 1.25, 1.5, 2)
+    }
+    found: dict[str, Any] = {}
+    for kind, sizes in autoscaling.SIZES.items():
+        for name, scale in ways.items():
+            p95_s, replica_s, held = [], [], []
+            after: list[float] = []  # of the draws in which the burst made it scale up
+            for seed in range(draws):
+                fleet = Fleet(1, Strategy(), ingresses=1, seed=seed)
+                traffic(fleet, autoscaling.engines_wanted, until_s, seed, sizes)
+                counts = _engines(fleet, until_s)
+                scale(fleet)
+                fleet.run(until_s)
+                replica_s.append(fleet.replica_s)
+                fleet.run(2 * until_s)  # what waits still
+                answers = [
+                    {"sent_s": one.arrived_s, "took_s": one.done_s - one.arrived_s, "status": 200}
+                    for one in fleet.done
+                    if one.done_s is not None
+                ]
+                run = autoscaling.summary(answers, counts)
+                p95_s.append(run["p95_s"])
+                held.append(run["seconds_in_target"])
+                after += [] if run["seconds_in_target_after_it"] is None else [run["seconds_in_target_after_it"]]
+            found[f"{name}, {kind} lists"] = {
+                "p95_s": round(statistics.mean(p95_s), 2),
+                "replica_seconds": round(statistics.mean(replica_s)),
+                "replica_seconds_standard_error": round(statistics.stdev(replica_s) / math.sqrt(draws), 1),
+                "seconds_in_target": round(statistics.mean(held), 3),
+                "seconds_in_target_after_the_first_scale_up": round(statistics.mean(after), 3) if after else None,
+                "draws_with_95_percent_of_them": f"{sum(one >= 0.95 for one in after)} of {len(after)}",
+            }
+            say(f"{name}, {kind} lists: {found[f'{name}, {kind} lists']}")
+    return found
+
+
 def failures() -> dict[str, Any]:
     """Twenty-two replicas; each 10 s one dies, and its successor loads for 60 s, so that sixteen are left, at 60 %."""
     found: dict[str, Any] = {}
@@ -206,6 +276,7 @@ EXPERIMENTS = {
     "placement": placement,
     "uneven": uneven,
     "scaling": scaling,
+    "burst": burst,
     "failures": failures,
     "router": router,
 }

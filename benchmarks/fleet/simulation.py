@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -240,22 +241,33 @@ class Fleet:
         self.scale(min(max(decision.replicas, bounds[0]), bounds[1]), load_s)
         self.at(self.now_s + 1, lambda: self.autoscale(scaling, bounds, load_s))
 
-    def autoscale_by_count(self, per_replica: float, bounds: tuple[int, int], load_s: float) -> None:
-        """Ray's default rule: the mean number of shards over 30 s, up after 30 s, down after 600 s of wanting it.
+    def autoscale_by_count(
+        self,
+        per_replica: float,
+        bounds: tuple[int, int],
+        load_s: float,
+        *,
+        look_s: int = 30,
+        up_s: float = 30,
+        down_s: float = 600,
+    ) -> None:
+        """Ray's rule: the mean number of shards over a time, up and down after wanting it for a time; by default Ray's.
 
         Written again, as Ray's own reads the wall clock (ray/serve/autoscaling_policy.py, 2.60).
         """
-        counts: deque[int] = deque(maxlen=30)
+        counts: deque[int] = deque(maxlen=look_s)
         since: dict[str, float] = {}
 
         def decide() -> None:
             counts.append(sum(len(replica.shards) for replica in self.live.values()))
             target = len(self._names) + self.loading
-            wanted = min(max(-(-sum(counts) // int(len(counts) * per_replica)), bounds[0]), bounds[1])
+            wanted = min(max(math.ceil(sum(counts) / (len(counts) * per_replica)), bounds[0]), bounds[1])
             direction = "up" if wanted > target else "down" if wanted < target else ""
             for other in {"up", "down"} - {direction}:
                 since.pop(other, None)
-            if direction and self.now_s - since.setdefault(direction, self.now_s) >= (30 if direction == "up" else 600):
+            if direction and self.now_s - since.setdefault(direction, self.now_s) >= (
+                up_s if direction == "up" else down_s
+            ):
                 since.pop(direction)
                 self.scale(wanted, load_s)
             self.at(self.now_s + 1, decide)
