@@ -1,4 +1,4 @@
-"""A vLLM pooling engine, held in process. Only this file and cpu_kernels.py import vllm or torch.
+"""A vLLM pooling engine, held in process. Only this file, cpu_kernels.py and cpu_int8.py import vllm or torch.
 
 Why in process and not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md.
 """
@@ -66,9 +66,10 @@ class VllmStepper:
         from vllm.v1.request import Request
 
         if device == "cpu":
-            from reranker.engine import cpu_kernels
+            from reranker.engine import cpu_int8, cpu_kernels
 
             cpu_kernels.register(_CPU_KERNELS)
+            cpu_int8.register()
         self._core = _build(arguments)
         _count_cache_hits(self._core)
         self._request = Request
