@@ -1,4 +1,4 @@
-"""Ray Serve's own autoscaling rule, counting shards: what our policy is compared with in benchmarks/autoscaling.py.
+"""Ray Serve's own autoscaling rule, counting shards: what our policy is compared with in benchmarks/autoscaling.
 
 Our shards pass Serve by (docs/decisions/0007-socket.md), so that it has nothing to count; here it is given what it
 would have counted: the shards that each replica has in hand, averaged by Serve as it does its own number.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, TaskCancelledError
 from ray.serve.exceptions import RayServeException
@@ -13,6 +14,7 @@ from deployments.boards import links_of
 from reranker.placement import LoadBoard, Route, Survey
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
+_MEETING_S = 2.0
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels what it has
 
 
@@ -29,6 +31,12 @@ class RayFleet:
         self._links = links_of(engine.deployment_name)
         self.board: LoadBoard = self._links.board
         self._learning = asyncio.ensure_future(self._learn())
+        self._meet_until_s = time.monotonic() + _MEETING_S
+
+    async def meet(self) -> None:
+        """Wait for a replica, but only in the first moments: Serve may have some that it has not named to us yet."""
+        if (left_s := self._meet_until_s - time.monotonic()) > 0:
+            await asyncio.wait([self._learning], timeout=left_s)
 
     async def _learn(self) -> None:
         # A handle learns of its replicas only once it is used. This call waits until there is one.

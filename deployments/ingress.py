@@ -131,6 +131,8 @@ class Ingress:
     async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
         """See `Backend`."""
         if not self._fleet.live_replicas:
+            await self._fleet.meet()
+        if not self._fleet.live_replicas:
             self._fleet.wake()
             raise NotReadyError
         lists = asked.lists

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import autoscaling
+from benchmarks.autoscaling import trace
+from benchmarks.autoscaling.report import summary
 from benchmarks.fleet.parts import SPEED, Strategy
 from benchmarks.fleet.simulation import Fleet
 from benchmarks.scatter.report import ROOT, say
@@ -185,12 +186,12 @@ def _engines(fleet: Fleet, until_s: float) -> list[tuple[float, int]]:
 
 
 def burst() -> dict[str, Any]:
-    """The trace that benchmarks/autoscaling.py plays on a live service, drawn many times; a replica starts in 4 s."""
-    until_s, load_s, bounds, draws = float(autoscaling.TRACE[-1][0]), 4.0, (1, 8), 32
-    quick = {"look_s": 5, "up_s": 0, "down_s": 10}
+    """The trace that benchmarks/autoscaling plays on a live service, drawn many times; a replica starts in 9 s."""
+    until_s, load_s, bounds, draws = float(trace.TRACE[-1][0]), 9.0, (1, 8), 32
+    quick = {"look_s": 5, "up_s": 0, "down_s": 30}
 
     def by_ours(fleet: Fleet) -> None:
-        fleet.autoscale(ReplicaScaling(ScalingConfig(target_queue_s=1, keep_s=10)), bounds, load_s)
+        fleet.autoscale(ReplicaScaling(ScalingConfig(target_queue_s=1, keep_s=30)), bounds, load_s)
 
     def by_count(target: float, **delays: Any) -> Callable[[Fleet], None]:
         return lambda fleet: fleet.autoscale_by_count(target, bounds, load_s, **delays)
@@ -199,13 +200,13 @@ def burst() -> dict[str, Any]:
         f"Ray's rule, {target} shards": by_count(target, **quick) for target in (0.5, 0.75, 1, 1.25, 1.5, 2)
     }
     found: dict[str, Any] = {}
-    for kind, sizes in autoscaling.SIZES.items():
+    for kind, sizes in trace.SIZES.items():
         for name, scale in ways.items():
             p95_s, replica_s, held = [], [], []
             after: list[float] = []  # of the draws in which the burst made it scale up
             for seed in range(draws):
                 fleet = Fleet(1, Strategy(), ingresses=1, seed=seed)
-                traffic(fleet, autoscaling.engines_wanted, until_s, seed, sizes)
+                traffic(fleet, trace.engines_wanted, until_s, seed, sizes)
                 counts = _engines(fleet, until_s)
                 scale(fleet)
                 fleet.run(until_s)
@@ -216,7 +217,7 @@ def burst() -> dict[str, Any]:
                     for one in fleet.done
                     if one.done_s is not None
                 ]
-                run = autoscaling.summary(answers, counts)
+                run = summary(answers, counts)
                 p95_s.append(run["p95_s"])
                 held.append(run["seconds_in_target"])
                 after += [] if run["seconds_in_target_after_it"] is None else [run["seconds_in_target_after_it"]]

@@ -1,10 +1,13 @@
-"""Replicas die, requests do not: whoever waits for a shard of a dead replica gets it from another."""
+"""Replicas die, requests do not: a shard of a dead one goes to another, and after a dead ingress a new one answers."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import psutil
 import pytest
 
@@ -67,3 +70,21 @@ def test_engines_that_fail_are_replaced_and_cost_no_request(fleet: Service) -> N
                 fleet.wait_until_ready(REPLICAS)
                 known |= fleet.replica_processes()
     fleet.wait_until_idle()
+
+
+def test_only_ingress_killed_comes_back_knowing_the_engines(fleet: Service) -> None:
+    """Whoever finds nobody listening tries again, and the first answer is a ranking: no 503 before it."""
+    one = RankedList.simulated(0, 50)
+    [process] = fleet.replica_processes("Ingress")
+    process.kill()
+    process.wait(5)
+
+    def answer() -> httpx.Response | None:
+        with contextlib.suppress(httpx.TransportError):
+            return fleet.post(one.query, one.documents)
+        return None
+
+    deadline = time.monotonic() + 60
+    while (response := answer()) is None:
+        assert time.monotonic() < deadline
+    assert one.problem(response) is None
