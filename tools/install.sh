@@ -34,11 +34,13 @@ files=("requirements/$flavour.txt")
 locks=("${files[@]/#/--requirement=}")
 say "Installing $(cat "${files[@]}" | grep -c '==') packages from ${files[*]} into .venv (4 GB on disk; minutes the first time)"
 # --no-deps: the lock files are complete, and leave out packages that would break torch on a CPU (tools/lock.sh).
-install=(.venv/bin/pip install --disable-pip-version-check --no-deps)
+install=(.venv/bin/pip install --disable-pip-version-check --no-deps --no-compile)
 if ! "${install[@]}" "${locks[@]}"; then
     [ "$flavour" = cpu ] || exit 1
     say "Trying again with PyTorch's own index, for the CPU build of torch"
     "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu "${locks[@]}"
 fi
+# pip compiles with one core, and takes as long for that as for the rest; what does not compile is for another Python.
+.venv/bin/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 [ "$what" = locked ] || "${install[@]}" --no-build-isolation --quiet --editable .
 say "Installed."

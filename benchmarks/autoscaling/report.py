@@ -102,7 +102,8 @@ def draw(seed: int) -> None:
             above.set_title(f"{name}\n{one['summary']['replica_seconds']:.0f} replica-seconds", fontsize=9)
             answered = [each for each in one["answers"] if each["status"] == 200]
             refused = [each["sent_s"] for each in one["answers"] if each["status"] != 200]
-            below.plot([each["sent_s"] for each in answered], [each["took_s"] for each in answered], ".", markersize=2)
+            sent_s, took_s = [each["sent_s"] for each in answered], [each["took_s"] for each in answered]
+            below.plot(sent_s, took_s, ".", markersize=2, rasterized=True)  # thousands of shapes are a megabyte
             below.plot(refused, [0] * len(refused), "x", color="#c03030", markersize=4, label="refused (429)")
             below.axhline(TARGET_S, color="#c03030", linewidth=0.8)
             below.set_xlabel("seconds")
@@ -110,5 +111,5 @@ def draw(seed: int) -> None:
         rows[1][0].legend(frameon=False)
         rows[0][0].set_ylabel("replicas")
         rows[1][0].set_ylabel("latency of a list, s")
-        figure.savefig(PICTURE, metadata={"Date": None})
+        figure.savefig(PICTURE, metadata={"Date": None}, dpi=200)
         pyplot.close(figure)

@@ -1,6 +1,6 @@
 """Run the fleet simulation: python -m benchmarks.fleet [--only placement uneven scaling burst failures router].
 
-One process, no cluster, half an hour; writes benchmarks/results/fleet.json and prints its tables.
+One process, no cluster, three quarters of an hour; writes benchmarks/results/fleet.json and prints its tables.
 """
 
 from __future__ import annotations
