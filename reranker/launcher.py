@@ -204,12 +204,14 @@ def run(config: dict[str, Any]) -> int:
             env={"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "1"} | dict(os.environ),
         )
         health, said = "starting", ""
+        # One client: each makes its own context for TLS, which is much work beside the start.
+        http = httpx.Client(base_url=url, timeout=2, limits=httpx.Limits(max_keepalive_connections=0))
         started = time.monotonic()
         while child.poll() is None and not stop_requested and health != "failed":
             time.sleep(_POLL_S)
             if health != "starting":
                 continue
-            health, doing = _health(url)
+            health, doing = _health(http)
             if health == "ok":
                 paths = f"POST {url}/v1/rerank{_searched(config)}, docs at {url}/docs"
                 playground = f", playground at {url}/ui" if playgrounds(config) else ""
@@ -218,6 +220,7 @@ def run(config: dict[str, Any]) -> int:
                 said = doing
                 print(f"\n[{time.monotonic() - started:.0f} s] {doing}\n", flush=True)
         failed = health == "failed" or child.poll() == CANNOT_BE_DEPLOYED
+        http.close()
         _stop(child)
     if failed:
         raise LaunchError("the service cannot be started; the reason is in the output above")
@@ -231,10 +234,10 @@ def _searched(config: dict[str, Any]) -> str:
     return f", POST /v1/search on {', '.join(indexes)}" if indexes else ""
 
 
-def _health(url: str) -> tuple[str, str]:
+def _health(http: httpx.Client) -> tuple[str, str]:
     """What /health says of itself, "starting", "ok" or "failed" (given up), and what its replicas are doing."""
     try:
-        answer = httpx.get(f"{url}/health", timeout=2).json()
+        answer = http.get("/health").json()
         status, replicas = str(answer.get("status", "starting")), answer.get("replicas", [])
     except (httpx.HTTPError, ValueError, AttributeError):
         return "starting", ""  # nobody answers yet

@@ -9,6 +9,7 @@ import re
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -26,8 +27,10 @@ from tests.indexes import DOCUMENTS, build
 from tests.integration.collector import Collector
 
 ROOT = Path(__file__).parents[2]
+TLS = ssl.create_default_context()
+"""For requests that are made again and again without a client: to make one takes longer than they do."""
 START_TIMEOUT_S = 240
-SETTLE_TIMEOUT_S = 30
+SETTLE_TIMEOUT_S = 60
 SLOW_S = 0.5
 """From then on a request is slow, in `simulated`."""
 NARROW_TOKENS, NARROW_TIMEOUT_S = 100_000, 6
@@ -68,7 +71,7 @@ class Service:
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
         self.headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=self.url, timeout=120, headers=self.headers)
+        self._http = httpx.Client(base_url=self.url, timeout=120, headers=self.headers, verify=TLS)
         self.startup_answers: list[tuple[int, str]] = []
         """Status and content type of every answer of /health, from the first that came."""
         self.startup_stages: set[str] = set()
@@ -80,13 +83,13 @@ class Service:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the service ended:\n{self.log.read_text()[-4000:]}"
             with contextlib.suppress(httpx.TransportError):
-                response = httpx.get(f"{self.url}/health", timeout=30)
+                response = httpx.get(f"{self.url}/health", timeout=30, verify=TLS)
                 self.startup_answers.append((response.status_code, response.headers["content-type"]))
                 if response.status_code == 503:
                     self.startup_stages |= {one["stage"] for one in response.json()["replicas"]}
                 if response.status_code == 200 and response.json()["replicas"] >= replicas:
                     return
-            time.sleep(0.05)
+            time.sleep(0.1)
         raise AssertionError(f"not ready after {START_TIMEOUT_S} s:\n{self.log.read_text()[-4000:]}")
 
     def post(
@@ -144,7 +147,7 @@ class Service:
         said = re.search(r"dashboard at \S*?(http://[\d.:]+)", self.log.read_text())
         assert said, "Ray did not say where its dashboard is"
         url, headers = f"{said[1]}/api/serve/applications/", {"Authorization": f"Bearer {self._ray_token}"}
-        response = httpx.request(method, url, json=config, headers=headers, timeout=60)
+        response = httpx.request(method, url, json=config, headers=headers, timeout=60, verify=TLS)
         assert response.status_code == 200, response.text
         return response
 
@@ -248,8 +251,11 @@ def running(
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service as `make serve` starts it, shared by all tests that change nothing in it."""
-    with running(tmp_path_factory.mktemp("service"), ui=True) as service:
+    """The service as `make serve` starts it, shared by all tests that change nothing in it.
+
+    It is not scaled: on a slow machine the tests would be work for two.
+    """
+    with running(tmp_path_factory.mktemp("service"), replicas=1, ui=True) as service:
         yield service
 
 

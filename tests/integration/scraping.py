@@ -9,7 +9,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.conftest import Service
+from tests.integration.conftest import TLS, Service
 
 
 def sums(text: str) -> defaultdict[str, float]:
@@ -29,7 +29,7 @@ def metrics_of(service: Service, key: str | None = None) -> defaultdict[str, flo
         key: API key; None: the one its tests use.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else service.headers
-    response = httpx.get(f"{service.url}/metrics", headers=headers, timeout=30)
+    response = httpx.get(f"{service.url}/metrics", headers=headers, timeout=30, verify=TLS)
     assert response.status_code == 200, response.text
     return sums(response.text)
 
@@ -49,4 +49,4 @@ def exporter_of(service: Service) -> str:
 
 
 def _text(address: str) -> str:
-    return httpx.get(f"http://{address}/metrics", timeout=5).text
+    return httpx.get(f"http://{address}/metrics", timeout=5, verify=TLS).text

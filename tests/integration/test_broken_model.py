@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.broken_models import broken_copy, clear_yes_and_no, swap_yes_and_no
-from tests.integration.conftest import ROOT, START_TIMEOUT_S, Service
+from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service
 
 RERANKER = str(Path(sys.executable).parent / "reranker")
 
@@ -55,7 +55,7 @@ def test_service_with_a_broken_model_takes_no_traffic_says_why_and_ends(
         while service.process.poll() is None:
             assert time.monotonic() < deadline, service.log.read_text()[-4000:]
             with contextlib.suppress(httpx.HTTPError):
-                statuses.add(httpx.get(f"{service.url}/health", timeout=30).status_code)
+                statuses.add(httpx.get(f"{service.url}/health", timeout=30, verify=TLS).status_code)
             time.sleep(0.2)
     finally:
         service.stop()

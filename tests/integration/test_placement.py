@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.integration.conftest import Service
@@ -31,19 +32,23 @@ def test_small_list_stays_whole(simulated: Service) -> None:
 
 
 def test_small_lists_at_the_same_time_are_on_different_replicas(simulated: Service) -> None:
-    """Twelve lists of one shard each: while they are all in flight, every replica has three."""
+    """Eight lists of one shard each: while they are all in flight, every replica has two."""
     texts = documents(95)
-    [shard_tokens] = {work_tokens(f"{QUERY} {number}", texts) for number in range(10, 22)}
-    seen = set()
-    with ThreadPoolExecutor(12) as pool:
-        sent = [pool.submit(simulated.rerank, f"{QUERY} {number}", texts) for number in range(10, 22)]
-        while not all(one.done() for one in sent):
-            load = simulated.load()
-            in_hand = [sum(replica["in_hand"].values()) for replica in load["replicas"]]
-            if sum(in_hand) == len(sent) * shard_tokens:
-                seen.add(tuple(in_hand))
-    assert all(one.result()["meta"]["shards"] == 1 for one in sent)
-    assert seen == {(3 * shard_tokens,) * REPLICAS}
+    queries = [f"{QUERY} {number}" for number in range(10, 18)]
+    [shard_tokens] = {work_tokens(query, texts) for query in queries}
+    seen: set[tuple[int, ...]] = set()
+    with ThreadPoolExecutor(len(queries)) as pool:
+        for _ in range(5):  # a slow machine may not look while all of them are
+            sent = [pool.submit(simulated.rerank, query, texts, cache="off") for query in queries]
+            while not all(one.done() for one in sent):
+                in_hand = [sum(replica["in_hand"].values()) for replica in simulated.load()["replicas"]]
+                if sum(in_hand) == len(sent) * shard_tokens:
+                    seen.add(tuple(in_hand))
+                time.sleep(0.02)
+            assert all(one.result()["meta"]["shards"] == 1 for one in sent)
+            if seen:
+                break
+    assert seen == {(2 * shard_tokens,) * REPLICAS}
 
 
 def test_list_during_others_gets_the_scores_it_gets_alone(simulated: Service) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.conftest import Service, running
+from tests.integration.conftest import TLS, Service, running
 from tests.integration.traffic import RankedList, Traffic, wait_until
 from tests.redis_server import PROGRAM, RedisServer
 
@@ -30,7 +30,9 @@ class Shared:
 
     def report(self, method: str = "GET") -> dict[str, Any]:
         """What /v1/cache says."""
-        answer = httpx.request(method, f"{self.service.url}/v1/cache", headers=self.service.headers, timeout=60)
+        answer = httpx.request(
+            method, f"{self.service.url}/v1/cache", headers=self.service.headers, timeout=60, verify=TLS
+        )
         assert answer.status_code == 200, answer.text
         report: dict[str, Any] = answer.json()
         return report
@@ -39,7 +41,8 @@ class Shared:
         """Ask for a list; gives the pairs that engines were sent."""
         # On a connection of its own: which replica answers is drawn for each connection.
         body = {"query": one.query, "documents": one.documents}
-        response = httpx.post(f"{self.service.url}/v1/rerank", json=body, headers=self.service.headers, timeout=60)
+        url, headers = f"{self.service.url}/v1/rerank", self.service.headers
+        response = httpx.post(url, json=body, headers=headers, timeout=60, verify=TLS)
         assert one.problem(response) is None
         return int(response.json()["meta"]["pairs"])
 
@@ -50,12 +53,12 @@ class Shared:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    """Without memory of their own, so that Redis is asked for every list."""
+    """Without memory of their own, so that Redis is asked for every list; on a slow machine it may take its time."""
     folder = tmp_path_factory.mktemp("shared")
     (folder / "keys.yaml").write_text(f"operator: {{key: {ADMIN}, admin: true}}\nteam: {TEAM}\n")
     with RedisServer(folder) as redis:
         args = {
-            "cache": {"enabled": True, "memory_mib": 0, "redis": {"url": redis.url}},
+            "cache": {"enabled": True, "memory_mib": 0, "redis": {"url": redis.url, "budget_s": 0.5}},
             "access": {"keys_file": str(folder / "keys.yaml")},
         }
         with running(folder, 2, args, {"tokens_per_s": 100_000}, ADMIN, ingresses=2) as service:

@@ -32,22 +32,22 @@ def _names(service: Service) -> set[str]:
 def test_killed_replicas_cost_no_request_and_no_score(fleet: Service) -> None:
     """SIGKILL in the middle of the work, three times, the last time to two replicas at once."""
     lists = [RankedList.simulated(number, 300) for number in range(8)]
-    before = _names(fleet)
+    before, doomed = _names(fleet), sorted(fleet.replica_processes(), key=lambda process: process.pid)
     with Traffic(fleet, lists) as traffic:
         for victims in (1, 1, 2):
             traffic.wait_for(8)
-            processes = sorted(fleet.replica_processes(), key=lambda process: process.pid)
-            assert len(processes) == REPLICAS
-            for process in processes[:victims]:
+            assert len(fleet.replica_processes()) == REPLICAS
+            killed = [doomed.pop() for _ in range(victims)]
+            for process in killed:
                 process.kill()
             assert len(fleet.load()["replicas"]) <= REPLICAS  # it answers, whoever has just died
-            psutil.wait_procs(processes[:victims], timeout=5)
+            psutil.wait_procs(killed, timeout=30)
             wait_until(lambda: len(fleet.replica_processes()) == REPLICAS)
             fleet.wait_until_ready(REPLICAS)
     assert traffic.problems == []
     assert sum(answer["meta"]["retries"] for answer in traffic.answers) >= 1
     fleet.wait_until_idle()
-    assert len(_names(fleet) - before) == 4
+    assert not _names(fleet) & before
 
 
 def test_engines_that_fail_are_replaced_and_cost_no_request(fleet: Service) -> None:
@@ -77,14 +77,14 @@ def test_only_ingress_killed_comes_back_knowing_the_engines(fleet: Service) -> N
     one = RankedList.simulated(0, 50)
     [process] = fleet.replica_processes("Ingress")
     process.kill()
-    process.wait(5)
+    process.wait(30)
 
     def answer() -> httpx.Response | None:
         with contextlib.suppress(httpx.TransportError):
             return fleet.post(one.query, one.documents)
         return None
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while (response := answer()) is None:
         assert time.monotonic() < deadline
     assert one.problem(response) is None

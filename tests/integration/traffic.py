@@ -20,7 +20,7 @@ from reranker.config import ModelConfig
 from reranker.engine.simulated import simulated_logit
 from reranker.prompt import PromptRenderer
 from reranker.scoring import relevance_scores
-from tests.integration.conftest import Service
+from tests.integration.conftest import TLS, Service
 
 QUERY = "which capital has a museum by the river"
 _WORDS = ("capital", "china", "beijing", "river", "mountain", "paris", "music", "engine", "paper", "museum", "iron")
@@ -58,7 +58,7 @@ def scores_of(answer: dict[str, Any]) -> dict[int, float]:
     return {result["index"]: result["relevance_score"] for result in answer["results"]}
 
 
-def wait_until(so: Callable[[], object], timeout_s: float = 60) -> None:
+def wait_until(so: Callable[[], object], timeout_s: float = 120) -> None:
     """Ask again and again until it is so."""
     deadline = time.monotonic() + timeout_s
     while not so():
@@ -122,13 +122,13 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
-    def wait_for(self, answers: int, timeout_s: float = 60) -> None:
+    def wait_for(self, answers: int, timeout_s: float = 120) -> None:
         """Wait until so many more lists were answered."""
         wanted = len(self.answers) + len(self.problems) + answers
         wait_until(lambda: len(self.answers) + len(self.problems) >= wanted, timeout_s)
 
     def _send(self, client: int) -> None:
-        with httpx.Client(base_url=self.service.url, timeout=120, headers=self.service.headers) as http:
+        with httpx.Client(base_url=self.service.url, timeout=120, headers=self.service.headers, verify=TLS) as http:
             for one in itertools.islice(itertools.cycle(self.lists), client, None):
                 if self._stopped.is_set():
                     return

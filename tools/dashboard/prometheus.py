@@ -34,7 +34,7 @@ class Prometheus:
             url: Its address.
             window: In place of Grafana's rate interval; four times the scrape interval or more.
         """
-        self._url, self._window = url, window
+        self._http, self._window = httpx.Client(base_url=f"{url}/api/v1", timeout=30), window
 
     def now(self, promql: str) -> list[Line]:
         """Ask for the values of this moment."""
@@ -53,14 +53,14 @@ class Prometheus:
 
     def alerts(self) -> dict[str, str]:
         """Alerts that are pending or firing, by name."""
-        found = httpx.get(f"{self._url}/api/v1/alerts").json()["data"]["alerts"]
+        found = self._http.get("/alerts").json()["data"]["alerts"]
         return {one["labels"]["alertname"]: one["state"] for one in found}
 
     def _filled(self, promql: str) -> str:
         return promql.replace(WINDOW, self._window)
 
     def _ask(self, what: str, asked: dict[str, Any]) -> list[dict[str, Any]]:  # Any: JSON
-        response = httpx.get(f"{self._url}/api/v1/{what}", params=asked, timeout=30)
+        response = self._http.get(f"/{what}", params=asked)
         answer = response.json()
         if answer["status"] != "success":
             raise ValueError(f"{asked['query']}: {answer['error']}")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.integration.conftest import Service, configuration
+from tests.integration.conftest import TLS, Service, configuration
 from tests.integration.scraping import exporter_of, sums
 from tests.redis_server import RedisServer
 
@@ -48,7 +48,7 @@ class Watched:
 
     def exported(self) -> Mapping[str, float]:
         """The sum over all series of each name that Ray's exporter shows now."""
-        return sums(httpx.get(f"http://{self.exporter}/metrics", timeout=10).text)
+        return sums(httpx.get(f"http://{self.exporter}/metrics", timeout=30, verify=TLS).text)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def test_metrics_and_rays_exporter_give_what_clients_counted_also_after_kills(wa
             if victim is not None:
                 process = min(service.replica_processes(victim), key=lambda one: one.pid)
                 process.kill()
-                process.wait(10)
+                process.wait(30)
             traffic.wait_for(20)
         if victim != "Ingress":  # then connections are reset, and their clients have no answer
             assert traffic.problems == []
@@ -52,7 +52,7 @@ def test_ledger_that_is_killed_knows_everything_again_and_goes_on_telling_ray(wa
     _wait_for_ray(watched, before)
     [ledger] = [one for one in service.processes() if one.cmdline()[:1] == ["ray::LedgerActor"]]
     ledger.kill()
-    ledger.wait(10)
+    ledger.wait(30)
     answer = service.rerank("after the ledger's end", documents(30))
     expected = {name: before[name] for name in COUNTED}
     for name, more in zip(COUNTED, (1, 30, answer["usage"]["prompt_tokens"]), strict=True):
@@ -83,7 +83,7 @@ def test_scrape_needs_its_key_and_no_replica_that_answers(watched: Watched) -> N
     for process in stopped:
         process.suspend()
     try:
-        assert "reranker_documents_total" in httpx.get(url, headers=headers, timeout=10).text
+        assert "reranker_documents_total" in httpx.get(url, headers=headers, timeout=30).text
     finally:
         for process in stopped:
             process.resume()

@@ -108,7 +108,8 @@ def _trouble(watched: Watched) -> None:
     def ask_until_killed(client: int) -> None:
         while True:
             last = killed.is_set()
-            assert service.rerank(f"kill {client}", documents(400), cache="off")["results"]
+            # Refused is not failed: for a moment there is half of the service.
+            assert service.post(f"kill {client}", documents(400), cache="off").status_code in {200, 429}
             if last:
                 return
 
