@@ -25,6 +25,9 @@ import yaml
 from reranker.retrieval.simulated import SIMULATED
 from tests.indexes import DOCUMENTS, build
 from tests.integration.collector import Collector
+from tests.integration.sharing import pytest_collection_modifyitems, pytest_runtest_teardown, shared
+
+__all__ = ["pytest_collection_modifyitems", "pytest_runtest_teardown"]
 
 ROOT = Path(__file__).parents[2]
 TLS = ssl.create_default_context()
@@ -164,17 +167,6 @@ class Service:
         return status
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of one shared service run in one process (`pytest -n 2 --dist loadgroup`); the others by file."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        shared = next((name for name in ("service", "simulated", "narrow") if name in fixtures), None)
-        item.add_marker(pytest.mark.xdist_group(shared or item.path.name))
-
-
 def _is_idle(load: dict[str, Any]) -> bool:
     here = load["lists"] or load["tokens"] or load["shards"]
     return not here and not any(replica["pending_tokens"] or replica["in_hand"] for replica in load["replicas"])
@@ -255,8 +247,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
     It is not scaled: on a slow machine the tests would be work for two.
     """
-    with running(tmp_path_factory.mktemp("service"), replicas=1, ui=True) as service:
-        yield service
+    yield from shared("service", running(tmp_path_factory.mktemp("service"), replicas=1, ui=True))
 
 
 @pytest.fixture(scope="session")
@@ -286,8 +277,8 @@ def simulated(tmp_path_factory: pytest.TempPathFactory, collector: Collector) ->
     }
     logging_config = {"encoding": "JSON", "logs_dir": str(folder / "logs")}
     costs = {"tokens_per_s": 10_000}
-    with running(folder, replicas=4, args=args, simulated=costs, logging_config=logging_config) as service:
-        yield service
+    service = running(folder, replicas=4, args=args, simulated=costs, logging_config=logging_config)
+    yield from shared("simulated", service)
 
 
 @pytest.fixture(scope="session")
@@ -302,5 +293,4 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "access": {"keys_file": str(folder / "keys.yaml")},
         "search": {"indexes": {"docs": {"path": str(build(folder / "docs", DOCUMENTS, vectors=False))}}},
     }
-    with running(folder, 1, args, {"tokens_per_s": 10_000}, NARROW_KEY, ui=True) as service:
-        yield service
+    yield from shared("narrow", running(folder, 1, args, {"tokens_per_s": 10_000}, NARROW_KEY, ui=True))

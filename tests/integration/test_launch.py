@@ -73,6 +73,6 @@ def test_application_that_cannot_be_imported_ends_the_start(tmp_path: Path) -> N
 
 
 def test_whole_service_is_small(service: Service) -> None:
-    """The limit is 5 GiB resident for all processes together; docs/architecture.md says what each takes."""
-    total = sum(process.memory_info().rss for process in service.processes())
+    """All processes together stay within 5 GiB, what they share counted once; docs/architecture.md has each."""
+    total = sum(process.memory_full_info().pss for process in service.processes())
     assert total < 5 * 2**30

@@ -20,15 +20,19 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def test_list_split_over_two_replicas_equals_the_list_on_one(service: Service, two: Service) -> None:
+def test_list_split_over_two_replicas_equals_its_parts_on_one(two: Service) -> None:
     texts = documents(240)
-    single, split = service.rerank(QUERY, texts), two.rerank(QUERY, texts)
-    assert single["meta"]["replicas"] == 1
+    split = two.rerank(QUERY, texts)
     assert (split["meta"]["shards"], split["meta"]["replicas"]) == (2, 2)
-    assert two.rerank(QUERY, texts[:10])["meta"]["shards"] == 1  # not worth a second hop
-    assert split["usage"] == single["usage"]
-    assert [result["index"] for result in split["results"]] == [result["index"] for result in single["results"]]
-    assert scores_of(split) == pytest.approx(scores_of(single), rel=0, abs=TOLERANCE)
+    parts = [two.rerank(QUERY, texts[start : start + 10]) for start in range(0, len(texts), 10)]
+    assert {part["meta"]["shards"] for part in parts} == {1}  # not worth a second hop
+    assert split["usage"]["prompt_tokens"] == sum(part["usage"]["prompt_tokens"] for part in parts)
+    single = {
+        10 * number + index: score for number, part in enumerate(parts) for index, score in scores_of(part).items()
+    }
+    assert scores_of(split) == pytest.approx(single, rel=0, abs=TOLERANCE)
+    scores = list(scores_of(split).values())
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_killed_replica_costs_no_request_and_no_score(two: Service) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from tests.integration.conftest import TLS, Service, configuration
 from tests.integration.scraping import exporter_of, sums
+from tests.integration.sharing import shared
 from tests.redis_server import RedisServer
 
 KEY, SCRAPE_KEY = "key-of-the-operator", "key-of-prometheus"
@@ -84,5 +85,4 @@ def _running(folder: Path, redis: RedisServer) -> Iterator[Watched]:
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Shared by all tests that look at it; they may kill replicas, and wait until there are as many again."""
-    with watched_service(tmp_path_factory.mktemp("watched")) as watched:
-        yield watched
+    yield from shared("watched", watched_service(tmp_path_factory.mktemp("watched")))
