@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,20 +72,36 @@ def test_from_zero_a_list_that_waits_brings_a_replica(queued: float, wanted: int
     assert QueueTime()(context) == (wanted, {})
 
 
+def _scaled(config: dict[str, Any], name: str, autoscaling: dict[str, Any]) -> dict[str, Any]:
+    """Have a deployment's replicas follow the work; gives its part of the configuration."""
+    found: list[dict[str, Any]] = [one for one in config["applications"][0]["deployments"] if one["name"] == name]
+    [deployment] = found
+    deployment.pop("num_replicas", None)
+    deployment["autoscaling_config"] = copy.deepcopy(autoscaling)  # else YAML has anchors
+    return deployment
+
+
+@contextlib.contextmanager
+def _started(config: dict[str, Any], folder: Path) -> Iterator[Service]:
+    path = folder / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    service = Service(path, folder / "service.log")
+    try:
+        service.wait_until_ready(1)
+        yield service
+    finally:
+        service.stop()
+
+
 def test_replicas_come_with_the_work_and_go_without_it(tmp_path: Path) -> None:
     """Real Serve, its own controller: 12 lists at a time of 1 s each for one engine; then nothing, and the last goes.
 
     One more list is refused, but one is started for it.
     """
     args = {"admission": {"max_queue_s": 60}}  # none is to be refused, however late the second replica is
-    config = copy.deepcopy(configuration(args=args, simulated={"tokens_per_s": 10_000}))
-    [engine] = [one for one in config["applications"][0]["deployments"] if one["name"] == "EngineReplica"]
-    engine["autoscaling_config"] = AUTOSCALING
-    path = tmp_path / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    service = Service(path, tmp_path / "service.log")
-    try:
-        service.wait_until_ready(1)
+    config = configuration(args=args, simulated={"tokens_per_s": 10_000})
+    engine = _scaled(config, "EngineReplica", AUTOSCALING)
+    with _started(config, tmp_path) as service:
         lists = [RankedList.simulated(number, 300) for number in range(12)]
         with Traffic(service, lists) as traffic:
             wait_until(lambda: len(service.replica_processes()) == 3)
@@ -97,5 +115,18 @@ def test_replicas_come_with_the_work_and_go_without_it(tmp_path: Path) -> None:
         assert service.post(lists[0].query, lists[0].documents).status_code == 503
         service.wait_until_ready(1)
         assert lists[0].problem(service.post(lists[0].query, lists[0].documents)) is None
-    finally:
-        service.stop()
+
+
+def test_ingress_replicas_come_with_their_work_and_go_without_it(tmp_path: Path) -> None:
+    """An engine that is never the limit: what the lists cost is a core of the ingress's. No list is lost with one."""
+    config = configuration(1, args={"cache": {"enabled": False}}, simulated={"tokens_per_s": 2_000_000})
+    kwargs = {"utilization": 0.6, "keep_s": 5}
+    _scaled(config, "Ingress", AUTOSCALING | {"max_replicas": 2, "policy": POLICY | {"policy_kwargs": kwargs}})
+    with _started(config, tmp_path) as service:
+        with Traffic(service, [RankedList.simulated(number, 300) for number in range(8)]) as much:
+            wait_until(lambda: len(service.replica_processes("Ingress")) == 2)
+            much.wait_for(8)
+        with Traffic(service, [RankedList.simulated(0, 3)], clients=1) as little:
+            wait_until(lambda: len(service.replica_processes("Ingress")) == 1)
+            little.wait_for(8)
+        assert much.problems + little.problems == []
