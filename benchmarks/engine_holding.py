@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shapes import QWEN_VOCABULARY, SHAPES, make_checkpoint
-from reranker.checkpoint import find_checkpoint
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine, engine_args
+from reranker.model.checkpoint import find_checkpoint
 from reranker.types import FloatArray, Shard
 
 HEAD_TOKENS, DOCUMENT_TOKENS, TAIL_TOKENS = 100, 84, 9  # 193 a pair: a short query, a 60-word document

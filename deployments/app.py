@@ -11,8 +11,8 @@ from deployments.engines import choose_device, environment, resources
 from deployments.ingress import Ingress
 from deployments.router import ShardRouter
 from deployments.search import search_application
-from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig, SearchConfig
+from reranker.model.checkpoint import find_checkpoint
 
 _SERVE_FLAGS = {
     # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way. The ingress

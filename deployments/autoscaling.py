@@ -1,4 +1,4 @@
-"""How many replicas, of engines or of the ingress: a Ray Serve autoscaling policy around `reranker.scaling`.
+"""How many replicas, of engines or of the ingress: a Ray Serve autoscaling policy around `deployments.scaling`.
 
 A Serve configuration names it:
 
@@ -20,9 +20,9 @@ from typing import Any
 from ray.serve.config import AutoscalingContext
 from ray.util import metrics as ray_metrics
 
+from deployments.scaling import REASONS, Decision, ReplicaScaling, Report
 from reranker import metrics
 from reranker.config import ScalingConfig
-from reranker.scaling import REASONS, Decision, ReplicaScaling, Report
 
 logger = logging.getLogger("ray.serve")
 """The controller's; ours is not set up there."""

@@ -15,8 +15,8 @@ from ray.serve.handle import DeploymentHandle
 from deployments.logs import join_serve
 from reranker.config import EmbeddingConfig
 from reranker.errors import RerankerError, RetrievalError
-from reranker.retrieval.base import Embedder, Kind
-from reranker.retrieval.simulated import SIMULATED, SimulatedEmbedder
+from reranker.search.base import Embedder, Kind
+from reranker.search.simulated import SIMULATED, SimulatedEmbedder
 from reranker.types import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def _embedder(config: EmbeddingConfig, device: str) -> Embedder:
         logger.warning("SIMULATED embedding model: it knows words only")
         return SimulatedEmbedder()
     # Imported here: vllm brings torch, which no other replica must load.
-    from reranker.engine.embedding import VllmEmbedder
+    from reranker.search.embedding import VllmEmbedder
 
     return VllmEmbedder(config, device=device)
 

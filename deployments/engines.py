@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import ray
 
-from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.engine.base import Engine
 from reranker.errors import ConfigurationError, StartupCheckError
-from reranker.identity import SIMULATED, model_identity
-from reranker.prompt import PromptRenderer
-from reranker.startup_check import require_sane, tolerance_for
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.identity import SIMULATED, model_identity
+from reranker.model.prompt import PromptRenderer
+from reranker.model.startup_check import require_sane, tolerance_for
 
 logger = logging.getLogger(__name__)
 

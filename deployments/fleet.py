@@ -11,7 +11,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.boards import links_of
-from reranker.placement import LoadBoard, Route, Survey
+from reranker.ranking.placement import LoadBoard, Route, Survey
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 _MEETING_S = 2.0
@@ -19,7 +19,7 @@ _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a
 
 
 class RayFleet:
-    """See `reranker.scatter.Fleet`. Serve says which replicas there are; shards go past it: docs/decisions/0007."""
+    """See `scatter.Fleet`. Serve says which replicas there are; shards go past it: docs/decisions/0007."""
 
     def __init__(self, engine: DeploymentHandle) -> None:
         """Start to learn of the replicas.

@@ -20,33 +20,34 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
-from deployments.api import build_api
 from deployments.fleet import RayFleet
+from deployments.http.api import build_api
+from deployments.http.keys import ENVIRONMENT, Caller, Keyring, require_keys
+from deployments.http.listener import CancelledByClient, Listener, listen
+from deployments.http.observed import Observed
 from deployments.ledger import Bookkeeping
-from deployments.listener import CancelledByClient, Listener, listen
 from deployments.loading import replicas_loading
 from deployments.logs import join_serve
-from deployments.observed import Observed
 from deployments.request_log import RequestLog
 from deployments.retriever import Retriever
 from deployments.tracing import Tracer
-from deployments.ui_link import UILink
-from deployments.visits import Head, Visit
-from reranker import metrics, pipeline
-from reranker.admission import Admission, Permit, PermitPart
+from deployments.ui.link import UILink
+from deployments.ui.visits import Head, Visit
+from reranker import metrics
 from reranker.cache.build import build_cache
 from reranker.cache.lookup import Lookup
 from reranker.cache.use import Use, report
-from reranker.checkpoint import find_checkpoint
 from reranker.config import RerankerConfig
 from reranker.dialects.base import JSON, Asked
 from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
-from reranker.keys import ENVIRONMENT, Caller, Keyring, require_keys
 from reranker.metrics.requests import record_request
-from reranker.prompt import PromptRenderer
-from reranker.scatter import Scatter
-from reranker.timeline import Timeline
-from reranker.together import rank_all
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.prompt import PromptRenderer
+from reranker.ranking import pipeline
+from reranker.ranking.admission import Admission, Permit, PermitPart
+from reranker.ranking.scatter import Scatter
+from reranker.ranking.together import rank_all
+from reranker.record import Timeline
 from reranker.types import Ranking, RankRequest
 
 _READ_ANYWAY_BYTES = 4 * 2**20
@@ -55,7 +56,7 @@ _READ_ANYWAY_BYTES = 4 * 2**20
 
 
 class Ingress:
-    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.api.Backend`."""
+    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.api.Backend`."""
 
     def __init__(
         self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None

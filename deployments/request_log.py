@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from deployments.observed import CLIENT_GONE
+from deployments.http.observed import CLIENT_GONE
 from reranker.config import ObservabilityConfig
-from reranker.timeline import ShardRecord, Timeline
+from reranker.record import ShardRecord, Timeline
 
 logger = logging.getLogger(__name__)
 

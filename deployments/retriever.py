@@ -10,10 +10,10 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from reranker.config import RerankerConfig
-from reranker.dialects import search
 from reranker.dialects.base import JSON, Asked
 from reranker.errors import DeadlineExceededError, RerankerError, RetrievalError
-from reranker.retrieval.base import Retrieved
+from reranker.search import dialect as search
+from reranker.search.base import Retrieved
 
 _ATTEMPTS = 3
 """Searches can be made again: a replica that ends takes none along."""

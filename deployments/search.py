@@ -17,9 +17,9 @@ from ray.serve.handle import DeploymentHandle
 from deployments.embedding import EmbeddingReplica, ReplicaEmbedder
 from deployments.logs import join_serve
 from reranker.config import RerankerConfig, SearchConfig
-from reranker.retrieval.base import Retrieved
-from reranker.retrieval.filters import Filter
-from reranker.retrieval.serving import Indexes
+from reranker.search.base import Retrieved
+from reranker.search.filters import Filter
+from reranker.search.serving import Indexes
 
 _ONGOING = 64
 _CHECK_S = 5.0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from reranker.checkpoint import DEMO_MODEL
+from reranker.model.checkpoint import DEMO_MODEL
 
 _EMBEDDINGS = "model.embed_tokens.weight"  # tied: its rows for "yes" and "no" are the head
 Change: TypeAlias = Callable[[NDArray[np.uint16], int, int], None]

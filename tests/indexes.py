@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reranker.retrieval.building import Build
-from reranker.retrieval.facts import EmbeddingFacts, IndexFacts
-from reranker.retrieval.folder import IndexFolder
-from reranker.retrieval.simulated import SIMULATED
-from reranker.retrieval.simulated import vectors as hashed
-from reranker.retrieval.sources import find_sources
+from reranker.search.building import Build
+from reranker.search.facts import EmbeddingFacts, IndexFacts
+from reranker.search.folder import IndexFolder
+from reranker.search.simulated import SIMULATED
+from reranker.search.simulated import vectors as hashed
+from reranker.search.sources import find_sources
 
 DOCUMENTS = [
     {"id": "whale", "title": "Moby-Dick", "text": "A captain hunts a white whale.", "lang": "en", "year": 1851},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from reranker.checkpoint import DEMO_MODEL
+from reranker.model.checkpoint import DEMO_MODEL
 
 WORDS = [
     "capital",

@@ -24,7 +24,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from reranker.checkpoint import DEMO_MODEL
+from reranker.model.checkpoint import DEMO_MODEL
 from tools.demo_model import layout
 from tools.demo_model.checkpoint import Float64
 

@@ -1,9 +1,9 @@
 """Write the demo model's weights from the committed inputs; a second run, anywhere, writes the same bytes.
 
-    python -m tools.build_demo_model            # writes reranker/demo_model/{config.json,model.safetensors}
+    python -m tools.build_demo_model            # writes reranker/model/demo_model/{config.json,model.safetensors}
     python -m tools.build_demo_model --check    # rebuilds elsewhere and compares
 
-Inputs: reranker/demo_model/tokenizer.json, and in tools/demo_model/ token_frequencies.tsv, synonyms.txt,
+Inputs: reranker/model/demo_model/tokenizer.json, and in tools/demo_model/ token_frequencies.tsv, synonyms.txt,
 calibration.json and texts/function_words_*.txt. Takes seconds. No optimiser, no random numbers.
 """
 
@@ -55,7 +55,7 @@ def main() -> int:
         return 0
     stale = stale_files()
     for name in stale:
-        print(f"stale: reranker/demo_model/{name}; run python -m tools.build_demo_model")
+        print(f"stale: reranker/model/demo_model/{name}; run python -m tools.build_demo_model")
     return 1 if stale else 0
 
 

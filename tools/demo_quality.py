@@ -104,7 +104,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the table is stale")
     if parser.parse_args().check:
         if is_stale(CARD.read_text(encoding="utf-8")):
-            print("stale: the quality table of reranker/demo_model/README.md; run python -m tools.demo_quality")
+            print("stale: the quality table of reranker/model/demo_model/README.md; run python -m tools.demo_quality")
             return 1
         return 0
     torch.set_num_threads(1)  # the model is too small to gain from more

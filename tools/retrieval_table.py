@@ -25,14 +25,14 @@ from typing import Any
 import httpx
 import yaml
 
+from deployments.cli.local import open_embedder
 from reranker.client import RerankerClient
 from reranker.config import EmbeddingConfig
-from reranker.evaluation import experiment, formats, metrics
-from reranker.local import open_embedder
-from reranker.retrieval.building import Build, Embed
-from reranker.retrieval.facts import EmbeddingFacts, IndexFacts
-from reranker.retrieval.folder import IndexFolder
-from reranker.retrieval.sources import TextFields, find_sources
+from reranker.offline.evaluation import experiment, formats, metrics
+from reranker.search.building import Build, Embed
+from reranker.search.facts import EmbeddingFacts, IndexFacts
+from reranker.search.folder import IndexFolder
+from reranker.search.sources import TextFields, find_sources
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "search.md"

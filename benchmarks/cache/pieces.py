@@ -20,9 +20,9 @@ from reranker.cache.redis_client import redis_client
 from reranker.cache.redis_store import RedisStore
 from reranker.config import RedisConfig
 from reranker.metrics import NoRecorder
-from reranker.prompt import PromptRenderer
+from reranker.model.prompt import PromptRenderer
+from reranker.model.windows import CuttingPolicy
 from reranker.types import EngineScores
-from reranker.windows import CuttingPolicy
 
 DOCUMENTS = 1_000
 

@@ -20,10 +20,10 @@ from benchmarks.autoscaling.report import summary
 from benchmarks.fleet.parts import SPEED, Strategy
 from benchmarks.fleet.simulation import Fleet
 from benchmarks.scatter.report import ROOT, say
+from deployments.scaling import ReplicaScaling
 from reranker.config import PlanningConfig, ScalingConfig
-from reranker.placement import LoadBoard, Route
-from reranker.planning import most_shards, plan
-from reranker.scaling import ReplicaScaling
+from reranker.ranking.placement import LoadBoard, Route
+from reranker.ranking.planning import most_shards, plan
 
 RESULTS = ROOT / "benchmarks" / "results" / "fleet.json"
 SIZES = (10, 100, 1_000)

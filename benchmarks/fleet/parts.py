@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from reranker.engine.fairness import FairQueue
-from reranker.placement import Assignment, Route
+from reranker.ranking.placement import Assignment, Route
 from reranker.types import ReplicaLoad
 
 SPEED = 40_000.0

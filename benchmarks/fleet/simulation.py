@@ -14,11 +14,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from benchmarks.fleet.parts import HOP_S, SPEED, STEP_S, STEP_TOKENS, RankedList, Replica, ShardOnItsWay, Strategy
+from deployments.scaling import ReplicaScaling, Report
 from reranker.config import PlanningConfig, PrioritiesConfig
 from reranker.engine.fairness import FairQueue, Turn
-from reranker.placement import LoadBoard, Route
-from reranker.planning import most_shards, plan
-from reranker.scaling import ReplicaScaling, Report
+from reranker.ranking.placement import LoadBoard, Route
+from reranker.ranking.planning import most_shards, plan
 
 _PLANNING = PlanningConfig()
 _WEIGHT = PrioritiesConfig().interactive.weight

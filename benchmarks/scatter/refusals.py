@@ -16,9 +16,9 @@ from benchmarks.scatter.client import Answer, Client, require_ok
 from benchmarks.scatter.report import percentiles
 from benchmarks.scatter.service import Service
 from benchmarks.scatter.workload import Lists
-from reranker.admission import Admission
 from reranker.config import AdmissionConfig, PrioritiesConfig
 from reranker.errors import OverloadedError
+from reranker.ranking.admission import Admission
 from reranker.types import ReplicaLoad
 
 _CALLS, _REPEATS = 20_000, 5

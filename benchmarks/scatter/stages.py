@@ -13,13 +13,13 @@ from typing import TypeVar
 import numpy as np
 import orjson
 
-from reranker import scoring
-from reranker.checkpoint import find_checkpoint
 from reranker.config import EngineConfig, LimitsConfig, ModelConfig, PlanningConfig, SimulatedConfig
 from reranker.dialects import choose
 from reranker.dialects.base import Served
-from reranker.planning import plan
-from reranker.prompt import PromptRenderer
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.prompt import PromptRenderer
+from reranker.ranking import scoring
+from reranker.ranking.planning import plan
 from reranker.transport import frames
 from reranker.transport.frames import FrameReader
 from reranker.types import EngineScores, Ranking, RankRequest, Shard, ShardTerms

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.serving.machine import SCRATCH, say
 from benchmarks.shapes import QWEN_VOCABULARY, SHAPES, make_checkpoint
-from reranker.checkpoint import DEMO_MODEL
+from reranker.model.checkpoint import DEMO_MODEL
 
 SHAPE_NAMES = ("demo", *SHAPES)
 

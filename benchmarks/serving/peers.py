@@ -18,8 +18,8 @@ from benchmarks.serving.machine import ROOT, SCRATCH
 from benchmarks.serving.protocols import MODEL, Protocol
 from benchmarks.serving.system import Bench, Launch, UnavailableError
 from benchmarks.serving.vllm_serve import TEMPLATE
-from reranker.checkpoint import find_checkpoint
 from reranker.config import ModelConfig
+from reranker.model.checkpoint import find_checkpoint
 
 PEERS = ROOT / "build" / "peers"
 """A virtual environment with sentence-transformers and what Ray Serve LLM needs."""

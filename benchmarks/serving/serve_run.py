@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from reranker import launcher
+from deployments.cli import launcher
 
 
 def main() -> int:

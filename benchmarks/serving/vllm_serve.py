@@ -10,9 +10,9 @@ from pathlib import Path
 from benchmarks.serving.machine import SCRATCH, program, version
 from benchmarks.serving.protocols import MODEL, Protocol
 from benchmarks.serving.system import Bench, Launch
-from reranker.checkpoint import find_checkpoint
 from reranker.config import ModelConfig
-from reranker.templates import PREFIX, SUFFIX
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.templates import PREFIX, SUFFIX
 
 _ROLES = (("VLLM::Worker", "worker"), ("VLLM::EngineCore", "engine core"), ("--served-model-name", "api server"))
 _TEXT = "messages | selectattr('role', 'equalto', '{role}') | map(attribute='content') | join"

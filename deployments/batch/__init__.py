@@ -25,14 +25,14 @@ from ray.exceptions import RayError
 from deployments.batch.actor import PartitionActor
 from deployments.batch.progress import Board, shown
 from deployments.engines import choose_device, environment, identity, resources
-from reranker.checkpoint import find_checkpoint
 from reranker.errors import RerankerError
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.prompt import PromptRenderer
 from reranker.offline.files import write_json
 from reranker.offline.folder import BatchError, Manifest
 from reranker.offline.job import Job, Report
 from reranker.offline.output import write_errors, write_run
 from reranker.offline.rows import Partition
-from reranker.prompt import PromptRenderer
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a Ray that we start: what travels are names of partitions."""

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from deployments.engines import identity, open_engine
-from reranker.checkpoint import find_checkpoint
 from reranker.errors import EngineFailedError
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.prompt import PromptRenderer
 from reranker.offline.folder import BatchError
 from reranker.offline.inputs import open_source
 from reranker.offline.job import Job
@@ -24,7 +25,6 @@ from reranker.offline.meter import Spent
 from reranker.offline.output import problems_of, write_scores
 from reranker.offline.rows import Partition
 from reranker.offline.work import PartitionScorer
-from reranker.prompt import PromptRenderer
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import yaml
 
 from deployments.checks import manifest, rules, schema
 from deployments.checks.finding import Finding
-from reranker.marked_yaml import Marked, read_all, shown
+from deployments.checks.marked_yaml import Marked, read_all, shown
 
 _SERVE_CONFIG = ("spec", "serveConfigV2")
 

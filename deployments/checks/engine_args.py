@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 
+from deployments.checks import vllm_names
 from deployments.checks.finding import Finding
+from deployments.checks.marked_yaml import Path
 from reranker.config import RerankerConfig
-from reranker.engine import vllm_names
-from reranker.marked_yaml import Path
 
 _AS_IT_SAYS = "See `vllm serve --help`; underscores instead of hyphens"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reranker.marked_yaml import Path
+from deployments.checks.marked_yaml import Path
 
 YAML = Mapping[str, Any]
 """What was read from a file: every type."""

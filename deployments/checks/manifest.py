@@ -13,11 +13,11 @@ from typing import Any
 import ray
 
 from deployments.checks.finding import YAML, Finding
+from deployments.checks.marked_yaml import Path
 from deployments.checks.rules import GRACEFUL_SHUTDOWN_S
+from deployments.cli.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, address
+from deployments.http.keys import is_loopback
 from reranker.config import RerankerConfig
-from reranker.keys import is_loopback
-from reranker.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, address
-from reranker.marked_yaml import Path
 
 _NAME_LENGTH = 47  # KubeRay, validation.go: names it derives must stay below 63
 _DELETION_DELAY_S = 60

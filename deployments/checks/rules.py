@@ -8,9 +8,8 @@ from typing import Any
 
 from deployments.checks import engine_args, scaling
 from deployments.checks.finding import YAML, Finding, value_of
-from reranker.config import RerankerConfig
-from reranker.keys import ENVIRONMENT, is_loopback
-from reranker.launcher import (
+from deployments.checks.marked_yaml import Path
+from deployments.cli.launcher import (
     ENGINE_DEPLOYMENT,
     IMPORT_PATH,
     INGRESS_DEPLOYMENT,
@@ -18,7 +17,8 @@ from reranker.launcher import (
     UI_IMPORT_PATH,
     address,
 )
-from reranker.marked_yaml import Path
+from deployments.http.keys import ENVIRONMENT, is_loopback
+from reranker.config import RerankerConfig
 
 GRACEFUL_SHUTDOWN_S = 20.0
 """Ray's default."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from deployments.checks.finding import YAML, Finding, value_of
+from deployments.checks.marked_yaml import Path
 from reranker.config import RerankerConfig, ScalingConfig
-from reranker.marked_yaml import Path
 
 _LOOK_BACK_S, _METRICS_INTERVAL_S = 30.0, 10.0  # Ray's defaults, of what a deployment does not say
 POLICY = "deployments.autoscaling:QueueTime"

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.checks.finding import Finding
+from deployments.checks.marked_yaml import Path
+from deployments.cli.launcher import IMPORT_PATH, UI_IMPORT_PATH
 from reranker.config import RerankerConfig, UIConfig
-from reranker.launcher import IMPORT_PATH, UI_IMPORT_PATH
-from reranker.marked_yaml import Path
 
 # A YAML document has every type, and so has an annotation: hence the Any in this file.
 _SETTINGS: Mapping[Any, type[BaseModel]] = {IMPORT_PATH: RerankerConfig, UI_IMPORT_PATH: UIConfig}

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from starlette.types import ASGIApp, Message
 
-from deployments.visits import Head, Visit
+from deployments.ui.visits import Head, Visit
 
 _GOODBYE_S = 2.0
 """So long an application that was told that its client is gone may take to end."""

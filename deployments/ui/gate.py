@@ -10,8 +10,8 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.replies import reply
-from deployments.visits import UI_PATH
+from deployments.http.replies import reply
+from deployments.ui.visits import UI_PATH
 from reranker.dialects.envelope import Problem, universal
 
 _READ = re.compile(

@@ -13,7 +13,7 @@ from deployments.ui import compare_tab, live_tab, rank_tab, search_tab
 from deployments.ui.controls import Shell
 from deployments.ui.gate import Gate
 from deployments.ui.service import Refused, Service
-from deployments.visits import UI_PATH
+from deployments.ui.visits import UI_PATH
 
 Tab = tuple[str, Callable[[Shell], None]]
 TABS: tuple[Tab, ...] = (

@@ -15,7 +15,7 @@ from ray.serve.context import _get_global_client  # private: Serve tells nowhere
 
 from deployments.ui.asgi import answer
 from deployments.ui.service import Service
-from deployments.visits import Head, Visit
+from deployments.ui.visits import Head, Visit
 from reranker.config import UIConfig
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reranker.dialects.base import Asked, Served
-from reranker.timeline import Timeline
+from reranker.record import Timeline
 from reranker.types import RankedDocument, Ranking
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents

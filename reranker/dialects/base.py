@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from reranker.dialects.envelope import Problem
 from reranker.dialects.options import Options
-from reranker.retrieval.base import Retrieved
-from reranker.timeline import Timeline
+from reranker.record import Timeline
+from reranker.search.base import Retrieved
 from reranker.types import Ranking, RankRequest
 
 JSON: TypeAlias = Any  # what a JSON encoder takes; every type by its nature

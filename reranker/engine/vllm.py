@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reranker.adapter import Adapter, find_adapters
-from reranker.checkpoint import Checkpoint
 from reranker.config import EngineConfig
 from reranker.engine.stepping import SteppedEngine
 from reranker.errors import UnsupportedModelError
+from reranker.model.adapter import Adapter, find_adapters
+from reranker.model.checkpoint import Checkpoint
 from reranker.types import BackendStats
 
 _CPU_KERNELS = "reranker_cpu"

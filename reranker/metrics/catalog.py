@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from reranker.errors import for_clients
 from reranker.metrics.kinds import OTHER, Counter, Gauge, Histogram, Label
-from reranker.timeline import STAGES
+from reranker.record import STAGES
 
 ANSWERED, PARTIAL, UNKNOWN = "answered", "partial", "unknown"
 OUTCOMES = (

@@ -6,7 +6,7 @@ import statistics
 
 from reranker.metrics import catalog
 from reranker.metrics.kinds import OTHER, Recorder
-from reranker.timeline import ShardRecord, Timeline
+from reranker.record import ShardRecord, Timeline
 
 _REASONS = {
     "overloaded": "queue",

@@ -7,8 +7,8 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from reranker.evaluation.formats import InputFileError
 from reranker.offline.columns import Columns
+from reranker.offline.evaluation.formats import InputFileError
 from reranker.offline.jsonl import JsonLines
 from reranker.offline.lines import PartitionCutter, cut_lines
 from reranker.offline.parquet import ParquetPairs, cut_parquet

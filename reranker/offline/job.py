@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from reranker.config import RerankerConfig
+from reranker.model.prompt import PromptRenderer
 from reranker.offline.folder import BatchFolder, Terms
 from reranker.offline.inputs import Input
-from reranker.prompt import PromptRenderer
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
-from reranker.evaluation.formats import InputFileError
+from reranker.offline.evaluation.formats import InputFileError
 from reranker.offline.rows import MAX_ROW_BYTES, Partition
 
 _MAX_PARTITION_BYTES = 64 * 2**20

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reranker.evaluation.formats import InputFileError
 from reranker.offline.columns import Columns
+from reranker.offline.evaluation.formats import InputFileError
 from reranker.offline.lines import PartitionCutter
 from reranker.offline.rows import Partition, Problem, Row
 

@@ -14,8 +14,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from reranker.evaluation import formats
-from reranker.evaluation.formats import InputFileError
+from reranker.offline.evaluation import formats
+from reranker.offline.evaluation.formats import InputFileError
 from reranker.offline.lines import measured_lines
 from reranker.offline.rows import MAX_ROW_BYTES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from reranker.evaluation import formats
+from reranker.offline.evaluation import formats
 from reranker.offline.lines import partition_lines
 from reranker.offline.rows import Partition, Problem, Row
 from reranker.offline.texts import MissingTextError, Texts

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reranker import scoring
 from reranker.config import RerankerConfig
 from reranker.engine.base import Engine
 from reranker.errors import InvalidRequestError, QueryTooLongError
+from reranker.model.prompt import PromptRenderer
 from reranker.offline.meter import Busy, Spent
 from reranker.offline.rows import Problem, Row, RowScore
-from reranker.pipeline import cutting_policy
-from reranker.prompt import PromptRenderer
+from reranker.ranking import scoring
+from reranker.ranking.pipeline import cutting_policy
 from reranker.types import RankRequest, RenderedList
 
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 512, 2_000_000

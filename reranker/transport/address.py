@@ -24,7 +24,7 @@ class ReplicaAddress:
     secret: str = field(repr=False)
     """Made by the replica, for this one life of it."""
     model: str = ""
-    """Digest of what its engine holds: `reranker.identity.model_identity`."""
+    """Digest of what its engine holds: `reranker.model.identity.model_identity`."""
 
     @classmethod
     def new(cls, host: str, port: int, model: str) -> Self:

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Collection, Mapping
 
 from reranker.errors import ReplicaLostError
-from reranker.placement import LoadBoard
+from reranker.ranking.placement import LoadBoard
 from reranker.transport.address import ReplicaAddress
 from reranker.transport.client import ShardConnection
 from reranker.types import Shard, ShardScores, ShardTerms

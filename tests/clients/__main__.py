@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from reranker.checkpoint import DEMO_MODEL
+from reranker.model.checkpoint import DEMO_MODEL
 from tests.clients.programs._report import DOCUMENTS, QUERY
 from tests.integration.conftest import running
 

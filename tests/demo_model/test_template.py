@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reranker.prompt import PromptRenderer
+from reranker.model.prompt import PromptRenderer
 from tools.demo_model import template
 from tools.demo_model.checkpoint import MODEL_FOLDER
 from tools.demo_model.scorer import Scorer

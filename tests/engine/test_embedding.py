@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reranker.checkpoint import DEMO_MODEL
 from reranker.config import EmbeddingConfig
-from reranker.engine.embedding import EmbeddingPrompts, VllmEmbedder
 from reranker.errors import ModelNotFoundError, UnsupportedModelError
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.search.embedding import EmbeddingPrompts, VllmEmbedder
 from reranker.types import FloatArray
 
 pytestmark = pytest.mark.filterwarnings("ignore")

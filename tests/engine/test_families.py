@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reranker.checkpoint import DEMO_MODEL, Checkpoint, find_checkpoint
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine
-from reranker.prompt import PromptRenderer
+from reranker.model.checkpoint import DEMO_MODEL, Checkpoint, find_checkpoint
+from reranker.model.prompt import PromptRenderer
 from reranker.types import FloatArray
 from tests.models import save_converted_demo, save_cross_encoder
 

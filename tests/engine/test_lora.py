@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reranker.adapter import find_adapter, find_adapters
-from reranker.checkpoint import DEMO_MODEL, Checkpoint, find_checkpoint
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine, engine_args
 from reranker.errors import UnsupportedModelError
-from reranker.prompt import PromptRenderer
+from reranker.model.adapter import find_adapter, find_adapters
+from reranker.model.checkpoint import DEMO_MODEL, Checkpoint, find_checkpoint
+from reranker.model.prompt import PromptRenderer
 from reranker.types import FloatArray, Shard
 from tests.models import save_converted_demo, save_cross_encoder, save_int8_demo
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from reranker.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine
-from reranker.prompt import PromptRenderer
-from reranker.scoring import relevance_scores
+from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
+from reranker.model.prompt import PromptRenderer
+from reranker.ranking.scoring import relevance_scores
 from tests.pairs import LISTS
 from tools.model_card import CardReranker
 

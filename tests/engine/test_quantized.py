@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reranker.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine
-from reranker.prompt import PromptRenderer
-from reranker.scoring import relevance_scores
+from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
+from reranker.model.prompt import PromptRenderer
+from reranker.ranking.scoring import relevance_scores
 from tests.integration.test_ranking import CASES
 from tests.models import save_int8_demo
 

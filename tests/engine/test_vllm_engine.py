@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from reranker.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine
 from reranker.errors import EngineFailedError
-from reranker.prompt import PromptRenderer
+from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
+from reranker.model.prompt import PromptRenderer
 from reranker.types import FloatArray, Shard
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and what it imports warn of their own affairs

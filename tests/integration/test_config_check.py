@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from deployments.checks import check
-from reranker.cli import main
+from deployments.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())

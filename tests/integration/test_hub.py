@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from reranker.checkpoint import DEMO_MODEL
+from reranker.model.checkpoint import DEMO_MODEL
 from tests.integration.conftest import running
 
 HUB_ID = "some-team/lexical-reranker"

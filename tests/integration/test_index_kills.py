@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from reranker.retrieval.folder import IndexFolder
-from reranker.retrieval.opened import OpenIndex, first_stages
+from reranker.search.folder import IndexFolder
+from reranker.search.opened import OpenIndex, first_stages
 
 KILLS = 10
 DOCUMENTS = 3_000

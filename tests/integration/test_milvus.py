@@ -10,10 +10,10 @@ import pytest
 
 from reranker.config import MilvusConfig, SearchConfig
 from reranker.errors import ConfigurationError, InvalidRequestError, RetrievalError
-from reranker.retrieval.filters import read_filter
-from reranker.retrieval.milvus import Milvus
-from reranker.retrieval.serving import Indexes
-from reranker.retrieval.simulated import SimulatedEmbedder, vectors
+from reranker.search.filters import read_filter
+from reranker.search.milvus import Milvus
+from reranker.search.serving import Indexes
+from reranker.search.simulated import SimulatedEmbedder, vectors
 from tests.indexes import DOCUMENTS
 
 pytestmark = pytest.mark.filterwarnings("ignore")

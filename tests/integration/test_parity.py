@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reranker.checkpoint import DEMO_MODEL
+from reranker.model.checkpoint import DEMO_MODEL
 from tests.integration.conftest import Service
 from tests.pairs import LISTS
 from tools.model_card import CardReranker

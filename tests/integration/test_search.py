@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from reranker.cli import main
+from deployments.cli.main import main
 from reranker.client import RerankerClient
 from reranker.errors import UnknownIndexError
 from tests.indexes import DOCUMENTS, build

@@ -15,11 +15,11 @@ from typing import Any, Self
 import httpx
 import numpy as np
 
-from reranker.checkpoint import find_checkpoint
 from reranker.config import ModelConfig
 from reranker.engine.simulated import simulated_logit
-from reranker.prompt import PromptRenderer
-from reranker.scoring import relevance_scores
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.prompt import PromptRenderer
+from reranker.ranking.scoring import relevance_scores
 from tests.integration.conftest import TLS, Service
 
 QUERY = "which capital has a museum by the river"

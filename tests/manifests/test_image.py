@@ -43,7 +43,12 @@ def test_broken_rule_is_found(pattern: str, replacement: str, said: str) -> None
 def test_image_gets_what_runs_and_nothing_else() -> None:
     """No secrets, no tests, no notes: an image is published."""
     files = context()
-    for needed in ("reranker/demo_model/model.safetensors", "deployments/app.py", "serve_config.yaml", "k8s/drain.sh"):
+    for needed in (
+        "reranker/model/demo_model/model.safetensors",
+        "deployments/app.py",
+        "serve_config.yaml",
+        "k8s/drain.sh",
+    ):
         assert needed in files
     assert not [path for path in files if path.startswith(("tests/", "docs/", "benchmarks/", "k8s/values", "."))]
 

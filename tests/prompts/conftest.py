@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from reranker.checkpoint import DEMO_MODEL
-from reranker.prompt import PromptRenderer
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
 from tools.build_qwen_tokenizer import write_tokenizer
 from tools.model_card import DEFAULT_INSTRUCTION, CardTokenizer
 

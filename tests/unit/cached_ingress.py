@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from reranker.admission import Admission
 from reranker.cache.memory import MemoryStore
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RerankerConfig
-from reranker.pipeline import look_up, rerank, share_to_score
-from reranker.scatter import Scatter
+from reranker.ranking.admission import Admission
+from reranker.ranking.pipeline import look_up, rerank, share_to_score
+from reranker.ranking.scatter import Scatter
 from reranker.types import EngineScores, Ranking, RankRequest, ReplicaLoad
 from tests.recorders import KeptMetrics
 from tests.unit.fleets import Call, FakeFleet, by_length

@@ -11,14 +11,14 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from deployments.api import build_api
-from deployments.observed import Observed, Observer
-from deployments.visits import Head, Visit
+from deployments.http.api import build_api
+from deployments.http.keys import Caller, Keyring
+from deployments.http.observed import Observed, Observer
+from deployments.ui.visits import Head, Visit
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
 from reranker.errors import NoPlaygroundError, RerankerError
-from reranker.keys import Caller, Keyring
-from reranker.timeline import Timeline
+from reranker.record import Timeline
 from reranker.types import RankedDocument, Ranking, RankRequest
 
 KEYS = "{team: team-key, batch: {key: batch-key, priority: bulk, max_in_flight: 1}}"

@@ -1,4 +1,4 @@
-"""A double at the seam `reranker.scatter.Fleet`: real placement, but what a replica does is what the test says."""
+"""A double at the seam `scatter.Fleet`: real placement, but what a replica does is what the test says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from reranker.placement import LoadBoard, Route, Survey
+from reranker.ranking.placement import LoadBoard, Route, Survey
 from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores
 
 

@@ -10,27 +10,27 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from reranker import startup_check
-from reranker.admission import Admission
+from deployments.cli.local import LocalFleet
+from deployments.cli.main import main
 from reranker.cache.key import ListTerms, document_keys
-from reranker.checkpoint import DEMO_MODEL
-from reranker.cli import main
 from reranker.client import RerankerClient, UnreachableError
 from reranker.config import EngineConfig, ModelConfig, RerankerConfig
 from reranker.dialects import choose
 from reranker.engine.simulated import simulated_engine, simulated_logit
 from reranker.errors import StartupCheckError
-from reranker.local import LocalFleet
+from reranker.model import startup_check
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
+from reranker.model.startup_check import require_sane
+from reranker.model.windows import CUT_THE_END
 from reranker.offline.job import for_throughput
 from reranker.offline.meter import Spent
 from reranker.offline.rows import Row
 from reranker.offline.work import PartitionScorer
-from reranker.pipeline import rerank
-from reranker.prompt import PromptRenderer
-from reranker.scatter import Scatter
-from reranker.startup_check import require_sane
+from reranker.ranking.admission import Admission
+from reranker.ranking.pipeline import rerank
+from reranker.ranking.scatter import Scatter
 from reranker.types import FloatArray, RankRequest, ReplicaLoad, Shard
-from reranker.windows import CUT_THE_END
 from tests.unit.doors import BODY, WordBackend, door, visitor
 from tests.unit.fleets import Call, FakeFleet, by_length
 from tests.unit.steppers import QUICK

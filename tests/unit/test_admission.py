@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reranker.admission import Admission, Permit
 from reranker.config import AdmissionConfig, PrioritiesConfig
 from reranker.errors import OverloadedError, RequestTooLargeError
+from reranker.ranking.admission import Admission, Permit
 from reranker.types import Priority, ReplicaLoad
 
 CAP = 1_000_000

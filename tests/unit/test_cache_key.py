@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.cache.key import LIST_BYTES, PAIR_BYTES, ListTerms, document_keys
-from reranker.checkpoint import DEMO_MODEL
-from reranker.prompt import PromptRenderer
-from reranker.windows import CuttingPolicy
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
+from reranker.model.windows import CuttingPolicy
 
 TERMS = ListTerms("model", "prompts", "", "instruction", "query", CuttingPolicy())
 OTHER_CUTTING: dict[str, Any] = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from reranker.admission import Admission
 from reranker.config import CacheConfig
-from reranker.pipeline import look_up, share_to_score
+from reranker.ranking.admission import Admission
+from reranker.ranking.pipeline import look_up, share_to_score
 from reranker.types import EngineScores, ReplicaLoad
 from tests.unit.cached_ingress import TEXTS, Ingress, request_for
 from tests.unit.fleets import Call, scores

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from reranker.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.config import ModelConfig
 from reranker.errors import ModelNotFoundError, UnsupportedModelError
+from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from reranker.compression import decompress, is_compressed
+from deployments.http.compression import decompress, is_compressed
 from reranker.errors import InvalidRequestError, RequestTooLargeError, UnknownEncodingError
 
 BODY = b'{"query": "q", "documents": ["a"]}' * 100

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from deployments.cli.launcher import LaunchError
 from reranker import errors
 from reranker.client import UnreachableError
-from reranker.evaluation.formats import InputFileError
-from reranker.launcher import LaunchError
+from reranker.offline.evaluation.formats import InputFileError
 
 EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.RerankerError: ("a sentence",),

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from reranker.cli import main
+from deployments.cli import rankers
+from deployments.cli.main import main
 from reranker.client import ScoredDocument
-from reranker.commands import rankers
-from reranker.evaluation import experiment, formats, metrics
-from reranker.evaluation.formats import InputFileError
+from reranker.offline.evaluation import experiment, formats, metrics
+from reranker.offline.evaluation.formats import InputFileError
 
 JUDGED = Path(__file__).parents[2] / "benchmarks" / "judged"
 FILES = ("queries.jsonl", "corpus.jsonl", "candidates.trec", "qrels/test.tsv")

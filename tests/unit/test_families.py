@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from reranker.errors import UnsupportedModelError
-from reranker.families import FAMILIES, family_of, has_token_types, max_tokens
+from reranker.model.families import FAMILIES, family_of, has_token_types, max_tokens
 
 
 @pytest.mark.parametrize("architecture", [family.architecture for family in FAMILIES])

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.fleet.parts import SPEED, STEP_S, STEP_TOKENS, Strategy
 from benchmarks.fleet.simulation import Fleet
+from deployments.scaling import ReplicaScaling
 from reranker.config import ScalingConfig
-from reranker.scaling import ReplicaScaling
 
 
 @pytest.mark.parametrize("placement", ["ours", "two choices", "round robin", "random"])

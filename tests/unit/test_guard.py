@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from deployments.guard import OPEN, is_open
+from deployments.http.guard import OPEN, is_open
 from tests.unit.doors import BODY, KEYS, WordBackend, door, routes, visitor
 
 AS_TEAM = {"authorization": "Bearer team-key"}

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from reranker import scatter as scattering
 from reranker.config import ScatterConfig
 from reranker.errors import ReplicaLostError
-from reranker.scatter import Gathered, Scatter
-from reranker.timeline import ShardRecord
+from reranker.ranking import scatter as scattering
+from reranker.ranking.scatter import Gathered, Scatter
+from reranker.record import ShardRecord
 from reranker.types import EngineScores, Shard
 from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from reranker import identity
-from reranker.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.config import EngineConfig, ModelConfig
-from reranker.identity import model_identity
+from reranker.model import identity
+from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
+from reranker.model.identity import model_identity
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from reranker.errors import ConfigurationError
-from reranker.retrieval.base import Candidate, Chunk
-from reranker.retrieval.building import Build, Built
-from reranker.retrieval.chunking import ChunkRules
-from reranker.retrieval.facts import EmbeddingFacts, IndexFacts
-from reranker.retrieval.filters import read_filter
-from reranker.retrieval.folder import IndexFolder, NoIndexError
-from reranker.retrieval.hybrid import fuse
-from reranker.retrieval.opened import OpenIndex, first_stages
-from reranker.retrieval.simulated import SIMULATED, SimulatedEmbedder, vectors
-from reranker.retrieval.sources import find_sources
+from reranker.search.base import Candidate, Chunk
+from reranker.search.building import Build, Built
+from reranker.search.chunking import ChunkRules
+from reranker.search.facts import EmbeddingFacts, IndexFacts
+from reranker.search.filters import read_filter
+from reranker.search.folder import IndexFolder, NoIndexError
+from reranker.search.hybrid import fuse
+from reranker.search.opened import OpenIndex, first_stages
+from reranker.search.simulated import SIMULATED, SimulatedEmbedder, vectors
+from reranker.search.sources import find_sources
 from reranker.types import FloatArray
 
 WITH_VECTORS = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED))

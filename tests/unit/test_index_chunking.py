@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from reranker.checkpoint import DEMO_MODEL
 from reranker.errors import ConfigurationError
-from reranker.retrieval.base import Chunk, Document
-from reranker.retrieval.chunking import Chunker, ChunkRules
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.search.base import Chunk, Document
+from reranker.search.chunking import Chunker, ChunkRules
 
 TOKENIZER = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
 

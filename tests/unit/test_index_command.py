@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from reranker.cli import main
-from reranker.retrieval.folder import IndexFolder
-from reranker.retrieval.opened import OpenIndex
+from deployments.cli.main import main
+from reranker.search.folder import IndexFolder
+from reranker.search.opened import OpenIndex
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from reranker.errors import InvalidRequestError
-from reranker.retrieval import chunkfile
-from reranker.retrieval.base import Chunk
-from reranker.retrieval.chunkfile import ChunkFile, to_line
-from reranker.retrieval.filters import matches, read_filter
-from reranker.retrieval.rows import RowFilter
+from reranker.search import chunkfile
+from reranker.search.base import Chunk
+from reranker.search.chunkfile import ChunkFile, to_line
+from reranker.search.filters import matches, read_filter
+from reranker.search.rows import RowFilter
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"lang": "de", "year": 2020, "tags": ["a", "b"]},

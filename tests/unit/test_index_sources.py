@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from reranker.errors import ConfigurationError
-from reranker.retrieval.base import Document
-from reranker.retrieval.sources import Problem, TextFields, find_sources, read
+from reranker.search.base import Document
+from reranker.search.sources import Problem, TextFields, find_sources, read
 
 
 def _read(path: Path, fields: TextFields | None = None) -> tuple[list[Document], list[str]]:

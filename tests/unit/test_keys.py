@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from deployments.http.keys import ANONYMOUS, Caller, Keyring, require_keys
+from deployments.http.quota import Quotas
 from reranker.config import AccessConfig
 from reranker.errors import ConfigurationError, QuotaExceededError, UnauthorizedError
-from reranker.keys import ANONYMOUS, Caller, Keyring, require_keys
-from reranker.quota import Quotas
 
 FILE = f"""\
 search: key-of-search

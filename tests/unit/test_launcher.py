@@ -8,12 +8,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from reranker.checkpoint import DEMO_MODEL
-from reranker.cli import main
+from deployments.cli.launcher import LaunchError, address, load
+from deployments.cli.main import main
 from reranker.errors import ConfigurationError, ModelNotFoundError
-from reranker.launcher import LaunchError, address, load
-from reranker.retrieval.folder import NoIndexError
-from reranker.retrieval.simulated import SIMULATED
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.search.folder import NoIndexError
+from reranker.search.simulated import SIMULATED
 from tests.indexes import DOCUMENTS, build
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.listener import CancelledByClient, Listener, listen
+from deployments.http.listener import CancelledByClient, Listener, listen
 from reranker.errors import ConfigurationError, NotReadyError
 from tests.integration.conftest import free_port
 
@@ -51,7 +51,7 @@ async def _listen(app: App, port: int, service: str = "ours") -> Listener:
 
 @pytest.fixture(autouse=True)
 def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.listener._LINGER_S", 0.2)
+    monkeypatch.setattr("deployments.http.listener._LINGER_S", 0.2)
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 
+from deployments.cli.local import LocalFleet
 from reranker.config import EngineConfig
 from reranker.engine.simulated import simulated_engine
-from reranker.local import LocalFleet
-from reranker.placement import Route
+from reranker.ranking.placement import Route
 from tests.unit.steppers import QUICK, expected, shard
 
 

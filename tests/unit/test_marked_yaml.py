@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from reranker.marked_yaml import read_all, shown
+from deployments.checks.marked_yaml import read_all, shown
 
 TEXT = """\
 name: one

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from reranker.dialects import search
+from deployments.scaling import REASONS
 from reranker.dialects.choose import DIALECTS, PATHS
 from reranker.metrics import catalog
 from reranker.metrics.book import SUFFIX, Book, Page, cell, pages
 from reranker.metrics.exposition import exposition
 from reranker.metrics.kinds import Counter, Gauge, Histogram, Label
 from reranker.metrics.ledger import Ledger
-from reranker.scaling import REASONS
+from reranker.search import dialect as search
 
 TURNS = Counter("turns_total", "Turns.", (Label("way", ("left", "right", "other")),))
 HELD = Gauge("held", "Held.")

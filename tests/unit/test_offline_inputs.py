@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import binary, integers, lists, sampled_from
 
-from reranker.evaluation.formats import InputFileError
 from reranker.offline import lines
 from reranker.offline.columns import Columns
+from reranker.offline.evaluation.formats import InputFileError
 from reranker.offline.inputs import Input, Plan, find_input, open_source, plan
 from reranker.offline.rows import Row
 

@@ -8,21 +8,21 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from reranker.admission import Admission
-from reranker.checkpoint import DEMO_MODEL
+from deployments.cli.local import LocalFleet
 from reranker.config import LongDocumentsConfig, ModelConfig, RerankerConfig
 from reranker.engine.simulated import simulated_engine
 from reranker.engine.stepping import SteppedEngine
 from reranker.errors import EngineFailedError, InvalidRequestError
-from reranker.local import LocalFleet
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
 from reranker.offline import work
 from reranker.offline.job import Report, for_throughput
 from reranker.offline.meter import Busy, Spent
 from reranker.offline.rows import Problem, Row, RowScore
 from reranker.offline.work import PartitionScorer
-from reranker.pipeline import rerank
-from reranker.prompt import PromptRenderer
-from reranker.scatter import Scatter
+from reranker.ranking.admission import Admission
+from reranker.ranking.pipeline import rerank
+from reranker.ranking.scatter import Scatter
 from reranker.types import RankRequest, ReplicaLoad
 from tests.unit.steppers import QUICK, GatedStepper
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from reranker.admission import Admission
-from reranker.checkpoint import DEMO_MODEL
 from reranker.config import ScatterConfig
 from reranker.errors import DeadlineExceededError
-from reranker.pipeline import rerank
-from reranker.prompt import PromptRenderer
-from reranker.scatter import Scatter
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
+from reranker.model.windows import CUT_THE_END, CuttingPolicy
+from reranker.ranking.admission import Admission
+from reranker.ranking.pipeline import rerank
+from reranker.ranking.scatter import Scatter
 from reranker.types import EngineScores, Ranking, RankRequest, RenderedList, ReplicaLoad
-from reranker.windows import CUT_THE_END, CuttingPolicy
 from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
 from tests.unit.test_pipeline import CONFIG, RENDERER
 
@@ -147,7 +147,7 @@ async def test_list_in_portions_equals_the_list_in_one_piece(monkeypatch: pytest
     request = RankRequest("which is longest", _long_list())
     fleet = FakeFleet(2)
     in_portions = await _rerank(request, fleet)
-    monkeypatch.setattr("reranker.portions._LONG_CHARACTERS", 10**9)
+    monkeypatch.setattr("reranker.ranking.portions._LONG_CHARACTERS", 10**9)
     in_one_piece = await _rerank(request, FakeFleet(2))
     assert in_portions.results == in_one_piece.results
     assert (in_portions.pairs, in_one_piece.pairs) == (150, 150)

@@ -6,8 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reranker.admission import Admission
-from reranker.checkpoint import DEMO_MODEL
 from reranker.config import AdmissionConfig, LimitsConfig, ModelConfig, PlanningConfig, RerankerConfig, RulesConfig
 from reranker.errors import (
     DeadlineExceededError,
@@ -18,9 +16,11 @@ from reranker.errors import (
     ServiceError,
     UnknownInstructionError,
 )
-from reranker.pipeline import rerank
-from reranker.prompt import PromptRenderer
-from reranker.scatter import Scatter
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
+from reranker.ranking.admission import Admission
+from reranker.ranking.pipeline import rerank
+from reranker.ranking.scatter import Scatter
 from reranker.types import EngineScores, Ranking, RankRequest, ReplicaLoad
 from tests.unit.fleets import Call, FakeFleet, by_length, never, scores
 

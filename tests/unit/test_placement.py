@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reranker.placement import Assignment, LoadBoard, Route
+from reranker.ranking.placement import Assignment, LoadBoard, Route
 from reranker.types import ReplicaLoad
 
 

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from reranker.placement import LoadBoard, Route
+from reranker.ranking.placement import LoadBoard, Route
 from reranker.types import ReplicaLoad
 
 INGRESSES, ENGINES = 4, 8

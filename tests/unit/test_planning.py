@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reranker.config import PlanningConfig
-from reranker.planning import plan
+from reranker.ranking.planning import plan
 
 SMALL = PlanningConfig(max_shard_tokens=1_000, min_shard_tokens=100)
 LENGTHS = st.lists(st.integers(1, 1_000), max_size=120)

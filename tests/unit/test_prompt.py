@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from reranker.checkpoint import DEMO_MODEL
 from reranker.config import ModelConfig
 from reranker.errors import QueryTooLongError, UnsupportedModelError
-from reranker.prompt import PromptRenderer
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
 from reranker.types import RenderedList
 
 INSTRUCTION = ModelConfig().instruction

@@ -9,11 +9,11 @@ import httpx
 import numpy as np
 import pytest
 
-from deployments.observed import Observed
+from deployments.http.observed import Observed
 from reranker.errors import NotReadyError, OverloadedError
 from reranker.metrics import catalog
 from reranker.metrics.requests import record_request
-from reranker.timeline import Timeline
+from reranker.record import Timeline
 from reranker.types import EngineScores
 from tests.recorders import KeptMetrics
 from tests.unit.doors import BODY, KEYS, WordBackend, routes, visitor

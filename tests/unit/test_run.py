@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from deployments.run import Watch
+from deployments.cli.run import Watch
 
 
 def _status(**applications: str) -> Mapping[str, ApplicationStatusOverview]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.scaling import REASONS, Decision, ReplicaScaling, Report
 from reranker.config import ScalingConfig
-from reranker.scaling import REASONS, Decision, ReplicaScaling, Report
 
 SPEED = 1_000.0
 CONFIG = ScalingConfig(target_queue_s=1, utilization=0.5, keep_s=60, step_down=0.25, stale_s=10)

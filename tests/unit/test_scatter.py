@@ -9,7 +9,7 @@ import pytest
 
 from reranker.config import ScatterConfig
 from reranker.errors import EngineFailedError, InvalidScoreError, ReplicaLostError
-from reranker.scatter import Gathered, Scatter
+from reranker.ranking.scatter import Gathered, Scatter
 from reranker.types import EngineScores, Shard
 from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
 

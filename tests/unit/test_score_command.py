@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from reranker.cli import main
+from deployments.cli import rankers, score
+from deployments.cli.main import main
 from reranker.client import RerankerClient, ScoredDocument, UnreachableError, rebuild_error
-from reranker.commands import rankers, score
 from reranker.dialects.envelope import Problem, universal
 from reranker.errors import (
     ClientError,

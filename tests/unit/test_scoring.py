@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.errors import InvalidScoreError
-from reranker.scoring import aggregate, merge, rank, relevance_scores, require_finite
+from reranker.ranking.scoring import aggregate, merge, rank, relevance_scores, require_finite
 from reranker.types import EngineScores, FloatArray, TokenArray
 from tests.unit.fleets import scores
 

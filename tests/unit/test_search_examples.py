@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from reranker.config import RerankerConfig
-from reranker.evaluation import formats
-from reranker.retrieval.base import Document
-from reranker.retrieval.sources import find_sources, read
+from reranker.offline.evaluation import formats
+from reranker.search.base import Document
+from reranker.search.sources import find_sources, read
 from tools.retrieval_table import CONFIG, EXAMPLES, PAGE, SETS, JudgedSet
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reranker import startup_check
-from reranker.checkpoint import DEMO_MODEL
 from reranker.config import ModelConfig
 from reranker.engine.base import Engine
 from reranker.errors import EngineFailedError, StartupCheckError
-from reranker.prompt import PromptRenderer
-from reranker.startup_check import KNOWN_PAIRS, Renderer, require_sane, run_checks, tolerance_for
+from reranker.model import startup_check
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
+from reranker.model.startup_check import KNOWN_PAIRS, Renderer, require_sane, run_checks, tolerance_for
 from reranker.types import EngineScores, EngineStats, FloatArray, RenderedList, ReplicaLoad, Shard
 
 RENDERER = PromptRenderer(DEMO_MODEL, 8_192, ModelConfig().instruction)

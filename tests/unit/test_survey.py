@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.config import PlanningConfig
-from reranker.placement import LoadBoard, Route
-from reranker.planning import most_shards, plan
+from reranker.ranking.placement import LoadBoard, Route
+from reranker.ranking.planning import most_shards, plan
 from reranker.types import ReplicaLoad
 
 MANY = st.lists(st.integers(0, 10**6), min_size=33, max_size=120)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from reranker.prompt import PromptRenderer
+from reranker.model.prompt import PromptRenderer
 from tests.models import save_pair_tokenizer
 
 QUERY = "what is the capital of china?"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reranker.admission import Admission
 from reranker.errors import ReplicaLostError
-from reranker.pipeline import rerank
-from reranker.placement import Route
-from reranker.scatter import Scatter
-from reranker.timeline import STAGES, Interval, ShardRecord, Timeline, covered_s
+from reranker.ranking.admission import Admission
+from reranker.ranking.pipeline import rerank
+from reranker.ranking.placement import Route
+from reranker.ranking.scatter import Scatter
+from reranker.record import STAGES, Interval, ShardRecord, Timeline, covered_s
 from reranker.types import EngineScores, RankRequest, ReplicaLoad
 from tests.unit.cached_ingress import TEXTS, until
 from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor

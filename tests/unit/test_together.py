@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from reranker.admission import Admission, Permit, PermitPart
 from reranker.config import AdmissionConfig, PrioritiesConfig
 from reranker.errors import DeadlineExceededError, RequestTooLargeError, ScoringError
-from reranker.together import rank_all
+from reranker.ranking.admission import Admission, Permit, PermitPart
+from reranker.ranking.together import rank_all
 from reranker.types import Ranking, RankRequest, ReplicaLoad
 
 EMPTY = Ranking((), (), 0, 0, 0, 0, 0, 0)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from deployments.tracing import Tracer
 from reranker.config import TracingConfig
-from reranker.timeline import Timeline
+from reranker.record import Timeline
 from reranker.types import EngineScores
 from tests.integration.conftest import free_port
 from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor

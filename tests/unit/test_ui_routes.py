@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deployments.ui.asgi import answer
 from deployments.ui.gate import Gate
-from deployments.visits import Head, Visit
+from deployments.ui.visits import Head, Visit
 from reranker.errors import PlaygroundUnavailableError
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 

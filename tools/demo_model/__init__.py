@@ -1,4 +1,4 @@
-"""How the bundled demo model is built, from committed inputs to the weights of `reranker/demo_model/`.
+"""How the bundled demo model is built, from committed inputs to the weights of `reranker/model/demo_model/`.
 
 Read in this order: `tokenizer` (how text becomes words), `idf` (how much each word counts), `layout` (what each
 residual dimension means), `embeddings`, `layers` (which head does what), `checkpoint` (how it becomes files).

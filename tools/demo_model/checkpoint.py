@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from tools.demo_model import layout
 
-MODEL_FOLDER = Path(__file__).resolve().parents[2] / "reranker" / "demo_model"
+MODEL_FOLDER = Path(__file__).resolve().parents[2] / "reranker" / "model" / "demo_model"
 INPUTS = Path(__file__).parent
 FREQUENCIES = INPUTS / "token_frequencies.tsv"
 HELD_OUT = INPUTS / "heldout.jsonl"

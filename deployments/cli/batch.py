@@ -1,0 +1,87 @@
+"""`reranker batch`: score stored pairs, as many as there are, on one machine or a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from deployments.cli import Subparsers, rankers
+from deployments.cli.score import positive
+from reranker.config import RerankerConfig, SimulatedConfig
+from reranker.offline.columns import Columns
+from reranker.offline.folder import BatchFolder
+from reranker.offline.inputs import find_input
+from reranker.offline.job import Job, for_throughput
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "batch",
+        help="score stored pairs offline: JSONL, Parquet, a TREC run or a BEIR folder",
+        description="Score every (query, document) pair of an input, on Ray Data. Run it again to go on where it "
+        "was stopped: what is done is never computed again.",
+    )
+    parser.add_argument("input", type=Path, help="a .jsonl or .parquet file, a folder of them, a BEIR folder, or a run")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the scores go")
+    parser.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of the scores (%(default)s)")
+    parser.add_argument(
+        "--queries", type=Path, metavar="FILE", help="texts of a TREC run's queries, as eval takes them"
+    )
+    parser.add_argument("--corpus", type=Path, metavar="FILE", help="texts of its documents")
+    parser.add_argument("--split", default="test", help="of a BEIR folder without candidates.trec (%(default)s)")
+    parser.add_argument("--query-column", default="query", help="of JSONL and Parquet (%(default)s)")
+    parser.add_argument("--document-column", default="document", help="(%(default)s)")
+    parser.add_argument("--id-column", default="id", help="copied to the scores, if there (%(default)s)")
+    parser.add_argument("--instruction", help="what relevant means here; default: the configuration's")
+    parser.add_argument("--adapter", default="", help="score with this one of the configuration's engine.lora_adapters")
+    parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
+    parser.add_argument("--config", type=Path, help="Serve configuration; default: ./serve_config.yaml if there")
+    parser.add_argument("--replicas", type=positive, help="engines; default: one for each GPU, without GPUs one")
+    parser.add_argument("--address", help="a Ray cluster's, which sees all these paths; default: a Ray of its own here")
+    parser.add_argument(
+        "--partition-rows", type=positive, default=5_000, help="rows scored at a time, and never again (%(default)s)"
+    )
+    parser.add_argument("--restart", action="store_true", help="throw away what --out holds of an earlier batch")
+    parser.add_argument("--simulated", action="store_true", help="simulate the engines: meaningless scores")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Score, and say how fast; returns the exit status."""
+    config = _config(parsed)
+    rankers.require_adapter(config, parsed.adapter)
+    columns = Columns(parsed.query_column, parsed.document_column, parsed.id_column)
+    job = Job(
+        found=find_input(
+            parsed.input.resolve(), columns, _absolute(parsed.queries), _absolute(parsed.corpus), parsed.split
+        ),
+        folder=BatchFolder(parsed.out.resolve(), parsed.format),
+        config=for_throughput(config),
+        adapter=parsed.adapter,
+        instruction=parsed.instruction or None,
+        partition_rows=parsed.partition_rows,
+    )
+    # By name, as Serve itself loads deployments.app: the library does not know Ray.
+    batch = importlib.import_module("deployments.batch")
+    try:
+        report = batch.run(job, batch.Cluster(parsed.address, parsed.replicas), restart=parsed.restart)
+    except KeyboardInterrupt:
+        raise rankers.CommandError("stopped; run it again to go on") from None
+    print("\n".join(report.lines()))
+    return 0
+
+
+def _config(parsed: argparse.Namespace) -> RerankerConfig:
+    config = rankers.local_config(parsed)
+    engine, model = config.engine, config.model
+    if parsed.simulated:
+        engine = engine.model_copy(update={"simulated": engine.simulated or SimulatedConfig()})
+    if Path(model.name).is_dir():  # the engines' processes may have another working directory
+        model = model.model_copy(update={"name": str(Path(model.name).resolve())})
+    return config.model_copy(update={"engine": engine, "model": model})
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path and path.resolve()

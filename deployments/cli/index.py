@@ -1,0 +1,191 @@
+"""`reranker index …`: build an index of files, add files to one, and say what is in it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from deployments.cli import Subparsers
+from deployments.cli.local import open_embedder
+from reranker.config import EmbeddingConfig
+from reranker.errors import ConfigurationError
+from reranker.search.building import LEFT_OUT, Build, Built, Embed
+from reranker.search.chunking import ChunkRules
+from reranker.search.facts import EmbeddingFacts, IndexFacts
+from reranker.search.folder import IndexFolder
+from reranker.search.opened import OpenIndex
+from reranker.search.simulated import SIMULATED
+from reranker.search.sources import SUFFIXES, TextFields, find_sources
+from reranker.search.words import Ideographs, WordRules, require_stemmer
+
+_SHOWN_PROBLEMS = 20
+_IDEOGRAPHS: dict[str, Ideographs | None] = {"auto": None, "words": "words", "pairs": "pairs"}
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Declare the commands."""
+    parser = commands.add_parser("index", help="make and look at an index of documents, for POST /v1/search")
+    inner = parser.add_subparsers(dest="what", required=True)
+    kinds = ", ".join(SUFFIXES)
+    build = inner.add_parser(
+        "build",
+        help="index files",
+        description="Index files and folders. An index that is there already is served until the new one is whole; "
+        "interrupted, the same command goes on where it was.",
+    )
+    build.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=f"a folder, or a file: {kinds}")
+    build.add_argument("--out", type=Path, required=True, metavar="INDEX", help="the index's folder")
+    defaults = ChunkRules()
+    build.add_argument("--chunk-tokens", type=int, default=defaults.tokens, metavar="N", help="(%(default)s)")
+    build.add_argument(
+        "--overlap-tokens",
+        type=int,
+        default=defaults.overlap,
+        metavar="N",
+        help="tokens that neighbouring chunks share (%(default)s)",
+    )
+    build.add_argument(
+        "--tokenizer", metavar="MODEL", help="counts the tokens; default: the embedding model's, or the demo model's"
+    )
+    build.add_argument("--text-field", action="append", metavar="NAME", help="field with the text; repeatable (text)")
+    build.add_argument("--title-field", default="title", metavar="NAME", help="field with the title (%(default)s)")
+    build.add_argument(
+        "--stemmer", default="english", metavar="LANGUAGE", help="Snowball's name of one, or none (%(default)s)"
+    )
+    build.add_argument(
+        "--chinese",
+        choices=_IDEOGRAPHS,
+        default="auto",
+        help="split Chinese characters into words (jieba) or pairs; auto: pairs if the documents are Japanese",
+    )
+    build.add_argument(
+        "--embedding", metavar="MODEL", help="for dense search: a local folder or a hub id; loaded here, best on a GPU"
+    )
+    build.add_argument("--embedding-revision", metavar="REVISION", help="branch, tag or commit on the hub")
+    build.add_argument(
+        "--faiss",
+        default="Flat",
+        metavar="FACTORY",
+        help="FAISS's description of its index; Flat is exact (%(default)s)",
+    )
+    build.set_defaults(run=_build)
+    add = inner.add_parser(
+        "add", help="add files to an index, with its settings; a document of the same id takes the old one's place"
+    )
+    add.add_argument("index", type=Path, metavar="INDEX")
+    add.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=f"a folder, or a file: {kinds}")
+    add.set_defaults(run=_add)
+    info = inner.add_parser("info", help="say what is in an index")
+    info.add_argument("index", type=Path, metavar="INDEX")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.add_argument("--verify", action="store_true", help="read it all, and compare its parts with each other")
+    info.set_defaults(run=_info)
+
+
+def _build(parsed: argparse.Namespace) -> int:
+    embedding = None
+    if parsed.embedding is not None:
+        model = str(Path(parsed.embedding).resolve()) if Path(parsed.embedding).is_dir() else parsed.embedding
+        embedding = EmbeddingFacts(model=model, revision=parsed.embedding_revision, factory=parsed.faiss)
+    facts = IndexFacts(
+        tokenizer=parsed.tokenizer or (embedding.model if embedding and embedding.model != SIMULATED else "demo"),
+        chunking=ChunkRules(parsed.chunk_tokens, parsed.overlap_tokens),
+        words=WordRules(require_stemmer(parsed.stemmer)),
+        fields=TextFields(tuple(parsed.text_field or ("text",)), parsed.title_field),
+        embedding=embedding,
+    )
+    return _run(parsed.out, parsed.paths, facts, ideographs=_IDEOGRAPHS[parsed.chinese])
+
+
+def _add(parsed: argparse.Namespace) -> int:
+    facts = IndexFacts.read(IndexFolder(parsed.index).current())
+    return _run(parsed.index, parsed.paths, facts, add=True)
+
+
+def _run(
+    index: Path,
+    paths: Sequence[Path],
+    facts: IndexFacts,
+    *,
+    add: bool = False,
+    ideographs: Ideographs | None = None,
+) -> int:
+    folder = IndexFolder(index)
+    sources = find_sources(paths, without=index)
+    try:
+        with folder.locked(), _embedding(facts.embedding) as embed:
+            build = Build(folder, sources, facts, add=add, ideographs=ideographs, embed=embed)
+            total = sum(one.size_bytes for one in sources)
+            with _progress(total, build.done_bytes) as bar:
+                built = build.run(bar)
+    except KeyboardInterrupt:
+        raise ConfigurationError("stopped; the same command goes on where it was") from None
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename or index}: {error.strerror}") from None
+    _report(index, built)
+    return 0
+
+
+@contextlib.contextmanager
+def _embedding(facts: EmbeddingFacts | None) -> Iterator[Embed | None]:
+    if facts is None:
+        yield None
+        return
+    print(f"Loading {facts.model} …", file=sys.stderr, flush=True)
+    with open_embedder(EmbeddingConfig(model=facts.model, revision=facts.revision)) as embed:
+        yield embed
+
+
+@contextlib.contextmanager
+def _progress(total_bytes: int, done_bytes: int) -> Iterator[Callable[[int], object]]:
+    from tqdm import tqdm  # type: ignore[import-untyped]  # here: other commands need not wait for its import
+
+    with tqdm(
+        total=total_bytes, initial=done_bytes, unit="B", unit_scale=True, disable=not sys.stderr.isatty(), leave=False
+    ) as bar:
+        yield bar.update
+
+
+def _report(index: Path, built: Built) -> None:
+    for problem in built.problems[:_SHOWN_PROBLEMS]:
+        print(f"left out: {problem}", file=sys.stderr)
+    more = len(built.problems) - _SHOWN_PROBLEMS
+    if more > 0:
+        print(f"left out: {more} more, all in {built.version / LEFT_OUT}", file=sys.stderr)
+    facts = built.facts
+    print(
+        f"{index}: {facts.documents} documents in {facts.chunks} chunks"
+        + (f"; {len(built.problems)} left out" if built.problems else "")
+        + ("; an interrupted build was finished" if built.resumed else "")
+    )
+
+
+def _info(parsed: argparse.Namespace) -> int:
+    folder = IndexFolder(parsed.index)
+    version = folder.current()
+    facts = IndexFacts.read(version)
+    if parsed.verify:
+        OpenIndex(version).check_integrity()
+    if parsed.json:
+        print(facts.model_dump_json())
+        return 0
+    size_mib = sum(one.stat().st_size for one in version.rglob("*") if one.is_file()) / 2**20
+    vectors = "none" if facts.embedding is None else f"{facts.embedding.dimensions} dimensions, {facts.embedding.model}"
+    for name, value in {
+        "version": f"{version.name}, built {facts.built_at}",
+        "documents": f"{facts.documents} in {facts.chunks} chunks of at most {facts.chunking.tokens} tokens",
+        "left out": f"{facts.left_out} ({version / LEFT_OUT})" if facts.left_out else "nothing",
+        "words": f"stemmer {facts.words.stemmer}; Chinese characters as {facts.words.ideographs}",
+        "vectors": vectors,
+        "size": f"{size_mib:.1f} MiB",
+        "under way": "an interrupted build; the same command goes on with it"
+        if folder.building.is_dir()
+        else "nothing",
+    }.items():
+        print(f"{name:<10} {value}")
+    if parsed.verify:
+        print("verified   all its parts agree")
+    return 0

@@ -1,0 +1,117 @@
+"""An engine and its renderer in this process, as a configuration asks for: for the commands that need no service."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployments.cli import launcher
+from reranker.config import EmbeddingConfig, RerankerConfig
+from reranker.engine.base import Engine
+from reranker.model.checkpoint import Checkpoint, find_checkpoint
+from reranker.model.prompt import PromptRenderer
+from reranker.ranking.placement import Route, Survey
+from reranker.search.simulated import SIMULATED, vectors
+from reranker.types import FloatArray, Shard, ShardScores
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReranker:
+    """A model loaded here. Close it when done: `with contextlib.closing(open_local(config)) as local`."""
+
+    checkpoint: Checkpoint
+    renderer: PromptRenderer
+    engine: Engine
+
+    def close(self) -> None:
+        """Stop the engine and free its device."""
+        self.engine.shutdown()
+
+
+class LocalFleet:
+    """One engine in this process, as a fleet of one. See `reranker.ranking.scatter.Fleet`."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Send shards to this engine."""
+        self._engine = engine
+
+    live_replicas = 1
+
+    def survey(self, shards: int) -> Survey:
+        """One replica."""
+        return Survey(["local"], [self._engine.load.pending_tokens])
+
+    async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
+        """Score one shard here."""
+        return ShardScores(await self._engine.score_within(shard, weight, timeout_s), "local", self._engine.load)
+
+
+def load_config(path: Path, model: str | None = None) -> RerankerConfig:
+    """Read our application's part of a Serve configuration, as `reranker serve` does.
+
+    Args:
+        path: A Serve configuration with our application in it.
+        model: Overrides the model's name.
+
+    Raises:
+        ConfigurationError: The configuration or the model is not there, or not one we can serve.
+        pydantic.ValidationError: Unknown keys or wrong values in our `args`.
+    """
+    # Port 0 is always free: nothing listens here, and the service may be running beside us.
+    loaded = launcher.load(path, port=0, model=model)
+    ours = [a for a in loaded["applications"] if a.get("import_path") == launcher.IMPORT_PATH]
+    return RerankerConfig.model_validate(ours[0]["args"])
+
+
+def open_local(config: RerankerConfig) -> LocalReranker:
+    """Load the model in this process; takes as long as a replica's start.
+
+    Raises:
+        ConfigurationError: The model is not there, or not one we can serve.
+        Exception: Whatever vLLM raises when it cannot load the model.
+    """
+    checkpoint = find_checkpoint(config.model)
+    renderer = PromptRenderer.of(checkpoint, config.model)
+    _prepare_environment(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
+    # Imported here: it brings torch, and it must find the variables above.
+    from reranker.engine.vllm import VllmEngine
+
+    device = _device() if config.engine.device == "auto" else config.engine.device
+    engine = VllmEngine(checkpoint, config.engine, device=device)
+    return LocalReranker(checkpoint, renderer, engine)
+
+
+@contextlib.contextmanager
+def open_embedder(config: EmbeddingConfig) -> Iterator[Callable[[Sequence[str]], FloatArray]]:
+    """Load an embedding model in this process, for as long as the block lasts; it embeds documents.
+
+    Raises:
+        ConfigurationError: The model is not there, or not one we can embed with.
+        Exception: Whatever vLLM raises when it cannot load the model.
+    """
+    if config.model == SIMULATED:
+        yield vectors
+        return
+    _prepare_environment(os.cpu_count() or 1)
+    # Imported here: it brings torch, and it must find the variables above.
+    from reranker.search.embedding import VllmEmbedder
+
+    embedder = VllmEmbedder(config, device=_device())
+    try:
+        yield embedder.embed_documents
+    finally:
+        embedder.shutdown()
+
+
+def _prepare_environment(threads: int) -> None:
+    # Read by OpenMP and vLLM when they load; the same that deployments/app.py gives a replica.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _device() -> str:
+    return "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"

@@ -1,0 +1,214 @@
+"""What `score` and `eval` rank with: a running service, or an engine in this process; and its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from deployments.cli.local import LocalFleet, LocalReranker, load_config, open_local
+from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
+from reranker.config import RerankerConfig
+from reranker.errors import ConfigurationError, RerankerError
+from reranker.ranking import pipeline
+from reranker.ranking.admission import Admission
+from reranker.ranking.scatter import Scatter
+from reranker.types import Ranking, RankRequest, ReplicaLoad
+
+PART_DOCUMENTS = 256
+"""Documents per request: the progress bar moves, and no service limit on a list is met."""
+PART_CHARACTERS = 4_000_000
+"""Characters per request; at most 16 MB of UTF-8, far below what the service takes."""
+API_KEY = "RERANKER_API_KEY"
+"""Environment variable with the key for a service that needs one: on the command line others could read it."""
+_SERVE_CONFIG = Path("serve_config.yaml")
+_NO_DEADLINE_S = 30 * 86_400.0  # the configured one protects a service; here a person can press Ctrl-C
+
+
+class Ranker(Protocol):
+    """Ranks one list; `RerankerClient` is one."""
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
+    ) -> list[ScoredDocument]:
+        """Return documents best first; see `RerankerClient.rerank`."""
+        ...
+
+
+class CommandError(RerankerError):
+    """The command cannot go on; the message says what to do."""
+
+    code = "command_error"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how the ranker is chosen."""
+    parser.add_argument(
+        "--url", default=DEFAULT_URL, help=f"where the service is (%(default)s); its API key: {API_KEY}"
+    )
+    parser.add_argument("--local", action="store_true", help="load the model here instead of asking a service")
+    parser.add_argument(
+        "--model",
+        help="the service's adapter to rank with; with --local: demo, a local folder or a hub id, default: the "
+        "configuration's",
+    )
+    parser.add_argument("--adapter", default="", help="with --local: one of the configuration's engine.lora_adapters")
+    parser.add_argument(
+        "--config", type=Path, help=f"with --local: Serve configuration; default: ./{_SERVE_CONFIG} if there"
+    )
+    parser.add_argument("--instruction", help="what relevant means here; default: the model's own")
+
+
+@contextlib.contextmanager
+def open_ranker(parsed: argparse.Namespace) -> Iterator[Ranker]:
+    """Give the ranker that the arguments ask for, and close it.
+
+    Raises:
+        RerankerError: The configuration or the model is no good, or the arguments contradict each other.
+        pydantic.ValidationError: Unknown keys or wrong values in the configuration's `args`.
+    """
+    if not parsed.local and (parsed.adapter or parsed.config):
+        raise CommandError("--config and --adapter need --local; a service has its own, and --model names its adapter")
+    try:
+        if parsed.local:
+            config = local_config(parsed)
+            parsed.model = config.model.name  # for `name`
+            require_adapter(config, parsed.adapter)
+            with contextlib.closing(_LocalRanker(config, parsed.adapter)) as local:
+                yield local
+        else:
+            with RerankerClient(parsed.url, api_key=os.environ.get(API_KEY), model=parsed.model) as client:
+                if parsed.model:
+                    _require_model(client, parsed.model)
+                yield client
+    except KeyboardInterrupt:
+        raise CommandError("stopped") from None
+
+
+def name(parsed: argparse.Namespace) -> str:
+    """Say in a word what ranks, once the ranker is open."""
+    if not parsed.local:
+        return f"{parsed.model} at {parsed.url}" if parsed.model else str(parsed.url)
+    return f"{parsed.model}{' with ' * bool(parsed.adapter)}{parsed.adapter}, in this process"
+
+
+def require_adapter(config: RerankerConfig, adapter: str) -> None:
+    """Raise CommandError if the configuration has no adapter of this name; empty stands for none."""
+    known = config.engine.lora_adapters
+    if adapter and adapter not in known:
+        raise CommandError(f"engine.lora_adapters has no {adapter!r}; it has {', '.join(known) or 'none'}")
+
+
+def _require_model(client: RerankerClient, model: str) -> None:
+    """A service ranks with the model itself whatever it is called; here a misspelt adapter must not pass for one."""
+    known = client.models()
+    if model not in known:
+        raise CommandError(f"the service has no model {model!r}; it has {', '.join(known)}")
+
+
+def rank_list(
+    ranker: Ranker,
+    query: str,
+    documents: Sequence[str],
+    *,
+    instruction: str | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> list[ScoredDocument]:
+    """Rank a list of any length: in parts, merged by score. A document's score does not depend on the others'.
+
+    Args:
+        ranker: Ranks the parts.
+        query: The query.
+        documents: The candidates.
+        instruction: What "relevant" means here.
+        advance: Told the number of documents after each part.
+
+    Returns:
+        All documents, best first, ties by index.
+    """
+    ranked: list[ScoredDocument] = []
+    for start, part in _parts(documents):
+        answer = ranker.rerank(query, part, instruction=instruction)
+        ranked.extend(dataclasses.replace(one, index=start + one.index) for one in answer)
+        if advance is not None:
+            advance(len(part))
+    return sorted(ranked, key=lambda one: (-one.relevance_score, one.index))
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], object]]:
+    """Show a bar of so many documents on stderr, if that is a terminal."""
+    from tqdm import tqdm  # type: ignore[import-untyped]  # here: other commands need not wait for its import
+
+    with tqdm(total=total, unit=" documents", disable=not sys.stderr.isatty(), leave=False, delay=1) as bar:
+        yield bar.update
+
+
+class _LocalRanker:
+    """An engine here, behind the pipeline of the service."""
+
+    def __init__(self, config: RerankerConfig, adapter: str) -> None:
+        self._adapter = adapter
+        limits = config.limits.model_copy(update={"timeout_s": _NO_DEADLINE_S})
+        self._config = config.model_copy(update={"limits": limits})
+        self._runner = asyncio.Runner()
+        self._local = _load(config)
+        self._admission = Admission(config.admission, config.priorities)
+        self._scatter = Scatter(LocalFleet(self._local.engine), config.scatter)
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
+    ) -> list[ScoredDocument]:
+        request = RankRequest(
+            query, tuple(documents), instruction=instruction or None, top_n=top_n, model=self._adapter or None
+        )
+        results = self._runner.run(self._rank(request)).results
+        return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in results]
+
+    async def _rank(self, request: RankRequest) -> Ranking:
+        with self._admission.permit(1, request.priority, _NO_DEADLINE_S, ReplicaLoad()) as permit:  # alone here
+            return await pipeline.rerank(request, permit, self._local.renderer, self._scatter, self._config)
+
+    def close(self) -> None:
+        self._runner.close()
+        self._local.close()
+
+
+def _load(config: RerankerConfig) -> LocalReranker:
+    if sys.stderr.isatty():
+        print(f"loading {config.model.name} …", file=sys.stderr, flush=True)
+    try:
+        return open_local(config)
+    except RerankerError:
+        raise
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise ConfigurationError(f"vLLM cannot load the model: {type(error).__name__}: {first_line}") from error
+
+
+def local_config(parsed: argparse.Namespace) -> RerankerConfig:
+    """Give the configuration that `--config` and `--model` ask for; raises as `load_config` does."""
+    if parsed.config is None and _SERVE_CONFIG.exists():
+        parsed.config = _SERVE_CONFIG  # cli.py names it when one of its values is wrong
+    if parsed.config is not None:
+        return load_config(parsed.config, parsed.model)
+    return RerankerConfig.model_validate({"model": {"name": parsed.model}} if parsed.model else {})
+
+
+def _parts(documents: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    part: list[str] = []
+    characters = 0
+    for index, document in enumerate(documents):
+        if part and (len(part) == PART_DOCUMENTS or characters + len(document) > PART_CHARACTERS):
+            yield index - len(part), part
+            part, characters = [], 0
+        part.append(document)
+        characters += len(document)
+    if part:
+        yield len(documents) - len(part), part

@@ -1,0 +1,1 @@
+"""The HTTP front: server, middleware, routes, answers."""

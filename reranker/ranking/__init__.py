@@ -1,0 +1,1 @@
+"""One request, from its lists to its rankings."""
