@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, PositiveInt, StrictStr
 
 from reranker.config import RerankerConfig
 from reranker.config.search import Stage
-from reranker.dialects.answers import head_of, marks_of, meta_of, score_of, stages_of, timings_of, usage_of
+from reranker.dialects.answers import (
+    Head,
+    Marks,
+    Meta,
+    Timed,
+    Usage,
+    error_body,
+    head_of,
+    marks_of,
+    meta_of,
+    score_of,
+    stages_of,
+    timings_of,
+    usage_of,
+)
 from reranker.dialects.base import JSON, Asked, Dialect, Served
-from reranker.dialects.envelope import universal
-from reranker.dialects.options import Item, Options
-from reranker.dialects.texts import query_of
+from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import InvalidRequestError, UnknownIndexError
 from reranker.search.base import Candidate, Retrieved
 from reranker.search.filters import Filter, read_filter
@@ -55,6 +67,36 @@ class SearchBody(Options):
     def wanted(self) -> Filter | None:
         """The filter; raises InvalidRequestError where it is wrong."""
         return None if self.filter is None else read_filter(self.filter)
+
+
+class SearchResult(Marks):
+    """A chunk that was found."""
+
+    id: Annotated[str, Field(description="Of the document.")]
+    chunk: Annotated[int, Field(description="Of it, from 0.")]
+    first_stage_score: float
+    first_stage_rank: Annotated[int, Field(description="From 1.")]
+    relevance_score: NotRequired[
+        Annotated[float, Field(description="In [0, 1]; log-odds with `raw_scores`; absent with `rerank: false`.")]
+    ]
+    text: NotRequired[str]
+    title: NotRequired[str]
+    start: NotRequired[Annotated[int, Field(description="Character of the document at which the text begins.")]]
+    metadata: NotRequired[dict[str, Any]]
+
+
+class SearchAnswer(Head, Timed):
+    """What was found, best first."""
+
+    index: str
+    version: str
+    first_stage: str
+    candidates: int
+    results: list[SearchResult]
+    usage: Usage
+    meta: Meta
+    excluded: NotRequired[list[dict[str, Any]]]
+    unscored: NotRequired[list[dict[str, Any]]]
 
 
 def read(body: SearchBody) -> tuple[RankRequest, ...]:
@@ -164,10 +206,15 @@ def _result(candidate: Candidate, index: int, scores: Mapping[str, Any], body: S
 
 DIALECT = Dialect(
     name="search",
+    summary="Find what answers a query in an index, and rank it.",
+    paths=PATHS,
+    shares_paths=False,
     body=SearchBody,
+    lists=(),
     read=read,
+    answer=SearchAnswer,
     write=write,
-    error=universal,
+    error=error_body,
     examples={
         "search": {"query": "What is the capital of China?", "top_n": 3},
         "filter, threshold, first stage": {

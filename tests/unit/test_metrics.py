@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.scaling import REASONS
-from reranker.dialects.choose import DIALECTS, PATHS
+from reranker.dialects import DIALECTS, PATHS
 from reranker.metrics import catalog
 from reranker.metrics.book import SUFFIX, Book, Page, cell, pages
 from reranker.metrics.exposition import exposition
