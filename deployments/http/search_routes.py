@@ -48,7 +48,7 @@ def add_search_routes(api: FastAPI, backend: SearchBackend) -> None:
         record: Timeline = request.state.timeline
         asked = await backend.retrieve(await read_asked(request, search.DIALECT), record)
         note_asked(record, asked)
-        rankings = [Ranking.nothing()]
+        rankings = [Ranking()]
         if asked.to_rank:
             size_bytes = record.body_bytes + (asked.retrieved.text_bytes if asked.retrieved else 0)
             record.rankings = rankings = [*await backend.rank(asked, size_bytes, request.state.caller, record)]
