@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from fastapi import FastAPI, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from deployments.http.keys import Keyring
 from deployments.http.responses import describe
@@ -26,8 +26,10 @@ class MetricsBackend(Protocol):
 
 def add_metrics_routes(api: FastAPI, backend: MetricsBackend, keys: Keyring) -> None:
     """Add the route."""
+    described = describe(None, 403, 404)
+    described["responses"][200] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
-    @api.get("/metrics", response_class=PlainTextResponse, **describe(None, 403, 404))
+    @api.get("/metrics", **described)
     async def metrics(request: Request) -> Response:
         """The figures of all replicas together, as Prometheus text."""
         if keys.needed and not keys.open_metrics:

@@ -102,7 +102,7 @@ def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  #
     }
     for status in responses.keys() & {429, 503}:
         responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
-    return {"response_model": answer, "responses": responses, "tags": [tag]}
+    return {"response_model": answer, "response_description": "OK", "responses": responses, "tags": [tag]}
 
 
 def describe_ranking(path: str, *spoken: Dialect) -> Described:

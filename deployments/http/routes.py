@@ -6,9 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, NotRequired
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -35,10 +34,7 @@ _DESCRIPTION = """One query, N documents: each document's relevance score, best 
 Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
 told apart by the body. Errors are JSON on every path and status.
 """
-_KEY = HTTPBearer(
-    scheme_name="API key", description="Where the service has API keys; `middleware.py` checks them.", auto_error=False
-)
-"""For the page only: it has a field for a key then."""
+_KEY = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
 _STARTED_S = int(time.time())
 
 router = APIRouter()
@@ -104,6 +100,17 @@ class Auth(TypedDict):
     auth: bool
 
 
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:  # Any: JSON
+        """Give the schema, which says that there may be keys: the page has a field for one then.
+
+        FastAPI would have each request pass a dependency for this; the middleware has looked at the key already.
+        """
+        schema = super().openapi()
+        schema["components"]["securitySchemes"] = {"API key": _KEY}
+        return schema | {"security": [{"API key": []}]}
+
+
 def build_api(
     backend: Backend,
     limits: LimitsConfig,
@@ -121,11 +128,10 @@ def build_api(
         count: See `RequestMiddleware`.
     """
     handlers = {HTTPException: _raise, RequestValidationError: _raise}
-    api = FastAPI(
+    api = _Api(
         title="Reranker",
         description=_DESCRIPTION,
         version=VERSION,
-        dependencies=[Depends(_KEY)],
         exception_handlers=handlers,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
