@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from deployments.search import Indexes
 from reranker.config import MilvusConfig, SearchConfig
 from reranker.errors import ConfigurationError, InvalidRequestError, RetrievalError
+from reranker.search.embedding import SimulatedEmbedder, vectors
 from reranker.search.filters import read_filter
-from reranker.search.milvus import Milvus
-from reranker.search.serving import Indexes
-from reranker.search.simulated import SimulatedEmbedder, vectors
+from reranker.search.first_stages import Milvus
 from tests.indexes import DOCUMENTS
 
 pytestmark = pytest.mark.filterwarnings("ignore")

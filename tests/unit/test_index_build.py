@@ -10,19 +10,17 @@ from pathlib import Path
 import pytest
 
 from reranker.errors import ConfigurationError
-from reranker.search.base import Candidate, Chunk
-from reranker.search.building import Build, Built
-from reranker.search.chunking import ChunkRules
-from reranker.search.facts import EmbeddingFacts, IndexFacts
+from reranker.search.build import Build, BuildResult
+from reranker.search.embedding import SIMULATED, SimulatedEmbedder, simulated_vectors
 from reranker.search.filters import read_filter
-from reranker.search.folder import IndexFolder, NoIndexError
-from reranker.search.hybrid import fuse
-from reranker.search.opened import OpenIndex, first_stages
-from reranker.search.simulated import SIMULATED, SimulatedEmbedder, vectors
+from reranker.search.first_stages import check_integrity, first_stages, fuse
+from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexReader
 from reranker.search.sources import find_sources
+from reranker.search.text import ChunkSize
+from reranker.search.types import Candidate, Chunk
 from reranker.types import FloatArray
 
-WITH_VECTORS = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED))
+WITH_VECTORS = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED))
 TEXTS = {
     "git": "A merge joins two branches; a rebase rewrites commits.",
     "beijing": "The capital of China is Beijing.",
@@ -41,7 +39,7 @@ class Embed:
         self.calls += 1
         if self.calls == self._fails_at:
             raise KeyboardInterrupt
-        return vectors(texts)
+        return simulated_vectors(texts)
 
 
 def _lines(path: Path, texts: dict[str, str], **metadata: object) -> Path:
@@ -50,17 +48,17 @@ def _lines(path: Path, texts: dict[str, str], **metadata: object) -> Path:
 
 
 def _build(
-    index: Path, *paths: Path, facts: IndexFacts = WITH_VECTORS, add: bool = False, embed: Embed | None = None
-) -> Built:
+    index: Path, *paths: Path, info: IndexInfo = WITH_VECTORS, add: bool = False, embed: Embed | None = None
+) -> BuildResult:
     folder = IndexFolder(index)
     with folder.locked():
-        embed = (embed or Embed()) if facts.embedding else None
-        return Build(folder, find_sources(paths), facts, add=add, embed=embed).run()
+        embed = (embed or Embed()) if info.embedding else None
+        return Build(folder, find_sources(paths), info, add=add, embed=embed).run()
 
 
-def _open(index: Path) -> OpenIndex:
-    opened = OpenIndex(IndexFolder(index).current())
-    opened.check_integrity()
+def _open(index: Path) -> IndexReader:
+    opened = IndexReader(IndexFolder(index).current())
+    check_integrity(opened)
     return opened
 
 
@@ -95,7 +93,7 @@ async def test_a_filter_leaves_the_best_of_what_it_lets_through(tmp_path: Path, 
 
 async def test_only_stop_words_find_something_too(tmp_path: Path) -> None:
     texts = TEXTS | {"who": "The Who were there before"}
-    await asyncio.to_thread(_build, tmp_path / "idx", _lines(tmp_path / "a.jsonl", texts), facts=IndexFacts())
+    await asyncio.to_thread(_build, tmp_path / "idx", _lines(tmp_path / "a.jsonl", texts), info=IndexInfo())
     bm25 = first_stages(_open(tmp_path / "idx"), None)["bm25"]
     assert _ids(await bm25.search("the who", 1)) == ["who"]
     assert await bm25.search("nowhere …", 5) == []
@@ -110,7 +108,7 @@ def test_fusion_prefers_what_both_found() -> None:
 
 
 def test_index_without_vectors_has_bm25_only(tmp_path: Path) -> None:
-    _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), facts=IndexFacts())
+    _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), info=IndexInfo())
     assert list(first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())) == ["bm25"]
 
 
@@ -135,14 +133,14 @@ def test_a_changed_build_starts_over(tmp_path: Path, changed: str) -> None:
     new = _lines(tmp_path / "new.jsonl", {f"d{number}": f"document {number}" for number in range(300)})
     with pytest.raises(KeyboardInterrupt):
         _build(tmp_path / "idx", new, embed=Embed(fails_at=4))
-    facts = WITH_VECTORS
+    info = WITH_VECTORS
     if changed == "source":
         _lines(new, {f"e{number}": "another text" for number in range(300)})
     else:
-        facts = facts.model_copy(update={"chunking": ChunkRules(100, 10)})
-    built = _build(tmp_path / "idx", new, facts=facts)
+        info = info.model_copy(update={"chunking": ChunkSize(100, 10)})
+    built = _build(tmp_path / "idx", new, info=info)
     assert not built.resumed
-    assert built.facts.documents == 300
+    assert built.info.documents == 300
 
 
 def test_a_version_that_was_named_but_never_served_is_dropped(tmp_path: Path) -> None:
@@ -158,8 +156,8 @@ def test_a_version_that_was_named_but_never_served_is_dropped(tmp_path: Path) ->
 def test_added_documents_take_the_place_of_those_with_their_id(tmp_path: Path) -> None:
     index = tmp_path / "idx"
     _build(index, _lines(tmp_path / "a.jsonl", TEXTS))
-    facts = IndexFacts.read(IndexFolder(index).current())
-    _build(index, _lines(tmp_path / "b.jsonl", {"whale": "Now about cats.", "new": "new one"}), facts=facts, add=True)
+    info = IndexInfo.read(IndexFolder(index).current())
+    _build(index, _lines(tmp_path / "b.jsonl", {"whale": "Now about cats.", "new": "new one"}), info=info, add=True)
     opened = _open(index)
     texts = {chunk.id: chunk.text for chunk in opened.chunks}
     assert texts == TEXTS | {"whale": "Now about cats.", "new": "new one"}
@@ -170,10 +168,10 @@ def test_added_documents_take_the_place_of_those_with_their_id(tmp_path: Path) -
 def test_the_second_of_two_documents_with_one_id_is_left_out_and_said(tmp_path: Path) -> None:
     one, two = _lines(tmp_path / "a.jsonl", TEXTS), _lines(tmp_path / "b.jsonl", {"git": "again"})
     built = _build(tmp_path / "idx", one, two)
-    assert [str(problem) for problem in built.problems] == [
+    assert [str(reject) for reject in built.rejects] == [
         f"{two}:1: has the id 'git' a second time; the first is kept"
     ]
-    assert built.facts.left_out == 1
+    assert built.info.left_out == 1
 
 
 def test_nothing_to_index_replaces_nothing(tmp_path: Path) -> None:
@@ -195,25 +193,25 @@ def test_two_builds_of_one_index_at_once_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_index_and_a_damaged_one_are_said(tmp_path: Path) -> None:
-    with pytest.raises(NoIndexError, match="reranker index build"):
+    with pytest.raises(ConfigurationError, match="reranker index build"):
         IndexFolder(tmp_path).current()
     version = _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS)).version
     with (version / "chunks.jsonl").open("ab") as file:
         file.write(b"more")
     with pytest.raises(ConfigurationError, match="not as many bytes"):
-        OpenIndex(version)
+        IndexReader(version)
     (version / "index.json").write_text("{}x")
     with pytest.raises(ConfigurationError, match=r"index\.json"):
-        OpenIndex(version)
+        IndexReader(version)
 
 
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF4,Flat", "SQ8"])
 async def test_other_indexes_of_faiss_filter_too(tmp_path: Path, factory: str) -> None:
     many = {f"n{number}": f"number{number} whale" for number in range(400)}
-    facts = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED, factory=factory))
+    info = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED, factory=factory))
     one = _lines(tmp_path / "a.jsonl", many, lang="en")
     other = _lines(tmp_path / "b.jsonl", {f"o{key}": text for key, text in many.items()}, lang="de")
-    await asyncio.to_thread(_build, tmp_path / "idx", one, other, facts=facts)
+    await asyncio.to_thread(_build, tmp_path / "idx", one, other, info=info)
     dense = first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())["dense"]
     found = await dense.search("number7 whale", 5, read_filter({"lang": "de"}))
     assert len(found) == 5
@@ -221,6 +219,6 @@ async def test_other_indexes_of_faiss_filter_too(tmp_path: Path, factory: str) -
 
 
 def test_an_index_that_faiss_does_not_know_is_refused(tmp_path: Path) -> None:
-    facts = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED, factory="Nonsense"))
+    info = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED, factory="Nonsense"))
     with pytest.raises(ConfigurationError, match="FAISS cannot make 'Nonsense'"):
-        _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), facts=facts)
+        _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), info=info)

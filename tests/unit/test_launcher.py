@@ -12,8 +12,8 @@ from deployments.cli.launcher import LaunchError, address, load
 from deployments.cli.main import main
 from reranker.errors import ConfigurationError, ModelNotFoundError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.search.folder import NoIndexError
-from reranker.search.simulated import SIMULATED
+from reranker.search.embedding import SIMULATED
+from reranker.search.index import NoIndexError
 from tests.indexes import DOCUMENTS, build
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"

@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from deployments.http.keys import Caller
+from deployments.search import Indexes
 from reranker.config import RerankerConfig
 from reranker.dialects.base import Asked
 from reranker.record import Timeline
 from reranker.search import dialect as search
-from reranker.search.serving import Indexes
-from reranker.search.simulated import SIMULATED, SimulatedEmbedder
+from reranker.search.embedding import SIMULATED, SimulatedEmbedder
 from reranker.types import Ranking
 from tests.indexes import DOCUMENTS, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor

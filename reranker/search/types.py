@@ -1,4 +1,4 @@
-"""What the parts of retrieval have in common: documents, chunks, candidates, and the protocol of a first stage."""
+"""The values that search passes on, documents, chunks and candidates, and its two protocols."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from reranker.types import FloatArray
 
 Metadata: TypeAlias = Mapping[str, Any]
 """What comes with a document besides its text. (Any: JSON.)"""
-Kind: TypeAlias = Literal["query", "document"]
-"""What a text is to an embedding model; many see a query with an instruction before it."""
+TextKind: TypeAlias = Literal["query", "document"]
+"""What an embedding model is given; many want an instruction before a query."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as it was read."""
+    """A document as a source has it."""
 
     id: str
     text: str
     title: str = ""
     metadata: Metadata = field(default_factory=dict)
     line: int | None = None
-    """Of its file, from 1. None: it is all of it."""
+    """Line of its file, from 1. None: the document is the whole file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a document, as it is found and ranked."""
+    """A piece of a document; chunks are what is found and ranked."""
 
     id: str
     """The document's."""
     number: int
-    """Of the chunk in its document, from 0."""
+    """Place of the chunk in its document, from 0."""
     text: str
     start: int = 0
     """Character of the document at which the text begins."""
@@ -43,7 +43,7 @@ class Chunk:
 
     @property
     def ranked_text(self) -> str:
-        """What first stages and rerankers see: the title before the text."""
+        """The title and the text, as first stages and rerankers see them."""
         return f"{self.title} {self.text}" if self.title else self.text
 
 
@@ -57,21 +57,16 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Retrieved:
-    """What a first stage found for one query, and where."""
+class Retrieval:
+    """The candidates for one query."""
 
     candidates: tuple[Candidate, ...]
     """Best first."""
     index: str
-    """Its name."""
+    """Name of the index that was searched."""
     version: str
-    """Of the index; empty where it has none."""
+    """Version of the index; empty where it has none."""
     first_stage: str
-
-    @property
-    def text_bytes(self) -> int:
-        """Size of what is to be ranked."""
-        return sum(len(one.chunk.ranked_text.encode()) for one in self.candidates)
 
 
 class FirstStage(Protocol):
@@ -80,19 +75,19 @@ class FirstStage(Protocol):
     name: str
     """As requests and answers name it: "bm25", "dense", "hybrid", "milvus"."""
 
-    async def search(self, query: str, count: int, wanted: Filter | None = None) -> list[Candidate]:
+    async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
         """Find the best chunks.
 
         Args:
             query: The query.
-            count: How many, at most; fewer where fewer match.
-            wanted: Only chunks whose metadata this lets through. None: all.
+            count: The most to find; fewer where fewer match.
+            where: The filter that chunks must pass. None: all chunks pass.
 
         Returns:
             Best first, no chunk twice.
 
         Raises:
-            RetrievalError: What the first stage asks did not answer.
+            RetrievalError: A service that the first stage needs did not answer.
         """
         ...
 
@@ -100,10 +95,13 @@ class FirstStage(Protocol):
 class Embedder(Protocol):
     """Turns texts into vectors."""
 
-    async def embed(self, texts: Sequence[str], kind: Kind) -> FloatArray:
-        """Embed texts; a text too long for the model is cut at its end.
+    async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
+        """Embed texts.
 
         Returns:
-            Shape (texts, dimensions), each of length 1.
+            Shape (texts, dimensions), each vector of length 1.
+
+        Raises:
+            RetrievalError: The embedding model did not answer.
         """
         ...
