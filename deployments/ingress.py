@@ -25,11 +25,11 @@ from deployments.http.api import build_api
 from deployments.http.keys import ENVIRONMENT, Caller, Keyring, require_keys
 from deployments.http.listener import CancelledByClient, Listener, listen
 from deployments.http.observed import Observed
+from deployments.http.search import Search, SearchClient
 from deployments.ledger import Bookkeeping
 from deployments.loading import replicas_loading
 from deployments.logs import join_serve
 from deployments.request_log import RequestLog
-from deployments.retriever import Retriever
 from deployments.tracing import Tracer
 from deployments.ui.link import UILink
 from deployments.ui.visits import Head, Visit
@@ -89,8 +89,7 @@ class Ingress:
         self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._renderer = PromptRenderer.of(checkpoint, config.model)
         self._fleet = RayFleet(engine)
-        self._retriever = Retriever(search, config) if search is not None else None
-        self.searches = search is not None
+        self.search = Search(SearchClient(search), config) if search is not None else None
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
         self._cache = build_cache(config, os.environ, self._recorder)
@@ -184,20 +183,6 @@ class Ingress:
             (metrics.LIVE_REPLICAS, self._fleet.live_replicas),
         ):
             self._recorder.set(gauge, value)
-
-    async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
-        """See `SearchBackend`."""
-        with timeline.stage("retrieve"):
-            return await self._searched().retrieve(asked)
-
-    async def indexes(self) -> JSON:
-        """See `SearchBackend`."""
-        return await self._searched().indexes()
-
-    def _searched(self) -> Retriever:
-        if self._retriever is None:
-            raise RuntimeError("there is no index. This is a bug")
-        return self._retriever
 
     async def load(self) -> JSON:
         """See `Backend`. Compares the books on the way."""

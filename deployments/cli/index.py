@@ -172,8 +172,10 @@ def open_embedder(config: EmbeddingConfig, dimensions: int | None = None) -> Ite
     if config.url is not None:
         with asyncio.Runner() as runner:
             remote = HttpEmbedder(config, os.environ, dimensions)
-            yield lambda texts: runner.run(remote.call(texts, "document"))
-            runner.run(remote.aclose())
+            try:
+                yield lambda texts: runner.run(remote.call(texts, "document"))
+            finally:
+                runner.run(remote.aclose())
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
     local.prepare_environment(os.cpu_count() or 1)

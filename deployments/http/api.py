@@ -22,7 +22,7 @@ from deployments.http.metrics_routes import MetricsBackend, add_metrics_routes
 from deployments.http.quota import Quotas
 from deployments.http.reading import read_body
 from deployments.http.replies import refusal, reply, server_timing
-from deployments.http.search_routes import SearchBackend, add_search_routes
+from deployments.http.search import Rank, Search, search_router
 from deployments.ui.routes import UIBackend, add_ui_routes
 from reranker.config import LimitsConfig
 from reranker.dialects import choose
@@ -30,7 +30,6 @@ from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.envelope import IGNORED_HEADER, TIMEOUT_HEADER, Problem, universal
 from reranker.errors import NotReadyError, RerankerError
 from reranker.record import Timeline
-from reranker.search import dialect as search
 from reranker.types import Ranking
 
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
@@ -39,13 +38,15 @@ _INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 
 
-class Backend(CacheBackend, MetricsBackend, SearchBackend, UIBackend, Protocol):
+class Backend(CacheBackend, MetricsBackend, UIBackend, Protocol):
     """What the routes need of the service."""
 
     model: str
     """Its name, as answers give it."""
     adapters: tuple[str, ...]
     """Names of the adapters that a request can ask for as `model`."""
+    search: Search | None
+    """None: there is no index."""
 
     def require_any_room(self, body_bytes: int) -> None:
         """Refuse a body that could not be let in, before it is parsed."""
@@ -86,14 +87,22 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
         description=openapi.DESCRIPTION,
         version=openapi.VERSION,
         dependencies=[Depends(openapi.KEY)],
-        middleware=[Middleware(Guard, keys=keys, quotas=quotas, limits=limits)],
+        middleware=[Middleware(Guard, keys=keys, quotas=quotas, limits=limits, ranking=_ranking_paths(backend))],
         exception_handlers={HTTPException: _framework_error},
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
     started_s = int(time.time())
 
-    def ranking_route(dialect: Dialect | None) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def rank_lists(
+        asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline
+    ) -> tuple[Asked, Sequence[Ranking]]:
+        timeline.rankings = rankings = await backend.rank(asked, body_bytes, caller, timeline)
+        return asked, rankings
+
+    def ranking_route(
+        dialect: Dialect | None, rank_asked: Rank = rank_lists
+    ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def rank(request: Request) -> Response:
             caller: Caller = request.state.caller
             timeline: Timeline = request.state.timeline
@@ -113,15 +122,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
                     else:
                         asked = await asyncio.to_thread(choose.parse, *arguments)
                 note_asked(timeline, asked)
-                size_bytes = len(body)
-                if asked.dialect is search.DIALECT:
-                    asked = await backend.retrieve(asked, timeline)
-                    note_asked(timeline, asked)
-                    size_bytes += asked.retrieved.text_bytes if asked.retrieved else 0
-                if asked.to_rank:
-                    timeline.rankings = rankings = await backend.rank(asked, size_bytes, caller, timeline)
-                else:
-                    rankings = [Ranking.nothing()]
+                asked, rankings = await rank_asked(asked, len(body), caller, timeline)
             except RerankerError as error:
                 timeline.error = error.code
                 refused = refusal(error, asked.dialect if asked else dialect)
@@ -148,8 +149,8 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
 
     for path, dialect in choose.PATHS.items():
         api.add_api_route(path, ranking_route(dialect), methods=["POST"], **openapi.of_ranking(path, dialect))
-    if backend.searches:
-        add_search_routes(api, backend, ranking_route(search.DIALECT))
+    if backend.search is not None:
+        api.include_router(search_router(backend.search, rank_lists, ranking_route))
 
     @api.head("/health", include_in_schema=False)
     @api.get("/health", **openapi.HEALTH)
@@ -212,6 +213,10 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
         return reply({"service": "reranker", "model": backend.model, "rerank": "POST /v1/rerank", "docs": "/docs"})
 
     return api
+
+
+def _ranking_paths(backend: Backend) -> frozenset[str]:
+    return frozenset(choose.PATHS) | frozenset(backend.search.paths if backend.search else ())
 
 
 def note_asked(timeline: Timeline, asked: Asked) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Collection
 from contextlib import nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,7 +21,6 @@ from reranker.config import LimitsConfig
 from reranker.dialects.choose import PATHS
 from reranker.errors import HeadersTooLargeError, RerankerError, UrlTooLongError
 from reranker.record import Timeline
-from reranker.search import dialect as search
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,6 @@ OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", 
 """Paths that need no key: none of them touches the model."""
 METRICS = "/metrics"
 """Needs no key where `access.open_metrics` says so."""
-_RANKING = frozenset({*PATHS, *search.PATHS})
-"""Paths that the limits of a key are for."""
 _OPEN_BELOW = f"{UI_PATH}/"
 """The playground: its page asks for a key, and sends it with what it asks of the service."""
 _SLASHES = re.compile("/+")
@@ -50,9 +48,19 @@ class InternalError(RerankerError):
 class Guard:
     """ASGI middleware, within `Observed`. Leaves `caller`, a `deployments.http.keys.Caller`, in the request's state."""
 
-    def __init__(self, app: ASGIApp, keys: Keyring, quotas: Quotas, limits: LimitsConfig) -> None:
-        """Wrap an application."""
-        self._app, self._keys, self._quotas, self._limits = app, keys, quotas, limits
+    def __init__(
+        self, app: ASGIApp, keys: Keyring, quotas: Quotas, limits: LimitsConfig, ranking: Collection[str]
+    ) -> None:
+        """Wrap an application.
+
+        Args:
+            app: The application.
+            keys: Who may use it.
+            quotas: Counts what each key uses.
+            limits: What one request may have.
+            ranking: Paths that the limits of a key are for.
+        """
+        self._app, self._keys, self._quotas, self._limits, self._ranking = app, keys, quotas, limits, ranking
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -83,7 +91,7 @@ class Guard:
             caller = self._keys.caller(_authorization(scope))
             scope["state"]["caller"] = caller
             timeline.caller = caller.name
-            with self._quotas.request(caller) if path in _RANKING else nullcontext():
+            with self._quotas.request(caller) if path in self._ranking else nullcontext():
                 await self._app(scope, receive, watched_send)
         except RerankerError as error:
             timeline.error = error.code

@@ -10,24 +10,32 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, NotRequired, Protocol, TypeAlias, cast
+from typing import Annotated, Any, Protocol, TypeAlias
 
+from fastapi import APIRouter, Request
 from pydantic import Field, PositiveInt, StrictStr
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from reranker.dialects.fields import Item, Options, query_of
-from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+from starlette.responses import Response
 
+from deployments.http import openapi
+from deployments.http.keys import Caller
+from deployments.http.replies import reply
 from reranker.config import RerankerConfig
 from reranker.config.search import Stage
 from reranker.dialects import answers
 from reranker.dialects.base import JSON, Asked, Dialect, Served
+from reranker.dialects.envelope import universal
+from reranker.dialects.options import Item, Options
+from reranker.dialects.texts import query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
+from reranker.record import Timeline
 from reranker.search.filters import Filter, read_filter
 from reranker.search.types import Candidate, Retrieval
 from reranker.types import Ranking, RankRequest
 
+PATHS = ("/v1/search", "/search")
 DEFAULT_TOP_N = 10
 _ATTEMPTS = 3
 """A search can be made again: a replica that ends takes none along."""
@@ -68,48 +76,6 @@ class SearchBody(Options):
         return None if self.filter is None else read_filter(self.filter)
 
 
-class Place(TypedDict):
-    """Which chunk it is."""
-
-    id: Annotated[str, Field(description="Of the document.")]
-    chunk: Annotated[int, Field(description="Of it, from 0.")]
-
-
-class ExcludedPlace(Place):
-    """A chunk that a rule or the threshold left out."""
-
-    rule: str
-
-
-class SearchResult(Place, answers.Marks):
-    """One chunk that was found."""
-
-    relevance_score: NotRequired[
-        Annotated[float, Field(description="In [0, 1]; log-odds with `raw_scores`; absent with `rerank: false`.")]
-    ]
-    first_stage_score: float
-    first_stage_rank: Annotated[int, Field(description="From 1.")]
-    text: NotRequired[str]
-    start: NotRequired[Annotated[int, Field(description="Character of the document at which the text begins.")]]
-    title: NotRequired[str]
-    metadata: NotRequired[dict[str, Any]]
-
-
-class SearchAnswer(answers.Head):
-    """What was found, best first."""
-
-    index: str
-    version: str
-    first_stage: str
-    candidates: int
-    results: list[SearchResult]
-    usage: answers.Usage
-    meta: answers.Meta
-    unscored: NotRequired[list[Place]]
-    excluded: NotRequired[list[ExcludedPlace]]
-    timings: NotRequired[answers.Timings]
-
-
 def read(body: SearchBody) -> tuple[RankRequest, ...]:
     """Give the list that will be ranked; its documents are not known yet."""
     body.where()  # a wrong filter is refused before anything is searched
@@ -118,7 +84,7 @@ def read(body: SearchBody) -> tuple[RankRequest, ...]:
     return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms()),)
 
 
-def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: Retrieval) -> SearchAnswer:
+def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: Retrieval) -> JSON:
     """Write the answer."""
     body: SearchBody = asked.body
     [ranking] = rankings
@@ -136,7 +102,7 @@ def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: R
         of_document[candidate.chunk.id] += 1
         if body.max_per_document is None or of_document[candidate.chunk.id] <= body.max_per_document:
             chosen.append(_result(candidate, index, scores, body))
-    answer: SearchAnswer = {
+    answer: dict[str, Any] = {
         **answers.head_of("search", served),
         "index": found.index,
         "version": found.version,
@@ -155,11 +121,11 @@ def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: R
     return {**answer, **answers.timings_of(asked, served)}
 
 
-def _place(candidate: Candidate) -> Place:
+def _place(candidate: Candidate) -> dict[str, Any]:
     return {"id": candidate.chunk.id, "chunk": candidate.chunk.number}
 
 
-def _result(candidate: Candidate, index: int, scores: Mapping[str, Any], body: SearchBody) -> SearchResult:
+def _result(candidate: Candidate, index: int, scores: Mapping[str, Any], body: SearchBody) -> dict[str, Any]:
     chunk = candidate.chunk
     result: dict[str, Any] = {
         **_place(candidate),
@@ -171,20 +137,15 @@ def _result(candidate: Candidate, index: int, scores: Mapping[str, Any], body: S
         result |= {"text": chunk.text, "start": chunk.start}
         result |= {"title": chunk.title} if chunk.title else {}
         result |= {"metadata": chunk.metadata} if chunk.metadata else {}
-    return cast("SearchResult", result)
+    return result
 
 
 DIALECT = Dialect(
     name="search",
-    summary="Find what answers a query in an index, and rank it.",
-    paths=("/v1/search", "/search"),
-    shares_paths=False,
     body=SearchBody,
-    lists=(),
     read=read,
-    answer=SearchAnswer,
     write=write,  # with `found`, once that is known
-    error=answers.error_body,
+    error=universal,
     examples={
         "search": {"query": "What is the capital of China?", "top_n": 3},
         "filter, threshold, first stage": {
@@ -245,6 +206,8 @@ class SearchClient:
 class Search:
     """Searches, with what the service is configured to have."""
 
+    paths = PATHS
+
     def __init__(self, indexes: Indexes, config: RerankerConfig) -> None:
         """Search these indexes.
 
@@ -300,3 +263,40 @@ class Search:
         if body.candidates is not None and body.candidates > search.max_candidates:
             raise InvalidRequestError("candidates", f"must be at most {search.max_candidates}")
         return body.candidates or search.indexes[name].candidates or search.candidates
+
+
+Route: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
+Rank: TypeAlias = Callable[[Asked, int, Caller, Timeline], Awaitable[tuple[Asked, Sequence[Ranking]]]]
+"""Ranks a request that was read, given the size of its body; gives what is to be answered, and the rankings."""
+
+
+def search_router(search: Search, rank: Rank, ranking_route: Callable[[Dialect, Rank], Route]) -> APIRouter:
+    """Make the routes.
+
+    Args:
+        search: Finds the documents.
+        rank: Ranks lists.
+        ranking_route: Makes the route of a dialect: reads the body, has it ranked, writes the answer.
+    """
+    router = APIRouter()
+
+    async def find_and_rank(
+        asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline
+    ) -> tuple[Asked, Sequence[Ranking]]:
+        with timeline.stage("retrieve"):
+            asked, found = await search.find(asked)
+        timeline.documents = len(found.candidates)
+        if not found.candidates or asked.body.rerank is False:
+            return asked, [Ranking.nothing()]
+        return await rank(asked, body_bytes + found.text_bytes, caller, timeline)
+
+    for path in PATHS:
+        route = ranking_route(DIALECT, find_and_rank)
+        router.add_api_route(path, route, methods=["POST"], **openapi.of_ranking(path, DIALECT))
+
+    @router.get("/v1/indexes", **openapi.INDEXES)
+    async def indexes() -> Response:
+        """What there is to search, the default first: versions, sizes, first stages."""
+        return reply({"object": "list", "data": await search.describe()})
+
+    return router

@@ -68,6 +68,11 @@ class Retrieval:
     """Version of the index; empty where it has none."""
     first_stage: str
 
+    @property
+    def text_bytes(self) -> int:
+        """Size of the texts to be ranked."""
+        return sum(len(one.chunk.ranked_text.encode()) for one in self.candidates)
+
 
 class FirstStage(Protocol):
     """Finds candidates for a query."""

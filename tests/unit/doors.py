@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from deployments.http.api import build_api
 from deployments.http.keys import Caller, Keyring
 from deployments.http.observed import Observed, Observer
+from deployments.http.search import Search
 from deployments.ui.visits import Head, Visit
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
@@ -29,7 +30,7 @@ class WordBackend:
     """Scores a document by the share of its words that the query has."""
 
     model = "words"
-    searches = False
+    search: Search | None = None
     adapters: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -56,12 +57,6 @@ class WordBackend:
         if self.error:
             raise self.error
         return [_rank(request) for request in asked.lists]
-
-    async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
-        raise NotImplementedError
-
-    async def indexes(self) -> list[dict[str, Any]]:
-        raise NotImplementedError
 
     async def load(self) -> dict[str, int]:
         return {"lists": 0, "tokens": 0, "shards": 0}

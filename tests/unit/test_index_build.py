@@ -168,9 +168,7 @@ def test_added_documents_take_the_place_of_those_with_their_id(tmp_path: Path) -
 def test_the_second_of_two_documents_with_one_id_is_left_out_and_said(tmp_path: Path) -> None:
     one, two = _lines(tmp_path / "a.jsonl", TEXTS), _lines(tmp_path / "b.jsonl", {"git": "again"})
     built = _build(tmp_path / "idx", one, two)
-    assert [str(reject) for reject in built.rejects] == [
-        f"{two}:1: has the id 'git' a second time; the first is kept"
-    ]
+    assert [str(reject) for reject in built.rejects] == [f"{two}:1: has the id 'git' a second time; the first is kept"]
     assert built.info.left_out == 1
 
 

@@ -13,7 +13,6 @@ from deployments.cli.main import main
 from reranker.errors import ConfigurationError, ModelNotFoundError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.search.embedding import SIMULATED
-from reranker.search.index import NoIndexError
 from tests.indexes import DOCUMENTS, build
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
@@ -183,7 +182,7 @@ def test_indexes_are_served_with_the_model_that_their_vectors_come_from(tmp_path
 
 
 def test_index_that_is_not_there_is_named_before_the_start(tmp_path: Path, free_port: int) -> None:
-    with pytest.raises(NoIndexError, match="reranker index build"):
+    with pytest.raises(ConfigurationError, match="reranker index build"):
         load(CONFIG, port=free_port, indexes={"docs": tmp_path})
 
 

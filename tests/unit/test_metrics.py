@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from deployments.http import search
 from deployments.scaling import REASONS
 from reranker.dialects.choose import DIALECTS, PATHS
 from reranker.metrics import catalog
@@ -19,7 +20,6 @@ from reranker.metrics.book import SUFFIX, Book, Page, cell, pages
 from reranker.metrics.exposition import exposition
 from reranker.metrics.kinds import Counter, Gauge, Histogram, Label
 from reranker.metrics.ledger import Ledger
-from reranker.search import dialect as search
 
 TURNS = Counter("turns_total", "Turns.", (Label("way", ("left", "right", "other")),))
 HELD = Gauge("held", "Held.")
