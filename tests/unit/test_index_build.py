@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reranker.errors import ConfigurationError
 from reranker.search.build import Build, BuildResult
 from reranker.search.embedding import SIMULATED, SimulatedEmbedder, simulated_vectors
 from reranker.search.filters import read_filter
-from reranker.search.first_stages import check_integrity, first_stages, fuse
+from reranker.search.first_stages import best_rows, check_integrity, first_stages, fuse
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexReader
 from reranker.search.sources import find_sources
 from reranker.search.text import ChunkSize
 from reranker.search.types import Candidate, Chunk
 from reranker.types import FloatArray
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "index"
 WITH_VECTORS = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED))
 TEXTS = {
     "git": "A merge joins two branches; a rebase rewrites commits.",
@@ -60,6 +65,10 @@ def _open(index: Path) -> IndexReader:
     opened = IndexReader(IndexFolder(index).current())
     check_integrity(opened)
     return opened
+
+
+def _info(index: Path) -> IndexInfo:
+    return IndexInfo.read(IndexFolder(index).current())
 
 
 def _ids(found: Sequence[Candidate]) -> list[str]:
@@ -220,3 +229,53 @@ def test_an_index_that_faiss_does_not_know_is_refused(tmp_path: Path) -> None:
     info = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED, factory="Nonsense"))
     with pytest.raises(ConfigurationError, match="FAISS cannot make 'Nonsense'"):
         _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), info=info)
+
+
+async def test_index_that_an_earlier_release_built_is_searched_and_added_to(tmp_path: Path) -> None:
+    """`tests/golden/index` is of `tests.indexes.DOCUMENTS`, built before embedding models could be behind a URL."""
+    index = tmp_path / "index"
+    shutil.copytree(GOLDEN, index)
+    stages = first_stages(_open(index), SimulatedEmbedder())
+    for name in ("bm25", "dense", "hybrid"):
+        assert _ids(await stages[name].search("captain hunts", 1)) == ["whale"]
+    await asyncio.to_thread(_build, index, _lines(tmp_path / "b.jsonl", {"new": "ducks"}), info=_info(index), add=True)
+    assert _ids(await first_stages(_open(index), SimulatedEmbedder())["hybrid"].search("ducks", 1)) == ["new"]
+    assert _info(index).left_out == 1
+
+
+def test_index_of_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "index")
+    file = tmp_path / "index" / "versions" / "000001" / "index.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ConfigurationError, match="of format 2, and this release reads 1; build the index again"):
+        _open(tmp_path / "index")
+
+
+def test_best_rows_are_those_above_0_and_equal_ones_stay_in_order() -> None:
+    scores = np.asarray([0, 2, 1, 2, 0, 1, 3, 1], dtype=np.float32)
+    assert best_rows(scores, 3) == [6, 1, 3]
+    assert best_rows(scores, 5) == [6, 1, 3, 2, 5]
+    assert best_rows(scores, 100) == [6, 1, 3, 2, 5, 7]
+    assert best_rows(np.zeros(4, dtype=np.float32), 2) == []
+
+
+def test_part_with_rejects_only_has_no_vectors_and_stops_no_build(tmp_path: Path) -> None:
+    """A part is 64 records where they are embedded."""
+    (tmp_path / "a.jsonl").write_text("no json\n" * 64 + '{"id": "a", "text": "whale"}\n')
+    built = _build(tmp_path / "idx", tmp_path / "a.jsonl")
+    assert (built.info.documents, built.info.left_out) == (1, 64)
+    _open(tmp_path / "idx")
+
+
+def test_chunks_are_read_rightly_from_many_threads(tmp_path: Path) -> None:
+    """Searches run in threads and share one reader."""
+    many = {f"n{number}": "x" * (number % 97 + 1) for number in range(500)}
+    _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", many), info=IndexInfo())
+    chunks = _open(tmp_path / "idx").chunks
+
+    def read(seed: int) -> bool:
+        rows = random.Random(seed).choices(range(len(chunks)), k=5_000)
+        return all(chunks[row].id == f"n{row}" for row in rows)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(read, range(8)))
