@@ -31,7 +31,7 @@ from reranker.errors import (
     RetrievalError,
     UnknownIndexError,
 )
-from reranker.search.embedding import SIMULATED, HttpEmbedder, SimulatedEmbedder
+from reranker.search.embedding import SIMULATED, HttpEmbedder, SimulatedEmbedder, VllmEmbedder
 from reranker.search.filters import Filter
 from reranker.search.first_stages import Milvus, first_stages
 from reranker.search.index import IndexFolder, IndexReader
@@ -207,30 +207,33 @@ class EmbeddingReplica:
             device: "cpu" or "cuda".
         """
         join_serve()
-        self._model = None
+        self.model: VllmEmbedder | None = None
         self._thread = ThreadPoolExecutor(1, "embedding")  # one: OpenMP makes its threads anew for each that calls
         if config.model == SIMULATED:
             logger.warning("SIMULATED embedding model: it knows words only")
-            return
-        # Imported here: vllm brings torch, which no other replica must load.
-        from reranker.search.embedding import VllmEmbedder
-
-        self._model = VllmEmbedder(config, device=device)
+        else:
+            self.model = VllmEmbedder(config, device=device)
 
     async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
         """See `Embedder`."""
-        if self._model is None:
+        if self.model is None:
             return await SimulatedEmbedder().embed(texts, kind)
-        ids = await asyncio.to_thread(self._model.prompts.ids, texts, kind)
+        ids = await asyncio.to_thread(self.model.prompts.ids, texts, kind)
         vectors: FloatArray = await self._embed_batch(ids)
         return vectors
+
+    def shutdown(self) -> None:
+        """Stop the model; for tests."""
+        self._thread.shutdown()
+        if self.model is not None:
+            self.model.shutdown()
 
     @serve.batch(max_batch_size=_EMBEDDINGS, batch_wait_timeout_s=0)
     async def _embed_batch(self, calls: list[list[list[int]]]) -> list[FloatArray]:
         """Embed the token ids of several calls at once: all that came while the last batch was computed."""
-        assert self._model is not None  # noqa: S101 - looked at before; for the type checker
+        assert self.model is not None  # noqa: S101 - looked at before; for the type checker
         prompts = [ids for call in calls for ids in call]
-        vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self._model.embed_ids, prompts)
+        vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self.model.embed_ids, prompts)
         return np.split(vectors, list(accumulate(len(call) for call in calls))[:-1])
 
 

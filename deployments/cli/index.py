@@ -14,7 +14,7 @@ from deployments.cli import Subparsers, local
 from reranker.config import EmbeddingConfig
 from reranker.errors import ConfigurationError
 from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
-from reranker.search.embedding import SIMULATED, HttpEmbedder, simulated_vectors
+from reranker.search.embedding import SIMULATED, HttpEmbedder, VllmEmbedder, simulated_vectors
 from reranker.search.first_stages import check_integrity
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexReader
 from reranker.search.sources import SUFFIXES, TextFields, find_sources
@@ -179,9 +179,6 @@ def open_embedder(config: EmbeddingConfig, dimensions: int | None = None) -> Ite
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
     local.prepare_environment(os.cpu_count() or 1)
-    # Imported here: it brings torch, and it must find the variables above.
-    from reranker.search.embedding import VllmEmbedder
-
     embedder = VllmEmbedder(config, device=local.device())
     try:
         yield lambda texts: embedder.embed(texts, "document")

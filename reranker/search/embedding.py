@@ -150,7 +150,7 @@ def embedding_args(
 
 
 def _load(arguments: dict[str, Any]) -> Any:  # Any: vLLM's LLM; vllm is untyped here
-    from vllm import LLM
+    from vllm import LLM  # here: it brings torch, and reads the environment when it is loaded
 
     # On a CPU vLLM would move the worker to a process of its own; this variable is the only way to say no.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
