@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Protocol, TypeAlias
+from typing import Annotated, Any, NotRequired, Protocol, cast
 
 from fastapi import APIRouter, Request
 from pydantic import Field, PositiveInt, StrictStr
@@ -18,24 +18,22 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.responses import Response
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from deployments.http import openapi
-from deployments.http.keys import Caller
-from deployments.http.replies import reply
+from deployments.http import Backend
+from deployments.http.requests import note_asked, read_asked
+from deployments.http.responses import describe, describe_ranking, ranking_response, reply
 from reranker.config import RerankerConfig
 from reranker.config.search import Stage
 from reranker.dialects import answers
 from reranker.dialects.base import JSON, Asked, Dialect, Served
-from reranker.dialects.envelope import universal
-from reranker.dialects.options import Item, Options
-from reranker.dialects.texts import query_of
+from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
 from reranker.record import Timeline
 from reranker.search.filters import Filter, read_filter
 from reranker.search.types import Candidate, Retrieval
 from reranker.types import Ranking, RankRequest
 
-PATHS = ("/v1/search", "/search")
 DEFAULT_TOP_N = 10
 _ATTEMPTS = 3
 """A search can be made again: a replica that ends takes none along."""
@@ -76,6 +74,48 @@ class SearchBody(Options):
         return None if self.filter is None else read_filter(self.filter)
 
 
+class Place(TypedDict):
+    """Which chunk it is."""
+
+    id: Annotated[str, Field(description="Of the document.")]
+    chunk: Annotated[int, Field(description="Of it, from 0.")]
+
+
+class ExcludedPlace(Place):
+    """A chunk that a rule or the threshold left out."""
+
+    rule: str
+
+
+class SearchResult(Place, answers.Marks):
+    """One chunk that was found."""
+
+    relevance_score: NotRequired[
+        Annotated[float, Field(description="In [0, 1]; log-odds with `raw_scores`; absent with `rerank: false`.")]
+    ]
+    first_stage_score: float
+    first_stage_rank: Annotated[int, Field(description="From 1.")]
+    text: NotRequired[str]
+    start: NotRequired[Annotated[int, Field(description="Character of the document at which the text begins.")]]
+    title: NotRequired[str]
+    metadata: NotRequired[dict[str, Any]]
+
+
+class SearchAnswer(answers.Head):
+    """What was found, best first."""
+
+    index: str
+    version: str
+    first_stage: str
+    candidates: int
+    results: list[SearchResult]
+    usage: answers.Usage
+    meta: answers.Meta
+    unscored: NotRequired[list[Place]]
+    excluded: NotRequired[list[ExcludedPlace]]
+    timings: NotRequired[answers.Timings]
+
+
 def read(body: SearchBody) -> tuple[RankRequest, ...]:
     """Give the list that will be ranked; its documents are not known yet."""
     body.where()  # a wrong filter is refused before anything is searched
@@ -84,7 +124,7 @@ def read(body: SearchBody) -> tuple[RankRequest, ...]:
     return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms()),)
 
 
-def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: Retrieval) -> JSON:
+def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: Retrieval) -> SearchAnswer:
     """Write the answer."""
     body: SearchBody = asked.body
     [ranking] = rankings
@@ -102,7 +142,7 @@ def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: R
         of_document[candidate.chunk.id] += 1
         if body.max_per_document is None or of_document[candidate.chunk.id] <= body.max_per_document:
             chosen.append(_result(candidate, index, scores, body))
-    answer: dict[str, Any] = {
+    answer: SearchAnswer = {
         **answers.head_of("search", served),
         "index": found.index,
         "version": found.version,
@@ -121,11 +161,11 @@ def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: R
     return {**answer, **answers.timings_of(asked, served)}
 
 
-def _place(candidate: Candidate) -> dict[str, Any]:
+def _place(candidate: Candidate) -> Place:
     return {"id": candidate.chunk.id, "chunk": candidate.chunk.number}
 
 
-def _result(candidate: Candidate, index: int, scores: Mapping[str, Any], body: SearchBody) -> dict[str, Any]:
+def _result(candidate: Candidate, index: int, scores: Mapping[str, Any], body: SearchBody) -> SearchResult:
     chunk = candidate.chunk
     result: dict[str, Any] = {
         **_place(candidate),
@@ -137,15 +177,20 @@ def _result(candidate: Candidate, index: int, scores: Mapping[str, Any], body: S
         result |= {"text": chunk.text, "start": chunk.start}
         result |= {"title": chunk.title} if chunk.title else {}
         result |= {"metadata": chunk.metadata} if chunk.metadata else {}
-    return result
+    return cast("SearchResult", result)
 
 
 DIALECT = Dialect(
     name="search",
+    summary="Find what answers a query in an index, and rank it.",
+    paths=("/v1/search", "/search"),
+    shares_paths=False,
     body=SearchBody,
+    lists=(),
     read=read,
+    answer=SearchAnswer,
     write=write,  # with `found`, once that is known
-    error=universal,
+    error=answers.error_body,
     examples={
         "search": {"query": "What is the capital of China?", "top_n": 3},
         "filter, threshold, first stage": {
@@ -206,8 +251,6 @@ class SearchClient:
 class Search:
     """Searches, with what the service is configured to have."""
 
-    paths = PATHS
-
     def __init__(self, indexes: Indexes, config: RerankerConfig) -> None:
         """Search these indexes.
 
@@ -265,36 +308,38 @@ class Search:
         return body.candidates or search.indexes[name].candidates or search.candidates
 
 
-Route: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
-Rank: TypeAlias = Callable[[Asked, int, Caller, Timeline], Awaitable[tuple[Asked, Sequence[Ranking]]]]
-"""Ranks a request that was read, given the size of its body; gives what is to be answered, and the rankings."""
+class IndexList(TypedDict):
+    """The indexes, the default first."""
+
+    object: str
+    data: list[dict[str, Any]]
 
 
-def search_router(search: Search, rank: Rank, ranking_route: Callable[[Dialect, Rank], Route]) -> APIRouter:
+def search_router(search: Search) -> APIRouter:
     """Make the routes.
 
     Args:
         search: Finds the documents.
-        rank: Ranks lists.
-        ranking_route: Makes the route of a dialect: reads the body, has it ranked, writes the answer.
     """
     router = APIRouter()
 
-    async def find_and_rank(
-        asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline
-    ) -> tuple[Asked, Sequence[Ranking]]:
-        with timeline.stage("retrieve"):
+    async def answer(request: Request) -> Response:
+        backend: Backend = request.app.state.backend
+        record: Timeline = request.state.timeline
+        asked = await read_asked(request, DIALECT)
+        with record.stage("retrieve"):
             asked, found = await search.find(asked)
-        timeline.documents = len(found.candidates)
-        if not found.candidates or asked.body.rerank is False:
-            return asked, [Ranking.nothing()]
-        return await rank(asked, body_bytes + found.text_bytes, caller, timeline)
+        note_asked(record, asked)
+        rankings: Sequence[Ranking] = [Ranking.nothing()]
+        if found.candidates and asked.body.rerank is not False:
+            size_bytes = record.body_bytes + found.text_bytes
+            record.rankings = rankings = await backend.rank(asked, size_bytes, request.state.caller, record)
+        return ranking_response(request, asked, rankings)
 
-    for path in PATHS:
-        route = ranking_route(DIALECT, find_and_rank)
-        router.add_api_route(path, route, methods=["POST"], **openapi.of_ranking(path, DIALECT))
+    for path in DIALECT.paths:
+        router.add_api_route(path, answer, methods=["POST"], **describe_ranking(path, DIALECT))
 
-    @router.get("/v1/indexes", **openapi.INDEXES)
+    @router.get("/v1/indexes", **describe(IndexList, 503))
     async def indexes() -> Response:
         """What there is to search, the default first: versions, sizes, first stages."""
         return reply({"object": "list", "data": await search.describe()})

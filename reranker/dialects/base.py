@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from reranker.dialects.envelope import Problem
-from reranker.dialects.options import Options
+from reranker.dialects.fields import Options
+from reranker.errors import RerankerError
 from reranker.record import Timeline
 from reranker.types import Ranking, RankRequest
 
 JSON: TypeAlias = Any  # what a JSON encoder takes; every type by its nature
+
+TIMEOUT_HEADER = "X-Reranker-Timeout-S"
+"""Seconds the client gives a list."""
+IGNORED_HEADER = "X-Reranker-Ignored"
+"""In an answer: the fields of the request that are known, could change the ranking, and were not obeyed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +48,28 @@ class Asked:
         return self.dialect.write(self, rankings, served)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One way of asking for a ranking and of answering."""
 
     name: str
+    summary: str
+    """Of its first path, for the OpenAPI page."""
+    paths: tuple[str, ...] = ()
+    """Paths of its own, besides those that several dialects share."""
+    chosen_by: tuple[str, ...] = ()
+    """On a shared path, a body with one of these fields is in this dialect."""
+    shares_paths: bool = True
+    """Whether it is spoken on the shared paths at all."""
     body: type[Options]
     """The model of its request's body."""
+    lists: tuple[str, ...]
+    """Fields that hold one entry for each document, or could hold as many."""
     read: Callable[[Any], tuple[RankRequest, ...]]
     """From a body of that model; raises InvalidRequestError."""
+    answer: Any
+    """The type of what `write` gives: the OpenAPI page is made of it. (Any: a TypedDict, or a list of one.)"""
     write: Callable[[Asked, Sequence[Ranking], Served], JSON]
-    error: Callable[[Problem], JSON]
+    error: Callable[[RerankerError], JSON]
     examples: Mapping[str, Mapping[str, JSON]]
     """Bodies by what they show; for the OpenAPI page, and each works when pasted."""

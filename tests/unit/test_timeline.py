@@ -18,7 +18,7 @@ from reranker.ranking.scatter import Scatter
 from reranker.record import STAGES, Interval, ShardRecord, Timeline, covered_s
 from reranker.types import EngineScores, RankRequest, ReplicaLoad
 from tests.unit.cached_ingress import TEXTS, until
-from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor
+from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 from tests.unit.fleets import Call, FakeFleet, by_length, never
 from tests.unit.test_pipeline import CONFIG, RENDERER
 
@@ -163,11 +163,7 @@ async def test_client_that_goes_away_is_told_of_as_499() -> None:
     told: list[Timeline] = []
     backend = WordBackend()
     backend.go_on.clear()
-    async with visitor(door(backend, told.append)) as client:
-        asked = asyncio.create_task(client.post("/v1/rerank", json=BODY))
-        await backend.arrived.wait()
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+    assert not await hang_up(door(backend, told.append), backend)
     assert [(one.status, one.error, one.documents) for one in told] == [(499, "client_gone", 3)]
 
 

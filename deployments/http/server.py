@@ -1,4 +1,4 @@
-"""The ingress's own HTTP server: on the service's address, which all ingress replicas of a node share.
+"""The ingress's own HTTP server, on an address that all ingress replicas of a node share, with limits uvicorn lacks.
 
 Not Serve's proxy: that is a second process in Python that every request passes, with a call to the replica, one back
 for the body, and a stream of messages for the answer. Figures: docs/decisions/0006-no-proxy.md.
@@ -15,20 +15,26 @@ from typing import TYPE_CHECKING
 
 import httpx
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from deployments.http.http_protocol import LimitedProtocol
-from deployments.http.replies import refusal
-from reranker.errors import ConfigurationError, NotReadyError
+from deployments.http import SERVICE_HEADER
+from deployments.http.responses import error_response
+from reranker.errors import (
+    ConfigurationError,
+    HeadersTooLargeError,
+    MalformedRequestError,
+    RerankerError,
+    SlowRequestError,
+)
 
 if TYPE_CHECKING:  # Ray takes a second to import, and tests of this do without
     from ray.serve.config import HTTPOptions
 
-SERVICE_HEADER = "x-reranker-service"
-"""Says on /health which service it is, so that no other one comes to listen on the same port."""
 _BACKLOG = 2_048
 _LINGER_S = 2
-"""So long a draining server waits for the clients of idle connections to ask once more, and hear that they end."""
+"""How long a draining server keeps idle connections open. A client that asks once more in that time hears that its
+connection ends; one whose request meets a closed connection gets an error."""
 _SIBLING_TIMEOUT_S = 5
 _KEEP_ALIVE_S = 90
 """Longer than clients keep an unused connection (httpx 5 s, load balancers mostly 60 s), so that they end it."""
@@ -37,20 +43,19 @@ _KEEP_ALIVE_S = 90
 class Listener:
     """Serves an ASGI application from this process's event loop."""
 
-    def __init__(self, app: ASGIApp, options: HTTPOptions, listening: socket.socket, service: str) -> None:
+    def __init__(self, app: ASGIApp, options: HTTPOptions, listening: socket.socket) -> None:
         """Take connections from the moment the event loop runs.
 
         Args:
-            app: The application, within `CancelledByClient`.
+            app: The application.
             options: Serve's; of them those of TLS.
             listening: What `listen` gave.
-            service: Which service this is; see `SERVICE_HEADER`.
         """
-        self._ending = False
-        self._service = service.encode()
         self._listening = listening
+        self.draining = False
+        """Whether connections end as each has its answer."""
         config = uvicorn.Config(
-            self._marked(app),
+            app,
             http=LimitedProtocol,
             ws="none",
             lifespan="off",
@@ -75,9 +80,9 @@ class Listener:
         """Take no more connections, and end the open ones as each has its answer.
 
         Args:
-            timeout_s: What is open then is cut.
+            timeout_s: After this, open requests are cut.
         """
-        self._ending = True
+        self.draining = True
         if self._server.started:
             await self._close_address()
         if self._server.server_state.connections:
@@ -87,7 +92,7 @@ class Listener:
         await self._serving
 
     async def _close_address(self) -> None:
-        """Listen no more, but take the connections that wait to be accepted: closing would reset them."""
+        """Stop listening, but accept the connections that wait for it: closing would reset them."""
         waiting: list[socket.socket] = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -104,71 +109,93 @@ class Listener:
         with contextlib.suppress(OSError):  # it has hung up meanwhile
             await loop.connect_accepted_socket(lambda: protocol, connection, ssl=server.config.ssl)
 
-    def _marked(self, app: ASGIApp) -> ASGIApp:
-        """Say on /health who we are, and once we are ending, that a connection ends with its answer."""
 
-        async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-            async def marked_send(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    more = [(b"connection", b"close")] if self._ending else []
-                    if scope["path"] == "/health":
-                        more.append((SERVICE_HEADER.encode(), self._service))
-                    message = {**message, "headers": [*message.get("headers", ()), *more]}
-                await send(message)
+class LimitedProtocol(HttpToolsProtocol):
+    """Uvicorn's protocol for one connection, with limits on what no ASGI application sees.
 
-            await app(scope, receive, marked_send)
+    These are heads that are slow or too large, bodies that nobody waits for, and what is not HTTP.
+    """
 
-        return wrapped
+    max_head_bytes = 128 * 1024
+    """Of a head that is not complete; `limits.max_header_bytes` is exact, and holds for complete ones."""
+    head_timeout_s = 30.0
+    """From the connection, or a request's first byte, to the end of its head."""
+    rest_timeout_s = 30.0
+    """For the rest of a body that was answered before it was all there. A client that sends before it reads gets its
+    answer; one that sends for ever loses the connection."""
 
+    _head_bytes = 0
+    _in_head = True
+    _timer: asyncio.TimerHandle | None = None
 
-class CancelledByClient:
-    """ASGI middleware: ends what runs for a client that has hung up, and with it the work in the engines."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Wait for a request."""
+        super().connection_made(transport)
+        self._set_timer(self.head_timeout_s, self._too_slow)
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self._app = app
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._unset_timer()
+        super().connection_lost(exc)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before the head's end."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.max_head_bytes:
+                self._refuse(HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
+
+    def on_message_begin(self) -> None:
+        """A request's first byte is there."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        self._set_timer(self.head_timeout_s, self._too_slow)
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._in_head = False
+        self._unset_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is there."""
+        self._unset_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer is out."""
+        super().on_response_complete()
+        if self.cycle.more_body:
+            self._set_timer(self.rest_timeout_s, None)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say so in JSON where uvicorn says it in plain text."""
+        self._refuse(MalformedRequestError())
+
+    @property
+    def _too_slow(self) -> RerankerError:
+        return SlowRequestError(self.head_timeout_s, "head")
+
+    def _refuse(self, error: RerankerError | None) -> None:
+        self._unset_timer()
+        if self.transport.is_closing():
             return
-        all_there = asyncio.Event()
+        if error is not None:
+            response = error_response(error)
+            headers = [*response.raw_headers, (b"connection", b"close")]
+            lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+            self.transport.write(STATUS_LINE[response.status_code] + lines + b"\r\n" + response.body)
+        self.transport.close()
 
-        async def watched() -> Message:
-            if all_there.is_set():  # nobody reads on but the one below
-                await asyncio.Event().wait()
-            message = await receive()
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                all_there.set()
-            return message
+    def _set_timer(self, seconds: float, error: RerankerError | None) -> None:
+        self._unset_timer()
+        self._timer = self.loop.call_later(seconds, self._refuse, error)
 
-        async def hung_up() -> None:
-            await all_there.wait()
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        started = False
-
-        async def noted_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        answering = asyncio.ensure_future(self._app(scope, watched, noted_send))
-        watching = asyncio.ensure_future(hung_up())
-        try:
-            await asyncio.wait([answering, watching], return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:  # by the server, which ends and has waited long enough
-            if not started:
-                await refusal(NotReadyError())(scope, receive, send)
-            raise
-        finally:
-            watching.cancel()
-            if not answering.done():
-                answering.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await answering
+    def _unset_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class _Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""The fields that every dialect takes besides query and documents, and how they become our own terms.
+"""The fields that dialects share, how they become our own terms, and how a document or query becomes text.
 
 Lenient where clients differ: `null` for every optional field, "true" for true, unknown fields. Strict where a wrong
 value would give a wrong ranking.
@@ -6,9 +6,10 @@ value would give a wrong ranking.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -29,6 +30,22 @@ Items = Annotated[list[Item], Field(fail_fast=True)]
 """Failing fast: a list of a million wrong ones would bring a million complaints."""
 Seconds = Annotated[float, Field(ge=0.001, allow_inf_nan=False)]
 _SIDES: dict[str | None, TruncationSide | None] = {"left": "start", "right": "end", None: None}
+_OBEYED: dict[str, tuple[object, ...]] = {
+    "truncate": (True, "true", "END"),  # TEI: false refuses the list when a document is too long
+    "truncation": (True, "true"),  # Voyage: the same
+    "truncate_prompt_tokens": (-1,),  # vLLM: cuts the whole prompt, and with it the end of its template
+    "max_tokens_per_query": (0,),  # vLLM
+    "max_query_length": (),  # Jina
+    "max_doc_length": (),  # Jina
+    "add_special_tokens": (True, "true"),  # vLLM
+    "chat_template": (),  # vLLM
+    "mm_processor_kwargs": ({},),  # vLLM
+    "kwargs": ("{}", "", {}),  # xinference
+}
+"""Fields of other services that would change the ranking and that we do not obey, and the values of each that ask for
+what happens anyway; null does for every field."""
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it
+_NO_TEXT = "this model reads text only"
 
 
 class Options(BaseModel):
@@ -132,7 +149,7 @@ def _first_problem(error: ValidationError) -> InvalidRequestError:
     kinds = {one["type"] for one in problems if one["loc"][0] == top and _places(one["loc"]) == places}
     field = top + "".join(f"[{place}]" for place in places)
     kind, message = problem["type"], problem["msg"]
-    if len(kinds) > 1 and top in _TEXTS:
+    if {"string_type", "dict_type"} <= kinds:
         message = "must be a string or an object" + (", or a list of these" if "list_type" in kinds else "")
     if kind == "too_short":
         message = "must not be empty"
@@ -143,4 +160,98 @@ def _places(location: tuple[int | str, ...]) -> tuple[int, ...]:
     return tuple(part for part in location if isinstance(part, int))
 
 
-_TEXTS = frozenset({"query", "documents", "texts", "text_1", "text_2", "queries", "items", "data_1", "data_2"})
+def ignored_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the fields that a body has with a value that we do not obey.
+
+    Args:
+        fields: The body. (Any: JSON.)
+    """
+    return tuple(
+        name for name, obeyed in _OBEYED.items() if fields.get(name) is not None and fields[name] not in obeyed
+    )
+
+
+def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ()) -> tuple[str, ...]:
+    """Give the text of each document.
+
+    Args:
+        items: As they came.
+        where: Name of the field they came in.
+        rank_fields: Fields of objects that count, in this order.
+
+    Returns:
+        A string as it is. An object's `text`; with `rank_fields`, those fields of it as YAML; without either, all of it
+        as YAML, as Cohere advises for structured data. vLLM's `{"content": [{"type": "text", …}]}` is its parts.
+
+    Raises:
+        InvalidRequestError: An object without a text; named by its place.
+    """
+    return tuple(
+        item if isinstance(item, str) else _text_of(item, f"{where}[{index}]", rank_fields)
+        for index, item in enumerate(items)
+    )
+
+
+def query_of(item: Item, where: str) -> str:
+    """Give the text of a query.
+
+    Raises:
+        InvalidRequestError: It has none.
+    """
+    if not (isinstance(item, str) or "text" in item or _is_content(item.get("content"))):
+        raise InvalidRequestError(where, "must be a string or an object with a string `text`")
+    text = item if isinstance(item, str) else _text_of(item, where, ())
+    if not text.strip():
+        raise InvalidRequestError(where, "must not be empty")
+    return text
+
+
+def _text_of(item: dict[str, Any], where: str, rank_fields: Sequence[str]) -> str:
+    if rank_fields:
+        chosen = {name: item[name] for name in rank_fields if item.get(name) is not None}
+        if not chosen:
+            raise InvalidRequestError(where, "has none of the fields that rank_fields names")
+        if list(chosen) != ["text"]:
+            return _as_yaml(chosen)
+    if "text" in item:
+        text = item["text"]
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"{where}.text", "must be a string")
+        return text
+    if _is_content(item.get("content")):
+        return _joined(item["content"], where)
+    if not item:
+        raise InvalidRequestError(where, "must not be an empty object; give it a text")
+    if item.keys() <= {"image", "image_url"}:
+        raise InvalidRequestError(where, _NO_TEXT)
+    return _as_yaml(item)
+
+
+def metadata_of(items: Sequence[Item]) -> tuple[Mapping[str, object], ...]:
+    """Give what came with each document besides its text; empty when all are strings."""
+    if all(isinstance(item, str) for item in items):
+        return ()
+    return tuple(
+        {} if isinstance(item, str) else {key: value for key, value in item.items() if key != "text"} for item in items
+    )
+
+
+def echoed(item: Item, text: str) -> dict[str, Any]:
+    """Give back a document as an object with its `text`: its own, or what it was read as."""
+    return {"text": text} if isinstance(item, str) else {"text": text} | item
+
+
+def _is_content(content: object) -> bool:
+    return isinstance(content, list) and bool(content) and all(isinstance(p, dict) and "type" in p for p in content)
+
+
+def _joined(parts: Sequence[Mapping[str, Any]], where: str) -> str:
+    for number, part in enumerate(parts):
+        if not (part["type"] == "text" and isinstance(part.get("text"), str)):
+            raise InvalidRequestError(f"{where}.content[{number}]", _NO_TEXT)
+    return "\n".join(part["text"] for part in parts)
+
+
+def _as_yaml(fields: Mapping[str, Any]) -> str:
+    dumped: str = yaml.dump(dict(fields), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**30)
+    return dumped
