@@ -32,10 +32,9 @@ from reranker.errors import (
     UnknownIndexError,
 )
 from reranker.search.embedding import SIMULATED, HttpEmbedder, SimulatedEmbedder, VllmEmbedder
-from reranker.search.filters import Filter
 from reranker.search.first_stages import Milvus, first_stages
 from reranker.search.index import IndexFolder, IndexReader
-from reranker.search.types import Embedder, FirstStage, Retrieval, TextKind
+from reranker.search.types import Embedder, FirstStage, Query, Retrieval, TextKind
 from reranker.types import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -87,17 +86,8 @@ class Indexes:
                     logger.error("the index %s cannot be opened: %s", name, error)  # noqa: TRY400 - one sentence
                 self._failures[name] = str(error)
 
-    async def search(
-        self, name: str | None, first_stage: str | None, query: str, count: int, where: Filter | None
-    ) -> Retrieval:
+    async def search(self, query: Query) -> Retrieval:
         """Find candidates.
-
-        Args:
-            name: The index. None: the first that is configured.
-            first_stage: None: the index's default.
-            query: The query.
-            count: The most to find.
-            where: The filter that chunks must pass. None: all chunks pass.
 
         Raises:
             UnknownIndexError: There is no such index.
@@ -106,20 +96,20 @@ class Indexes:
             RetrievalError: A service that the first stage needs did not answer.
         """
         configured = self._config.indexes
-        name = next(iter(configured)) if name is None else name
+        name = next(iter(configured)) if query.index is None else query.index
         if name not in configured:
             raise UnknownIndexError(tuple(configured))
         index = self._open.get(name)
         if index is None:
             raise IndexUnavailableError(name)
-        stage = first_stage or configured[name].first_stage or next(iter(index.stages))
+        stage = query.first_stage or configured[name].first_stage or next(iter(index.stages))
         if stage not in index.stages:
             said = f"the index {name} has no such first stage; it has {', '.join(index.stages)}"
             raise InvalidRequestError("first_stage", said)
-        candidates = await index.stages[stage].search(query, count, where)
+        candidates = await index.stages[stage].search(query.text, query.count, query.where)
         return Retrieval(tuple(candidates), name, index.version, stage)
 
-    def describe(self) -> list[dict[str, Any]]:  # Any: JSON
+    async def describe(self) -> list[dict[str, Any]]:  # Any: JSON
         """Describe the indexes, the default first."""
         described = []
         for name, config in self._config.indexes.items():
@@ -163,7 +153,7 @@ def _last_part(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1]
 
 
-class SearchReplica:
+class SearchReplica(Indexes):
     """Holds every index of the configuration, and searches them."""
 
     def __init__(self, config: SearchConfig, embedding: DeploymentHandle | None) -> None:
@@ -179,21 +169,11 @@ class SearchReplica:
             embedder = HttpEmbedder(config.embedding, os.environ)
         elif embedding is not None:
             embedder = ReplicaEmbedder(embedding)
-        self._indexes = Indexes(config, embedder, os.environ)
-
-    async def search(
-        self, index: str | None, first_stage: str | None, query: str, count: int, where: Filter | None
-    ) -> Retrieval:
-        """See `Indexes.search`."""
-        return await self._indexes.search(index, first_stage, query, count, where)
-
-    async def describe(self) -> list[dict[str, Any]]:  # Any: JSON
-        """See `Indexes.describe`."""
-        return self._indexes.describe()
+        super().__init__(config, embedder, os.environ)
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds: the moment to look for newer versions."""
-        await asyncio.to_thread(self._indexes.refresh)
+        await asyncio.to_thread(self.refresh)
 
 
 class EmbeddingReplica:

@@ -31,7 +31,7 @@ from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
 from reranker.record import Timeline
 from reranker.search.filters import Filter, read_filter
-from reranker.search.types import Candidate, Retrieval
+from reranker.search.types import Candidate, Query, Retrieval
 from reranker.types import Ranking, RankRequest
 
 DEFAULT_TOP_N = 10
@@ -205,11 +205,9 @@ DIALECT = Dialect(
 
 
 class Indexes(Protocol):
-    """What the routes need of the search deployment; see `deployments.search.SearchReplica`."""
+    """The search deployment; see `deployments.search.SearchReplica`."""
 
-    async def search(
-        self, index: str | None, first_stage: str | None, query: str, count: int, where: Filter | None
-    ) -> Retrieval:
+    async def search(self, query: Query) -> Retrieval:
         """Find candidates."""
         ...
 
@@ -219,31 +217,29 @@ class Indexes(Protocol):
 
 
 class SearchClient:
-    """The search deployment, as the ingress calls it. Ray's errors end here. See `Indexes`."""
+    """Calls the search deployment. Ray's errors end here. See `Indexes`."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
         """Call these."""
         self._replicas = replicas
 
-    async def search(
-        self, index: str | None, first_stage: str | None, query: str, count: int, where: Filter | None
-    ) -> Retrieval:
-        """Find candidates; raises what `SearchReplica.search` does, or RetrievalError if no replica answers."""
-        found: Retrieval = await self._call("search", index, first_stage, query, count, where)
+    async def search(self, query: Query) -> Retrieval:
+        """See `Indexes`; raises RetrievalError if no replica answers."""
+        found: Retrieval = await self._call("search", query)
         return found
 
     async def describe(self) -> JSON:
-        """Describe the indexes, the default first; raises RetrievalError if no replica answers."""
+        """See `Indexes`; raises RetrievalError if no replica answers."""
         return await self._call("describe")
 
     async def _call(self, method: str, *arguments: object) -> Any:  # Any: what the method gives
-        for attempt in range(_ATTEMPTS):
+        for left in reversed(range(_ATTEMPTS)):
             try:
                 return await getattr(self._replicas, method).remote(*arguments)
             except RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, RerankerError) else RetrievalError()) from None
             except (RayActorError, RayServeException):
-                if attempt == _ATTEMPTS - 1:
+                if not left:
                     raise RetrievalError from None
         raise AssertionError("unreachable")
 
@@ -275,10 +271,11 @@ class Search:
         timeout_s = self._config.limits.bounded_s(request.timeout_s)
         clock = asyncio.get_running_loop().time
         deadline_s = clock() + timeout_s
-        query, count = request.query[:_MAX_CHARACTERS], self._count(body)
+        text = request.query[:_MAX_CHARACTERS]
+        query = Query(text, self._count(body), body.index, body.first_stage, body.where())
         try:
             async with asyncio.timeout_at(deadline_s):
-                found = await self._indexes.search(body.index, body.first_stage, query, count, body.where())
+                found = await self._indexes.search(query)
         except TimeoutError:
             raise DeadlineExceededError(timeout_s) from None
         index = self._config.search.indexes[found.index]

@@ -48,6 +48,21 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """What a search is for."""
+
+    text: str
+    count: int
+    """The most candidates to find."""
+    index: str | None = None
+    """None: the first that is configured."""
+    first_stage: str | None = None
+    """None: the index's default."""
+    where: Filter | None = None
+    """The filter that chunks must pass. None: all chunks pass."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A chunk that a first stage found."""
 

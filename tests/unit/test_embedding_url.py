@@ -23,6 +23,7 @@ from reranker.config import EmbeddingConfig, SearchConfig
 from reranker.errors import ConfigurationError, RetrievalError
 from reranker.search.embedding import EMBEDDING_KEY, HttpEmbedder, simulated_vectors
 from reranker.search.index import IndexFolder, IndexInfo
+from reranker.search.types import Query
 from tests.indexes import DOCUMENTS
 
 KEY = {EMBEDDING_KEY: "right"}
@@ -233,7 +234,7 @@ def test_index_is_built_and_added_to_and_searched_through_a_url(
 
     async def search() -> list[str]:
         async with _embedder(server.url) as embedder:
-            found = await Indexes(config, embedder, {}).search("a", "dense", "bottle of rum", 1, None)
+            found = await Indexes(config, embedder, {}).search(Query("bottle of rum", 1, "a", "dense"))
         return [one.chunk.id for one in found.candidates]
 
     assert asyncio.run(search()) == ["new"]

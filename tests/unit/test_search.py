@@ -17,8 +17,7 @@ from reranker.config import RerankerConfig
 from reranker.dialects.base import Asked
 from reranker.record import Timeline
 from reranker.search.embedding import SIMULATED, SimulatedEmbedder
-from reranker.search.filters import Filter
-from reranker.search.types import Retrieval
+from reranker.search.types import Query, Retrieval
 from reranker.types import Ranking
 from tests.indexes import DOCUMENTS, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
@@ -32,15 +31,13 @@ class LocalIndexes:
         self.queries: list[str] = []
         self.pause_s = 0.0
 
-    async def search(
-        self, index: str | None, first_stage: str | None, query: str, count: int, where: Filter | None
-    ) -> Retrieval:
-        self.queries.append(query)
+    async def search(self, query: Query) -> Retrieval:
+        self.queries.append(query.text)
         await asyncio.sleep(self.pause_s)
-        return await self.indexes.search(index, first_stage, query, count, where)
+        return await self.indexes.search(query)
 
     async def describe(self) -> list[dict[str, Any]]:
-        return self.indexes.describe()
+        return await self.indexes.describe()
 
 
 class SearchBackend(WordBackend):
@@ -208,7 +205,7 @@ async def test_an_index_of_another_embedding_model_is_not_served(tmp_path: Path)
     path = build(tmp_path / "books", DOCUMENTS)
     settings = {"indexes": {"books": {"path": str(path)}}, "embedding": {"model": "Qwen/Qwen3-Embedding-0.6B"}}
     backend = SearchBackend(RerankerConfig.model_validate({"search": settings}))
-    assert [one["available"] for one in backend.served.describe()] == [False]
+    assert [one["available"] for one in await backend.served.describe()] == [False]
 
 
 async def test_search_has_the_time_of_the_request_and_no_longer(
