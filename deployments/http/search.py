@@ -81,7 +81,7 @@ class Place(TypedDict):
     chunk: Annotated[int, Field(description="Of it, from 0.")]
 
 
-class ExcludedPlace(Place):
+class Exclusion(Place):
     """A chunk that a rule or the threshold left out."""
 
     rule: str
@@ -112,7 +112,7 @@ class SearchAnswer(answers.Head):
     usage: answers.Usage
     meta: answers.Meta
     unscored: NotRequired[list[Place]]
-    excluded: NotRequired[list[ExcludedPlace]]
+    excluded: NotRequired[list[Exclusion]]
     timings: NotRequired[answers.Timings]
 
 
