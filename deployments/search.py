@@ -102,7 +102,7 @@ class Indexes:
         index = self._open.get(name)
         if index is None:
             raise IndexUnavailableError(name)
-        stage = query.first_stage or configured[name].first_stage or next(iter(index.stages))
+        stage: str = query.first_stage or configured[name].first_stage or next(iter(index.stages))
         if stage not in index.stages:
             said = f"the index {name} has no such first stage; it has {', '.join(index.stages)}"
             raise InvalidRequestError("first_stage", said)
@@ -208,7 +208,7 @@ class EmbeddingReplica:
         if self.model is not None:
             self.model.shutdown()
 
-    @serve.batch(max_batch_size=_EMBEDDINGS, batch_wait_timeout_s=0)
+    @serve.batch(max_batch_size=_EMBEDDINGS, batch_wait_timeout_s=0)  # type: ignore[untyped-decorator]
     async def _embed_batch(self, calls: list[list[list[int]]]) -> list[FloatArray]:
         """Embed the token ids of several calls at once: all that came while the last batch was computed."""
         assert self.model is not None  # noqa: S101 - looked at before; for the type checker

@@ -36,7 +36,6 @@ class Interval(NamedTuple):
 class Attempt:
     """One sending of a shard to one replica."""
 
-    request_id: str = ""
     hedge: bool = False
     """Sent while another one was under way, because that lagged."""
     replica: str = ""
@@ -55,7 +54,6 @@ class Attempt:
 class ShardRecord:
     """What became of one shard."""
 
-    request_id: str = ""
     pairs: int = 0
     tokens: int = 0
     """Its work, as `Shard.work_tokens` has it."""
@@ -72,7 +70,7 @@ class ShardRecord:
 
     def send(self, *, hedge: bool = False) -> Attempt:
         """Note that it is sent, now."""
-        attempt = Attempt(self.request_id, hedge)
+        attempt = Attempt(hedge)
         self.attempts.append(attempt)
         return attempt
 
@@ -126,8 +124,8 @@ class Timeline:
 
     __slots__ = (
         "_told", "began_s", "began_unix_ns", "body_bytes", "caller", "dialect", "documents", "ended_s", "error",
-        "intervals", "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status", "trace_id",
-        "traceparent", "tracestate",
+        "found_bytes", "intervals", "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status",
+        "trace_id", "traceparent", "tracestate",
     )  # fmt: skip
 
     def __init__(self, request_id: str = "", method: str = "", path: str = "") -> None:
@@ -156,6 +154,8 @@ class Timeline:
         self.priority = ""
         self.body_bytes = self.lists = self.documents = 0
         """What was asked for, as far as it was read."""
+        self.found_bytes = 0
+        """Size of the documents that a search found."""
         self.rankings: Sequence[Ranking] = ()
         """What was answered, list by list. Empty: nothing."""
         self.traceparent = self.tracestate = ""
@@ -164,15 +164,45 @@ class Timeline:
         self.trace_id = ""
         """Of the trace it is in, in hexadecimal. Empty: it is in none that anybody keeps."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of what is to be ranked, as admission counts it before its tokens are known."""
+        return self.body_bytes + self.found_bytes
+
     def stage(self, name: str) -> Stage:
         """Time a stage for as long as the block lasts, however it ends."""
         return Stage(self.intervals, name)
 
     def shard(self, pairs: int, tokens: int, document_of_pair: TokenArray) -> ShardRecord:
         """Begin the record of a shard."""
-        record = ShardRecord(self.request_id, pairs, tokens, document_of_pair)
+        record = ShardRecord(pairs, tokens, document_of_pair)
         self.shards.append(record)
         return record
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts that were answered for, remembered ones too: what the caller is billed."""
+        return sum(ranking.prompt_tokens for ranking in self.rankings)
+
+    @property
+    def pairs(self) -> int:
+        """Prompts sent to engines: documents, and windows of long ones; each once, however often it was sent."""
+        return sum(shard.pairs for shard in self.shards)
+
+    @property
+    def replicas(self) -> int:
+        """Distinct replicas that answered."""
+        return len({shard.replica for shard in self.shards} - {""})
+
+    @property
+    def retries(self) -> int:
+        """Sendings that followed a lost replica."""
+        return sum(not one.hedge for shard in self.shards for one in shard.attempts[1:])
+
+    @property
+    def hedges(self) -> int:
+        """Sendings beside one that lagged."""
+        return sum(one.hedge for shard in self.shards for one in shard.attempts)
 
     def end(self) -> None:
         """Note that the answer is out, or will not come."""

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from deployments.http.keys import Caller
     from deployments.http.search import Search
     from reranker.dialects.base import JSON, Asked
     from reranker.dialects.tei import TeiInfo
     from reranker.record import Timeline
-    from reranker.types import Ranking
+    from reranker.types import Caller, Ranking
 
 
 VERSION = importlib.metadata.version("reranker")

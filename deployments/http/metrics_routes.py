@@ -8,11 +8,12 @@ from typing import Protocol
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
-from deployments.http.keys import Caller, Keyring
+from deployments.http.keys import Keyring
 from deployments.http.responses import describe
 from reranker.errors import ForbiddenError, NotFoundError
 from reranker.metrics import COUNTED
 from reranker.metrics.exposition import CONTENT_TYPE, exposition
+from reranker.types import Caller
 
 
 class MetricsBackend(Protocol):

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http.keys import Caller, Keyring
+from deployments.http.keys import Keyring
 from deployments.http.quota import Quotas
 from deployments.http.responses import error_response, server_timing
 from deployments.ui.visits import UI_PATH
@@ -37,6 +37,7 @@ from reranker.errors import (
     UrlTooLongError,
 )
 from reranker.record import Timeline, request_id
+from reranker.types import Caller
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class RequestMiddleware:
             return
         with self._quotas.request(caller):
             await self._app(scope, exchange.receive, exchange.send)
-            self._quotas.spend(caller, sum(ranking.prompt_tokens for ranking in record.rankings))
+            self._quotas.spend(caller, record.prompt_tokens)
 
     async def _refuse(self, error: BaseException, scope: Scope, record: Timeline, exchange: _Exchange) -> None:
         ours = _as_ours(error, scope)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from deployments.http import SERVICE_HEADER, VERSION, Backend
-from deployments.http.keys import Caller, Keyring
+from deployments.http.keys import Keyring
 from deployments.http.metrics_routes import add_metrics_routes
 from deployments.http.middleware import Observer, RequestMiddleware
 from deployments.http.requests import read_asked
@@ -28,6 +28,7 @@ from reranker.dialects.base import Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
 from reranker.record import Timeline
+from reranker.types import Caller
 
 _DESCRIPTION = """One query, N documents: each document's relevance score, best first.
 

@@ -113,7 +113,7 @@ class SearchAnswer(answers.Head):
     meta: answers.Meta
     unscored: NotRequired[list[Place]]
     excluded: NotRequired[list[Exclusion]]
-    timings: NotRequired[answers.Timings]
+    timings: answers.Timings
 
 
 def read(body: SearchBody) -> tuple[RankRequest, ...]:
@@ -124,7 +124,7 @@ def read(body: SearchBody) -> tuple[RankRequest, ...]:
     return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms()),)
 
 
-def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: Retrieval) -> SearchAnswer:
+def write(found: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: Served) -> SearchAnswer:
     """Write the answer."""
     body: SearchBody = asked.body
     [ranking] = rankings
@@ -150,15 +150,15 @@ def write(asked: Asked, rankings: Sequence[Ranking], served: Served, *, found: R
         "candidates": len(found.candidates),
         "results": chosen[: body.most],
         "usage": answers.usage_of(rankings),
-        "meta": answers.meta_of(asked, rankings),
+        "meta": answers.meta_of(asked, rankings, served),
+        # What the stages took is in every answer; `timings: true` adds the shards.
+        "timings": answers.timings_of(asked, served).get("timings") or answers.stages_of(served.timeline),
     }
     if ranking.unscored:
         answer["unscored"] = [_place(found.candidates[index]) for index in ranking.unscored]
     if ranking.excluded:
         answer["excluded"] = [{**_place(found.candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
-    if served.timeline:  # what the stages took is in every answer; `timings: true` adds the shards
-        answer["timings"] = answers.stages_of(served.timeline)
-    return {**answer, **answers.timings_of(asked, served)}
+    return answer
 
 
 def _place(candidate: Candidate) -> Place:
@@ -189,7 +189,7 @@ DIALECT = Dialect(
     lists=(),
     read=read,
     answer=SearchAnswer,
-    write=write,  # with `found`, once that is known
+    write=partial(write, Retrieval()),  # of nothing found; `Search.find` gives each request its own
     error=answers.error_body,
     examples={
         "search": {"query": "What is the capital of China?", "top_n": 3},
@@ -256,8 +256,12 @@ class Search:
         """
         self._indexes, self._config = indexes, config
 
-    async def find(self, asked: Asked) -> tuple[Asked, Retrieval]:
+    async def find(self, asked: Asked, record: Timeline) -> tuple[Asked, Retrieval]:
         """Find candidates, and make them the documents of the request, with the index's settings.
+
+        Args:
+            asked: The request.
+            record: Of the request. Its beginning starts the clock.
 
         Raises:
             UnknownIndexError: The index is not configured.
@@ -269,12 +273,10 @@ class Search:
         body: SearchBody = asked.body
         [request] = asked.lists
         timeout_s = self._config.limits.bounded_s(request.timeout_s)
-        clock = asyncio.get_running_loop().time
-        deadline_s = clock() + timeout_s
         text = request.query[:_MAX_CHARACTERS]
         query = Query(text, self._count(body), body.index, body.first_stage, body.where())
         try:
-            async with asyncio.timeout_at(deadline_s):
+            async with asyncio.timeout_at(record.began_s + timeout_s):
                 found = await self._indexes.search(query)
         except TimeoutError:
             raise DeadlineExceededError(timeout_s) from None
@@ -285,9 +287,8 @@ class Search:
             metadata=tuple(one.chunk.metadata for one in found.candidates),
             instruction=request.instruction or index.instruction,
             score_threshold=index.score_threshold if request.score_threshold is None else request.score_threshold,
-            timeout_s=max(0.001, deadline_s - clock()),
         )
-        dialect = replace(asked.dialect, write=partial(write, found=found))
+        dialect = replace(asked.dialect, write=partial(write, found))
         return replace(asked, dialect=dialect, lists=(request,)), found
 
     async def describe(self) -> JSON:
@@ -325,12 +326,12 @@ def search_router(search: Search) -> APIRouter:
         record: Timeline = request.state.timeline
         asked = await read_asked(request, DIALECT)
         with record.stage("retrieve"):
-            asked, found = await search.find(asked)
+            asked, found = await search.find(asked, record)
         note_asked(record, asked)
-        rankings: Sequence[Ranking] = [Ranking.nothing()]
+        record.found_bytes = found.text_bytes
+        rankings: Sequence[Ranking] = [Ranking()]
         if found.candidates and asked.body.rerank is not False:
-            size_bytes = record.body_bytes + found.text_bytes
-            record.rankings = rankings = await backend.rank(asked, size_bytes, request.state.caller, record)
+            record.rankings = rankings = await backend.rank(asked, record.size_bytes, request.state.caller, record)
         return ranking_response(request, asked, rankings)
 
     for path in DIALECT.paths:

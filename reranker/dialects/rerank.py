@@ -83,7 +83,7 @@ def writer(echo: Callable[[Item, str], JSON]) -> Callable[[Asked, Sequence[Ranki
             **answers.head_of("rerank", served),
             "results": results,
             "usage": answers.usage_of(rankings),
-            "meta": answers.meta_of(asked, rankings),
+            "meta": answers.meta_of(asked, rankings, served),
             **answers.left_out(ranking),
             **answers.timings_of(asked, served),
         }

@@ -75,13 +75,13 @@ class Candidate:
 class Retrieval:
     """The candidates for one query."""
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...] = ()
     """Best first."""
-    index: str
+    index: str = ""
     """Name of the index that was searched."""
-    version: str
+    version: str = ""
     """Version of the index; empty where it has none."""
-    first_stage: str
+    first_stage: str = ""
 
     @property
     def text_bytes(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,15 @@ def minilm() -> Path:
 
 def _batches(replica: EmbeddingReplica, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note how many texts each step of the model has."""
-    model, computed = replica.model, []
+    model, computed = replica.model, list[int]()
     assert model is not None
     embed_ids = model.embed_ids
-    monkeypatch.setattr(model, "embed_ids", lambda ids: computed.append(len(ids)) or embed_ids(ids))
+
+    def counted(prompts: Sequence[list[int]]) -> FloatArray:
+        computed.append(len(prompts))
+        return embed_ids(prompts)
+
+    monkeypatch.setattr(model, "embed_ids", counted)
     return computed
 
 

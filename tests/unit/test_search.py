@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.http.keys import Caller
 from deployments.http.search import Search
 from deployments.search import Indexes
 from reranker.config import RerankerConfig
@@ -18,7 +17,7 @@ from reranker.dialects.base import Asked
 from reranker.record import Timeline
 from reranker.search.embedding import SIMULATED, SimulatedEmbedder
 from reranker.search.types import Query, Retrieval
-from reranker.types import Ranking
+from reranker.types import Caller, Ranking
 from tests.indexes import DOCUMENTS, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 
@@ -50,7 +49,7 @@ class SearchBackend(WordBackend):
         self.search = Search(self.local, config)
 
     async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
-        assert body_bytes > sum(len(text) for text in asked.lists[0].documents)
+        assert timeline.size_bytes == body_bytes > sum(len(text) for text in asked.lists[0].documents)
         return await super().rank(asked, body_bytes, caller, timeline)
 
 
@@ -211,11 +210,9 @@ async def test_an_index_of_another_embedding_model_is_not_served(tmp_path: Path)
 async def test_search_has_the_time_of_the_request_and_no_longer(
     client: httpx.AsyncClient, backend: SearchBackend
 ) -> None:
-    """Finding counts: the ranking gets what is left of the time."""
+    """The clock of the request's head holds for finding and for ranking."""
     await _search(client, timeout_s=7)
-    left_s = backend.asked[0].lists[0].timeout_s
-    assert left_s is not None
-    assert 0 < left_s < 7
+    assert backend.asked[0].lists[0].timeout_s == 7
     backend.local.pause_s = 5
     response = await client.post("/v1/search", json={"query": "two whale", "timeout_s": 0.05})
     assert (response.status_code, response.json()["error_type"]) == (504, "deadline_exceeded")
