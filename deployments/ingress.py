@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,14 +25,13 @@ from deployments.http.api import build_api
 from deployments.http.keys import ENVIRONMENT, Caller, Keyring, require_keys
 from deployments.http.listener import CancelledByClient, Listener, listen
 from deployments.http.observed import Observed
+from deployments.http.playground import Answer, PageRequest, PlaygroundClient
 from deployments.ledger import Bookkeeping
 from deployments.loading import replicas_loading
 from deployments.logs import join_serve
 from deployments.request_log import RequestLog
 from deployments.retriever import Retriever
 from deployments.tracing import Tracer
-from deployments.ui.link import UILink
-from deployments.ui.visits import Head, Visit
 from reranker import metrics
 from reranker.cache.build import build_cache
 from reranker.cache.lookup import Lookup
@@ -94,7 +93,7 @@ class Ingress:
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
         self._cache = build_cache(config, os.environ, self._recorder)
-        self._ui = UILink()
+        self._playground = PlaygroundClient()
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
@@ -115,7 +114,7 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            self._ui.close()
+            self._playground.close()
             await self._listener.drain(self._config.limits.timeout_s)
             if self._books is not None:
                 await self._books.finish()
@@ -242,9 +241,9 @@ class Ingress:
         """See `Backend`."""
         return await self._books.totals() if self._books else None
 
-    def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
+    def open_page(self, request: PageRequest) -> Answer:
         """See `Backend`."""
-        return self._ui.answer(visit)
+        return self._playground.answer(request)
 
     async def live_replicas(self) -> int:
         """See `Backend`."""

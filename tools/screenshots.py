@@ -15,7 +15,7 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from deployments.ui.examples import EXAMPLES
+from deployments.ui.documents import EXAMPLES
 from tests.browser import DESKTOP, PHONE, visitor
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -55,7 +55,7 @@ def _live(page: Page) -> None:
     with httpx.Client(base_url=url, timeout=30) as client:
         until_s = time.monotonic() + _LOADS_S
         while time.monotonic() < until_s:
-            for example in EXAMPLES:
+            for example in EXAMPLES.values():
                 body = {"query": example.query, "documents": example.documents, "cache": "off"}
                 client.post("/v1/rerank", json=body).raise_for_status()
             page.wait_for_timeout(200)

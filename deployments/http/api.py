@@ -19,11 +19,11 @@ from deployments.http.cache_routes import CacheBackend, add_cache_routes
 from deployments.http.guard import Guard
 from deployments.http.keys import Caller, Keyring
 from deployments.http.metrics_routes import MetricsBackend, add_metrics_routes
+from deployments.http.playground import Answer, PageRequest, playground_router
 from deployments.http.quota import Quotas
 from deployments.http.reading import read_body
 from deployments.http.replies import refusal, reply, server_timing
 from deployments.http.search_routes import SearchBackend, add_search_routes
-from deployments.ui.routes import UIBackend, add_ui_routes
 from reranker.config import LimitsConfig
 from reranker.dialects import choose
 from reranker.dialects.base import JSON, Asked, Dialect, Served
@@ -39,7 +39,7 @@ _INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 
 
-class Backend(CacheBackend, MetricsBackend, SearchBackend, UIBackend, Protocol):
+class Backend(CacheBackend, MetricsBackend, SearchBackend, Protocol):
     """What the routes need of the service."""
 
     model: str
@@ -69,6 +69,10 @@ class Backend(CacheBackend, MetricsBackend, SearchBackend, UIBackend, Protocol):
 
     def info(self) -> JSON:
         """What TEI says of itself at /info."""
+        ...
+
+    def open_page(self, request: PageRequest) -> Answer:
+        """Have the playground answer a request."""
         ...
 
 
@@ -194,7 +198,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
 
     add_cache_routes(api, backend)
     add_metrics_routes(api, backend, keys)
-    add_ui_routes(api, backend, limits)
+    api.include_router(playground_router(backend.open_page, limits))
 
     @api.get("/v1/cluster/auth", **openapi.AUTH)
     async def auth() -> Response:

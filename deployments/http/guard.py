@@ -13,9 +13,9 @@ from contextlib import nullcontext
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.keys import Keyring
+from deployments.http.playground import UI_PATH
 from deployments.http.quota import Quotas
 from deployments.http.replies import refusal
-from deployments.ui.visits import UI_PATH
 from reranker.config import LimitsConfig
 from reranker.dialects.choose import PATHS
 from reranker.errors import HeadersTooLargeError, RerankerError, UrlTooLongError
