@@ -289,8 +289,9 @@ def _search(shell: Shell, example: SearchExample) -> None:
             query = gr.Textbox(example.queries[0], label="Query", lines=2, max_lines=6)
             instruction = _instruction_control(example.instruction)
             with gr.Accordion("More options", open=False):
-                stages = [_DEFAULT_FIRST_STAGE, "bm25", "dense", "hybrid"]
-                stage = gr.Radio(stages, value="", label="First stage", info="first_stage")
+                stage = gr.Radio(
+                    [_DEFAULT_FIRST_STAGE, "bm25", "dense", "hybrid"], value="", label="First stage", info="first_stage"
+                )
                 candidates = gr.Number(
                     0, label="Candidates", info="candidates; 0: as configured", precision=0, minimum=0
                 )

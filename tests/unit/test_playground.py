@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import httpx
@@ -170,3 +172,9 @@ async def test_a_failure_of_the_application_is_not_an_answer() -> None:
 
     with pytest.raises(LookupError):
         await anext(stream(app, REQUEST))
+
+
+def test_neither_the_ingress_nor_the_playground_s_start_loads_gradio() -> None:
+    """190 MiB and 2.7 s, which only a visitor is to cost."""
+    program = "import sys, deployments.ingress, deployments.ui.app; sys.exit('gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
