@@ -22,7 +22,7 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 _PATIENCE_MS = 60_000
 _MAX_HEIGHT = 3_000
 _LOADS_S = 25
-"""So long the service has something to do before the live panel's picture is taken: it shows a course of time."""
+"""The service is given work for this time before the picture of the live panel, whose plots show the last minutes."""
 
 
 def _rank(page: Page) -> None:
