@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from deployments.http.playground import Answer, PageRequest
+    from deployments.http.search import Search
     from reranker.dialects.base import JSON, Asked
     from reranker.dialects.tei import TeiInfo
     from reranker.record import Timeline
@@ -25,6 +27,8 @@ class Backend(Protocol):
     """Its name, as answers give it."""
     adapters: tuple[str, ...]
     """Names of the adapters that a request can ask for as `model`."""
+    search: Search | None
+    """Finds documents in indexes. None: there is no index."""
     service: str
     """Tells it from other services; see `SERVICE_HEADER`."""
 
@@ -59,6 +63,10 @@ class Backend(Protocol):
 
     async def clear_cache(self) -> None:
         """Forget every score, in all ingress replicas and in what they share; raises CacheUnavailableError."""
+        ...
+
+    def open_page(self, request: PageRequest) -> Answer:
+        """Have the playground answer a request."""
         ...
 
     def info(self) -> TeiInfo:

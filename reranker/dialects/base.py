@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from reranker.dialects.fields import Options
 from reranker.errors import RerankerError
 from reranker.record import Timeline
-from reranker.search.base import Retrieved
 from reranker.types import Ranking, RankRequest
 
 JSON: TypeAlias = Any  # what a JSON encoder takes; every type by its nature
@@ -43,13 +42,6 @@ class Asked:
     """One; several only where a dialect scores pairs with different queries."""
     ignored: tuple[str, ...] = ()
     """Fields that were sent, that we know, and that we do not obey."""
-    retrieved: Retrieved | None = None
-    """Of a search: the documents that were found for it."""
-
-    @property
-    def to_rank(self) -> bool:
-        """Whether anything is: not in a search that found nothing, or wants the candidates as they are."""
-        return self.retrieved is None or bool(self.retrieved.candidates and self.body.rerank is not False)
 
     def write(self, rankings: Sequence[Ranking], served: Served) -> JSON:
         """Write the answer, given the ranking of each list."""
