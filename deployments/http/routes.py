@@ -8,7 +8,7 @@ from typing import Annotated, Any, NotRequired
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -23,6 +23,7 @@ from deployments.http.responses import describe, describe_ranking, error_respons
 from deployments.http.search import search_router
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
+from reranker.dialects.answers import ErrorBody
 from reranker.dialects.base import Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
@@ -102,12 +103,13 @@ class Auth(TypedDict):
 
 class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:  # Any: JSON
-        """Give the schema, which says that there may be keys: the page has a field for one then.
+        """Add what all routes have in common: their errors, and that there may be keys, for which the page has a field.
 
-        FastAPI would have each request pass a dependency for this; the middleware has looked at the key already.
+        FastAPI would have each request pass a dependency for a key; the middleware has looked at it already.
         """
         schema = super().openapi()
         schema["components"]["securitySchemes"] = {"API key": _KEY}
+        schema["components"]["schemas"]["ErrorBody"] = TypeAdapter(ErrorBody).json_schema()
         return schema | {"security": [{"API key": []}]}
 
 
