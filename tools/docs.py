@@ -61,7 +61,6 @@ place in the request: `documents[3].text`. On `/score`, `error` is an object as 
 `code`); in TEI's dialect `error_type` is TEI's own word and `code` is ours.
 
 429 and 503 come with `Retry-After`, in seconds. 503 is only for a service that is not ready: under load it is 429.
-404 and 405 have the `error_type` `http_404` and `http_405`.
 
 | status | `error_type` | meaning |
 |---|---|---|
