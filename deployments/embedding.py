@@ -12,7 +12,7 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.logs import join_serve
+from deployments.telemetry import join_serve
 from reranker.config import EmbeddingConfig
 from reranker.errors import RerankerError, RetrievalError
 from reranker.search.base import Embedder, Kind

@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,11 +25,9 @@ from deployments.http.api import build_api
 from deployments.http.keys import ENVIRONMENT, Caller, Keyring, require_keys
 from deployments.http.listener import CancelledByClient, Listener, listen
 from deployments.http.observed import Observed
-from deployments.ledger import Bookkeeping
 from deployments.loading import replicas_loading
-from deployments.logs import join_serve
-from deployments.request_log import RequestLog
 from deployments.retriever import Retriever
+from deployments.telemetry import ReplicaMetrics, RequestLog, join_serve
 from deployments.tracing import Tracer
 from deployments.ui.link import UILink
 from deployments.ui.visits import Head, Visit
@@ -39,15 +37,17 @@ from reranker.cache.lookup import Lookup
 from reranker.cache.use import Use, report
 from reranker.config import RerankerConfig
 from reranker.dialects.base import JSON, Asked
+from reranker.dialects.choose import PATHS
 from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
-from reranker.metrics.requests import record_request
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
+from reranker.node_metrics import exposition
 from reranker.ranking import pipeline
 from reranker.ranking.admission import Admission, Permit, PermitPart
 from reranker.ranking.scatter import Scatter
 from reranker.ranking.together import rank_all
 from reranker.record import Timeline
+from reranker.search.dialect import PATHS as SEARCH_PATHS
 from reranker.types import Ranking, RankRequest
 
 _READ_ANYWAY_BYTES = 4 * 2**20
@@ -83,23 +83,24 @@ class Ingress:
         self.adapters = tuple(config.engine.lora_adapters)
         if self.model in self.adapters:
             raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
-        self._books = (
-            Bookkeeping(metrics.INGRESS, self._look, keeps_copy=True) if config.observability.metrics else None
-        )
-        self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._renderer = PromptRenderer.of(checkpoint, config.model)
         self._fleet = RayFleet(engine)
         self._retriever = Retriever(search, config) if search is not None else None
         self.searches = search is not None
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
-        self._cache = build_cache(config, os.environ, self._recorder)
+        self._cache = build_cache(config, os.environ)
         self._ui = UILink()
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
-        self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
+        name = serve.get_replica_context().replica_id.unique_id
+        self._tracer = Tracer(config.tracing, name)
         api = CancelledByClient(build_api(self, config.limits, keys))
-        count = self._count if self._books else None
+        self._metrics = count = None
+        if config.observability.metrics:
+            host = ray.util.get_node_ip_address()
+            self._metrics = ReplicaMetrics(config.observability, name, host, self._set_gauges)
+            count = metrics.RequestMetrics((*PATHS, *SEARCH_PATHS)).count
         app = Observed(api, [self._tracer, RequestLog(config.observability)], count)
         self._listener = Listener(app, options, listening, cluster)
 
@@ -117,8 +118,8 @@ class Ingress:
         if hasattr(self, "_listener"):
             self._ui.close()
             await self._listener.drain(self._config.limits.timeout_s)
-            if self._books is not None:
-                await self._books.finish()
+            if self._metrics is not None:
+                self._metrics.close()
             if self._cache is not None:
                 await self._cache.aclose()
             await self._tracer.aclose()
@@ -172,18 +173,14 @@ class Ingress:
     ) -> Ranking:
         return await pipeline.rerank(request, permit, self._renderer, self._scatter, self._config, lookup, timeline)
 
-    def _count(self, timeline: Timeline) -> None:
-        record_request(self._recorder, timeline)
-
-    def _look(self) -> None:
-        """Record what there is at this moment."""
+    def _set_gauges(self) -> None:
         for gauge, value in (
             (metrics.REQUESTS_IN_FLIGHT, self._admission.lists_in_flight),
             (metrics.TOKENS_IN_FLIGHT, self._admission.tokens_in_flight),
             (metrics.SHARDS_IN_FLIGHT, self._fleet.board.shards_in_flight),
             (metrics.LIVE_REPLICAS, self._fleet.live_replicas),
         ):
-            self._recorder.set(gauge, value)
+            gauge.set(value)
 
     async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
         """See `SearchBackend`."""
@@ -238,9 +235,9 @@ class Ingress:
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
         return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
 
-    async def metric_totals(self) -> Mapping[str, float] | None:
+    async def metrics_text(self) -> bytes | None:
         """See `Backend`."""
-        return await self._books.totals() if self._books else None
+        return await asyncio.to_thread(exposition) if self._metrics is not None else None
 
     def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
         """See `Backend`."""

@@ -15,7 +15,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.embedding import EmbeddingReplica, ReplicaEmbedder
-from deployments.logs import join_serve
+from deployments.telemetry import join_serve
 from reranker.config import RerankerConfig, SearchConfig
 from reranker.search.base import Retrieved
 from reranker.search.filters import Filter

@@ -41,6 +41,7 @@ def of_metrics(text: str, at_s: float) -> Sample:
         values = [value for _, value in found.get(name, ())]
         return sum(values) if values else None
 
+    known = [value for _, value in found.get("reranker_live_replicas", ())]  # each ingress knows all engines
     buckets: dict[float, float] = {}
     for labels, value in found.get("reranker_request_duration_seconds_bucket", ()):
         if labels.get("result") == "answered":
@@ -52,7 +53,7 @@ def of_metrics(text: str, at_s: float) -> Sample:
         refused=total("reranker_admission_refusals_total") or 0.0,
         documents=total("reranker_documents_total") or 0.0,
         buckets=buckets,
-        replicas=total("reranker_live_replicas"),
+        replicas=max(known, default=None),
         in_flight=total("reranker_requests_in_flight"),
         queued_tokens=total("reranker_engine_queued_tokens"),
     )

@@ -12,19 +12,17 @@ from reranker.cache.redis_store import RedisStore
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
-from reranker.metrics import Recorder
 
 SECRET_VARIABLE = "RERANKER_CACHE_SECRET"  # noqa: S105 - a name
 PASSWORD_VARIABLE = "RERANKER_REDIS_PASSWORD"  # noqa: S105 - a name
 
 
-def build_cache(config: RerankerConfig, environment: Mapping[str, str], recorder: Recorder) -> ScoreCache | None:
+def build_cache(config: RerankerConfig, environment: Mapping[str, str]) -> ScoreCache | None:
     """Make the cache.
 
     Args:
         config: The service's.
         environment: Of this process.
-        recorder: Where metrics go.
 
     Returns:
         None: there is to be none.
@@ -39,11 +37,11 @@ def build_cache(config: RerankerConfig, environment: Mapping[str, str], recorder
     secret = (_secret(cache.secret_file, "cache.secret_file", environment.get(SECRET_VARIABLE)) or "").encode()
     if len(secret) > MAX_SECRET_BYTES:
         raise ConfigurationError(f"the cache's secret has {len(secret)} bytes; at most {MAX_SECRET_BYTES} are used")
-    memory = MemoryStore(cache.memory_mib * 2**20, recorder) if cache.memory_mib else None
+    memory = MemoryStore(cache.memory_mib * 2**20) if cache.memory_mib else None
     shared = None
     if cache.redis.url is not None:
         password = _secret(cache.redis.password_file, "cache.redis.password_file", environment.get(PASSWORD_VARIABLE))
-        shared = RedisStore(redis_client(cache.redis, password), cache.redis, recorder, secret)
+        shared = RedisStore(redis_client(cache.redis, password), cache.redis, secret)
     return ScoreCache(memory, shared, secret) if memory or shared else None
 
 

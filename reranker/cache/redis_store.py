@@ -22,7 +22,6 @@ from reranker.cache.redis_client import CONNECT_TIMEOUT_S, MAX_CONNECTIONS, Redi
 from reranker.cache.use import Use
 from reranker.config import RedisConfig
 from reranker.errors import CacheUnavailableError
-from reranker.metrics import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +43,17 @@ class RedisStore:
     secret and covers the key, so bytes that are not ours, or belong to another key, are a miss.
     """
 
-    def __init__(self, client: RedisClient, config: RedisConfig, recorder: Recorder, secret: bytes = b"") -> None:
+    def __init__(self, client: RedisClient, config: RedisConfig, secret: bytes = b"") -> None:
         """Ask nothing yet.
 
         Args:
             client: Of that Redis.
             config: Budget, prefix, time to live.
-            recorder: Where latencies and errors go.
             secret: As of the keys.
         """
         self._reachable, self._writable = False, True
         self._errors = self._wrong_values = 0
-        self._client, self._config, self._recorder = client, config, recorder
+        self._client, self._config = client, config
         self._check = blake2b(digest_size=_CHECK_BYTES, key=secret, person=b"reranker-value")
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._failures = 0
@@ -79,7 +77,7 @@ class RedisStore:
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Look up keys, in one round trip."""
         if not await self._is_usable():
-            self._recorder.count(metrics.REDIS_SKIPPED, 1)
+            metrics.REDIS_SKIPPED.inc()
             return [None] * len(keys)
         started_s = time.perf_counter()
         try:
@@ -89,14 +87,14 @@ class RedisStore:
             self._failed(error)
             return [None] * len(keys)
         finally:
-            self._recorder.observe(metrics.REDIS_SECONDS, time.perf_counter() - started_s)
+            metrics.REDIS_SECONDS.observe(time.perf_counter() - started_s)
         self._failures = 0
         return entries
 
     def put_many(self, entries: Mapping[bytes, Entry]) -> None:
         """Write entries in the background, in one round trip."""
         if not self._reachable or len(self._writes) >= _MAX_WRITES or time.monotonic() < self._write_again_s:
-            self._recorder.count(metrics.REDIS_SKIPPED, 1)
+            metrics.REDIS_SKIPPED.inc()
             return
         task = asyncio.create_task(self._write(entries))
         self._writes.add(task)
@@ -223,7 +221,7 @@ class RedisStore:
 
     def _count_error(self) -> None:
         self._errors += 1
-        self._recorder.count(metrics.REDIS_ERRORS, 1)
+        metrics.REDIS_ERRORS.inc()
 
     def _name(self, key: bytes) -> bytes:
         # What is in braces decides on the node of a cluster: all pairs of a list are on one, a single round trip away.
@@ -237,7 +235,7 @@ class RedisStore:
         if check == self._digest(key, content) and is_entry(content):
             return Entry(content)
         self._wrong_values += 1
-        self._recorder.count(metrics.REDIS_WRONG_VALUES, 1)
+        metrics.REDIS_WRONG_VALUES.inc()
         return None
 
     def _digest(self, key: bytes, content: bytes) -> bytes:
