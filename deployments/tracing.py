@@ -148,7 +148,7 @@ class _LimitedSampler(Sampler):
         self._share, self._pause_s = share, 1 / max_per_s
         self._not_before_s = 0.0
 
-    def should_sample(self, parent_context: Context | None, trace_id: int, name: str, *_: Any) -> SamplingResult:
+    def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
         now_s = time.monotonic()
         if now_s < self._not_before_s or random.random() >= self._share:  # noqa: S311 - nothing secret
             return SamplingResult(Decision.DROP)

@@ -19,7 +19,6 @@ from reranker.cache.memory import MemoryStore
 from reranker.cache.redis_client import redis_client
 from reranker.cache.redis_store import RedisStore
 from reranker.config import RedisConfig
-from reranker.metrics import NoRecorder
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.types import EngineScores
 
@@ -48,7 +47,7 @@ def run(folder: Path, *, quick: bool) -> Result:
     keys = document_keys(terms, texts.documents)
     entries = {key: entry for key, entry in zip(keys, pack(rendered, scores), strict=True) if entry is not None}
     timed("unpack scores", lambda: unpack(list(entries.values())))
-    memory = MemoryStore(2**26, NoRecorder())
+    memory = MemoryStore(2**26)
     timed("write to memory", lambda: memory.put_many(entries))
     timed("read from memory", lambda: asyncio.run(memory.get_many(keys)))
     asyncio.run(_redis(folder, entries, times, found))
@@ -67,7 +66,7 @@ def _seconds(call: Callable[[], object]) -> float:
 async def _redis(folder: Path, entries: dict[bytes, Entry], times: int, found: dict[str, float]) -> None:
     with redis_server(folder) as url:
         config = RedisConfig(url=url, budget_s=2)
-        store = RedisStore(redis_client(config, None), config, NoRecorder())
+        store = RedisStore(redis_client(config, None), config)
         keys = list(entries)
         await store.get_many(keys)
         for name in ("write to Redis, in the background", "read from Redis"):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from reranker.metrics.kinds import Histogram
 
 from reranker.metrics import CONTROLLER, COUNTED
-from reranker.metrics.kinds import Histogram
 from tests.manifests.conftest import ROOT, objects, pod_templates, ray_service
 
 

@@ -13,7 +13,6 @@ from reranker.cache.redis_store import RedisStore
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RedisConfig
 from reranker.model.prompt import CuttingPolicy
-from tests.recorders import KeptMetrics
 from tests.redis_server import RedisServer
 
 TERMS = ListTerms("model", "prompts", "", "instruction", "query", CuttingPolicy())
@@ -23,7 +22,7 @@ TEXTS = [f"document {number}" for number in range(10)]
 
 def _cache(server: RedisServer) -> ScoreCache:
     config = RedisConfig(url=server.url, budget_s=2)
-    return ScoreCache(MemoryStore(2**20, KeptMetrics()), RedisStore(redis_client(config, None), config, KeptMetrics()))
+    return ScoreCache(MemoryStore(2**20), RedisStore(redis_client(config, None), config))
 
 
 async def _unknown(cache: ScoreCache, texts: Sequence[str] = TEXTS) -> int:

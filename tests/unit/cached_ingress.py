@@ -13,7 +13,6 @@ from reranker.ranking.admission import Admission
 from reranker.ranking.pipeline import look_up, rerank, share_to_score
 from reranker.ranking.scatter import Scatter
 from reranker.types import EngineScores, Ranking, RankRequest, ReplicaLoad
-from tests.recorders import KeptMetrics
 from tests.unit.fleets import Call, FakeFleet, by_length
 from tests.unit.test_pipeline import CONFIG, RENDERER
 
@@ -27,7 +26,7 @@ class Ingress:
         self, act: Callable[[Call], Awaitable[EngineScores]] = by_length, config: RerankerConfig = CONFIG
     ) -> None:
         self.fleet = FakeFleet(2, act)
-        self.memory = MemoryStore(2**20, KeptMetrics())
+        self.memory = MemoryStore(2**20)
         self.cache = ScoreCache(self.memory)
         self.model: str | None = self.fleet.model
         self.config = config

@@ -35,7 +35,7 @@ class WordBackend:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.cleared = 0
-        self.totals: dict[str, float] | None = {}
+        self.metrics: bytes | None = b""
         self.visits: list[Visit] = []
         self.page: list[Head | bytes | Exception] = [NoPlaygroundError()]
         self.callers: list[Caller] = []
@@ -72,8 +72,8 @@ class WordBackend:
     async def clear_cache(self) -> None:
         self.cleared += 1
 
-    async def metric_totals(self) -> Mapping[str, float] | None:
-        return self.totals
+    async def metrics_text(self) -> bytes | None:
+        return self.metrics
 
     async def live_replicas(self) -> int:
         if isinstance(self.error, RerankerError):
