@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-
-import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
@@ -15,7 +12,6 @@ from deployments.router import ShardRouter
 from deployments.search import search_application
 from reranker.config import RerankerConfig, SearchConfig
 from reranker.model.checkpoint import find_checkpoint
-from reranker.node_metrics import FOLDER_VARIABLE, NODE_FOLDERS
 
 _SERVE_FLAGS = {
     # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way. The ingress
@@ -46,14 +42,13 @@ def build_app(args: dict[str, object]) -> Application:
     # One commit for all replicas, also for those that start when the branch has moved on.
     config = config.model_copy(update={"model": config.model.model_copy(update={"revision": checkpoint.revision})})
     device = choose_device(config)
-    flags = _SERVE_FLAGS | _metrics_folder(config)
     without_search = config.model_copy(update={"search": SearchConfig()})  # a change of it restarts no engine
     engine = (
         serve.deployment(EngineReplica)
         .options(
             ray_actor_options={
                 **resources(config, device),
-                "runtime_env": {"env_vars": flags | environment(config)},
+                "runtime_env": {"env_vars": _SERVE_FLAGS | environment(config)},
             },
             graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S,
             request_router_config=RequestRouterConfig(
@@ -64,21 +59,10 @@ def build_app(args: dict[str, object]) -> Application:
         .bind(without_search, device)
     )
     # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": flags}}
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": _SERVE_FLAGS}}
     search = search_application(config, device, _SERVE_FLAGS)
     # Nobody but a health check notices that an ingress has died: it is called by clients, not through Serve.
     ingress = serve.deployment(Ingress).options(
         ray_actor_options=options, health_check_period_s=1, graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S
     )
     return ingress.bind(config, engine, search)
-
-
-def _metrics_folder(config: RerankerConfig) -> dict[str, str]:
-    """Where the replicas of a node count: the same folder for as long as this Ray lives, so that updates lose nothing.
-
-    Not in Ray's session folder, which may be on a disk that logs fill.
-    """
-    if not config.observability.metrics:
-        return {}
-    session = ray.get_runtime_context().get_session_name()
-    return {FOLDER_VARIABLE: f"{tempfile.gettempdir()}/{NODE_FOLDERS}{session}"}

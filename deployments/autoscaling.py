@@ -34,7 +34,7 @@ GAUGES = {
     NEEDED: ("Replicas that the work of this moment needs.", ("deployment",)),
     WANTED: ("Replicas there are to be, before bounds.", ("deployment",)),
     QUEUE: ("Expected wait for an engine.", ("deployment",)),
-    REASON: ("1 for the reason of the last decision, 0 for the others.", ("deployment", "reason")),
+    REASON: (f"1 for the last decision's reason, 0 for others: {', '.join(REASONS)}.", ("deployment", "reason")),
 }
 """Description and labels. Ray's exporter shows them: they are set in Serve's controller, which has no files of ours."""
 

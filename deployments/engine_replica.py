@@ -17,8 +17,8 @@ from ray import serve
 from deployments.loading import Loading
 from deployments.telemetry import ReplicaMetrics, join_serve, tell_of_shard
 from reranker.config import RerankerConfig
+from reranker.engine import metrics as engine_metrics
 from reranker.engine.base import Engine
-from reranker.engine.metrics import LOAD_SECONDS, STARTUP_CHECKS, EngineMetrics
 from reranker.errors import ConfigurationError, EngineFailedError, StartupCheckError
 from reranker.model.checkpoint import SIMULATED, find_checkpoint, model_identity
 from reranker.model.prompt import PromptRenderer
@@ -48,21 +48,20 @@ class EngineReplica:
         join_serve()
         self._slow_s = config.observability.slow_request_s
         self._name: str = serve.get_replica_context().replica_id.unique_id
-        self._engine_metrics = EngineMetrics(CHECKS)
         self._metrics = None
         if config.observability.metrics:
-            host = ray.util.get_node_ip_address()
-            self._metrics = ReplicaMetrics(config.observability, self._name, host, self._update_metrics)
+            self._metrics = ReplicaMetrics(config.observability, engine_metrics, self._update_metrics)
+        self._engine_metrics = engine_metrics.EngineMetrics(CHECKS)
         with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
             model = beside.submit(identity, config, device)
             try:
                 self._engine = open_engine(config, device, loading.stage)
             except StartupCheckError as error:
-                STARTUP_CHECKS.labels(error.check).inc()
+                engine_metrics.STARTUP_CHECKS.labels(error.check).inc()
                 raise
         checked = config.engine.startup_check and config.engine.simulated is None
-        STARTUP_CHECKS.labels("passed" if checked else "off").inc()
-        LOAD_SECONDS.observe(time.monotonic() - began_s)
+        engine_metrics.STARTUP_CHECKS.labels("passed" if checked else "off").inc()
+        engine_metrics.LOAD_SECONDS.observe(time.monotonic() - began_s)
         self._model = model.result()
         self._in_hand: Counter[str] = Counter()
         self._arrived_tokens = 0

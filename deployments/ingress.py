@@ -93,13 +93,11 @@ class Ingress:
         self._ui = UILink()
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
-        name = serve.get_replica_context().replica_id.unique_id
-        self._tracer = Tracer(config.tracing, name)
+        self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
         api = CancelledByClient(build_api(self, config.limits, keys))
         self._metrics = count = None
         if config.observability.metrics:
-            host = ray.util.get_node_ip_address()
-            self._metrics = ReplicaMetrics(config.observability, name, host, self._set_gauges)
+            self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
             count = metrics.RequestMetrics((*PATHS, *SEARCH_PATHS)).count
         app = Observed(api, [self._tracer, RequestLog(config.observability)], count)
         self._listener = Listener(app, options, listening, cluster)

@@ -9,16 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from socketserver import ThreadingTCPServer
+from types import ModuleType
 from typing import Any
 
+import ray
 from prometheus_client.exposition import MetricsHandler
+from ray import serve
 
 from deployments.http.observed import CLIENT_GONE
 from reranker.config import ObservabilityConfig
-from reranker.node_metrics import name_process, node_registry
+from reranker.node_metrics import NODE_FOLDERS, join_node, metrics_of, node_registry
 from reranker.record import ShardRecord, Timeline, request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 
@@ -33,18 +38,20 @@ class ReplicaMetrics:
     To be made on the replica's event loop.
     """
 
-    def __init__(self, config: ObservabilityConfig, replica: str, host: str, update: Callable[[], None]) -> None:
-        """Begin.
+    def __init__(self, config: ObservabilityConfig, module: ModuleType, update: Callable[[], None]) -> None:
+        """Begin to count into the files of this node.
 
         Args:
-            config: Says on which port, if any, all metrics of this node are answered.
-            replica: Its name: the label of its series.
-            host: The node's address.
+            config: Says on which port, if any, all metrics of the node are answered.
+            module: Declares what this replica counts.
             update: Called once a second; sets the gauges, and counts what is not counted where it happens.
         """
-        name_process(replica)
+        # The same for as long as this Ray lives: updates lose nothing. Not in Ray's own folder, which logs may fill.
+        folder = Path(tempfile.gettempdir(), NODE_FOLDERS + ray.get_runtime_context().get_session_name())
+        join_node(folder, serve.get_replica_context().replica_id.unique_id, metrics_of(module))
         self._update = update
-        self._scrapes = _answer_scrapes(host, config.metrics_port) if config.metrics_port is not None else None
+        port = config.metrics_port
+        self._scrapes = _answer_scrapes(ray.util.get_node_ip_address(), port) if port is not None else None
         self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
 
     async def _refresh(self) -> None:

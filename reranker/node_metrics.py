@@ -1,9 +1,9 @@
 """What the processes of one node have counted, in files that outlive them: prometheus_client's multiprocess mode.
 
-A node is a machine or a pod: what shares a disk, and has one address to be scraped at. Each process has a folder of its
-own within its node's, so that its series can be told from others', and a lock in it says whether it lives.
+A node is a machine or a pod: what shares a disk, and has one address to be scraped at. Each process has a folder of
+its own within its node's, so that its series can be told from others', and a lock in it says whether it lives.
 
-Imported before any metric is declared: prometheus_client opens the files then.
+A replica joins its node once it knows its name. Until then, and in programs that are no replica, counts are in memory.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest, values
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -26,30 +28,35 @@ from prometheus_client.registry import Collector
 
 logger = logging.getLogger(__name__)
 
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Names the node's folder, for prometheus_client and for us. To be set before a process starts. Unset: counted in
-memory only."""
 NODE_FOLDERS = "reranker-metrics-"
-"""How the name of every node's folder begins; folders beside it that nobody uses any more are removed."""
-_PREFIX = "reranker_"
+"""How the name of every node's folder begins. Folders beside it that nobody uses any more are removed."""
 _FILE_BYTES = {"counter": 2**18, "histogram": 2**18, "gauge_sum": 2**14}
 """Reserved when a process starts: more than all series take, so that no later write can meet a full disk, which would
 end the process (SIGBUS)."""
+_NAME = "replica"
+"""The file in a process's folder that holds its replica's name, locked while the process lives."""
 _KEPT_ENDED = 8
 """Ended processes that are shown each by itself, so that Prometheus sees their last figures. Older ones: one sum."""
 _ABANDONED_S = 3_600
 
 
-def _join_node(folder: Path) -> int | None:
-    """Make this process's folder, and have prometheus_client write there.
+_folder: Path | None = None
+
+
+def metrics_of(module: ModuleType) -> list[MetricWrapperBase]:
+    """All metrics that a module declares, in its order."""
+    return [one for one in vars(module).values() if isinstance(one, MetricWrapperBase)]
+
+
+def join_node(folder: Path, replica: str, metrics: Iterable[MetricWrapperBase]) -> None:
+    """Begin to count into files. Where these cannot be written, counts stay in memory, and other processes lack them.
 
     Args:
         folder: The node's.
-
-    Returns:
-        The open file that names the process, locked for as long as the process lives. None: nothing can be written
-        there; then counts stay in memory, and nobody sees them.
+        replica: Label of this process's series.
+        metrics: What it counts. They begin at 0.
     """
+    global _folder
     try:
         folder.mkdir(0o700, parents=True, exist_ok=True)
         _remove_abandoned(folder)
@@ -57,14 +64,19 @@ def _join_node(folder: Path) -> int | None:
             _add_up_ended(folder)
             own = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
             _make_files(own, os.getpid())
-            name = os.open(own / "replica", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(name, fcntl.LOCK_EX)
+            name = os.open(own / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(name, fcntl.LOCK_EX)  # for as long as the process lives
+            os.write(name, replica.encode())
     except OSError as error:
-        logger.warning("no metrics of this process: %s: %s", folder, error.strerror)
-        values.ValueClass = values.MutexValue
-        return None
-    os.environ[FOLDER_VARIABLE] = str(own)
-    return name
+        logger.warning("metrics of this process alone: %s: %s", folder, error.strerror)
+        return
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(own)
+    values.ValueClass = values.MultiProcessValue()
+    for metric in metrics:
+        for one in (metric, *getattr(metric, "_metrics", {}).values()):
+            if one._is_observable():
+                one._metric_init()  # private: prometheus_client wants the folder before a metric is declared
+    _folder = folder
 
 
 def _make_files(folder: Path, process: int) -> None:
@@ -83,7 +95,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _is_alive(process: Path) -> bool:
     try:
-        with (process / "replica").open("rb") as file:
+        with (process / _NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -144,16 +156,6 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-_node = Path(os.environ[FOLDER_VARIABLE]) if os.environ.get(FOLDER_VARIABLE) else None
-_name = _join_node(_node) if _node else None
-
-
-def name_process(replica: str) -> None:
-    """Say what the label `replica` of this process's series is. Until then they are not shown."""
-    if _name is not None:
-        os.pwrite(_name, replica.encode(), 0)
-
-
 class NodeCollector(Collector):
     """Gives the series of all processes that count on this node, each with its `replica`."""
 
@@ -166,11 +168,11 @@ class NodeCollector(Collector):
         found: dict[str, Metric] = {}
         with _locked(self._folder):
             for process in _processes(self._folder):
-                name = process / "replica"
+                name = process / _NAME
                 replica = name.read_text() if name.is_file() else process.name
                 alive = _is_alive(process)
                 for metric in MultiProcessCollector(None, str(process)).collect():
-                    if not replica or not metric.name.startswith(_PREFIX) or (metric.type == "gauge" and not alive):
+                    if metric.type == "gauge" and not alive:
                         continue
                     whole = found.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
                     for sample in metric.samples:
@@ -180,10 +182,10 @@ class NodeCollector(Collector):
 
 def node_registry() -> CollectorRegistry:
     """All series of this node; of this process alone, where nothing is kept in files."""
-    if _node is None or _name is None:
+    if _folder is None:
         return REGISTRY
     registry = CollectorRegistry()
-    registry.register(NodeCollector(_node))
+    registry.register(NodeCollector(_folder))
     return registry
 
 

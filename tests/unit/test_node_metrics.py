@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from prometheus_client import generate_latest
@@ -18,14 +17,15 @@ from deployments.autoscaling import GAUGES
 from reranker import errors, metrics, node_metrics
 from reranker.dialects.choose import DIALECTS, PATHS
 from reranker.engine import metrics as engine_metrics
-from reranker.node_metrics import FOLDER_VARIABLE, NODE_FOLDERS, NodeCollector
+from reranker.node_metrics import NODE_FOLDERS, NodeCollector, metrics_of
 
 REPLICA = """
-import os, sys
-from reranker import metrics, node_metrics
-from reranker.record import Timeline
-node_metrics.name_process(sys.argv[1])
-for _ in range(int(sys.argv[2])):
+import sys
+from pathlib import Path
+from reranker import metrics
+from reranker.node_metrics import join_node, metrics_of
+join_node(Path(sys.argv[1]), sys.argv[2], metrics_of(metrics))
+for _ in range(int(sys.argv[3])):
     metrics.DOCUMENTS.inc(10)
     metrics.REQUEST_SECONDS.labels("answered").observe(0.05)
     metrics.REQUESTS_IN_FLIGHT.set(3)
@@ -40,8 +40,7 @@ class Replica:
 
     def __init__(self, node: Path, name: str, turns: int = 1) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", REPLICA, name, str(turns)],
-            env=os.environ | {FOLDER_VARIABLE: str(node)},
+            [sys.executable, "-c", REPLICA, str(node), name, str(turns)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -151,17 +150,13 @@ def test_all_series_that_there_can_be_fit_into_what_is_reserved() -> None:
     for path in [*PATHS, *metrics._OTHER_PATHS, "/v1/search", "/search", "other"]:
         for status in range(20):
             needed["counter"] += _file_bytes(metrics.HTTP_RESPONSES, {"path": path, "status": f"{status:3}"}, "_total")
-    for family in _declared(metrics, engine_metrics):  # a sum of ended processes has both
+    for family in (*metrics_of(metrics), *metrics_of(engine_metrics)):  # a sum of ended processes has both
         for metric in family.collect():
             for sample in metric.samples:
                 kind = {"counter": "counter", "histogram": "histogram"}.get(metric.type)
                 if kind:
                     needed[kind] += _file_bytes(family, sample.labels, sample.name.removeprefix(metric.name))
     assert all(needed[kind] < node_metrics._FILE_BYTES[kind] for kind in needed), needed
-
-
-def _declared(*modules: ModuleType) -> list[MetricWrapperBase]:
-    return [one for module in modules for one in vars(module).values() if isinstance(one, MetricWrapperBase)]
 
 
 def _file_bytes(family: MetricWrapperBase, labels: Mapping[str, str], ending: str) -> int:
@@ -171,7 +166,7 @@ def _file_bytes(family: MetricWrapperBase, labels: Mapping[str, str], ending: st
 
 
 def test_names_and_labels_are_as_prometheus_wants_them() -> None:
-    assert len(_declared(metrics, engine_metrics)) > 45
+    assert len([*metrics_of(metrics), *metrics_of(engine_metrics)]) > 45
     for family in text_string_to_metric_families(generate_latest().decode()):
         if family.name.startswith("reranker_"):
             assert not family.name.endswith(("_ms", "_milliseconds", "_percent", "_bucket", "_count", "_sum", "_total"))
