@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest, values
 from prometheus_client.metrics import MetricWrapperBase
@@ -70,13 +72,50 @@ def join_node(folder: Path, replica: str, metrics: Iterable[MetricWrapperBase]) 
     except OSError as error:
         logger.warning("metrics of this process alone: %s: %s", folder, error.strerror)
         return
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(own)
-    values.ValueClass = values.MultiProcessValue()
+    files = {kind: MmapedDict(str(own / f"{kind}_{os.getpid()}.db")) for kind in _FILE_BYTES}
+    values.ValueClass = functools.partial(_FileValue, files)
     for metric in metrics:
         for one in (metric, *getattr(metric, "_metrics", {}).values()):
             if one._is_observable():
                 one._metric_init()  # private: prometheus_client wants the folder before a metric is declared
     _folder = folder
+
+
+class _FileValue:
+    """A number in this process's file, in place of prometheus_client's `MmapedValue`. To be used on one thread.
+
+    Adding to it takes 0.2 µs and not 0.9: no lock, no system call for the process's id. A request makes 35 additions,
+    which would take 3 % of an ingress's time.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, MmapedDict],
+        kind: str,
+        metric: str,
+        name: str,
+        labels: Sequence[str],
+        texts: Sequence[str],
+        description: str,
+        **_: Any,
+    ) -> None:
+        file = files["gauge_sum" if kind == "gauge" else kind]
+        key = mmap_key(metric, name, list(labels), list(texts), description)
+        file.read_value(key)  # makes it
+        self._numbers = memoryview(file._m).cast("d")
+        self._place = file._positions[key] // 8
+
+    def inc(self, amount: float) -> None:
+        self._numbers[self._place] += amount
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        self._numbers[self._place] = value
+
+    def get(self) -> float:
+        return self._numbers[self._place]
+
+    def get_exemplar(self) -> None:
+        """There are none in files."""
 
 
 def _make_files(folder: Path, process: int) -> None:
