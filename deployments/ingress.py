@@ -95,6 +95,8 @@ class Ingress:
         listening = listen(options, cluster)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
         api = CancelledByClient(build_api(self, config.limits, keys))
+        if config.observability.metrics_port == options.port:
+            raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
         self._metrics = count = None
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)

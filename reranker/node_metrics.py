@@ -138,7 +138,7 @@ def _is_alive(process: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except FileNotFoundError:  # a sum of ended ones, or a start that was broken off
+    except FileNotFoundError:  # a sum of ended ones
         pass
     return False
 
@@ -148,7 +148,7 @@ def _processes(folder: Path) -> list[Path]:
     found = sorted((one for one in folder.iterdir() if one.is_dir()), key=lambda one: one.stat().st_mtime)
     sums = sorted((one for one in found if one.name.startswith("ended-")), key=lambda one: int(one.name[6:]))
     added = set((sums[-1] / "added").read_text().split()) if sums else set()
-    return [one for one in found if one.name not in added and not one.name.startswith(".")]
+    return [one for one in found if one.name not in added and (one in sums or (one / _NAME).is_file())]
 
 
 def _add_up_ended(folder: Path) -> None:

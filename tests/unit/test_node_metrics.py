@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -19,19 +20,36 @@ from reranker.dialects.choose import DIALECTS, PATHS
 from reranker.engine import metrics as engine_metrics
 from reranker.node_metrics import NODE_FOLDERS, NodeCollector, metrics_of
 
-REPLICA = """
-import sys
+COUNT = """
+import os, signal, sys
 from pathlib import Path
 from reranker import metrics
 from reranker.node_metrics import join_node, metrics_of
-join_node(Path(sys.argv[1]), sys.argv[2], metrics_of(metrics))
-for _ in range(int(sys.argv[3])):
-    metrics.DOCUMENTS.inc(10)
-    metrics.REQUEST_SECONDS.labels("answered").observe(0.05)
-    metrics.REQUESTS_IN_FLIGHT.set(3)
+def count(name, turns):
+    join_node(Path(sys.argv[1]), name, metrics_of(metrics))
+    for _ in range(turns):
+        metrics.DOCUMENTS.inc(10)
+        metrics.REQUEST_SECONDS.labels("answered").observe(0.05)
+        metrics.REQUESTS_IN_FLIGHT.set(3)
+"""
+LIVE = (
+    COUNT
+    + """
+count(sys.argv[2], int(sys.argv[3]))
 print("counted", flush=True)
 sys.stdin.read()
 """
+)
+DIE = (
+    COUNT
+    + """
+for name in sys.argv[2:]:
+    if not os.fork():
+        count(name, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+"""
+)
 TURNS = "reranker_documents_total"
 
 
@@ -40,7 +58,7 @@ class Replica:
 
     def __init__(self, node: Path, name: str, turns: int = 1) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", REPLICA, str(node), name, str(turns)],
+            [sys.executable, "-c", LIVE, str(node), name, str(turns)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -51,6 +69,11 @@ class Replica:
     def kill(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def _kill_replicas(node: Path, *names: str) -> None:
+    """Have processes count once each, one after the other, and be killed."""
+    subprocess.run([sys.executable, "-c", DIE, str(node), *names], check=True)
 
 
 @pytest.fixture
@@ -83,8 +106,7 @@ def test_each_process_has_its_own_series_and_what_was_counted_before_kill_9_stay
 
 def test_ended_processes_do_not_pile_up_and_nothing_that_they_counted_is_lost(node: Path) -> None:
     """A crash loop of a week must not fill the disk, nor Prometheus."""
-    for number in range(12):
-        Replica(node, f"replica-{number}").kill()
+    _kill_replicas(node, *(f"replica-{number}" for number in range(12)))
     living = Replica(node, "living")
     shown = _shown(node)
     assert len(shown[TURNS]) <= node_metrics._KEPT_ENDED + 2
@@ -97,16 +119,15 @@ def test_ended_processes_do_not_pile_up_and_nothing_that_they_counted_is_lost(no
 def test_sum_of_ended_processes_never_rises_under_the_same_name(node: Path) -> None:
     """It was counted under the processes' own names: a rate over all series must not see it again."""
     seen: dict[str, float] = {}
-    for number in range(14):
-        Replica(node, f"replica-{number}").kill()
+    for number in range(5):
+        _kill_replicas(node, *(f"replica-{number}-{one}" for one in range(3)))
         for replica, value in _shown(node)[TURNS].items():
             assert seen.setdefault(replica, value) == value
 
 
 def test_adding_up_that_is_broken_off_counts_nothing_twice(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between writing the sum and removing what is in it, before or after the sum counts."""
-    for number in range(10):
-        Replica(node, f"replica-{number}").kill()
+    _kill_replicas(node, *(f"replica-{number}" for number in range(10)))
     monkeypatch.setattr(node_metrics, "_KEPT_ENDED", 4)
 
     def broken_off(*_: object, **__: object) -> None:
@@ -126,6 +147,26 @@ def test_adding_up_that_is_broken_off_counts_nothing_twice(node: Path, monkeypat
 def test_process_that_cannot_write_counts_for_nobody_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     Replica(tmp_path / "file" / "node", "unlucky").kill()
+
+
+def test_start_that_is_broken_off_or_meets_a_full_disk_is_no_series(
+    node: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    living = Replica(node, "living")
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        node_metrics.join_node(node, "unlucky", metrics_of(metrics))
+    assert "No space left" in caplog.text
+    assert len(list(node.glob("*/"))) == 2
+    assert _shown(node)[TURNS] == {"living": 10}
+    Replica(node, "next").kill()
+    assert _shown(node)[TURNS] == {"living": 10, "next": 10}
+    assert len(list(node.glob("*/"))) == 2
+    living.kill()
 
 
 def test_folders_of_services_that_ended_are_removed_and_those_of_others_stay(tmp_path: Path) -> None:
