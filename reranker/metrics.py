@@ -19,7 +19,7 @@ from reranker.errors import (
     StartFailedError,
 )
 from reranker.node_metrics import gauge
-from reranker.record import STAGES, ShardRecord, Timeline
+from reranker.record import STAGES, Timeline
 
 OTHER = "other"
 _OTHER_PATHS = ("/health", "/metrics")
@@ -155,7 +155,7 @@ class RequestMetrics:
         REQUESTS.labels(timeline.dialect or "unknown", _outcome(timeline)).inc()
         result = "answered" if timeline.status < 300 else "refused" if timeline.status < 500 else "failed"
         _RESULTS[result].observe(timeline.total_s)
-        _count_shards(timeline.shards)
+        _count_shards(timeline)
         if timeline.error in _REFUSALS:
             _REASONS[_REFUSALS[timeline.error]].inc()
         if timeline.rankings and timeline.status < 300:
@@ -193,26 +193,25 @@ def _count_rankings(timeline: Timeline) -> None:
                 counter.inc(amount)
 
 
-def _count_shards(shards: list[ShardRecord]) -> None:
+def _count_shards(timeline: Timeline) -> None:
     """Of requests that failed as well: what became of their shards is why."""
+    shards = timeline.shards
     if not shards:
         return
     answered = [one for one in shards if one.answer is not None]
-    attempts = [attempt for one in shards for attempt in one.attempts]
-    hedges = sum(attempt.hedge for attempt in attempts)
     for counter, amount in (
         (SCORED_PAIRS, sum(one.pairs for one in answered)),
         (SCORED_TOKENS, sum(one.tokens for one in answered)),
-        (RETRIED_SHARDS, len(attempts) - hedges - sum(bool(one.attempts) for one in shards)),
-        (HEDGED_SHARDS, hedges),
-        (DROPPED_SHARDS, sum(attempt.outcome == "dropped" for attempt in attempts)),
+        (RETRIED_SHARDS, timeline.retries),
+        (HEDGED_SHARDS, timeline.hedges),
+        (DROPPED_SHARDS, sum(attempt.outcome == "dropped" for one in shards for attempt in one.attempts)),
     ):
         if amount:
             counter.inc(amount)
     if not answered:
         return
     REQUEST_SHARDS.observe(len(answered))
-    REQUEST_REPLICAS.observe(len({one.replica for one in answered}))
+    REQUEST_REPLICAS.observe(timeline.replicas)
     if len(answered) > 1:
         took_s = [one.total_s for one in answered]
         SLOWEST_SHARD.observe(max(took_s) / max(statistics.median(took_s), 1e-6))

@@ -10,8 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from deployments.http import openapi
-from deployments.http.keys import Caller, Keyring
+from deployments.http.keys import Keyring
 from reranker.errors import ForbiddenError
+from reranker.types import Caller
 
 
 class MetricsBackend(Protocol):
