@@ -145,7 +145,7 @@ def _facts(timeline: Timeline) -> dict[str, Any]:
         "lists": timeline.lists,
         "documents": timeline.documents,
         "prompt_tokens": sum(one.prompt_tokens for one in timeline.rankings),
-        "pairs": sum(one.pairs for one in timeline.shards),
+        "pairs": timeline.pairs,
         "work_tokens": sum(one.tokens for one in timeline.shards),
         "shard_count": len(timeline.shards),
         "shards": [_shard(one) for one in slowest],

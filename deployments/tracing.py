@@ -186,7 +186,7 @@ def _of_request(timeline: Timeline) -> Attributes:
         "reranker.cached_documents": sum(one.cached_documents for one in timeline.rankings),
         "reranker.truncated_documents": sum(one.truncated_documents for one in timeline.rankings),
         "reranker.shards": len(timeline.shards),
-        "reranker.replicas": len({one.replica for one in timeline.shards if one.replica}),
+        "reranker.replicas": timeline.replicas,
     }
     if timeline.status != 404:
         attributes["http.route"] = timeline.path

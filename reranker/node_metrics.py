@@ -112,7 +112,7 @@ class _FileValue:
         self._numbers[self._place] = value
 
     def get(self) -> float:
-        return self._numbers[self._place]
+        return float(self._numbers[self._place])
 
     def get_exemplar(self) -> None:
         """There are none in files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.autoscaling import GAUGES
@@ -133,7 +135,7 @@ def test_adding_up_that_is_broken_off_counts_nothing_twice(node: Path, monkeypat
     def broken_off(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for owner, step in ((Path, "rename"), (node_metrics.shutil, "rmtree")):
+    for owner, step in ((Path, "rename"), (shutil, "rmtree")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, step, broken_off)
             with pytest.raises(KeyboardInterrupt):
@@ -202,7 +204,7 @@ def test_all_series_that_there_can_be_fit_into_what_is_reserved() -> None:
 
 def _file_bytes(family: MetricWrapperBase, labels: Mapping[str, str], ending: str) -> int:
     name, text = vars(family)["_name"], vars(family)["_documentation"]
-    key = node_metrics.mmap_key(name, name + ending, list(labels), list(labels.values()), text)
+    key = mmap_key(name, name + ending, list(labels), list(labels.values()), text)
     return 32 + len(key.encode())
 
 
