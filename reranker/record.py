@@ -173,6 +173,11 @@ class Timeline:
         return record
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts that were answered for, remembered ones too: what the caller is billed."""
+        return sum(ranking.prompt_tokens for ranking in self.rankings)
+
+    @property
     def pairs(self) -> int:
         """Prompts sent to engines: documents, and windows of long ones; each once, however often it was sent."""
         return sum(shard.pairs for shard in self.shards)
