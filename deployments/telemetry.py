@@ -144,7 +144,7 @@ def _facts(timeline: Timeline) -> dict[str, Any]:
         "body_bytes": timeline.body_bytes,
         "lists": timeline.lists,
         "documents": timeline.documents,
-        "prompt_tokens": sum(one.prompt_tokens for one in timeline.rankings),
+        "prompt_tokens": timeline.prompt_tokens,
         "pairs": timeline.pairs,
         "work_tokens": sum(one.tokens for one in timeline.shards),
         "shard_count": len(timeline.shards),

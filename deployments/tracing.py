@@ -182,7 +182,7 @@ def _of_request(timeline: Timeline) -> Attributes:
         "http.request.body.size": timeline.body_bytes,
         "reranker.lists": timeline.lists,
         "reranker.documents": timeline.documents,
-        "reranker.prompt_tokens": sum(one.prompt_tokens for one in timeline.rankings),
+        "reranker.prompt_tokens": timeline.prompt_tokens,
         "reranker.cached_documents": sum(one.cached_documents for one in timeline.rankings),
         "reranker.truncated_documents": sum(one.truncated_documents for one in timeline.rankings),
         "reranker.shards": len(timeline.shards),

@@ -171,7 +171,7 @@ def _outcome(timeline: Timeline) -> str:
 
 
 def _count_rankings(timeline: Timeline) -> None:
-    tokens = sum(ranking.prompt_tokens for ranking in timeline.rankings)
+    tokens = timeline.prompt_tokens
     REQUEST_DOCUMENTS.observe(timeline.documents)
     REQUEST_TOKENS.observe(tokens)
     DOCUMENTS.inc(timeline.documents)
