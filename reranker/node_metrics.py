@@ -14,6 +14,7 @@ import functools
 import logging
 import os
 import shutil
+import struct
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,8 @@ _NAME = "replica"
 _KEPT_ENDED = 8
 """Ended processes that are shown each by itself, so that Prometheus sees their last figures. Older ones: one sum."""
 _ABANDONED_S = 3_600
-
+_UNREADABLE = OSError, ValueError, RuntimeError, struct.error
+"""What writing to a full disk, or reading a file that is none of ours, raises."""
 
 _folder: Path | None = None
 
@@ -69,8 +71,8 @@ def join_node(folder: Path, replica: str, metrics: Iterable[MetricWrapperBase]) 
             name = os.open(own / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(name, fcntl.LOCK_EX)  # for as long as the process lives
             os.write(name, replica.encode())
-    except OSError as error:
-        logger.warning("metrics of this process alone: %s: %s", folder, error.strerror)
+    except _UNREADABLE as error:
+        logger.warning("metrics of this process alone: %s: %s", folder, error)
         return
     files = {kind: MmapedDict(str(own / f"{kind}_{os.getpid()}.db")) for kind in _FILE_BYTES}
     values.ValueClass = functools.partial(_FileValue, files)
@@ -210,7 +212,12 @@ class NodeCollector(Collector):
                 name = process / _NAME
                 replica = name.read_text() if name.is_file() else process.name
                 alive = _is_alive(process)
-                for metric in MultiProcessCollector(None, str(process)).collect():
+                try:
+                    metrics = MultiProcessCollector(None, str(process)).collect()
+                except _UNREADABLE as error:
+                    logger.warning("metrics of %s are left out: %s", replica, error)
+                    continue
+                for metric in metrics:
                     if metric.type == "gauge" and not alive:
                         continue
                     whole = found.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))

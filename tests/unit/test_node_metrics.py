@@ -171,6 +171,16 @@ def test_start_that_is_broken_off_or_meets_a_full_disk_is_no_series(
     living.kill()
 
 
+def test_file_that_cannot_be_read_is_passed_over(node: Path) -> None:
+    """Neither a scrape nor the start of a replica may fail by it."""
+    _kill_replicas(node, *(f"replica-{number}" for number in range(10)))
+    broken = min(node.glob("*/"), key=lambda one: one.stat().st_mtime)
+    [file] = broken.glob("counter_*.db")
+    file.write_bytes(b"\xff\x0f\0\0\0\0\0\0" + b"\x7f" * 5_000)
+    assert sum(_shown(node)[TURNS].values()) == 90
+    Replica(node, "next").kill()
+
+
 def test_folders_of_services_that_ended_are_removed_and_those_of_others_stay(tmp_path: Path) -> None:
     ended, running, new = (tmp_path / f"{NODE_FOLDERS}{name}" for name in ("ended", "running", "new"))
     Replica(ended, "a").kill()
