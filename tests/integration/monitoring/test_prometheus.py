@@ -178,18 +178,23 @@ def _has_data(prometheus: Prometheus, query: str, began_s: float) -> bool:
 def test_prometheus_sums_what_the_service_counted(prometheus: Prometheus, watched: Watched) -> None:
     """Over all replicas, those that ended as well; and a rate over them sees no jump where one ends."""
     watched.service.wait_until_idle()
+    increase = 'sum(increase(reranker_engine_pairs_total{job="node"}[20s]))'
+
+    def value(query: str) -> float | None:
+        lines = prometheus.now(query)
+        return lines[0].points[0][1] if lines else None
+
+    wait_until(lambda: value(increase) == 0, 60)  # what tests before this one have sent
     [victim, *_] = watched.service.replica_processes("EngineReplica")
-    counted = metrics_of(watched.service, SCRAPE_KEY)["reranker_documents_total"]
     victim.kill()
     victim.wait(30)
     watched.service.wait_until_ready(2)
-
-    def values(query: str) -> list[float]:
-        return [line.points[0][1] for line in prometheus.now(query)]
-
-    wait_until(lambda: values('sum(reranker_documents_total{job="node"})') == [counted], 40)
-    pairs = metrics_of(watched.service, SCRAPE_KEY)["reranker_engine_pairs_total"]
-    assert sum(values('sum(increase(reranker_engine_pairs_total{job="node"}[20s]))')) < pairs / 2
+    counted = metrics_of(watched.service, SCRAPE_KEY)
+    for name in ("documents", "engine_pairs"):
+        query = f'sum(reranker_{name}_total{{job="node"}})'
+        wait_until(lambda: value(query) == counted[f"reranker_{name}_total"] > 0, 40)  # noqa: B023
+    wait_until(lambda: value('count(reranker_engines{job="node"} == 1)') == 2, 40)
+    assert value(f"max_over_time({increase}[15s:1s])") == 0
 
 
 def test_drawn_dashboard_has_every_panel(prometheus: Prometheus, tmp_path: Path) -> None:
