@@ -21,10 +21,9 @@ import ray
 from prometheus_client.exposition import MetricsHandler
 from ray import serve
 
-from deployments.http.observed import CLIENT_GONE
 from reranker.config import ObservabilityConfig
 from reranker.node_metrics import NODE_FOLDERS, join_node, metrics_of, node_registry
-from reranker.record import ShardRecord, Timeline, request_id
+from reranker.record import CLIENT_GONE, ShardRecord, Timeline, request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 
 logger = logging.getLogger(__name__)

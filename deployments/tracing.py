@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Sam
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from deployments.http.openapi import VERSION
+from deployments.http import VERSION
 from reranker.config import TracingConfig
 from reranker.errors import ConfigurationError
 from reranker.record import Interval, ShardRecord, Timeline

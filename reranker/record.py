@@ -19,6 +19,8 @@ STAGES = ("read", "parse", "admit", "retrieve", "cache", "coalesce", "tokenize",
 """In the order of a request that is scored: receive and decompress the body; read it; find room for the list; for a
 search, find the candidates; look up what is known; wait for what other lists are having scored; make prompts; wait in a
 replica; be scored there; make one ranking of it; write the answer."""
+CLIENT_GONE = 499
+"""Status of a request whose client has hung up; the number is nginx's."""
 Outcome: TypeAlias = Literal["under way", "answered", "lost", "failed", "dropped"]
 """Of one attempt at a shard. Lost: its replica has ended; dropped: by us, as another attempt or the list was done."""
 
@@ -124,8 +126,8 @@ class Timeline:
 
     __slots__ = (
         "_told", "began_s", "began_unix_ns", "body_bytes", "caller", "dialect", "documents", "ended_s", "error",
-        "intervals", "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status", "trace_id",
-        "traceparent", "tracestate",
+        "found_bytes", "intervals", "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status",
+        "trace_id", "traceparent", "tracestate",
     )  # fmt: skip
 
     def __init__(self, request_id: str = "", method: str = "", path: str = "") -> None:
@@ -154,6 +156,8 @@ class Timeline:
         self.priority = ""
         self.body_bytes = self.lists = self.documents = 0
         """What was asked for, as far as it was read."""
+        self.found_bytes = 0
+        """Size of the documents that a search found."""
         self.rankings: Sequence[Ranking] = ()
         """What was answered, list by list. Empty: nothing."""
         self.traceparent = self.tracestate = ""
@@ -161,6 +165,11 @@ class Timeline:
         self._told: tuple[int, dict[str, float]] = (-1, {})
         self.trace_id = ""
         """Of the trace it is in, in hexadecimal. Empty: it is in none that anybody keeps."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of what is to be ranked, as admission counts it before its tokens are known."""
+        return self.body_bytes + self.found_bytes
 
     def stage(self, name: str) -> Stage:
         """Time a stage for as long as the block lasts, however it ends."""

@@ -6,12 +6,11 @@ from typing import Protocol
 
 from fastapi import FastAPI, Request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
-from deployments.http import openapi
 from deployments.http.keys import Keyring
-from reranker.errors import ForbiddenError
+from deployments.http.responses import describe
+from reranker.errors import ForbiddenError, NotFoundError
 from reranker.types import Caller
 
 
@@ -26,7 +25,7 @@ class MetricsBackend(Protocol):
 def add_metrics_routes(api: FastAPI, backend: MetricsBackend, keys: Keyring) -> None:
     """Add the route."""
 
-    @api.get("/metrics", **openapi.METRICS)
+    @api.get("/metrics", response_class=PlainTextResponse, **describe(None, 403, 404))
     async def metrics(request: Request) -> Response:
         """The series of all processes on this node, as Prometheus text."""
         if keys.needed and not keys.open_metrics:
@@ -35,5 +34,5 @@ def add_metrics_routes(api: FastAPI, backend: MetricsBackend, keys: Keyring) -> 
                 raise ForbiddenError
         text = await backend.metrics_text()
         if text is None:
-            raise HTTPException(404, "nothing is counted: observability.metrics is false")
+            raise NotFoundError("nothing is counted: observability.metrics is false")
         return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.autoscaling import GAUGES
 from reranker import errors, metrics, node_metrics
-from reranker.dialects.choose import DIALECTS, PATHS
+from reranker.dialects import DIALECTS, PATHS
 from reranker.engine import metrics as engine_metrics
 from reranker.node_metrics import NODE_FOLDERS, NodeCollector, metrics_of
 

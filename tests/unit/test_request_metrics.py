@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from deployments.http.observed import Observed
-from reranker.dialects.choose import PATHS
+from reranker.dialects import PATHS
 from reranker.errors import NotReadyError, OverloadedError
 from reranker.metrics import RequestMetrics
 from reranker.record import Timeline
 from reranker.types import EngineScores
 from tests.counted import Counted
-from tests.unit.doors import BODY, KEYS, WordBackend, routes, visitor
+from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 
 COUNT = RequestMetrics(PATHS).count
 
@@ -27,19 +25,20 @@ class CountingDoor:
     def __init__(self, **settings: Any) -> None:
         self.backend = WordBackend()
         self.counted = Counted()
-        self.visitor = visitor(Observed(routes(self.backend, **settings), count=COUNT))
+        self.app = door(self.backend, count=COUNT, **settings)
+        self.visitor = visitor(self.app)
 
     def requests(self) -> dict[tuple[str, ...], float]:
         return self.counted.series("reranker_requests_total")
 
 
 async def test_answered_request_is_counted_with_its_documents_and_tokens() -> None:
-    door = CountingDoor()
-    async with door.visitor as client:
+    front = CountingDoor()
+    async with front.visitor as client:
         await client.post("/v1/rerank", json=BODY)
         await client.post("/rerank", json={"query": "a", "texts": ["a", "b"]})
-    counted = door.counted
-    assert door.requests() == {("rerank", "answered"): 1, ("tei", "answered"): 1}
+    counted = front.counted
+    assert front.requests() == {("rerank", "answered"): 1, ("tei", "answered"): 1}
     assert counted("reranker_documents_total") == counted("reranker_request_documents_sum") == 5
     assert counted("reranker_prompt_tokens_total") == counted("reranker_request_tokens_sum") == 50
     assert counted("reranker_request_documents_count") == 2
@@ -54,23 +53,23 @@ async def test_answered_request_is_counted_with_its_documents_and_tokens() -> No
     [(OverloadedError(9, 3), "overloaded", "queue"), (NotReadyError(), "not_ready", "no_engine")],
 )
 async def test_refused_request_is_counted_with_its_reason(error: Exception, outcome: str, reason: str) -> None:
-    door = CountingDoor()
-    door.backend.error = error
-    async with door.visitor as client:
+    front = CountingDoor()
+    front.backend.error = error
+    async with front.visitor as client:
         await client.post("/v1/rerank", json=BODY)
-    assert door.requests() == {("rerank", outcome): 1}
-    assert door.counted.series("reranker_admission_refusals_total") == {(reason,): 1}
-    assert door.counted("reranker_documents_total") == 0
+    assert front.requests() == {("rerank", outcome): 1}
+    assert front.counted.series("reranker_admission_refusals_total") == {(reason,): 1}
+    assert front.counted("reranker_documents_total") == 0
 
 
 async def test_what_the_guard_refuses_and_what_is_no_ranking_are_counted() -> None:
-    door = CountingDoor(keys=KEYS)
-    async with door.visitor as client:
+    front = CountingDoor(keys=KEYS)
+    async with front.visitor as client:
         await client.post("/v1/rerank", json=BODY)
         await client.get("/health")
         await client.get("/no/such/path")
-    assert door.requests() == {("unknown", "unauthorized"): 1}
-    assert door.counted.series("reranker_http_responses_total") == {
+    assert front.requests() == {("unknown", "unauthorized"): 1}
+    assert front.counted.series("reranker_http_responses_total") == {
         ("/v1/rerank", "401"): 1,
         ("/health", "200"): 1,
         ("other", "401"): 1,
@@ -78,22 +77,17 @@ async def test_what_the_guard_refuses_and_what_is_no_ranking_are_counted() -> No
 
 
 async def test_request_whose_client_hangs_up_is_counted_once() -> None:
-    door = CountingDoor()
-    door.backend.go_on.clear()
-    async with door.visitor as client:
-        asking = asyncio.ensure_future(client.post("/v1/rerank", json=BODY))
-        await door.backend.arrived.wait()
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-    assert door.requests() == {("rerank", "client_gone"): 1}
+    front = CountingDoor()
+    front.backend.go_on.clear()
+    await hang_up(front.app, front.backend)
+    assert front.requests() == {("rerank", "client_gone"): 1}
 
 
 async def test_answer_is_counted_before_it_goes_out() -> None:
     """An ingress killed right after an answer must not have forgotten it."""
     seen: list[float] = []
     counted = Counted()
-    app = Observed(routes(WordBackend()), count=COUNT)
+    app = door(WordBackend(), count=COUNT)
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
         async def noted(message: Any) -> None:
