@@ -34,9 +34,8 @@ from deployments.tracing import Tracer
 from deployments.ui.link import UILink
 from deployments.ui.visits import Head, Visit
 from reranker import metrics
-from reranker.cache.build import build_cache
-from reranker.cache.lookup import Lookup
-from reranker.cache.use import Use, report
+from reranker.cache.lookup import Lookup, Statistics
+from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects.base import JSON, Asked
 from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
@@ -93,7 +92,7 @@ class Ingress:
         self.searches = search is not None
         self._scatter = Scatter(self._fleet, config.scatter)
         self._admission = Admission(config.admission, config.priorities)
-        self._cache = build_cache(config, os.environ, self._recorder)
+        self._cache = ScoreCache.of(config, os.environ, self._recorder)
         self._ui = UILink()
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
@@ -224,9 +223,9 @@ class Ingress:
             await self._cache.clear_shared()
         await self._in_every_ingress("clear_memory")
 
-    async def cache_use(self) -> Use | None:
+    async def cache_use(self) -> Statistics | None:
         """What this replica's cache holds and has done. Called in every ingress replica."""
-        return self._cache.use if self._cache is not None else None
+        return self._cache.statistics if self._cache is not None else None
 
     async def clear_memory(self) -> None:
         """Forget the scores in this replica's memory. Called in every ingress replica."""

@@ -19,14 +19,14 @@ PASSWORD = "a password"  # noqa: S105
 async def _works(url: str, password: str | None = None, **settings: Any) -> None:
     async with store_on(url, password=password, **settings) as store:
         async with asyncio.timeout(20):
-            while not store.use["reachable"]:
+            while not store.statistics["reachable"]:
                 await store.get_many(KEYS)
                 await asyncio.sleep(0.02)
         await fill(store)
         assert await store.get_many(KEYS) == list(ENTRIES.values())
         await store.clear()
         assert await store.get_many(KEYS) == [None] * len(KEYS)
-        assert store.use["errors"] == 0
+        assert store.statistics["errors"] == 0
 
 
 async def test_password_and_user(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -35,7 +35,7 @@ async def test_password_and_user(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         await _works(url, PASSWORD)
         async with store_on(url, password="wrong") as store:
             await store.get_many(KEYS)
-            assert store.use["reachable"] is False
+            assert store.statistics["reachable"] is False
     assert "does not answer" in caplog.text
     assert "wrong" not in caplog.text.replace("WRONGPASS", "")
 
@@ -63,7 +63,7 @@ async def test_tls_with_our_own_certificate_authority(tmp_path: Path, certificat
         await _works(url, ca_file=signed, cert_file=signed, key_file=key)
         async with store_on(url) as store:  # against the system's authorities: not to be trusted
             await store.get_many(KEYS)
-            assert store.use["reachable"] is False
+            assert store.statistics["reachable"] is False
 
 
 async def test_cluster(tmp_path: Path) -> None:
