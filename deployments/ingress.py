@@ -21,10 +21,11 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
+from deployments.http.access import ENVIRONMENT, Caller, Keyring, require_keys
 from deployments.http.api import build_api
-from deployments.http.keys import ENVIRONMENT, Caller, Keyring, require_keys
 from deployments.http.listener import CancelledByClient, Listener, listen
 from deployments.http.observed import Observed
+from deployments.http.quotas import Quotas
 from deployments.ledger import Bookkeeping
 from deployments.loading import replicas_loading
 from deployments.logs import join_serve
@@ -97,7 +98,8 @@ class Ingress:
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
-        api = CancelledByClient(build_api(self, config.limits, keys))
+        self._quotas = Quotas.of(config.cache.redis, os.environ)
+        api = CancelledByClient(build_api(self, config.limits, keys, self._quotas))
         count = self._count if self._books else None
         app = Observed(api, [self._tracer, RequestLog(config.observability)], count)
         self._listener = Listener(app, options, listening, cluster)
@@ -120,6 +122,7 @@ class Ingress:
                 await self._books.finish()
             if self._cache is not None:
                 await self._cache.aclose()
+            await self._quotas.aclose()
             await self._tracer.aclose()
 
     def require_any_room(self, body_bytes: int) -> None:

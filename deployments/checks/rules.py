@@ -17,7 +17,7 @@ from deployments.cli.launcher import (
     UI_IMPORT_PATH,
     address,
 )
-from deployments.http.keys import ENVIRONMENT, is_loopback
+from deployments.http.access import ENVIRONMENT, is_loopback
 from reranker.config import RerankerConfig
 
 GRACEFUL_SHUTDOWN_S = 20.0

@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from deployments.http import openapi
+from deployments.http.access import Caller, Keyring
 from deployments.http.cache_routes import CacheBackend, add_cache_routes
 from deployments.http.guard import Guard
-from deployments.http.keys import Caller, Keyring
 from deployments.http.metrics_routes import MetricsBackend, add_metrics_routes
-from deployments.http.quota import Quotas
+from deployments.http.quotas import Quotas
 from deployments.http.reading import read_body
 from deployments.http.replies import refusal, reply, server_timing
 from deployments.http.search_routes import SearchBackend, add_search_routes
@@ -72,15 +72,16 @@ class Backend(CacheBackend, MetricsBackend, SearchBackend, UIBackend, Protocol):
         ...
 
 
-def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
+def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring, quotas: Quotas | None = None) -> FastAPI:
     """Make the application.
 
     Args:
         backend: Does the work.
         limits: What one request may have.
         keys: Who may use it.
+        quotas: How much each key may use. None: counted in this process alone.
     """
-    quotas = Quotas()
+    quotas = quotas or Quotas()
     api = FastAPI(
         title="Reranker",
         description=openapi.DESCRIPTION,

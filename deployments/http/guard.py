@@ -12,8 +12,8 @@ from contextlib import nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http.keys import Keyring
-from deployments.http.quota import Quotas
+from deployments.http.access import Keyring
+from deployments.http.quotas import Quotas
 from deployments.http.replies import refusal
 from deployments.ui.visits import UI_PATH
 from reranker.config import LimitsConfig
@@ -48,7 +48,7 @@ class InternalError(RerankerError):
 
 
 class Guard:
-    """ASGI middleware, within `Observed`. Leaves `caller`, a `deployments.http.keys.Caller`, in the request's state."""
+    """ASGI middleware, within `Observed`. Leaves `caller`, an `access.Caller`, in the request's state."""
 
     def __init__(self, app: ASGIApp, keys: Keyring, quotas: Quotas, limits: LimitsConfig) -> None:
         """Wrap an application."""
@@ -83,7 +83,7 @@ class Guard:
             caller = self._keys.caller(_authorization(scope))
             scope["state"]["caller"] = caller
             timeline.caller = caller.name
-            with self._quotas.request(caller) if path in _RANKING else nullcontext():
+            async with self._quotas.request(caller) if path in _RANKING else nullcontext():
                 await self._app(scope, receive, watched_send)
         except RerankerError as error:
             timeline.error = error.code

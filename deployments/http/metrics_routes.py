@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from deployments.http import openapi
-from deployments.http.keys import Caller, Keyring
+from deployments.http.access import Caller, Keyring
 from reranker.errors import ForbiddenError
 from reranker.metrics import COUNTED
 from reranker.metrics.exposition import CONTENT_TYPE, exposition

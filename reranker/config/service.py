@@ -160,7 +160,10 @@ _REDIS_PATHS = {
 
 
 class RedisConfig(Group):
-    """A Redis that all ingress replicas share. Its passwords come from the environment or a file, never from here."""
+    """A Redis that all ingress replicas share: for scores, and for what API keys have used ([keys](keys.md)).
+
+    Its passwords come from the environment or a file, never from here.
+    """
 
     url: str | None = None
     """redis://host:6379/0; rediss:// for TLS; redis+cluster://host:6379,host:6379 for a cluster;
@@ -180,7 +183,7 @@ class RedisConfig(Group):
     ttl_s: PositiveInt = 7 * 24 * 3600
     """Seconds after which Redis forgets a score that was not written again. Scores do not age; this frees memory."""
     budget_s: PositiveFloat = 0.05
-    """Seconds a list waits for Redis, at most; then it goes on without."""
+    """Seconds a request waits for Redis, at most; then it goes on without."""
 
     @field_validator("url")
     @classmethod

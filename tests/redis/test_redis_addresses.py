@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from deployments.http.access import Caller
+from deployments.http.quotas import Quotas
+from reranker.cache.redis import PASSWORD_VARIABLE
+from reranker.config import RedisConfig
+from reranker.errors import QuotaExceededError
 from tests.redis.conftest import ENTRIES, KEYS, fill, store_on
 from tests.redis_server import RedisServer
 
@@ -17,6 +22,7 @@ PASSWORD = "a password"  # noqa: S105
 
 
 async def _works(url: str, password: str | None = None, **settings: Any) -> None:
+    environment = {} if password is None else {PASSWORD_VARIABLE: password}
     async with store_on(url, password=password, **settings) as store:
         async with asyncio.timeout(20):
             while not store.statistics["reachable"]:
@@ -27,6 +33,16 @@ async def _works(url: str, password: str | None = None, **settings: Any) -> None
         await store.clear()
         assert await store.get_many(KEYS) == [None] * len(KEYS)
         assert store.statistics["errors"] == 0
+    one, other = (Quotas.of(RedisConfig(url=url, budget_s=1, **settings), environment) for _ in range(2))
+    caller = Caller("a", max_in_flight=1, tokens_per_minute=100)
+    async with one.request(caller):
+        with pytest.raises(QuotaExceededError):
+            await other.request(caller).__aenter__()
+        one.spend(caller, 10)
+    await one.aclose()
+    async with other.request(caller):
+        pass
+    await other.aclose()
 
 
 async def test_password_and_user(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,8 +11,8 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from deployments.http.access import Caller, Keyring
 from deployments.http.api import build_api
-from deployments.http.keys import Caller, Keyring
 from deployments.http.observed import Observed, Observer
 from deployments.ui.visits import Head, Visit
 from reranker.config import AccessConfig, LimitsConfig

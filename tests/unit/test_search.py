@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.http.keys import Caller
+from deployments.http.access import Caller
 from reranker.config import RerankerConfig
 from reranker.dialects.base import Asked
 from reranker.record import Timeline
