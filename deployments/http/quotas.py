@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Self
 from uuid import uuid4
@@ -25,12 +25,14 @@ _TAKE = """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
 local in_flight = redis.call('ZCARD', KEYS[1])
 if in_flight < tonumber(ARGV[3]) then
-    for i = 4, #ARGV do redis.call('ZADD', KEYS[1], ARGV[2], ARGV[i]) end
-    redis.call('EXPIRE', KEYS[1], 60)
+    redis.call('ZADD', KEYS[1], ARGV[2], ARGV[4])
+    redis.call('EXPIRE', KEYS[1], 3600)
 end
 return {in_flight, redis.call('PTTL', KEYS[2])}
 """
-_END = "return redis.call('ZREM', KEYS[1], unpack(ARGV))"
+_RENEW = "for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', ARGV[1], ARGV[i]) end return 1"
+"""XX: a request that has ended meanwhile must not come back."""
+_END = "for i = 1, #ARGV do redis.call('ZREM', KEYS[1], ARGV[i]) end return 1"
 _CHARGE = "return redis.call('SET', KEYS[1], '', 'PX', math.max(redis.call('PTTL', KEYS[1]), 0) + ARGV[1])"
 
 
@@ -129,9 +131,10 @@ class SharedQuotas:
             await self._require_share(caller, lease)
             yield
         finally:
-            self._leases[name].discard(lease)
-            self._ended[name][lease] = time.time() + _LEASE_S
-            self._start(self._end(name))
+            if lease in self._leases[name]:
+                self._leases[name].discard(lease)
+                self._ended[name][lease] = time.time() + _LEASE_S
+                self._start(self._end(name))
 
     def spend(self, caller: Caller, cost_s: float) -> None:
         """Add to a debt, in the background."""
@@ -145,17 +148,22 @@ class SharedQuotas:
         await self._link.aclose()
 
     async def _require_share(self, caller: Caller, lease: str) -> None:
-        most = _ANY if caller.max_in_flight is None else caller.max_in_flight
+        name, most = caller.name, _ANY if caller.max_in_flight is None else caller.max_in_flight
+        keys = [self._key(name, "requests"), self._key(name, "debt")]
         for pause_s in _PAUSES_S:
-            used = await self._take(caller.name, most, [lease])
+            if not await self._link.usable():
+                return
+            self._leases[name].add(lease)  # before it is asked for: Redis may give it after we have stopped waiting
+            now_s = time.time()
+            used = await self._ask(_TAKE, keys, [now_s, now_s + _LEASE_S, most, lease])
+            if self._renewal is None or self._renewal.done():
+                self._renewal = asyncio.create_task(self._renew())
             if used is None:
                 return
             in_flight, debt_ms = used
             if in_flight < most:
-                self._leases[caller.name].add(lease)
-                if self._renewal is None or self._renewal.done():
-                    self._renewal = asyncio.create_task(self._renew())
                 break
+            self._leases[name].discard(lease)
             await asyncio.sleep(pause_s)
         _require_share(caller, in_flight, debt_ms / 1e3)
 
@@ -163,20 +171,19 @@ class SharedQuotas:
         while any(self._leases.values()) or any(self._ended.values()):
             await asyncio.sleep(_RENEW_S)
             for name in list(self._leases):
-                await self._take(name, _ANY, self._leases[name])
+                if leases := list(self._leases[name]):
+                    await self._ask(_RENEW, [self._key(name, "requests")], [time.time() + _LEASE_S, *leases])
                 await self._end(name)
 
-    async def _take(self, name: str, most: int, leases: Iterable[str]) -> list[int] | None:
-        """Take or renew leases if there are fewer than `most`; gives how many there were, and the debt in ms."""
-        now_s = time.time()
-        keys = [self._key(name, "requests"), self._key(name, "debt")]
-        return await self._ask(_TAKE, keys, [now_s, now_s + _LEASE_S, most, *leases])
-
     async def _end(self, name: str) -> None:
-        """Give leases back; what Redis did not hear is told again with the next renewal."""
-        ended = [lease for lease, expires_s in self._ended[name].items() if expires_s > time.time()]
-        if not ended or await self._ask(_END, [self._key(name, "requests")], ended) is not None:
-            self._ended[name].clear()
+        """Give leases back. What Redis does not hear is told again with the next renewal, until it has expired."""
+        now_s = time.time()
+        ended = {lease for lease, expires_s in self._ended[name].items() if expires_s > now_s}
+        if ended and await self._ask(_END, [self._key(name, "requests")], [*ended]) is None:
+            return
+        self._ended[name] = {
+            lease: at_s for lease, at_s in self._ended[name].items() if at_s > now_s and lease not in ended
+        }
 
     async def _ask(self, script: str, keys: Sequence[str], arguments: Sequence[str | float]) -> Any:
         """Run a script. None: Redis did not answer."""
