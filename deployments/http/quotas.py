@@ -53,7 +53,7 @@ class Quotas:
         """
         self._shared, self._clock = shared, clock
         self._in_flight: Counter[str] = Counter()
-        self._debt_free_s: Counter[str] = Counter()
+        self._debt_free_s: defaultdict[str, float] = defaultdict(float)
         """When a caller's debt for the lists of this process is paid off."""
 
     @classmethod

@@ -63,17 +63,16 @@ def redis_client(config: RedisConfig, password: str | None) -> RedisClient:
     if protocol == "rediss":
         files = {"ssl_ca_certs": config.ca_file, "ssl_certfile": config.cert_file, "ssl_keyfile": config.key_file}
         options |= {name: None if file is None else str(file) for name, file in files.items()}
-    # Once more, at once: a connection of the pool may have been closed while nobody used it.
-    again = {"retry": Retry(NoBackoff(), 1)}
+    if kind != "cluster":  # once more, at once: a connection of the pool may have been closed while nobody used it
+        options["retry"] = Retry(NoBackoff(), 1)
     if not kind:
-        return Redis.from_url(url, **options, **again)
+        return Redis.from_url(url, **options)
     hosts = [((one["host"] or "").strip("[]"), one["port"]) for one in address.hosts()]
     options["ssl"] = protocol == "rediss"
     user = unquote(address.hosts()[0]["username"] or "") or None
     if kind == "cluster":
         nodes = [ClusterNode(host, port or 6379) for host, port in hosts]
         return RedisCluster(startup_nodes=nodes, username=user, **options)
-    options |= again
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         [(host, port or 26379) for host, port in hosts], sentinel_kwargs=options, username=user, **options
     )

@@ -116,7 +116,8 @@ def test_cache_without_a_place_stops_the_start() -> None:
 def test_address_is_read_as_people_write_it(url: str, expected: dict[str, Any]) -> None:
     client = redis_client(RedisConfig(url=url), None)
     assert isinstance(client, Redis)
-    connection: Any = client.connection_pool.make_connection()
+    pool: Any = client.connection_pool
+    connection = pool.make_connection()
     assert {name: getattr(connection, name) for name in expected} == expected
     assert type(connection).__name__ == ("SSLConnection" if url.startswith("rediss") else "Connection")
 
