@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from deployments.http import openapi
-from deployments.http.access import Caller, Keyring
+from deployments.http.access import Keyring
 from deployments.http.cache_routes import CacheBackend, add_cache_routes
 from deployments.http.guard import Guard
 from deployments.http.metrics_routes import MetricsBackend, add_metrics_routes
@@ -31,7 +31,7 @@ from reranker.dialects.envelope import IGNORED_HEADER, TIMEOUT_HEADER, Problem, 
 from reranker.errors import NotReadyError, RerankerError
 from reranker.record import Timeline
 from reranker.search import dialect as search
-from reranker.types import Ranking
+from reranker.types import Caller, Ranking
 
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
 """What Ray Serve's own proxy obeys; for clients that send it."""
@@ -122,7 +122,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring, quotas: Quo
                 if asked.to_rank:
                     timeline.rankings = rankings = await backend.rank(asked, size_bytes, caller, timeline)
                 else:
-                    rankings = [Ranking.nothing()]
+                    rankings = [Ranking()]
             except RerankerError as error:
                 timeline.error = error.code
                 refused = refusal(error, asked.dialect if asked else dialect)

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Self
 from uuid import uuid4
 
-from deployments.http.access import Caller
 from reranker.cache.redis import RedisLink
 from reranker.config import RedisConfig
 from reranker.errors import QuotaExceededError
+from reranker.types import Caller
 
 _MINUTE_S = 60.0
 _LEASE_S, _RENEW_S = 10.0, 3.0

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from deployments.http.access import Caller
 from deployments.http.quotas import Quotas
 from reranker.cache.redis import PASSWORD_VARIABLE
 from reranker.config import RedisConfig
 from reranker.errors import QuotaExceededError
+from reranker.types import Caller
 from tests.redis.conftest import ENTRIES, KEYS, fill, store_on
 from tests.redis_server import RedisServer
 

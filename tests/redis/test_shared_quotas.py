@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from deployments.http import quotas as module
-from deployments.http.access import Caller
 from deployments.http.quotas import Quotas
 from reranker.config import RedisConfig
 from reranker.errors import QuotaExceededError
+from reranker.types import Caller
 from tests.redis_server import RedisServer
 
 TWO = Caller("two", max_in_flight=2)
@@ -175,7 +175,7 @@ async def _until_left_alone(quotas: Quotas, caller: Caller) -> None:
 _HOLDER = """
 import asyncio, sys
 from deployments.http import quotas as module
-from deployments.http.access import Caller
+from reranker.types import Caller
 from deployments.http.quotas import Quotas
 from reranker.config import RedisConfig
 

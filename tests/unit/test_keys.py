@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.http.access import ANONYMOUS, Caller, Keyring, require_keys
+from deployments.http.access import Keyring, require_keys
 from reranker.config import AccessConfig
 from reranker.errors import ConfigurationError, UnauthorizedError
+from reranker.types import ANONYMOUS, Caller
 
 FILE = f"""\
 search: key-of-search

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.http.access import Caller
 from deployments.http.quotas import Quotas
 from reranker.errors import QuotaExceededError
+from reranker.types import Caller
 
 
 class Clock:
