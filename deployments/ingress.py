@@ -19,8 +19,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
-from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
+from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.playground import Answer, PageRequest, PlaygroundClient
+from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
 from deployments.http.search import Search, SearchClient
 from deployments.http.server import Listener, listen
@@ -30,8 +31,8 @@ from deployments.logs import join_serve
 from deployments.request_log import RequestLog
 from deployments.tracing import Tracer
 from reranker import metrics
-from reranker.cache.build import build_cache
-from reranker.cache.use import Use, report
+from reranker.cache.lookup import Statistics
+from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import tei
 from reranker.dialects.base import JSON, Asked
@@ -78,14 +79,15 @@ class Ingress:
         self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._fleet = RayFleet(engine)
         self.search = Search(SearchClient(search), config) if search is not None else None
-        self._cache = build_cache(config, os.environ, self._recorder)
+        self._cache = ScoreCache.of(config, os.environ, self._recorder)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
         self._playground = PlaygroundClient()
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
+        self._quotas = Quotas.of(config.cache.redis, os.environ)
         observers = [self._tracer, RequestLog(config.observability)]
-        app = build_api(self, config.limits, keys, observers, self._count if self._books else None)
+        app = build_api(self, config.limits, keys, observers, self._count if self._books else None, self._quotas)
         self._listener = Listener(app, options, listening)
 
     async def check_health(self) -> None:
@@ -106,6 +108,7 @@ class Ingress:
                 await self._books.finish()
             if self._cache is not None:
                 await self._cache.aclose()
+            await self._quotas.aclose()
             await self._tracer.aclose()
 
     @property
@@ -156,9 +159,9 @@ class Ingress:
             await self._cache.clear_shared()
         await self._in_every_ingress("clear_memory")
 
-    async def cache_use(self) -> Use | None:
+    async def cache_use(self) -> Statistics | None:
         """What this replica's cache holds and has done. Called in every ingress replica."""
-        return self._cache.use if self._cache is not None else None
+        return self._cache.statistics if self._cache is not None else None
 
     async def clear_memory(self) -> None:
         """Forget the scores in this replica's memory. Called in every ingress replica."""
