@@ -19,8 +19,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
-from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
+from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.playground import Answer, PageRequest, PlaygroundClient
+from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
 from deployments.http.search import DIALECT as SEARCH
 from deployments.http.search import Search, SearchClient
@@ -29,8 +30,8 @@ from deployments.loading import replicas_loading
 from deployments.telemetry import ReplicaMetrics, RequestLog, join_serve
 from deployments.tracing import Tracer
 from reranker import metrics
-from reranker.cache.build import build_cache
-from reranker.cache.use import Use, report
+from reranker.cache.lookup import Statistics
+from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
 from reranker.dialects.base import JSON, Asked
@@ -73,12 +74,13 @@ class Ingress:
             raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
         self._fleet = RayFleet(engine)
         self.search = Search(SearchClient(search), config) if search is not None else None
-        self._cache = build_cache(config, os.environ)
+        self._cache = ScoreCache.of(config, os.environ)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
         self._playground = PlaygroundClient()
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
+        self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
         self._metrics = count = None
@@ -86,7 +88,7 @@ class Ingress:
             self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
             count = metrics.RequestMetrics((*PATHS, *SEARCH.paths)).count
         observers = [self._tracer, RequestLog(config.observability)]
-        app = build_api(self, config.limits, keys, observers, count)
+        app = build_api(self, config.limits, keys, observers, count, self._quotas)
         self._listener = Listener(app, options, listening)
 
     async def check_health(self) -> None:
@@ -107,6 +109,7 @@ class Ingress:
                 self._metrics.close()
             if self._cache is not None:
                 await self._cache.aclose()
+            await self._quotas.aclose()
             await self._tracer.aclose()
 
     @property
@@ -153,9 +156,9 @@ class Ingress:
             await self._cache.clear_shared()
         await self._in_every_ingress("clear_memory")
 
-    async def cache_use(self) -> Use | None:
+    async def cache_use(self) -> Statistics | None:
         """What this replica's cache holds and has done. Called in every ingress replica."""
-        return self._cache.use if self._cache is not None else None
+        return self._cache.statistics if self._cache is not None else None
 
     async def clear_memory(self) -> None:
         """Forget the scores in this replica's memory. Called in every ingress replica."""

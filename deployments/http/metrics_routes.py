@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import PlainTextResponse, Response
 
-from deployments.http.keys import Keyring
+from deployments.http.access import Keyring
 from deployments.http.responses import describe
 from reranker.errors import ForbiddenError, NotFoundError
 from reranker.types import Caller

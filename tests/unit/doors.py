@@ -12,7 +12,7 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from deployments.http.keys import Keyring
+from deployments.http.access import Keyring
 from deployments.http.middleware import Observer
 from deployments.http.playground import PageRequest, ResponseHead
 from deployments.http.routes import build_api
