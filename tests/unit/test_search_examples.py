@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from reranker.config import RerankerConfig
-from reranker.offline.evaluation import formats
+from reranker.offline import formats
 from reranker.search.base import Document
 from reranker.search.sources import find_sources, read
 from tools.retrieval_table import CONFIG, EXAMPLES, PAGE, SETS, JudgedSet
