@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import yaml
 
-from deployments.cli.local import open_embedder
 from deployments.cli import evaluate
+from deployments.cli.local import open_embedder
 from reranker.client import RerankerClient
 from reranker.config import EmbeddingConfig
 from reranker.offline import evaluation, formats

@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from reranker.config import ModelConfig
-from reranker.model.templates import HEAD, PREFIX, SUFFIX
+from reranker.model.families import HEAD, PREFIX, SUFFIX
 
 BATCH_PAIRS = 32
 Scorer = Callable[[str, Sequence[str]], list[float]]

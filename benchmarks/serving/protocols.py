@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from benchmarks.serving.texts import TextList
 from reranker.config import ModelConfig
-from reranker.model.templates import HEAD, PREFIX, SUFFIX
+from reranker.model.families import HEAD, PREFIX, SUFFIX
 
 MODEL = "bench"
 """What the model is called towards every server."""

@@ -12,7 +12,7 @@ from benchmarks.serving.protocols import MODEL, Protocol
 from benchmarks.serving.system import Bench, Launch
 from reranker.config import ModelConfig
 from reranker.model.checkpoint import find_checkpoint
-from reranker.model.templates import PREFIX, SUFFIX
+from reranker.model.families import PREFIX, SUFFIX
 
 _ROLES = (("VLLM::Worker", "worker"), ("VLLM::EngineCore", "engine core"), ("--served-model-name", "api server"))
 _TEXT = "messages | selectattr('role', 'equalto', '{role}') | map(attribute='content') | join"

@@ -234,7 +234,12 @@ class BatchFolder:
             for one in rows
             if (problem := one.problem) is not None
         ]
-        record |= {"rows": len(rows), "errors": errors, "write_s": time.perf_counter() - started_s, "done_s": time.time()}
+        record |= {
+            "rows": len(rows),
+            "errors": errors,
+            "write_s": time.perf_counter() - started_s,
+            "done_s": time.time(),
+        }
         write_json(self._record(partition), record | {"bytes": self.scores(partition).stat().st_size})
 
     def attempt(self, partition: int) -> int:

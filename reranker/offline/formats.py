@@ -12,11 +12,11 @@ import math
 import os
 import sqlite3
 import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, BinaryIO, Self, TypeAlias
 
 from reranker.errors import RerankerError
 
@@ -46,53 +46,23 @@ class InputFileError(RerankerError):
         return f"{where}:{self.line}: {self.problem}" if self.line else f"{where}: {self.problem}"
 
 
-class LineFile(Protocol):
-    """A file of lines."""
-
-    def readline(self, size: int, /) -> bytes:
-        """Read a line, or so many bytes of it."""
-        ...
-
-
-def numbered_lines(file: LineFile, longest: int = -1) -> Iterator[tuple[int, bytes, int]]:
+def numbered_lines(
+    file: BinaryIO, longest: int = -1, seen: Callable[[bytes], object] = len
+) -> Iterator[tuple[int, bytes, int]]:
     """Yield each line's number from 1, its bytes, and its whole length.
 
     Only line feeds end a line, as JSON lines want it. A line of more than `longest` bytes is cut there; the rest is
-    read past, never held.
+    read past, never held. `seen` gets every byte.
     """
     number = 0
     while line := file.readline(longest):
+        seen(line)
         number, length, part = number + 1, len(line), line
         while len(part) == longest and not part.endswith(b"\n"):
             part = file.readline(longest)
+            seen(part)
             length += len(part)
         yield number, line, length
-
-
-class DigestedFile:
-    """A file of lines that is read once, from its first byte to its last."""
-
-    def __init__(self, path: Path) -> None:
-        """Open it."""
-        self._file = path.open("rb", buffering=2**20)
-        self._hash = blake2b(digest_size=16)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def readline(self, size: int, /) -> bytes:
-        """Read a line, or so many bytes of it."""
-        line = self._file.readline(size)
-        self._hash.update(line)
-        return line
-
-    @property
-    def digest(self) -> str:
-        """Of what was read."""
-        return self._hash.hexdigest()
 
 
 def decode_line(path: str, number: int, raw: bytes) -> str:
@@ -358,9 +328,10 @@ def _whole_line(path: str, number: int, line: bytes, length: int) -> str:
 
 def _add_texts(database: sqlite3.Connection, kind: str, path: Path, digests: list[str]) -> list[UnreadableLine]:
     unreadable: list[UnreadableLine] = []
+    digest = blake2b(digest_size=16)
 
-    def texts(file: DigestedFile) -> Iterator[tuple[str, int, str]]:
-        for number, line, length in numbered_lines(file, MAX_LINE_BYTES):
+    def texts(file: BinaryIO) -> Iterator[tuple[str, int, str]]:
+        for number, line, length in numbered_lines(file, MAX_LINE_BYTES, digest.update):
             try:
                 text = _whole_line(str(path), number, line, length)
                 if text.strip() and not (number == 1 and is_heading(text)):
@@ -372,11 +343,11 @@ def _add_texts(database: sqlite3.Connection, kind: str, path: Path, digests: lis
 
     database.execute(f"CREATE TABLE {kind} (id TEXT, line INTEGER, text TEXT)")
     try:
-        with DigestedFile(path) as file:
+        with path.open("rb", buffering=2**20) as file:
             database.executemany(f"INSERT INTO {kind} VALUES (?, ?, ?)", texts(file))  # noqa: S608 - one of two kinds
-            digests.append(file.digest)
     except OSError as error:
         raise InputFileError(str(path), None, error.strerror or str(error)) from None
+    digests.append(digest.hexdigest())
     database.execute(f"CREATE INDEX {kind}_id ON {kind} (id, line)")
     nth = f"SELECT line, row_number() OVER (PARTITION BY id ORDER BY line) AS nth FROM {kind}"  # noqa: S608 - as above
     repeated = database.execute(f"SELECT line FROM ({nth}) WHERE nth > 1 ORDER BY line LIMIT {_REPORTED}")  # noqa: S608

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reranker.offline import Partition, Problem, Row, RowError, formats
-from reranker.offline.formats import DigestedFile, InputFileError, TextIndex, UnreadableLine, numbered_lines
+from reranker.offline.formats import InputFileError, TextIndex, UnreadableLine, numbered_lines
 
 Form: TypeAlias = Literal["jsonl", "parquet", "ids"]
 _FORMS: dict[str, Form] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -165,11 +165,12 @@ _Cut: TypeAlias = Iterator[tuple[int, int, int, int]]
 
 def _cut_lines(path: Path, partition_rows: int, found: Input, digests: list[str]) -> _Cut:
     """Rows are the lines that are not blank."""
+    digest = blake2b(digest_size=16)
     rows = start = end = 0
     first_line = 1
     try:
-        with DigestedFile(path) as file:
-            for number, line, length in numbered_lines(file, formats.MAX_LINE_BYTES):
+        with path.open("rb", buffering=2**20) as file:
+            for number, line, length in numbered_lines(file, formats.MAX_LINE_BYTES, digest.update):
                 end += length
                 text = line.removeprefix(_BOM) if number == 1 else line
                 if number == 1 and found.form == "ids" and formats.is_heading(text.decode("utf-8", "replace")):
@@ -179,9 +180,9 @@ def _cut_lines(path: Path, partition_rows: int, found: Input, digests: list[str]
                 if rows >= partition_rows or (rows and end - start >= _MAX_PARTITION_BYTES):
                     yield rows, start, end, first_line
                     rows, start, first_line = 0, end, number + 1
-            digests.append(file.digest)
     except OSError as error:
         raise InputFileError(str(path), None, error.strerror or str(error)) from None
+    digests.append(digest.hexdigest())
     if rows:
         yield rows, start, end, first_line
 
