@@ -291,8 +291,8 @@ class TextIndex:
     def find(self, kind: str, key: str) -> str | None:
         """Give the text of an id; of a title and a text, both. The first line that has the id counts."""
         select = f"SELECT text FROM {kind} WHERE id = ? ORDER BY line LIMIT 1"  # noqa: S608 - one of two kinds
-        found = self._database.execute(select, (key,)).fetchone()
-        return found and found[0]
+        found: tuple[str] | None = self._database.execute(select, (key,)).fetchone()
+        return found[0] if found else None
 
     @staticmethod
     def build(index: Path, files: dict[str, Path]) -> tuple[list[str], list[UnreadableLine]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
@@ -61,15 +61,8 @@ class Input:
     files: tuple[Path, ...]
     """Of the pairs; of ids there is one."""
     columns: Columns
-    queries: Path | None = None
-    """Texts of the queries; for ids only."""
-    corpus: Path | None = None
-
-    @property
-    def texts(self) -> dict[str, Path]:
-        """The files of texts, by kind."""
-        named = {"query": self.queries, "document": self.corpus}
-        return {kind: path for kind, path in named.items() if path is not None}
+    texts: dict[str, Path] = field(default_factory=dict)
+    """Of ids: the files of the texts, by kind: "query" and "document"."""
 
     @property
     def all_files(self) -> tuple[Path, ...]:
@@ -93,7 +86,7 @@ def find_input(path: Path, columns: Columns, queries: Path | None, corpus: Path 
     if queries or corpus:
         if not (queries and corpus):
             raise InputFileError(str(path), None, "needs the texts of both: --queries FILE and --corpus FILE")
-        found = Input("ids", (path,), columns, queries, corpus)
+        found = Input("ids", (path,), columns, {"query": queries, "document": corpus})
     elif path.is_dir():
         found = _find_in_folder(path, columns, split)
     elif path.is_file() and path.suffix not in _FORMS:
@@ -111,7 +104,8 @@ def _find_in_folder(path: Path, columns: Columns, split: str) -> Input:
     queries, corpus = path / "queries.jsonl", path / "corpus.jsonl"
     if queries.is_file() and corpus.is_file():
         candidates, judged = path / "candidates.trec", path / "qrels" / f"{split}.tsv"
-        return Input("ids", (candidates if candidates.is_file() else judged,), columns, queries, corpus)
+        texts = {"query": queries, "document": corpus}
+        return Input("ids", (candidates if candidates.is_file() else judged,), columns, texts)
     files = sorted(file for file in path.iterdir() if file.suffix in _FORMS and file.is_file())
     forms = {_FORMS[file.suffix] for file in files}
     if len(forms) == 1:
