@@ -1,6 +1,7 @@
 """Measure a ranker on judged queries, and tell whether one ranking is better than another on the same queries.
 
-The measures are trec_eval's own, computed by ir-measures. Nothing here knows HTTP or an engine.
+ir-measures computes the measures: trec_eval's own code, and MS MARCO's for the reciprocal rank that is cut at ten.
+Nothing here knows HTTP or an engine.
 """
 
 from __future__ import annotations
