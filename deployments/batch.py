@@ -68,16 +68,16 @@ class Job:
 
     def settings(self, model: str, renderer: PromptRenderer) -> Settings:
         """What the scores depend on, for an engine of this digest."""
-        return Settings(
-            model=model,
-            prompts=renderer.fingerprint,
-            adapter=self.adapter,
-            instruction=self.config.model.instruction_text(self.instruction),
-            long_documents=self.config.long_documents.model_dump(),
-            columns={} if self.found.form == "ids" else dataclasses.asdict(self.found.columns),
-            output=self.folder.output,
-            partition_rows=self.partition_rows,
-        )
+        return {
+            "model": model,
+            "prompts": renderer.fingerprint,
+            "adapter": self.adapter,
+            "instruction": self.config.model.instruction_text(self.instruction),
+            "long_documents": self.config.long_documents.model_dump(mode="json"),
+            "columns": {} if self.found.form == "ids" else dataclasses.asdict(self.found.columns),
+            "output": self.folder.output,
+            "partition_rows": self.partition_rows,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +204,7 @@ class PartitionActor:
     """An engine in a process of its own, called from several threads, with a partition each."""
 
     def __init__(self, job: Job, device: str, digest: str, counter: ActorHandle) -> None:
-        """Load the model.
-
-        Args:
-            job: The batch.
-            device: "cpu" or "cuda".
-            digest: Of what the engines must hold.
-            counter: The `RowCounter`.
+        """Load the model, whose digest is known; progress goes to the `RowCounter`.
 
         Raises:
             BatchError: This machine has another model under the same name.

@@ -44,9 +44,13 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Rerank, measure, print; returns the exit status."""
-    if parsed.search is not None:
-        return _run_search(parsed)
+    """Rank, measure, print; returns the exit status."""
+    facts, compared = _search(parsed) if parsed.search is not None else _rerank(parsed)
+    print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
+    return 0
+
+
+def _rerank(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Comparison]]:
     paths = {option: _path(parsed, option) for option in _FILES}
     loaded = evaluation.load(**paths, every_query=parsed.run_out is not None)
     pairs = sum(len(documents[: parsed.depth]) for documents in loaded.candidates.values())
@@ -62,7 +66,6 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.run_out is not None:
         formats.write_run(parsed.run_out, reranked, tag="reranker")
     after = {query: [document for document, _ in ranking] for query, ranking in reranked.items()}
-    compared = evaluation.compare(loaded.judgments, loaded.candidates, after)
     facts = {
         "ranker": rankers.name(parsed),
         "instruction": parsed.instruction,
@@ -72,17 +75,17 @@ def run(parsed: argparse.Namespace) -> int:
         "pairs": pairs,
         "seconds": round(seconds, 3),
     }
-    print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
-    return 0
+    return facts, evaluation.compare(loaded.judgments, loaded.candidates, after)
 
 
-def _run_search(parsed: argparse.Namespace) -> int:
-    """Search with every judged query, and measure the order of the first stage and that after reranking."""
+def _search(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Comparison]]:
+    """Search with every judged query; `before` is the order of the first stage."""
     if parsed.local or parsed.run_out or parsed.candidates:
         raise rankers.CommandError("--search asks a service: without --local, --run-out and --candidates")
     judgments = formats.read_judgments(_path(parsed, "judgments"))
     wanted = evaluation.measured_queries(judgments)
     queries = formats.read_texts(_path(parsed, "queries"), set(wanted))
+    asked = {name: getattr(parsed, name) for name in ("first_stage", "depth", "instruction")}
     before: dict[str, list[str]] = {}
     after: dict[str, list[str]] = {}
     started = time.monotonic()
@@ -91,16 +94,8 @@ def _run_search(parsed: argparse.Namespace) -> int:
         rankers.progress(len(queries)) as advance,
     ):
         for query, text in queries.items():
-            before[query], after[query] = search(
-                client,
-                text,
-                index=parsed.search,
-                first_stage=parsed.first_stage,
-                depth=parsed.depth,
-                instruction=parsed.instruction,
-            )
+            before[query], after[query] = search(client, text, index=parsed.search, **asked)
             advance(1)
-    compared = evaluation.compare(judgments, before, after)
     facts: dict[str, object] = {
         "ranker": f"{parsed.url}, index {parsed.search}",
         "instruction": parsed.instruction,
@@ -111,8 +106,7 @@ def _run_search(parsed: argparse.Namespace) -> int:
         "pairs": sum(len(documents) for documents in before.values()),
         "seconds": round(time.monotonic() - started, 3),
     }
-    print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
-    return 0
+    return facts, evaluation.compare(judgments, before, after)
 
 
 def search(

@@ -50,12 +50,7 @@ class Experiment:
 def load(queries: str, corpus: str, candidates: str, judgments: str, *, every_query: bool = False) -> Experiment:
     """Read the four files (`reranker.offline.formats`), and of queries and corpus only what is needed.
 
-    Args:
-        queries: Path.
-        corpus: Path.
-        candidates: Path.
-        judgments: Path.
-        every_query: Rerank queries that have no relevant judgment too.
+    `every_query`: those that have no relevant judgment, too.
 
     Raises:
         InputFileError: A file is unreadable or malformed, or they do not belong together.
@@ -88,13 +83,7 @@ def rerank(
     depth: int | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> ScoredRun:
-    """Rerank every query's candidates.
-
-    Args:
-        experiment: What to rerank.
-        rank: The ranker.
-        depth: Rerank only the best so many of each query; the others keep their order, behind them.
-        advance: Told the number of documents after each query.
+    """Rerank every query's candidates, or the first `depth` of them; `advance` is told how many after each query.
 
     Returns:
         What the ranker gave, and behind it the candidates that were not reranked, with scores from -2 down.
@@ -117,9 +106,7 @@ def measured_queries(judgments: Judgments) -> list[str]:
 def per_query(judgments: Judgments, run: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.float64]]:
     """Measure every query that counts; one without candidates has 0 everywhere.
 
-    Args:
-        judgments: Relevance of the judged documents; others count as not relevant.
-        run: Query id -> document ids, best first.
+    Documents that are not judged count as not relevant.
 
     Returns:
         Metric -> shape (queries,), in the order of `measured_queries`. nDCG has the relevance as gain (trec_eval's,

@@ -35,6 +35,8 @@ from reranker.offline.formats import UnreadableLine
 from reranker.offline.pairs import Input
 
 OutputFormat: TypeAlias = Literal["parquet", "jsonl"]
+Settings: TypeAlias = dict[str, Any]
+"""Everything but the input that the scores and their files depend on, by name. (Any: JSON.)"""
 _VERSION = 2
 _OURS = ("manifest.json", "scores", "errors.jsonl", "run.trec", "report.json", "state", ".lock")
 
@@ -46,25 +48,6 @@ class BatchError(RerankerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything but the input that the scores and their files depend on."""
-
-    model: str
-    """Digest of what the engines hold: `reranker.model.checkpoint.model_identity`."""
-    prompts: str
-    """`PromptRenderer.fingerprint`."""
-    adapter: str
-    """Of the model; empty: none."""
-    instruction: str
-    long_documents: dict[str, Any]
-    """Any: JSON."""
-    columns: dict[str, str]
-    """Of the input, where it has columns."""
-    output: OutputFormat
-    partition_rows: int
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a batch is of, and how it is cut."""
 
@@ -73,8 +56,7 @@ class Manifest:
     """Of the files' content."""
     stats: tuple[tuple[str, int, int], ...]
     """Path, size and time of change of each: as long as these stay, nothing is read again to compare."""
-    settings: dict[str, Any]
-    """`Settings`. (Any: JSON.)"""
+    settings: Settings
     partitions: tuple[Partition, ...]
     unreadable: tuple[UnreadableLine, ...]
 
@@ -145,8 +127,7 @@ class BatchFolder:
         if manifest is None:
             self.clear()
             return self._begin(found, settings)
-        now = orjson.loads(orjson.dumps(dataclasses.asdict(settings)))
-        changed = [name.replace("_", " ") for name, value in now.items() if manifest.settings.get(name) != value]
+        changed = [name.replace("_", " ") for name, value in settings.items() if manifest.settings.get(name) != value]
         if not manifest.is_of(found) and not self._has_same_content(found, settings, manifest):
             changed.insert(0, "input")
         if changed:
@@ -161,7 +142,7 @@ class BatchFolder:
     def _has_same_content(self, found: Input, settings: Settings, manifest: Manifest) -> bool:
         """Whether files that were moved or written again have the content they had."""
         beside = self.index.with_name("compared.sqlite")
-        again = pairs.plan(found, settings.partition_rows, beside)
+        again = pairs.plan(found, settings["partition_rows"], beside)
         beside.unlink(missing_ok=True)
         return (found.form, again.digests) == (manifest.form, manifest.digests)
 
@@ -169,10 +150,8 @@ class BatchFolder:
         for folder in ("scores", "state/done"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         stats = _stats(found)  # before it is read: a change meanwhile is noticed
-        plan = pairs.plan(found, settings.partition_rows, self.index)
-        manifest = Manifest(
-            found.form, plan.digests, stats, dataclasses.asdict(settings), plan.partitions, plan.unreadable
-        )
+        plan = pairs.plan(found, settings["partition_rows"], self.index)
+        manifest = Manifest(found.form, plan.digests, stats, settings, plan.partitions, plan.unreadable)
         partitions = [dataclasses.astuple(one) for one in plan.partitions]
         unreadable = [dataclasses.astuple(one) for one in plan.unreadable]
         write_json(self._partitions, {"partitions": partitions, "unreadable": unreadable})

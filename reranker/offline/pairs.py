@@ -71,13 +71,13 @@ class Input:
 
 
 def find_input(path: Path, columns: Columns, queries: Path | None, corpus: Path | None, split: str) -> Input:
-    """Tell what a path holds.
+    """Tell what a path holds: JSONL or Parquet, a folder of such files, a BEIR folder, or a file of ids.
 
     Args:
-        path: A JSONL or Parquet file, a folder of such, a BEIR folder, or a file of ids.
+        path: File or folder.
         columns: Of JSONL and Parquet.
-        queries: Texts of a file of ids.
-        corpus: The same.
+        queries: Texts for a file of ids, as is `corpus`.
+        corpus: See `queries`.
         split: Of a BEIR folder without candidates: whose judged pairs.
 
     Raises:
@@ -126,12 +126,7 @@ class Plan:
 
 
 def plan(found: Input, partition_rows: int, index: Path) -> Plan:
-    """Read everything once: cut it, digest it, and index the texts of ids.
-
-    Args:
-        found: The input.
-        partition_rows: Rows of a partition, at most.
-        index: Where the index goes.
+    """Read everything once: cut it into partitions of at most so many rows, digest it, index the texts of ids.
 
     Raises:
         InputFileError: A file cannot be read, has none of the columns, or there is no row at all.

@@ -94,15 +94,7 @@ class BatchReport:
     def of(
         cls, records: Sequence[Mapping[str, Any]], rows: int, failed: int, started_s: float, finish_s: float
     ) -> Self:
-        """Sum up.
-
-        Args:
-            records: `BatchFolder.record` of the partitions that this run scored. (Any: JSON.)
-            rows: Of the whole input.
-            failed: Of them.
-            started_s: When the run began, in seconds since 1970.
-            finish_s: See the attribute.
-        """
+        """Sum up `BatchFolder.record` of the partitions that this run scored; it began `started_s` after 1970."""
         engines: dict[str, tuple[float, float]] = {}
         for one in records:  # the last word of each engine counts, and its seconds only rise
             seen = engines.get(one["engine"], (0.0, 0.0))
@@ -188,14 +180,7 @@ class PartitionScorer:
         instruction: str | None = None,
         adapter: str = "",
     ) -> None:
-        """Score with this engine.
-
-        Args:
-            engine: Computes.
-            renderer: Makes the prompts.
-            config: What happens to long documents, and the default instruction.
-            instruction: What "relevant" means. None: as configured.
-            adapter: Name of the adapter that scores; empty: the model itself.
+        """Score with this engine; `instruction` None is the configured one, an empty `adapter` the model itself.
 
         Raises:
             InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
@@ -211,15 +196,15 @@ class PartitionScorer:
     async def score(
         self, rows: Iterator[Row], cost: Cost, advance: Callable[[int], object] = lambda rows: None
     ) -> list[RowScore]:
-        """Score every row that can be; the others come back with their problem.
+        """Score the rows of a partition, and add up what it costs.
 
         Args:
-            rows: Of one partition.
-            cost: Takes what it took.
-            advance: Told the number of rows done, now and then.
+            rows: In any order.
+            cost: Is added to.
+            advance: Told now and then how many rows are done.
 
         Returns:
-            One for each row, in the order of their numbers.
+            One for each row, in the order of their numbers; those that cannot be scored with their problem.
 
         Raises:
             EngineFailedError: The engine stopped working.

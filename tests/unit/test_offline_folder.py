@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 
 from reranker.offline import Problem, RowScore
-from reranker.offline.folder import BatchError, BatchFolder, Settings, write_scores
+from reranker.offline.folder import BatchError, BatchFolder, write_scores
 from reranker.offline.pairs import Columns, Input, find_input
 
-SETTINGS = Settings("model", "prompts", "", "instruction", {"mode": "truncate"}, {"query": "query"}, "parquet", 2)
+SETTINGS = {
+    "model": "model",
+    "prompts": "prompts",
+    "adapter": "",
+    "instruction": "instruction",
+    "long_documents": {"mode": "truncate"},
+    "columns": {"query": "query"},
+    "output": "parquet",
+    "partition_rows": 2,
+}
 
 
 @pytest.fixture
@@ -68,9 +77,9 @@ def test_another_model_or_setting_is_refused(
 ) -> None:
     folder.open(found, SETTINGS)
     with pytest.raises(BatchError, match=f"another {named}. .*--restart"):
-        folder.open(found, dataclasses.replace(SETTINGS, **changed))  # type: ignore[arg-type]
+        folder.open(found, SETTINGS | changed)
     folder.clear()
-    folder.open(found, dataclasses.replace(SETTINGS, **changed))  # type: ignore[arg-type]
+    folder.open(found, SETTINGS | changed)
 
 
 def _append(path: Path) -> None:
@@ -146,7 +155,7 @@ def test_the_run_has_every_scored_pair_once_best_first(tmp_path: Path, output: s
         (tmp_path / name).write_text(text)
     found = find_input(tmp_path / "run.trec", Columns(), tmp_path / "queries.jsonl", tmp_path / "corpus.jsonl", "test")
     folder = BatchFolder(tmp_path / "out", output)  # type: ignore[arg-type]
-    manifest = folder.open(found, dataclasses.replace(SETTINGS, partition_rows=3))
+    manifest = folder.open(found, SETTINGS | {"partition_rows": 3})
     keys = ["query_id", "document_id"]
     parts = [
         [_score(0, ("q", "a"), 0.25), _score(1, ("p", "a"), 0.5), _score(2, ("q", "b"), 0.75)],
