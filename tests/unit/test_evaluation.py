@@ -214,3 +214,20 @@ def test_committed_set_is_whole(name: str) -> None:
     assert {len(documents) for documents in loaded.candidates.values()} == {20}
     assert loaded.queries.keys() == loaded.judgments.keys() == loaded.candidates.keys()
     assert loaded.queries_without_candidates == loaded.unjudged_queries == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("medquad-en", [0.904964, 0.888625, 0.955]),
+        ("cmrc-zh", [0.909455, 0.887567, 0.975]),
+        ("written-here-en", [0.50049, 0.462434, 0.625]),
+        ("written-here-zh", [0.677622, 0.660962, 0.729167]),
+    ],
+)
+def test_figures_of_the_committed_sets_are_trec_evals(name: str, figures: list[float]) -> None:
+    """Computed by pytrec_eval itself, of BM25's candidates: whatever measures, these figures stay."""
+    judgments = formats.read_judgments(str(JUDGED / name / "qrels" / "test.tsv"))
+    run = formats.read_run(str(JUDGED / name / "candidates.trec"))
+    compared = evaluation.compare(judgments, run, run)
+    assert [round(one.before, 6) for one in compared] == figures
