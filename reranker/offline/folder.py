@@ -69,6 +69,10 @@ class Manifest:
         """Whether nothing says that the files have changed."""
         return self.form == found.form and self.stats == _stats(found)
 
+    def has_content_of(self, found: Input) -> bool:
+        """Whether files that were moved or written again have the content they had. Reads them all."""
+        return self.form == found.form and self.digests == tuple(map(pairs.content_digest, found.all_files))
+
 
 def _stats(found: Input) -> tuple[tuple[str, int, int], ...]:
     named = [(str(path.resolve()), path.stat()) for path in found.all_files]
@@ -128,7 +132,7 @@ class BatchFolder:
             self.clear()
             return self._begin(found, settings)
         changed = [name.replace("_", " ") for name, value in settings.items() if manifest.settings.get(name) != value]
-        if not manifest.is_of(found) and not self._has_same_content(found, settings, manifest):
+        if not manifest.is_of(found) and not manifest.has_content_of(found):
             changed.insert(0, "input")
         if changed:
             raise BatchError(
@@ -138,13 +142,6 @@ class BatchFolder:
         manifest = dataclasses.replace(manifest, stats=_stats(found))
         self._write_manifest(manifest)
         return manifest
-
-    def _has_same_content(self, found: Input, settings: Settings, manifest: Manifest) -> bool:
-        """Whether files that were moved or written again have the content they had."""
-        beside = self.index.with_name("compared.sqlite")
-        again = pairs.plan(found, settings["partition_rows"], beside)
-        beside.unlink(missing_ok=True)
-        return (found.form, again.digests) == (manifest.form, manifest.digests)
 
     def _begin(self, found: Input, settings: Settings) -> Manifest:
         for folder in ("scores", "state/done"):

@@ -184,10 +184,15 @@ def _cut_parquet(path: Path, partition_rows: int, found: Input, digests: list[st
                 rows = parquet.metadata.row_group(group).num_rows
                 for start in range(0, rows, partition_rows):
                     yield min(partition_rows, rows - start), group, start, 1
-        with path.open("rb") as file:
-            digests.append(file_digest(file, "blake2b").hexdigest()[:32])
+        digests.append(content_digest(path))
     except (OSError, pa.ArrowException) as error:
         raise InputFileError(str(path), None, f"cannot be read as Parquet ({type(error).__name__})") from None
+
+
+def content_digest(path: Path) -> str:
+    """Digest a file as `plan` does."""
+    with path.open("rb") as file:
+        return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:

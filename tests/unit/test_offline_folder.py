@@ -8,6 +8,8 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from reranker.offline import Problem, RowScore
@@ -83,7 +85,7 @@ def test_another_model_or_setting_is_refused(
 
 
 def _append(path: Path) -> None:
-    path.write_text(path.read_text() + "{}\n")
+    path.write_bytes(path.read_bytes() + b"{}\n")
 
 
 def _change_in_place(path: Path) -> None:
@@ -102,13 +104,40 @@ def test_another_content_of_the_input_is_refused(
         folder.open(found, SETTINGS)
 
 
-def test_the_same_content_under_another_name_and_time_is_the_same_input(found: Input, folder: BatchFolder) -> None:
-    manifest = folder.open(found, SETTINGS)
-    moved = found.files[0].rename(found.files[0].with_name("moved.jsonl"))
-    os.utime(moved, (1, 1))
-    again = folder.open(dataclasses.replace(found, files=(moved,)), SETTINGS)
-    assert again.partitions == manifest.partitions
-    assert again.is_of(dataclasses.replace(found, files=(moved,)))
+def _written(folder: Path, form: str) -> Input:
+    folder.mkdir(parents=True, exist_ok=True)
+    texts: dict[str, Path] = {}
+    path = folder / f"pairs.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({"query": ["q"] * 5, "document": ["d"] * 5}), path)
+    elif form == "jsonl":
+        path.write_bytes(b"\xef\xbb\xbf" + b'{"query": "q", "document": "d"}\n\n' * 5 + b'{"query": "cut off')
+    else:
+        path.write_text("q Q0 d 1 1 t\n" * 5)
+        texts = {"query": folder / "queries.jsonl", "document": folder / "corpus.jsonl"}
+        for kind, text in texts.items():
+            text.write_text(f'{{"_id": "{kind[0]}", "text": "text"}}\nbroken')
+    return find_input(path, Columns(), texts.get("query"), texts.get("document"), "test")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "trec"])
+def test_the_same_content_under_another_name_and_time_is_the_same_input(
+    tmp_path: Path, folder: BatchFolder, form: str
+) -> None:
+    first, again = (_written(tmp_path / name, form) for name in ("first", "again"))
+    manifest = folder.open(first, SETTINGS)
+    for path in again.all_files:
+        os.utime(path, (1, 1))
+    assert not manifest.is_of(again)
+    reopened = folder.open(again, SETTINGS)
+    assert reopened.partitions == manifest.partitions
+    assert reopened.is_of(again)
+    for path in again.all_files:
+        _append(path)
+        with pytest.raises(BatchError, match="another input"):
+            folder.open(again, SETTINGS)
+        path.write_bytes(path.read_bytes()[:-3])
+    folder.open(again, SETTINGS)
 
 
 def test_a_folder_with_other_files_or_in_use_is_refused(folder: BatchFolder, tmp_path: Path) -> None:
