@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from reranker.engine.fairness import FairQueue
-from reranker.ranking.placement import Assignment, Route
+from reranker.ranking.placement import Route
 from reranker.types import ReplicaLoad
 
 SPEED = 40_000.0
@@ -30,14 +30,14 @@ class RankedList:
 
 @dataclass(slots=True, eq=False)
 class ShardOnItsWay:
-    """A shard: its list, its pairs, and the books on it."""
+    """A shard: its list, its pairs, and its sending."""
 
     of: RankedList
     costs: Sequence[int]
     route: Route
     ingress: int
     left: int = 0
-    books: AbstractContextManager[Assignment] | None = None
+    sending: AbstractContextManager[str] | None = None
 
     @property
     def tokens(self) -> int:
