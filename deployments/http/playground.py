@@ -21,14 +21,12 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from ray.serve.schema import DeploymentStatus
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from deployments.http.reading import read_body
-from deployments.http.replies import refusal
+from deployments.http.requests import read_body
+from deployments.http.responses import error_response
 from reranker.config import LimitsConfig
-from reranker.errors import NoPlaygroundError, PlaygroundUnavailableError
+from reranker.errors import NoPlaygroundError, NotFoundError, PlaygroundUnavailableError
 
 UI_PATH = "/ui"
 UI_DEPLOYMENT = "Playground"
@@ -186,19 +184,16 @@ def playground_router(answer: Callable[[PageRequest], Answer], limits: LimitsCon
             query = f"?{request.url.query}" if request.url.query else ""
             return RedirectResponse(f"{UI_PATH[1:]}/{query}", 307)
         if ".." in path or not (_WRITTEN if request.method == "POST" else _READ).fullmatch(path):
-            raise HTTPException(404, "the playground has no such path")
+            raise NotFoundError("the playground has no such path")
         try:
             parts = answer(_page_request(request, path, await read_body(request, limits)))
             head = cast("ResponseHead", await anext(parts))
-        except NoPlaygroundError as error:
-            raise HTTPException(404, str(error)) from None
         except PlaygroundUnavailableError as error:
-            unavailable = refusal(error)
+            unavailable = error_response(error)
+            request.state.timeline.error = error.code
             if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
                 unavailable.headers["Refresh"] = str(_RELOAD_S)  # a browser that is early sees the page by itself
             return unavailable
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it
         response = StreamingResponse(cast("AsyncIterator[bytes]", parts), head.status)
         response.raw_headers = _response_headers(head, path)
         return response

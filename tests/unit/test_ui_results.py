@@ -12,7 +12,6 @@ from deployments.ui.documents import Document
 from deployments.ui.results import advice, difference, omissions, prompt, rows, search_omissions, search_rows
 from reranker import errors
 from reranker.client import UnreachableError, rebuild_error
-from reranker.dialects.envelope import Problem
 from reranker.errors import RerankerError
 
 DOCUMENTS: list[Document] = ["first", "second", {"text": "third"}, "fourth"]
@@ -97,9 +96,7 @@ def test_stages_come_from_the_answer_or_from_its_header() -> None:
 
 def _answered(error: RerankerError) -> RerankerError:
     """The error as the client makes it of the service's answer."""
-    problem = Problem.of(error)
-    field = getattr(error, "field", "")
-    return rebuild_error(error.code, error.status_code, problem.message, field, getattr(error, "retry_after_s", None))
+    return rebuild_error(error.code, error.status_code, str(error), error.field, error.retry_after_s)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +127,7 @@ def _answered(error: RerankerError) -> RerankerError:
     ],
 )
 def test_every_error_says_what_to_do(error: RerankerError, title: str, remedy: str) -> None:
-    known = error if isinstance(error, UnreachableError) or error.code == "" else _answered(error)
+    known = error if isinstance(error, UnreachableError) else _answered(error)
     advised = advice(known)
     assert title in advised.title
     assert remedy in advised.remedy
