@@ -66,7 +66,7 @@ class Backend(Protocol):
         ...
 
     def open_page(self, request: PageRequest) -> Answer:
-        """Have the playground answer a request; raises as `PlaygroundClient.answer`."""
+        """Have the playground answer a request."""
         ...
 
     def info(self) -> TeiInfo:
