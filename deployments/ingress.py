@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
-from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
+from deployments.http.access import ENVIRONMENT, Keyring, require_keys
+from deployments.http.playground import Answer, PageRequest, PlaygroundClient
+from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
 from deployments.http.search import Search, SearchClient
 from deployments.http.server import Listener, listen
@@ -28,11 +30,9 @@ from deployments.loading import replicas_loading
 from deployments.logs import join_serve
 from deployments.request_log import RequestLog
 from deployments.tracing import Tracer
-from deployments.ui.link import UILink
-from deployments.ui.visits import Head, Visit
 from reranker import metrics
-from reranker.cache.build import build_cache
-from reranker.cache.use import Use, report
+from reranker.cache.lookup import Statistics
+from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import tei
 from reranker.dialects.base import JSON, Asked
@@ -79,14 +79,15 @@ class Ingress:
         self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._fleet = RayFleet(engine)
         self.search = Search(SearchClient(search), config) if search is not None else None
-        self._cache = build_cache(config, os.environ, self._recorder)
+        self._cache = ScoreCache.of(config, os.environ, self._recorder)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
-        self._ui = UILink()
+        self._playground = PlaygroundClient()
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
+        self._quotas = Quotas.of(config.cache.redis, os.environ)
         observers = [self._tracer, RequestLog(config.observability)]
-        app = build_api(self, config.limits, keys, observers, self._count if self._books else None)
+        app = build_api(self, config.limits, keys, observers, self._count if self._books else None, self._quotas)
         self._listener = Listener(app, options, listening)
 
     async def check_health(self) -> None:
@@ -101,12 +102,13 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            self._ui.close()
+            self._playground.close()
             await self._listener.drain(self._config.limits.timeout_s)
             if self._books is not None:
                 await self._books.finish()
             if self._cache is not None:
                 await self._cache.aclose()
+            await self._quotas.aclose()
             await self._tracer.aclose()
 
     @property
@@ -157,9 +159,9 @@ class Ingress:
             await self._cache.clear_shared()
         await self._in_every_ingress("clear_memory")
 
-    async def cache_use(self) -> Use | None:
+    async def cache_use(self) -> Statistics | None:
         """What this replica's cache holds and has done. Called in every ingress replica."""
-        return self._cache.use if self._cache is not None else None
+        return self._cache.statistics if self._cache is not None else None
 
     async def clear_memory(self) -> None:
         """Forget the scores in this replica's memory. Called in every ingress replica."""
@@ -175,9 +177,9 @@ class Ingress:
         """See `Backend`."""
         return await self._books.totals() if self._books else None
 
-    def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
+    def open_page(self, request: PageRequest) -> Answer:
         """See `Backend`."""
-        return self._ui.answer(visit)
+        return self._playground.answer(request)
 
     async def live_replicas(self) -> int:
         """See `Backend`."""

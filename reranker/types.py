@@ -37,9 +37,9 @@ class Caller:
     priority: Priority | None = None
     """"bulk": all their requests are. Otherwise they choose."""
     max_in_flight: int | None = None
-    """Requests at the same time, in one ingress replica."""
+    """Requests at the same time; docs/keys.md says in how many ingress replicas together."""
     tokens_per_minute: int | None = None
-    """Prompt tokens, in one ingress replica."""
+    """Prompt tokens; likewise."""
     admin: bool = False
     metrics: bool = False
     """May read `GET /metrics`."""

@@ -14,10 +14,9 @@ from benchmarks.scatter.report import Result, say
 from benchmarks.serving.models import checkpoint
 from benchmarks.serving.texts import make_list
 from reranker.cache.entry import Entry, pack, unpack
-from reranker.cache.key import ListTerms, document_keys
+from reranker.cache.keys import ListTerms, document_keys
 from reranker.cache.memory import MemoryStore
-from reranker.cache.redis_client import redis_client
-from reranker.cache.redis_store import RedisStore
+from reranker.cache.redis import RedisLink, RedisStore, redis_client
 from reranker.config import RedisConfig
 from reranker.metrics import NoRecorder
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
@@ -67,7 +66,7 @@ def _seconds(call: Callable[[], object]) -> float:
 async def _redis(folder: Path, entries: dict[bytes, Entry], times: int, found: dict[str, float]) -> None:
     with redis_server(folder) as url:
         config = RedisConfig(url=url, budget_s=2)
-        store = RedisStore(redis_client(config, None), config, NoRecorder())
+        store = RedisStore(RedisLink(redis_client(config, None), config.budget_s, "benchmark"), config, NoRecorder())
         keys = list(entries)
         await store.get_many(keys)
         for name in ("write to Redis, in the background", "read from Redis"):

@@ -8,7 +8,7 @@ from typing import Protocol
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
-from deployments.http.keys import Keyring
+from deployments.http.access import Keyring
 from deployments.http.responses import describe
 from reranker.errors import ForbiddenError, NotFoundError
 from reranker.metrics import COUNTED

@@ -20,10 +20,10 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http.keys import Keyring
-from deployments.http.quota import Quotas
+from deployments.http.access import Keyring
+from deployments.http.playground import UI_PATH
+from deployments.http.quotas import Quotas
 from deployments.http.responses import error_response, server_timing
-from deployments.ui.visits import UI_PATH
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.errors import (
@@ -73,6 +73,7 @@ class RequestMiddleware:
         ranking_paths: Collection[str] = (),
         observers: Sequence[Observer] = (),
         count: Observer | None = None,
+        quotas: Quotas | None = None,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wrap an application.
@@ -85,9 +86,10 @@ class RequestMiddleware:
             observers: Told of each request once it has ended, in this order: it costs no request any time, and fails
                 none.
             count: Told of each as well, before its answer goes out: no client may have one that is not counted.
+            quotas: How much each key may use. None: counted in this process alone.
             draining: Whether connections are to end with their next answer.
         """
-        self._app, self._limits, self._keys, self._quotas = app, limits, keys, Quotas()
+        self._app, self._limits, self._keys, self._quotas = app, limits, keys, quotas or Quotas()
         self._ranking_paths, self._observers, self._draining = frozenset(ranking_paths), observers, draining
         self._counting = () if count is None else (count,)
 
@@ -145,7 +147,7 @@ class RequestMiddleware:
         if record.path not in self._ranking_paths:
             await self._app(scope, exchange.receive, exchange.send)
             return
-        with self._quotas.request(caller):
+        async with self._quotas.request(caller):
             await self._app(scope, exchange.receive, exchange.send)
             self._quotas.spend(caller, record.prompt_tokens)
 

@@ -9,7 +9,7 @@ from lru import LRU
 
 from reranker import metrics
 from reranker.cache.entry import Entry
-from reranker.cache.use import Use
+from reranker.cache.lookup import Statistics
 from reranker.metrics import Recorder
 
 _OVERHEAD_BYTES = 340
@@ -21,7 +21,7 @@ Measured as what a process grows by when a million pairs go through (tests/unit/
 
 
 class MemoryStore:
-    """See `reranker.cache.store.Store`. To be used from one event loop; no call ever waits."""
+    """See `reranker.cache.lookup.Store`. To be used from one event loop; no call ever waits."""
 
     def __init__(self, max_bytes: int, recorder: Recorder) -> None:
         """Start empty.
@@ -36,7 +36,7 @@ class MemoryStore:
         self._evictions = 0
 
     @property
-    def use(self) -> Use:
+    def statistics(self) -> Statistics:
         """How full it is."""
         return {
             "entries": len(self._entries),

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from deployments.cli.local import LocalFleet
 from deployments.cli.main import main
-from reranker.cache.key import ListTerms, document_keys
+from reranker.cache.keys import ListTerms, document_keys
 from reranker.client import RerankerClient, UnreachableError
 from reranker.config import EngineConfig, ModelConfig, RerankerConfig
 from reranker.dialects import DIALECTS

@@ -26,7 +26,7 @@ before, most = resident(), 0
 for batch in range(1_000):
     store.put_many({os.urandom(24): os.urandom(8) for _ in range(1_000)})
     most = max(most, resident() - before)
-print(most, store.use["entries"], store.use["evictions"])
+print(most, store.statistics["entries"], store.statistics["evictions"])
 """
 
 
@@ -53,25 +53,25 @@ async def test_least_recently_used_is_given_up() -> None:
     for key in keys:
         store.put_many({key: ENTRY})
         assert await store.get_many(keys[:1]) == [ENTRY]
-    assert store.use["entries"] == 40 - kept.counts[metrics.CACHE_EVICTIONS] < 40
-    assert kept.values[metrics.CACHE_BYTES] == store.use["bytes"]
+    assert store.statistics["entries"] == 40 - kept.counts[metrics.CACHE_EVICTIONS] < 40
+    assert kept.values[metrics.CACHE_BYTES] == store.statistics["bytes"]
     assert await store.get_many([keys[1], keys[39]]) == [None, ENTRY]
     store.clear()
-    assert store.use["entries"] == kept.values[metrics.CACHE_BYTES] == 0
+    assert store.statistics["entries"] == kept.values[metrics.CACHE_BYTES] == 0
 
 
 async def test_document_larger_than_the_store_is_not_kept() -> None:
     store = MemoryStore(1_000, KeptMetrics())
     store.put_many({b"key": Entry(bytes(4_000))})
-    assert (store.use["entries"], store.use["bytes"]) == (0, 0)
+    assert (store.statistics["entries"], store.statistics["bytes"]) == (0, 0)
 
 
 def test_entry_that_is_written_again_counts_once() -> None:
     store = MemoryStore(10_000, KeptMetrics())
     for entry in (ENTRY, Entry(ENTRY * 3), ENTRY):
         store.put_many({b"key": entry})
-    assert store.use["entries"] == 1
-    used = store.use["bytes"]
+    assert store.statistics["entries"] == 1
+    used = store.statistics["bytes"]
     store.clear()
     store.put_many({b"key": ENTRY})
-    assert store.use["bytes"] == used
+    assert store.statistics["bytes"] == used

@@ -18,8 +18,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, ValidationError
 
-from reranker.config import AccessConfig
-from reranker.config.base import Group
+from reranker.config import AccessConfig, Group
 from reranker.errors import ConfigurationError, UnauthorizedError
 from reranker.types import ANONYMOUS, Caller, Priority
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from reranker.cache.use import Use, report
+from reranker.cache.lookup import Statistics
+from reranker.cache.score_cache import report
 
 
-def _use(hits: int, misses: int, reachable: bool = True) -> Use:
+def _statistics(hits: int, misses: int, reachable: bool = True) -> Statistics:
     memory = {"entries": 2, "bytes": 700}
     return {"hits": hits, "misses": misses, "coalesced": 1, "memory": memory, "redis": {"reachable": reachable}}
 
 
 def test_numbers_are_added_and_truth_must_hold_everywhere() -> None:
-    assert report([_use(3, 1), _use(4, 0, reachable=False)]) == {
+    assert report([_statistics(3, 1), _statistics(4, 0, reachable=False)]) == {
         "enabled": True,
         "ingress_replicas": 2,
         "hit_rate": 0.9,
@@ -26,6 +27,6 @@ def test_numbers_are_added_and_truth_must_hold_everywhere() -> None:
 
 
 @pytest.mark.parametrize("uses", [[], [{"hits": 0, "misses": 0, "coalesced": 0}]])
-def test_nothing_known_yet_is_no_rate(uses: list[Use]) -> None:
+def test_nothing_known_yet_is_no_rate(uses: list[Statistics]) -> None:
     assert report(uses).get("hit_rate") is None
     assert report(uses)["enabled"] is bool(uses)
