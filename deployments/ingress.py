@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
+from deployments.http.playground import Answer, PageRequest, PlaygroundClient
 from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
 from deployments.http.search import Search, SearchClient
@@ -29,8 +30,6 @@ from deployments.loading import replicas_loading
 from deployments.logs import join_serve
 from deployments.request_log import RequestLog
 from deployments.tracing import Tracer
-from deployments.ui.link import UILink
-from deployments.ui.visits import Head, Visit
 from reranker import metrics
 from reranker.cache.lookup import Statistics
 from reranker.cache.score_cache import ScoreCache, report
@@ -82,7 +81,7 @@ class Ingress:
         self.search = Search(SearchClient(search), config) if search is not None else None
         self._cache = ScoreCache.of(config, os.environ, self._recorder)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
-        self._ui = UILink()
+        self._playground = PlaygroundClient()
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
@@ -103,7 +102,7 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            self._ui.close()
+            self._playground.close()
             await self._listener.drain(self._config.limits.timeout_s)
             if self._books is not None:
                 await self._books.finish()
@@ -178,9 +177,9 @@ class Ingress:
         """See `Backend`."""
         return await self._books.totals() if self._books else None
 
-    def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
+    def open_page(self, request: PageRequest) -> Answer:
         """See `Backend`."""
-        return self._ui.answer(visit)
+        return self._playground.answer(request)
 
     async def live_replicas(self) -> int:
         """See `Backend`."""
