@@ -85,8 +85,8 @@ class Ingress:
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
-        observers = [self._tracer, RequestLog(config.observability)]
         self._quotas = Quotas.of(config.cache.redis, os.environ)
+        observers = [self._tracer, RequestLog(config.observability)]
         app = build_api(self, config.limits, keys, observers, self._count if self._books else None, self._quotas)
         self._listener = Listener(app, options, listening)
 

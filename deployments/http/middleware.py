@@ -73,6 +73,7 @@ class RequestMiddleware:
         ranking_paths: Collection[str] = (),
         observers: Sequence[Observer] = (),
         count: Observer | None = None,
+        quotas: Quotas | None = None,
         draining: Callable[[], bool] = lambda: False,
         quotas: Quotas | None = None,
     ) -> None:
@@ -86,6 +87,7 @@ class RequestMiddleware:
             observers: Told of each request once it has ended, in this order: it costs no request any time, and fails
                 none.
             count: Told of each as well, before its answer goes out: no client may have one that is not counted.
+            quotas: How much each key may use. None: counted in this process alone.
             draining: Whether connections are to end with their next answer.
             quotas: How much each key may use. None: counted in this process alone.
         """

@@ -141,14 +141,7 @@ def build_api(
     api.include_router(playground_router(backend.open_page, limits))
     ranking_paths = [route.path for route in api.routes if "ranking" in getattr(route, "tags", ())]
     api.add_middleware(
-        RequestMiddleware,
-        limits,
-        keys,
-        ranking_paths,
-        observers,
-        count,
-        draining=lambda: backend.draining,
-        quotas=quotas,
+        RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, lambda: backend.draining
     )
     return api
 
