@@ -75,7 +75,6 @@ class RequestMiddleware:
         count: Observer | None = None,
         quotas: Quotas | None = None,
         draining: Callable[[], bool] = lambda: False,
-        quotas: Quotas | None = None,
     ) -> None:
         """Wrap an application.
 
@@ -89,7 +88,6 @@ class RequestMiddleware:
             count: Told of each as well, before its answer goes out: no client may have one that is not counted.
             quotas: How much each key may use. None: counted in this process alone.
             draining: Whether connections are to end with their next answer.
-            quotas: How much each key may use. None: counted in this process alone.
         """
         self._app, self._limits, self._keys, self._quotas = app, limits, keys, quotas or Quotas()
         self._ranking_paths, self._observers, self._draining = frozenset(ranking_paths), observers, draining
