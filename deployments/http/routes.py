@@ -8,16 +8,17 @@ from typing import Annotated, Any, NotRequired
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import Field, TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from deployments.http import SERVICE_HEADER, VERSION, Backend
-from deployments.http.keys import Keyring
-from deployments.http.metrics_routes import add_metrics_routes
+from deployments.http.access import Keyring
 from deployments.http.middleware import Observer, RequestMiddleware
 from deployments.http.playground import playground_router
+from deployments.http.quotas import Quotas
 from deployments.http.requests import read_asked
 from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
 from deployments.http.search import search_router
@@ -119,6 +120,7 @@ def build_api(
     keys: Keyring,
     observers: Sequence[Observer] = (),
     count: Observer | None = None,
+    quotas: Quotas | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -128,6 +130,7 @@ def build_api(
         keys: Who may use it.
         observers: See `RequestMiddleware`.
         count: See `RequestMiddleware`.
+        quotas: How much each key may use. None: counted in this process alone.
     """
     handlers = {HTTPException: _raise, RequestValidationError: _raise}
     api = _Api(
@@ -142,11 +145,10 @@ def build_api(
     api.include_router(router)
     if backend.search is not None:
         api.include_router(search_router(backend.search))
-    add_metrics_routes(api, backend, keys)
     api.include_router(playground_router(backend.open_page, limits))
     ranking_paths = [route.path for route in api.routes if "ranking" in getattr(route, "tags", ())]
     api.add_middleware(
-        RequestMiddleware, limits, keys, ranking_paths, observers, count, draining=lambda: backend.draining
+        RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, lambda: backend.draining
     )
     return api
 
@@ -245,6 +247,25 @@ def _admins_backend(request: Request) -> Backend:
         raise ForbiddenError
     backend: Backend = request.app.state.backend
     return backend
+
+
+_page = describe(None, 403, 404)
+_page["responses"][200] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+@router.get("/metrics", **_page)
+async def metrics(request: Request) -> Response:
+    """The series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
+    keys: Keyring = request.app.state.keys
+    if keys.needed and not keys.open_metrics:
+        caller: Caller = request.state.caller
+        if not (caller.metrics or caller.admin):
+            raise ForbiddenError
+    backend: Backend = request.app.state.backend
+    text = await backend.metrics_text()
+    if text is None:
+        raise NotFoundError("nothing is counted: observability.metrics is false")
+    return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 @router.get("/v1/cluster/auth", **describe(Auth))
