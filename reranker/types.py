@@ -175,35 +175,6 @@ class ReplicaLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class BackendStats:
-    """What whatever computes an engine's batches says of itself. Those that are counted since its start only rise."""
-
-    running_pairs: int = 0
-    waiting_pairs: int = 0
-    preemptions: int = 0
-    """Counted: pairs put back for want of memory."""
-    queried_tokens: int = 0
-    """Counted: tokens of prompts that were looked up in the prefix cache."""
-    hit_tokens: int = 0
-    """Counted: those of them that were there."""
-    kv_usage: float = 0.0
-    """Share of the KV cache that is in use."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """What an engine has done since its start, and has in it. Work is in tokens, as `Shard.work_tokens` counts it."""
-
-    steps: int = 0
-    busy_s: float = 0.0
-    pairs: int = 0
-    tokens: int = 0
-    queued_pairs: int = 0
-    queued_tokens: int = 0
-    backend: BackendStats = BackendStats()
-
-
-@dataclass(frozen=True, slots=True)
 class EngineScores:
     """Scores of pairs, as an engine gives them.
 

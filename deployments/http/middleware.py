@@ -36,7 +36,7 @@ from reranker.errors import (
     RerankerError,
     UrlTooLongError,
 )
-from reranker.record import Timeline, request_id
+from reranker.record import CLIENT_GONE, Timeline, request_id
 from reranker.types import Caller
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", 
 """Paths that need no key: none of them touches the model."""
 METRICS = "/metrics"
 """Needs no key where `access.open_metrics` says so."""
-CLIENT_GONE, _CLIENT_GONE_CODE = 499, "client_gone"
-"""Status and error of a request whose client has hung up; the number is nginx's."""
+_CLIENT_GONE_CODE = "client_gone"
 _OPEN_BELOW = f"{UI_PATH}/"
 """The playground: its page asks for a key, and sends it with what it asks of the service."""
 _SLASHES = re.compile("/+")
@@ -223,6 +222,7 @@ class _Exchange:
         """Watch no longer."""
         if self._watching is not None:
             self._watching.cancel()
+            self._watching = None  # else a cycle: the task keeps its error, that the frame, and that this
 
     async def _watch(self) -> None:
         if (await self._receive())["type"] == "http.disconnect" and not self._complete and self._task is not None:

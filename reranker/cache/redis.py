@@ -25,7 +25,6 @@ from reranker.cache.keys import LIST_BYTES
 from reranker.cache.lookup import Statistics
 from reranker.config import RedisConfig
 from reranker.errors import CacheUnavailableError, ConfigurationError
-from reranker.metrics import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -221,16 +220,15 @@ class RedisStore:
     secret and covers the key, so bytes that are not ours, or belong to another key, are a miss.
     """
 
-    def __init__(self, link: RedisLink, config: RedisConfig, recorder: Recorder, secret: bytes = b"") -> None:
+    def __init__(self, link: RedisLink, config: RedisConfig, secret: bytes = b"") -> None:
         """Ask nothing yet.
 
         Args:
             link: Closed with this store.
             config: Prefix and time to live.
-            recorder: Where latencies and errors go.
             secret: As of the keys.
         """
-        self._link, self._config, self._recorder = link, config, recorder
+        self._link, self._config = link, config
         self._check = blake2b(digest_size=_CHECK_BYTES, key=secret, person=b"reranker-value")
         self._errors = self._wrong_values = 0
         self._writable, self._write_again_s = True, 0.0
@@ -249,11 +247,11 @@ class RedisStore:
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Look up keys, in one round trip."""
         if not await self._link.usable():
-            self._recorder.count(metrics.REDIS_SKIPPED, 1)
+            metrics.REDIS_SKIPPED.inc()
             return [None] * len(keys)
         started_s = time.perf_counter()
         entries = await self._link.ask(lambda: self._read(keys))
-        self._recorder.observe(metrics.REDIS_SECONDS, time.perf_counter() - started_s)
+        metrics.REDIS_SECONDS.observe(time.perf_counter() - started_s)
         if entries is None:
             self._count_error()
             return [None] * len(keys)
@@ -262,7 +260,7 @@ class RedisStore:
     def put_many(self, entries: Mapping[bytes, Entry]) -> None:
         """Write entries in the background, in one round trip."""
         if not self._link.reachable or len(self._writes) >= _MAX_WRITES or time.monotonic() < self._write_again_s:
-            self._recorder.count(metrics.REDIS_SKIPPED, 1)
+            metrics.REDIS_SKIPPED.inc()
             return
         task = asyncio.create_task(self._write(entries))
         self._writes.add(task)
@@ -327,7 +325,7 @@ class RedisStore:
 
     def _count_error(self) -> None:
         self._errors += 1
-        self._recorder.count(metrics.REDIS_ERRORS, 1)
+        metrics.REDIS_ERRORS.inc()
 
     def _name(self, key: bytes) -> bytes:
         # What is in braces decides on the node of a cluster: all pairs of a list are on one, a single round trip away.
@@ -341,7 +339,7 @@ class RedisStore:
         if check == self._digest(key, content) and is_entry(content):
             return Entry(content)
         self._wrong_values += 1
-        self._recorder.count(metrics.REDIS_WRONG_VALUES, 1)
+        metrics.REDIS_WRONG_VALUES.inc()
         return None
 
     def _digest(self, key: bytes, content: bytes) -> bytes:

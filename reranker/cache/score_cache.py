@@ -13,7 +13,6 @@ from reranker.cache.memory import MemoryStore
 from reranker.cache.redis import RedisLink, RedisStore, read_secret
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
-from reranker.metrics import Recorder
 from reranker.types import CacheMode
 
 SECRET_VARIABLE = "RERANKER_CACHE_SECRET"  # noqa: S105 - a name
@@ -43,13 +42,12 @@ class ScoreCache:
         self._open = 0
 
     @classmethod
-    def of(cls, config: RerankerConfig, environment: Mapping[str, str], recorder: Recorder) -> Self | None:
+    def of(cls, config: RerankerConfig, environment: Mapping[str, str]) -> Self | None:
         """Make the cache that a configuration asks for.
 
         Args:
             config: The service's.
             environment: Of this process; may hold secrets.
-            recorder: Where metrics go.
 
         Returns:
             None: there is to be none.
@@ -64,9 +62,9 @@ class ScoreCache:
         secret = (read_secret(cache.secret_file, "cache.secret_file", environment.get(SECRET_VARIABLE)) or "").encode()
         if len(secret) > MAX_SECRET_BYTES:
             raise ConfigurationError(f"the cache's secret has {len(secret)} bytes; at most {MAX_SECRET_BYTES} are used")
-        memory = MemoryStore(cache.memory_mib * 2**20, recorder) if cache.memory_mib else None
+        memory = MemoryStore(cache.memory_mib * 2**20) if cache.memory_mib else None
         link = RedisLink.of(cache.redis, environment, "score cache")
-        shared = RedisStore(link, cache.redis, recorder, secret) if link else None
+        shared = RedisStore(link, cache.redis, secret) if link else None
         return cls(memory, shared, secret) if memory or shared else None
 
     @asynccontextmanager

@@ -236,7 +236,10 @@ class ObservabilityConfig(Group):
     """What the service tells of itself ([metrics](metrics.md), [logs](observability.md#logs))."""
 
     metrics: bool = True
-    """Count what is done, for `GET /metrics` and Ray's exporter."""
+    """Count what is done, for `GET /metrics` and `metrics_port`."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65_535)
+    """All metrics of a node, its engines' as well, are also answered on this port of it, without a key: where
+    Prometheus scrapes each pod. The replicas of a node share the port. None: none is opened."""
     slow_request_s: PositiveFloat | None = 10
     """A request that takes so many seconds is logged with its stages and shards, and so is a shard that takes as long
     in its replica. None: none is."""

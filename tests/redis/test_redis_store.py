@@ -10,11 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from reranker import metrics
 from reranker.cache.entry import Entry
 from reranker.cache.redis import RedisStore
 from reranker.errors import CacheUnavailableError
-from tests.recorders import KeptMetrics
+from tests.counted import Counted
 from tests.redis.conftest import ENTRIES, KEYS, fill, store_on
 from tests.redis_server import RedisServer
 
@@ -120,6 +119,7 @@ async def test_value_without_our_secret_is_a_miss(redis_server: RedisServer) -> 
 async def test_killed_redis_is_left_alone_and_found_again(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    counted = Counted()
     async with store_on(redis_server.url) as store:
         await fill(store)
         with caplog.at_level(logging.INFO, "reranker"):
@@ -136,11 +136,10 @@ async def test_killed_redis_is_left_alone_and_found_again(
         assert len(said) == 2  # once for each change, however many lists came by
         assert "does not answer" in said[0]
         assert "answers again" in said[1]
-        kept = store._recorder
-        assert isinstance(kept, KeptMetrics)
-        assert kept.counts[metrics.REDIS_ERRORS] == store.statistics["errors"]
-        assert kept.counts[metrics.REDIS_ERRORS] >= 3
-        assert kept.counts[metrics.REDIS_SKIPPED] >= 40
+        errors = counted("reranker_cache_redis_errors_total")
+        assert errors == store.statistics["errors"]
+        assert errors >= 3
+        assert counted("reranker_cache_redis_skipped_total") >= 40
 
 
 async def test_paused_redis_costs_a_list_its_budget_at_most(redis_server: RedisServer) -> None:
@@ -232,11 +231,10 @@ async def test_clearing_deletes_ours_and_nothing_else(redis_server: RedisServer)
 
 
 async def test_what_too_many_lists_write_at_once_is_not_kept(redis_server: RedisServer) -> None:
+    counted = Counted()
     async with store_on(redis_server.url) as store:
         await fill(store)
         for _ in range(100):
             store.put_many(ENTRIES)
-        kept = store._recorder
-        assert isinstance(kept, KeptMetrics)
-        assert kept.counts[metrics.REDIS_SKIPPED] == 36
+        assert counted("reranker_cache_redis_skipped_total") == 36
         await store.written()

@@ -12,7 +12,6 @@ from reranker.cache.redis import RedisLink, RedisStore, redis_client
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RedisConfig
 from reranker.model.prompt import CuttingPolicy
-from tests.recorders import KeptMetrics
 from tests.redis_server import RedisServer
 
 TERMS = ListTerms("model", "prompts", "", "instruction", "query", CuttingPolicy())
@@ -23,7 +22,7 @@ TEXTS = [f"document {number}" for number in range(10)]
 def _cache(server: RedisServer) -> ScoreCache:
     config = RedisConfig(url=server.url, budget_s=2)
     link = RedisLink(redis_client(config, None), config.budget_s, "score cache")
-    return ScoreCache(MemoryStore(2**20, KeptMetrics()), RedisStore(link, config, KeptMetrics()))
+    return ScoreCache(MemoryStore(2**20), RedisStore(link, config))
 
 
 async def _unknown(cache: ScoreCache, texts: Sequence[str] = TEXTS) -> int:

@@ -13,12 +13,11 @@ from reranker.cache.redis import redis_client
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RedisConfig, RerankerConfig
 from reranker.errors import ConfigurationError
-from tests.recorders import KeptMetrics
 
 
 def _build(cache: dict[str, Any], environment: dict[str, str] | None = None, **groups: Any) -> Any:
     config = RerankerConfig.model_validate({"cache": cache, **groups})
-    return ScoreCache.of(config, environment or {}, KeptMetrics())
+    return ScoreCache.of(config, environment or {})
 
 
 def test_cache_is_on_in_memory_unless_engines_are_simulated() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.logs import join_serve, tell_of_shard
-from deployments.request_log import RequestLog
+from deployments.telemetry import RequestLog, join_serve, tell_of_shard
 from reranker.config import ObservabilityConfig
 from reranker.errors import DeadlineExceededError, OverloadedError
 from reranker.record import Timeline, request_id
