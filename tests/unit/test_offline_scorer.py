@@ -15,11 +15,8 @@ from reranker.engine.simulated import simulated_engine
 from reranker.errors import EngineFailedError, InvalidRequestError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
-from reranker.offline import work
-from reranker.offline.job import Report, for_throughput
-from reranker.offline.meter import Busy, Spent
-from reranker.offline.rows import Problem, Row, RowScore
-from reranker.offline.work import PartitionScorer
+from reranker.offline import Problem, Row, RowScore, scorer
+from reranker.offline.scorer import BatchReport, BusyTime, Cost, PartitionScorer, for_throughput
 from reranker.ranking.ranker import Ranker
 from reranker.record import Timeline
 from reranker.types import ANONYMOUS, RankRequest
@@ -42,7 +39,7 @@ def engine() -> Iterator[SteppedEngine]:
 
 
 async def _score(engine: SteppedEngine, rows: list[Row], instruction: str | None = None) -> list[RowScore]:
-    return await PartitionScorer(engine, RENDERER, CONFIG, instruction).score(iter(rows), Spent())
+    return await PartitionScorer(engine, RENDERER, CONFIG, instruction).score(iter(rows), Cost())
 
 
 async def _as_the_service(engine: SteppedEngine, query: str, instruction: str) -> dict[int, tuple[float, float, bool]]:
@@ -101,10 +98,10 @@ async def test_logits_that_are_no_numbers_are_their_rows_problem(
 
 async def test_rows_of_a_query_go_to_the_engine_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its head is computed once then, and found in the prefix cache by the others."""
-    monkeypatch.setattr(work, "_CHUNK_ROWS", 4)
-    monkeypatch.setattr(work, "_GATHERED_CHARACTERS", 40)
+    monkeypatch.setattr(scorer, "_CHUNK_ROWS", 4)
+    monkeypatch.setattr(scorer, "_GATHERED_CHARACTERS", 40)
     rows = [Row(i, (), "ab"[i % 2], "dd") for i in range(20)]
-    chunks = list(work._chunks(iter(rows)))
+    chunks = list(scorer._chunks(iter(rows)))
     assert sorted(row.number for chunk in chunks for row in chunk) == list(range(20))
     assert [len(chunk) for chunk in chunks] == [4, 4, 4, 2, 4, 2]
     assert ["".join(row.query for row in chunk) for chunk in chunks[:4]] == ["aaaa", "aaab", "bbbb", "bb"]
@@ -126,7 +123,7 @@ def test_an_instruction_that_is_unknown_is_refused(engine: SteppedEngine) -> Non
 
 
 def test_busy_time_counts_once_whatever_runs_side_by_side() -> None:
-    busy = Busy()
+    busy = BusyTime()
     began_s = time.monotonic()
     with busy.working(), busy.working():
         time.sleep(0.01)
@@ -143,9 +140,9 @@ def test_report_sums_up_partitions_and_engines() -> None:
         spent | {"begun_s": 101, "done_s": 120, "engine": "a", "engine_up_s": 20, "engine_busy_s": 15},
         spent | {"begun_s": 105, "done_s": 115, "engine": "b", "engine_up_s": 20, "engine_busy_s": 17},
     ]
-    report = Report.of(records, 50, 2, started_s=90, finish_s=1)
+    report = BatchReport.of(records, 50, 2, started_s=90, finish_s=1)
     assert (report.start_s, report.scoring_s, report.engines, report.rows_now) == (10, 20, 2, 27)
     assert (report.pairs_per_s, report.engine_busy) == (1.5, 0.8)
     assert report.lines()[1] == "1.5 pairs/s, 45 tokens/s on 2 engines, at work 80% of the time"
-    nothing = Report.of([], 50, 2, started_s=90, finish_s=1)
+    nothing = BatchReport.of([], 50, 2, started_s=90, finish_s=1)
     assert nothing.lines() == ["50 rows, 2 without a score (errors.jsonl); 0 scored now"]

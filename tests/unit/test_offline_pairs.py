@@ -12,11 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import binary, integers, lists, sampled_from
 
-from reranker.offline import lines
-from reranker.offline.columns import Columns
-from reranker.offline.evaluation.formats import InputFileError
-from reranker.offline.inputs import Input, Plan, find_input, open_source, plan
-from reranker.offline.rows import Row
+from reranker.offline import Row, formats
+from reranker.offline.formats import InputFileError
+from reranker.offline.pairs import Columns, Input, Plan, find_input, open_source, plan
 
 
 def _found(path: Path, **options: Any) -> Input:
@@ -34,7 +32,7 @@ def _read(found: Input, rows: int, folder: Path) -> tuple[Plan, list[Row]]:
         assert [row.number for row in part] == list(range(partition.first_row, partition.first_row + partition.rows))
         assert 0 < len(part) <= rows
         read += part
-    assert len(read) == planned.rows
+    assert len(read) == sum(one.rows for one in planned.partitions)
     return planned, read
 
 
@@ -58,7 +56,7 @@ def test_every_line_that_is_not_blank_is_a_row_of_one_partition(
     path.write_bytes(b"\n".join(content) + end)
     wanted = [number for number, line in enumerate(content, start=1) if line.strip()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "MAX_ROW_BYTES", limit)
+        patch.setattr(formats, "MAX_LINE_BYTES", limit)
         if not wanted:
             with pytest.raises(InputFileError, match="holds no row"):
                 _read(_found(path), rows, folder)
