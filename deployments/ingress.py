@@ -20,6 +20,7 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
+from deployments.http.middleware import Observer
 from deployments.http.playground import Answer, PageRequest, PlaygroundClient
 from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
@@ -87,7 +88,7 @@ class Ingress:
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
             count = metrics.RequestMetrics((*PATHS, *SEARCH.paths)).count
-        observers = [self._tracer, RequestLog(config.observability)]
+        observers: list[Observer] = [self._tracer, RequestLog(config.observability)]
         app = build_api(self, config.limits, keys, observers, count, self._quotas)
         self._listener = Listener(app, options, listening)
 
