@@ -8,20 +8,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import orjson
 from pydantic import BaseModel, StrictStr
 
+from benchmarks.texts import pieces
 from reranker.config import LimitsConfig
 from reranker.dialects.base import Served
 from reranker.dialects.choose import parse
 from reranker.types import RankedDocument, Ranking
 
-_JUDGED = Path(__file__).parent / "judged"
-_CHARACTERS = 1_000
 _REPEATS = 7
 
 
@@ -35,19 +33,6 @@ class _Msgspec(msgspec.Struct):
     query: str
     documents: list[str | dict[str, Any]]
     top_n: int | None = None
-
-
-def texts(count: int) -> list[str]:
-    """Real English and Chinese text, in pieces of a thousand characters."""
-    lines = [
-        json.loads(line)["text"]
-        for name in ("medquad-en", "cmrc-zh")
-        for line in (_JUDGED / name / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    step = len(lines) // 2
-    mixed = " ".join(text for pair in zip(lines[:step], lines[step:], strict=False) for text in pair)
-    mixed *= count * _CHARACTERS // len(mixed) + 1
-    return [mixed[start : start + _CHARACTERS] for start in range(0, count * _CHARACTERS, _CHARACTERS)]
 
 
 def best_ms(work: Callable[[], object]) -> float:
@@ -67,7 +52,7 @@ def main() -> None:
     print("| documents | as | MB | json | pydantic | msgspec | orjson + pydantic | the whole of `choose.parse` |")
     print("|---|---|---|---|---|---|---|---|")
     for count in (1_000, 10_000):
-        documents = texts(count)
+        documents = pieces(count)
         for kind, ascii_only in (("strings", False), ("strings", True), ("objects", False)):
             sent = documents if kind == "strings" else [{"text": text, "year": 2020, "id": "x1"} for text in documents]
             body = {"query": "what is the capital", "documents": sent, "top_n": 10}
@@ -86,7 +71,7 @@ def main() -> None:
         tuple(RankedDocument(index, index / 1_000, 0.0) for index in range(1_000)), (), 10, 1_000, 0, 0, 1, 1
     )
     for echo in (False, True):
-        asked = parse(orjson.dumps({"query": "q", "documents": texts(1_000), "return_documents": echo}), None, limits)
+        asked = parse(orjson.dumps({"query": "q", "documents": pieces(1_000), "return_documents": echo}), None, limits)
         answer = asked.write([ranking], Served("id", "demo", 0))
         times = (
             best_ms(lambda answer=answer: json.dumps(answer, ensure_ascii=False).encode()),  # type: ignore[misc]

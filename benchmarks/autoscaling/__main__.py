@@ -11,29 +11,25 @@ minute: times are not those of a cluster, but both policies have the same.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
-import tempfile
+import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.autoscaling.report import RESULTS, draw, summary, tabulate
-from benchmarks.autoscaling.trace import SIZES, SPEED, TRACE, WINDOW_S, moments
-from benchmarks.scatter.client import Answer, Client, require_ok
-from benchmarks.scatter.report import say
-from benchmarks.scatter.service import Service, configuration
-from benchmarks.scatter.workload import Lists
-from benchmarks.signals import heed_sigterm
+from benchmarks import results
+from benchmarks.autoscaling.trace import SIZES, SPEED, TRACE, WINDOW_S, moments, summary
+from benchmarks.load import Answer, Client, require_ok
+from benchmarks.results import say
+from benchmarks.service import ENGINE, Server, configuration, running
+from benchmarks.texts import Lists
 from deployments.cli.launcher import ENGINE_DEPLOYMENT
-from reranker.metrics.catalog import SCORED_TOKENS
 
+RESULTS = results.RESULTS / "autoscaling.json"
 WORDS = 30
 WARM_UP, LISTS = 20, 3_072
 """Lists before the trace, to learn what work a list is, and lists in all: none comes twice, as scores are cached."""
@@ -43,15 +39,9 @@ _KEEP_S = 30
 
 
 def _ours(target_queue_s: float) -> dict[str, Any]:
-    return _BOUNDS | {
-        "policy": {
-            "policy_function": "deployments.autoscaling:QueueTime",
-            "policy_kwargs": {"target_queue_s": target_queue_s, "keep_s": _KEEP_S},
-        },
-        "look_back_period_s": 5,
-        "upscale_delay_s": 0,
-        "downscale_delay_s": 0,
-    }
+    kwargs = {"target_queue_s": target_queue_s, "keep_s": _KEEP_S}
+    policy = {"policy_function": "deployments.autoscaling:QueueTime", "policy_kwargs": kwargs}
+    return _BOUNDS | {"policy": policy, "look_back_period_s": 5, "upscale_delay_s": 0, "downscale_delay_s": 0}
 
 
 def _rays(target: float, **others: float) -> dict[str, Any]:
@@ -73,40 +63,26 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
-def _configuration(policy: dict[str, Any]) -> dict[str, Any]:
-    args = {"engine": {"max_batch_tokens": 1_000, "simulated": {"tokens_per_s": SPEED, "seed": 1}}}
-    config = configuration(args)
-    [application] = config["applications"]
-    [engine] = [one for one in application["deployments"] if one["name"] == ENGINE_DEPLOYMENT]
-    engine["autoscaling_config"] = policy
-    return config
-
-
-def _bodies(kind: str) -> list[bytes]:
-    """Lists of the sizes that a kind has, in random order."""
-    lists, draw = Lists(seed=7), random.Random(13)
-    sizes, shares = zip(*SIZES[kind], strict=True)
-    return [lists.body(size, WORDS) for size in draw.choices(sizes, shares, k=LISTS)]
-
-
-def _work_tokens(service: Service) -> float:
+def _work_tokens(service: Server) -> float:
     """Tokens that engines have computed so far; of a shard's head once, as the engine does."""
     page = httpx.get(f"{service.url}/metrics", timeout=30).raise_for_status().text
     families = text_string_to_metric_families(page)
-    return sum(one.value for family in families for one in family.samples if one.name == SCORED_TOKENS.name)
+    return sum(one.value for family in families for one in family.samples if one.name == "reranker_scored_tokens_total")
 
 
-def _wait_for_one_engine(service: Service) -> None:
+def _wait_for_one_engine(service: Server) -> None:
     """What the first lists brought is to be gone before the trace, and it may still be coming."""
     time.sleep(2 * WINDOW_S)
-    while len(service.engines()) > 1:
+    while len(service.processes(ENGINE)) > 1:
         time.sleep(0.5)
     time.sleep(WINDOW_S)
 
 
-async def _play(service: Service, kind: str, seed: int) -> tuple[list[Answer], list[tuple[float, int]], float]:
+async def _play(service: Server, kind: str, seed: int) -> tuple[list[Answer], list[tuple[float, int]], float]:
     """Send the trace, and count the engines' processes twice a second; returns the latter with their moments."""
-    bodies = _bodies(kind)
+    lists, draw = Lists(seed=7), random.Random(13)
+    sizes, shares = zip(*SIZES[kind], strict=True)
+    bodies = [lists.body(size, WORDS) for size in draw.choices(sizes, shares, k=LISTS)]
     async with Client(service.url, timeout_s=60) as client:
         before = _work_tokens(service)
         require_ok([await client.rerank(body) for body in bodies[:WARM_UP]])
@@ -121,31 +97,23 @@ async def _play(service: Service, kind: str, seed: int) -> tuple[list[Answer], l
 
         async def count() -> None:
             while time.perf_counter() - started_s < TRACE[-1][0]:
-                engines = await asyncio.to_thread(service.engines)
+                engines = await asyncio.to_thread(service.processes, ENGINE)
                 counts.append((time.perf_counter() - started_s, len(engines)))
                 await asyncio.sleep(0.5)
 
         counting = asyncio.create_task(count())
-        tasks = []
-        for moment_s, body in zip(plan, bodies[WARM_UP:], strict=False):
-            await asyncio.sleep(max(0.0, started_s + moment_s - time.perf_counter()))
-            tasks.append(asyncio.create_task(client.rerank(body)))
-        answers = list(await asyncio.gather(*tasks))
+        answers, _ = await client.at_moments(bodies[WARM_UP : WARM_UP + len(plan)], plan)
         await counting
     return answers, counts, started_s
 
 
 def run(name: str, kind: str, seed: int) -> None:
     """Play the trace with one policy, and add what came out to the results; a second run stands beside the first."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "serve_config.yaml"
-        path.write_text(yaml.safe_dump(_configuration(POLICIES[name])), encoding="utf-8")
-        service = Service(path, None, Path(folder), simulated=True)
-        try:
-            service.wait_until_ready(1)
-            answers, counts, started_s = asyncio.run(_play(service, kind, seed))
-        finally:
-            service.stop()
+    config = configuration({"engine": {"max_batch_tokens": 1_000, "simulated": {"tokens_per_s": SPEED, "seed": 1}}})
+    [engine] = [one for one in config["applications"][0]["deployments"] if one["name"] == ENGINE_DEPLOYMENT]
+    engine["autoscaling_config"] = POLICIES[name]
+    with running(config, 1, count=False) as service:
+        answers, counts, started_s = asyncio.run(_play(service, kind, seed))
     raw = [
         {"sent_s": round(one.sent_s - started_s, 2), "took_s": round(one.took_s, 3), "status": one.status}
         for one in answers
@@ -153,37 +121,55 @@ def run(name: str, kind: str, seed: int) -> None:
     rounded = [(round(at_s, 1), engines) for at_s, engines in counts]
     found = summary(raw, rounded)
     say(f"{name}: {found}")
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    old = results.read(RESULTS)
     key = name if kind == "equal" else f"{name}, {kind} lists"
-    runs = 1 + sum(one.partition(" (")[0] == key for one in results)
-    results[key if runs == 1 else f"{key} ({runs})"] = {
-        "policy": POLICIES[name],
-        "seed": seed,
-        "summary": found,
-        "replicas": rounded,
-        "answers": raw,
-    }
-    RESULTS.write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
+    runs = 1 + sum(one.partition(" (")[0] == key for one in old)
+    new = {"policy": POLICIES[name], "seed": seed, "summary": found, "replicas": rounded, "answers": raw}
+    text = json.dumps(old | {key if runs == 1 else f"{key} ({runs})": new}, separators=(",", ":"))
+    RESULTS.write_text(text + "\n", encoding="utf-8")
+
+
+def tabulate() -> None:
+    """Print the means over the rounds of each policy as a table in Markdown; p95 and refusals are of all lists."""
+    policies: dict[str, list[dict[str, Any]]] = {}
+    for name, one in results.read(RESULTS).items():
+        policies.setdefault(name.partition(" (")[0], []).append(one)
+    print("| policy | rounds | p95, s | refused | replica-seconds | in target | after the burst's scale-up |")
+    for name, runs in policies.items():
+        answers = [answer for one in runs for answer in one["answers"]]
+        ranked = [answer["took_s"] for answer in answers if answer["status"] == 200]
+        found = [one["summary"] for one in runs]
+        cost = [one["replica_seconds"] for one in found]
+        error = statistics.stdev(cost) / len(cost) ** 0.5 if len(cost) > 1 else 0
+        after = [one["seconds_in_target_after_it"] for one in found if one["seconds_in_target_after_it"] is not None]
+        held = f"{statistics.mean(after):.1%} ({sum(one >= 0.95 for one in after)} of {len(after)})" if after else "–"
+        print(
+            f"| {name} | {len(runs)} | {statistics.quantiles(ranked, n=20)[-1]:.2f} |"
+            f" {sum(one['refused'] for one in found) / len(answers):.1%} | {statistics.mean(cost):.0f} ± {error:.0f} |"
+            f" {statistics.mean(one['seconds_in_target'] for one in found):.1%} | {held} |"
+        )
 
 
 def main() -> None:
-    """Run one policy, or draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run policies, print the table, or draw."""
+    parser = results.parser(__doc__)
     parser.add_argument("--policy", choices=POLICIES, nargs="+", default=())
     parser.add_argument("--lists", choices=SIZES, default="equal")
     parser.add_argument("--seed", type=int, default=11, help="of the moments at which lists come; of the first round's")
     parser.add_argument("--rounds", type=int, default=1, help="each with the next seed, and all the policies in turn")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--plot", action="store_true")
-    parsed = parser.parse_args()
-    heed_sigterm()
-    for seed in range(parsed.seed, parsed.seed + parsed.rounds):
-        for policy in parsed.policy:
-            run(policy, parsed.lists, seed)
-    if parsed.table:
+    asked = parser.parse_args()
+    for seed in range(asked.seed, asked.seed + asked.rounds):
+        for policy in asked.policy:
+            run(policy, asked.lists, seed)
+    if asked.table:
         tabulate()
-    if parsed.plot:
-        draw(parsed.seed)
+    if asked.plot:
+        from benchmarks.plots import draw_autoscaling
+
+        drawn = {name: one for name, one in results.read(RESULTS).items() if one["seed"] == asked.seed}
+        draw_autoscaling(drawn, RESULTS.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@ python -m benchmarks.cache [--only pieces demo small outages] [--quick]
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import results
 from benchmarks.cache import lists, outages, pieces
-from benchmarks.scatter.report import ROOT, Result, say, write
-from benchmarks.signals import heed_sigterm
+from benchmarks.results import RESULTS, SCRATCH, Result, say
 
 EXPERIMENTS: dict[str, Callable[[Path, bool], Result]] = {
     "pieces": lambda folder, quick: pieces.run(folder, quick=quick),
@@ -25,19 +24,18 @@ EXPERIMENTS: dict[str, Callable[[Path, bool], Result]] = {
 
 def main() -> int:
     """Run experiments; exit status 1 if a limit did not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--quick", action="store_true", help="to see whether it runs; writes build/bench/cache.json")
-    parsed = parser.parse_args()
-    heed_sigterm()
-    path = ROOT / ("build/bench" if parsed.quick else "benchmarks/results") / "cache.json"
+    asked = parser.parse_args()
+    path = (SCRATCH if asked.quick else RESULTS) / "cache.json"
     held = True
-    for name in parsed.only:
+    for name in asked.only:
         started_s = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            result = EXPERIMENTS[name](Path(folder), parsed.quick)
-        write(path, {name: result}, quick=parsed.quick, took_s={name: time.monotonic() - started_s})
-        held &= all(check.held for check in result.checks)
+            result = EXPERIMENTS[name](Path(folder), asked.quick)
+        result.write(path, name, quick=asked.quick, took_s=round(time.monotonic() - started_s))
+        held &= result.held
     say(f"wrote {path}")
     return 0 if held else 1
 

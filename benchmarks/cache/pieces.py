@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cache.redis import redis_server
-from benchmarks.scatter.report import Result, say
-from benchmarks.serving.models import checkpoint
-from benchmarks.serving.texts import make_list
+from benchmarks.models import checkpoint
+from benchmarks.results import Result, say
+from benchmarks.service import Redis
+from benchmarks.texts import make_list
 from reranker.cache.entry import Entry, pack, unpack
 from reranker.cache.key import ListTerms, document_keys
 from reranker.cache.memory import MemoryStore
@@ -66,8 +66,8 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 async def _redis(folder: Path, entries: dict[bytes, Entry], times: int, found: dict[str, float]) -> None:
-    with redis_server(folder) as url:
-        config = RedisConfig(url=url, budget_s=2)
+    with Redis(folder) as server:
+        config = RedisConfig(url=server.url, budget_s=2)
         store = RedisStore(redis_client(config, None), config, NoRecorder())
         keys = list(entries)
         await store.get_many(keys)

@@ -1,20 +1,21 @@
-"""Writes docs/benchmarks.md from the committed results; every figure on it comes from them."""
+"""Writes docs/benchmarks.md from the committed results and page.md, its text; every figure comes from the results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+from benchmarks.models import SHAPES
+from benchmarks.results import RESULTS, ROOT, Check
+from benchmarks.serving.figures import MAX_MEMORY_GROWTH, limits
 from benchmarks.serving.hops import OUT as HOPS
-from benchmarks.serving.limits import MAX_MEMORY_GROWTH, Limit, limits
-from benchmarks.serving.machine import RESULTS, ROOT
-from benchmarks.serving.page_text import GPU, HEAD, METHOD, PEERS
-from benchmarks.serving.registry import OURS, PEER
-from benchmarks.serving.results import load_all
-from benchmarks.shapes import SHAPES
+from benchmarks.serving.systems import OURS, PEER
+from benchmarks.serving.workloads import NAMES
 
 PAGE = ROOT / "docs" / "benchmarks.md"
+TEXT = Path(__file__).with_name("page.md")
 Result = dict[str, Any]
 _SHAPES = {
     "nano": "1 layer, 64 wide, Qwen's vocabulary: what serving costs",
@@ -30,6 +31,12 @@ _PLOTS = {
     "serving-list-size.svg": "Latency by list size",
     "serving-mixed.svg": "Mixed load",
 }
+
+
+def load_all(prefix: str = "serving-") -> dict[str, Result]:
+    """The committed results, by shape; those of one kind: `serving-`, `serving-variants-` or `serving-soak-`."""
+    paths = {path.stem.removeprefix(prefix): path for path in sorted(RESULTS.glob(f"{prefix}*.json"))}
+    return {shape: json.loads(path.read_text(encoding="utf-8")) for shape, path in paths.items() if "-" not in shape}
 
 
 def write() -> None:
@@ -55,19 +62,28 @@ def text(
         hops: What each costs.
         sweeps: Runs over our settings, by shape.
     """
-    parts = [HEAD, "## What must hold", "", *_limits(results, soaks), ""]
-    for shape in [shape for shape in (*SHAPES, "demo") if shape in results]:
-        parts += [f"## {shape}: {_SHAPES[shape]}", "", *_shape(results[shape]), ""]
-    if results:
-        plots = [
-            f"![{name}](../benchmarks/results/{file})" for file, name in _PLOTS.items() if (RESULTS / file).exists()
-        ]
-        parts += ["## Plots", "", *plots, ""]
-    parts += _hops(hops) if hops else []
-    parts += [METHOD, *_peer_settings(results, variants), PEERS, *_skipped(results), GPU, *_sweeps(sweeps or {})]
+    shapes = [shape for shape in (*SHAPES, "demo") if shape in results]
+    drawn = [f"![{name}](../benchmarks/results/{file})" for file, name in _PLOTS.items() if (RESULTS / file).exists()]
+    parts: dict[str, Iterable[str]] = {
+        "limits": _limits(results, soaks),
+        "shapes": [line for one in shapes for line in (f"## {one}: {_SHAPES[one]}", "", *_shape(results[one]), "")],
+        "plots": ["## Plots", "", *drawn, ""] if results else (),
+        "hops": _hops(hops) if hops else (),
+        "peer": _peer_settings(results, variants),
+        "skipped": _skipped(results),
+        "sweeps": _sweeps(sweeps or {}),
+    }
+    page = TEXT.read_text(encoding="utf-8").replace("{workloads}", ", ".join(f"`{name}`" for name in NAMES))
+    for name, lines in parts.items():
+        page = page.replace(f"{{{name}}}", "".join(f"{line}\n" for line in lines))
     if not any(result["shape"]["gpu"] for result in results.values()):
-        parts += ["Nothing on this page was measured on an accelerator.", ""]
-    return "\n".join(parts).rstrip() + "\n"
+        page += "Nothing on this page was measured on an accelerator."
+    return page.rstrip() + "\n"
+
+
+def _table(*heads: str) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
 
 
 def _limits(results: dict[str, Result], soaks: dict[str, Result]) -> Iterator[str]:
@@ -78,14 +94,10 @@ def _limits(results: dict[str, Result], soaks: dict[str, Result]) -> Iterator[st
     for shape in [*_NEEDED, *(shape for shape in results if shape not in _NEEDED)]:
         for one in results[shape]["limits"] if shape in results else [one.as_json() for one in limits(shape, {}, {})]:
             yield _limit_row(one)
-    for shape, soak in soaks.items():
-        what = f"{shape}: memory after 10 minutes of full load / after 1"
-        figure = soak["systems"].get(OURS, {}).get("growth")
-        yield _limit_row(Limit(5, what, figure, "<=", MAX_MEMORY_GROWTH).as_json())
-    if not soaks:
-        yield _limit_row(
-            Limit(5, "memory after 10 minutes of full load / after 1", None, "<=", MAX_MEMORY_GROWTH).as_json()
-        )
+    growths = {f"{shape}: ": soak["systems"].get(OURS, {}).get("growth") for shape, soak in soaks.items()}
+    for shape, growth in (growths or {"": None}).items():
+        what = f"{shape}memory after 10 minutes of full load / after 1"
+        yield _limit_row(Check(what, growth, "<=", MAX_MEMORY_GROWTH, number=5).as_json())
 
 
 def _limit_row(one: dict[str, Any]) -> str:
@@ -115,20 +127,20 @@ def _shape(result: Result) -> Iterator[str]:
         yield ""
     yield "Pairs/s: median of the rounds (lowest to highest). Latency of a list in ms: median, and p99 of all rounds."
     yield ""
-    heads = "".join(f" {one}: pairs/s | p50, p99 |" for one in systems)
-    yield f"| documents x clients |{heads} ratio of pairs/s | of p50, p99 |"
-    yield f"|---|{'---|---|' * len(systems)}---|---|"
+    heads = [head for one in systems for head in (f"{one}: pairs/s", "p50, p99")]
+    yield from _table("documents x clients", *heads, "ratio of pairs/s", "of p50, p99")
     for name in result["workloads"]:
         found = result["summary"].get(name)
         if not found:
             continue
-        for size in sorted({size for one in found.values() for size in one["latency_ms"]}, key=int):
+        sizes = sorted({size for one in found.values() for size in one["latency_ms"]}, key=int)
+        several = len(next(iter(found.values()))["latency_ms"]) > 1
+        for size in sizes:
             cells = "".join(_cells(found.get(system), size) for system in systems)
             ratios = result["ratios"].get(name, {})
             shown = [f"{ratios[key]:.2f}" for key in (f"p50_of_{size}", f"p99_of_{size}") if key in ratios]
             offered = result["workloads"][name]["open_mix"]  # then the rate is the load's, not the system's
             rate = f"{ratios['pairs_per_s']:.2f}" if "pairs_per_s" in ratios and not offered else ""
-            several = len(next(iter(found.values()))["latency_ms"]) > 1
             label = f"{name}, lists of {int(size):,}" if several else name
             yield f"| {label} |{cells} {rate} | {', '.join(shown)} |"
     yield ""
@@ -168,8 +180,7 @@ def _accelerator(result: Result) -> Iterator[str]:
     peak = next((tflops for name, tflops in _PEAK_BF16_TFLOPS.items() if name in card), None)
     yield "Tokens per second are those of all prompts, also where the prefix cache saved their computation."
     yield ""
-    yield "| documents x clients | system | tokens/s | TFLOP/s | of the peak in bf16 | GPU idle |"
-    yield "|---|---|---|---|---|---|"
+    yield from _table("documents x clients", "system", "tokens/s", "TFLOP/s", "of the peak in bf16", "GPU idle")
     for name, systems in result["summary"].items():
         for system, found in systems.items():
             if found["tokens_per_s"] and result["shape"]["flops_per_token"]:
@@ -193,15 +204,13 @@ def _processor(result: Result) -> Iterator[str]:
                 continue
             roles = sorted({role for one in records for role in one["cpu_s"]})
             spent = {role: sum(one["cpu_s"].get(role, 0) for one in records) / pairs * 1e3 for role in roles}
-            shares = ", ".join(
-                f"{role} {ms:.2f}" for role, ms in sorted(spent.items(), key=lambda item: -item[1]) if ms >= 0.005
-            )
+            most = sorted(spent.items(), key=lambda item: -item[1])
+            shares = ", ".join(f"{role} {ms:.2f}" for role, ms in most if ms >= 0.005)
             rows.append(f"| {name} | {system} | {sum(spent.values()):.2f} | {shares} |")
     if rows:
         yield "Processor time per pair, in ms, and in which processes:"
         yield ""
-        yield "| documents x clients | system | in all | of it |"
-        yield "|---|---|---|---|"
+        yield from _table("documents x clients", "system", "in all", "of it")
         yield from rows
 
 
@@ -229,50 +238,44 @@ def _hops(result: Result) -> Iterator[str]:
 def _peer_settings(results: dict[str, Result], variants: dict[str, Result]) -> Iterator[str]:
     yield "### How `vllm serve` was set"
     yield ""
-    for result in results.values():
-        if PEER in result["systems"]:
-            peer = result["systems"][PEER]
-            yield f"{peer['notes'][0]}. Environment: `{peer['environment']}`. Command:"
+    for peer in [result["systems"][PEER] for result in results.values() if PEER in result["systems"]][:1]:
+        yield f"{peer['notes'][0]}. Environment: `{peer['environment']}`. Command:"
+        yield ""
+        yield f"```\n{_shown(peer['command'])}\n```"
+        yield ""
+        if agreement := peer["agreement"]:
+            yield (
+                f"Its scores and ours of {agreement['pairs']} pairs differ by "
+                f"{agreement['largest_difference']:.1e} at most (their spread is "
+                f"{agreement['spread_of_scores']:.1e}), with the same number of prompt tokens."
+            )
             yield ""
-            yield f"```\n{_shown(peer['command'])}\n```"
-            yield ""
-            agreement = peer["agreement"] or {}
-            if agreement:
-                yield (
-                    f"Its scores and ours of {agreement['pairs']} pairs differ by "
-                    f"{agreement['largest_difference']:.1e} at most (their spread is "
-                    f"{agreement['spread_of_scores']:.1e}), with the same number of prompt tokens."
-                )
-                yield ""
-            break
     for shape, result in variants.items():
-        names = [name for name in result["systems"] if name.startswith(f"{PEER}:")]
-        workloads = [name for name in result["workloads"] if name in result["summary"]]
         when = f"{_rounds(result)}, {result['run']['date'][:10]}"
         yield f"What else was tried, on {shape} ({when}); pairs/s, and the p50 of a pair alone:"
         yield ""
-        yield f"| setting |{''.join(f' {name} |' for name in workloads)} meaning |"
-        yield f"|---|{'---|' * len(workloads)}---|"
-        for name in names:
-            cells = "".join(_variant_cell(result["summary"][workload].get(name), workload) for workload in workloads)
-            yield f"| {name.partition(':')[2]} |{cells} {result['systems'][name]['notes'][0].partition(': ')[2]} |"
-        yield ""
+        yield from _settings(result, [name for name in result["systems"] if name.startswith(f"{PEER}:")], meaning=True)
 
 
 def _sweeps(sweeps: dict[str, Result]) -> Iterator[str]:
     for shape, result in sweeps.items():
-        workloads = [name for name in result["workloads"] if name in result["summary"]]
         yield f"Our settings, one changed at a time, on {shape} ({_rounds(result)}, {result['run']['date'][:10]}):"
         yield ""
-        yield f"| setting |{''.join(f' {name} |' for name in workloads)}"
-        yield f"|---|{'---|' * len(workloads)}"
-        for name in result["systems"]:
-            cells = "".join(_variant_cell(result["summary"][workload].get(name), workload) for workload in workloads)
-            yield f"| {name.partition(':')[2] or 'defaults'} |{cells}"
-        yield ""
+        yield from _settings(result, list(result["systems"]), meaning=False)
 
 
-def _variant_cell(found: dict[str, Any] | None, workload: str) -> str:
+def _settings(result: Result, names: list[str], *, meaning: bool) -> Iterator[str]:
+    """A row for each setting, a column for each workload."""
+    workloads = [name for name in result["workloads"] if name in result["summary"]]
+    yield from _table("setting", *workloads, *(["meaning"] if meaning else []))
+    for name in names:
+        cells = "".join(_setting_cell(result["summary"][workload].get(name), workload) for workload in workloads)
+        why = f" {result['systems'][name]['notes'][0].partition(': ')[2]} |" if meaning else ""
+        yield f"| {name.partition(':')[2] or 'defaults'} |{cells}{why}"
+    yield ""
+
+
+def _setting_cell(found: dict[str, Any] | None, workload: str) -> str:
     if not found:
         return " |"
     if workload == "1x1":
