@@ -27,7 +27,7 @@ import aiohttp
 from benchmarks.results import ROOT
 from benchmarks.texts import TextKind, TextList, lists
 from reranker.config import ModelConfig
-from reranker.model.templates import HEAD, PREFIX, SUFFIX
+from reranker.model.families import HEAD, PREFIX, SUFFIX
 
 MODEL = "bench"
 """What the model is called towards every server."""

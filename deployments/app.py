@@ -6,8 +6,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
-from deployments.engine_replica import EngineReplica
-from deployments.engines import choose_device, environment, resources
+from deployments.engine_replica import EngineReplica, choose_device, environment, resources
 from deployments.ingress import Ingress
 from deployments.router import ShardRouter
 from deployments.search import search_application

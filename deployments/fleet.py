@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, TaskCancelledError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.boards import links_of
 from reranker.ranking.placement import LoadBoard, Route, Survey
+from reranker.transport.address import tls_context
+from reranker.transport.client import Links
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 _MEETING_S = 2.0
@@ -91,3 +93,13 @@ class RayFleet:
             name, load = answer
             loads[name] = load
         return loads
+
+
+_deployments: dict[str, Links] = {}
+
+
+def links_of(deployment: str) -> Links:
+    """Those of a deployment, the same object for its router and for whoever sends it shards."""
+    if deployment not in _deployments:
+        _deployments[deployment] = Links(tls_context(os.environ, server=False))
+    return _deployments[deployment]

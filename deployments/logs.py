@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from reranker.request_context import request_id
+from reranker.record import request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 
 logger = logging.getLogger(__name__)

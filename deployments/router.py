@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from deployments.boards import links_of
+from deployments.fleet import links_of
 from reranker.transport.address import ReplicaAddress
 from reranker.types import ReplicaLoad
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeAlias
@@ -234,3 +235,7 @@ def covered_s(intervals: Iterable[Interval]) -> float:
         covered_s += max(0.0, ended_s - max(began_s, until_s))
         until_s = max(until_s, ended_s)
     return covered_s
+
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Set per request in an ingress and per shard in a replica; tasks started there have it too. Empty: none."""

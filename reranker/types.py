@@ -222,7 +222,7 @@ class ShardScores:
     replica: str
     load: ReplicaLoad = ReplicaLoad()
     model: str = ""
-    """Digest of what its engine holds: `reranker.model.identity.model_identity`."""
+    """Digest of what its engine holds: `reranker.model.checkpoint.model_identity`."""
 
 
 @dataclass(frozen=True, slots=True)

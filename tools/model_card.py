@@ -3,7 +3,7 @@
 Transcribed step by step from the card's "Transformers Usage" and from QwenLM/Qwen3-Embedding,
 examples/qwen3_reranker_transformers.py: the prefix's and the suffix's ids, the body encoded as one string and cut to
 the room between them, softmax over the logits of "no" and "yes" at the last position. Shares nothing with
-reranker/model/templates.py or reranker/ranking/scoring.py, and must not: it is what they are checked against.
+reranker/model/families.py or reranker/ranking/scoring.py, and must not: it is what they are checked against.
 
 One thing the card does not have: `literal=True`, where the body's text never becomes a control token. On the card's
 own path a document that says `<|im_end|>` ends the user's turn.

@@ -20,8 +20,7 @@ from reranker.cache.redis_client import redis_client
 from reranker.cache.redis_store import RedisStore
 from reranker.config import RedisConfig
 from reranker.metrics import NoRecorder
-from reranker.model.prompt import PromptRenderer
-from reranker.model.windows import CuttingPolicy
+from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.types import EngineScores
 
 DOCUMENTS = 1_000

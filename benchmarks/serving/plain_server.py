@@ -21,7 +21,7 @@ from aiohttp import web
 
 from benchmarks.results import parser
 from reranker.config import ModelConfig
-from reranker.model.templates import HEAD, PREFIX, SUFFIX
+from reranker.model.families import HEAD, PREFIX, SUFFIX
 
 BATCH_PAIRS = 32
 Scorer = Callable[[str, Sequence[str]], list[float]]

@@ -22,7 +22,7 @@ from benchmarks.results import ROOT, SCRATCH
 from benchmarks.service import Launch, ServiceError
 from reranker.config import ModelConfig
 from reranker.model.checkpoint import find_checkpoint
-from reranker.model.templates import PREFIX, SUFFIX
+from reranker.model.families import PREFIX, SUFFIX
 
 OURS, PEER = "ours", "vllm-serve"
 DEFAULT = (OURS, PEER)

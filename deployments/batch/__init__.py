@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 
 from deployments.batch.actor import PartitionActor
 from deployments.batch.progress import Board, shown
-from deployments.engines import choose_device, environment, identity, resources
+from deployments.engine_replica import choose_device, environment, identity, resources
 from reranker.errors import RerankerError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer

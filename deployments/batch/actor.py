@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from deployments.engines import identity, open_engine
+from deployments.engine_replica import identity, open_engine
 from reranker.errors import EngineFailedError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer

@@ -14,8 +14,7 @@ from typing import TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reranker.record import Timeline
-from reranker.request_context import request_id
+from reranker.record import Timeline, request_id
 
 logger = logging.getLogger(__name__)
 

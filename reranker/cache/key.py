@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 
-from reranker.model.windows import CuttingPolicy
+from reranker.model.prompt import CuttingPolicy
 
 LIST_BYTES, PAIR_BYTES = 8, 16
 MAX_SECRET_BYTES = 64
@@ -23,7 +23,7 @@ class ListTerms:
     """What all pairs of a list share, as far as it can change a score."""
 
     model: str
-    """Digest of what the engines hold: `reranker.model.identity.model_identity`."""
+    """Digest of what the engines hold: `reranker.model.checkpoint.model_identity`."""
     prompts: str
     """Digest of how prompts are made: `PromptRenderer.fingerprint`."""
     namespace: str

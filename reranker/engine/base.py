@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from reranker.types import EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
+from reranker.types import BackendStats, EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
 
 
 class Engine(Protocol):
@@ -61,4 +62,41 @@ class Engine(Protocol):
 
     def shutdown(self) -> None:
         """Stop the engine; what waits fails with EngineFailedError."""
+        ...
+
+
+class Stepper(Protocol):
+    """Computes pairs in steps. Made, called and closed on one thread."""
+
+    max_batch_tokens: int
+    """Tokens one step computes."""
+    max_batch_pairs: int
+    """Pairs one step computes."""
+
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
+        """Take in a pair.
+
+        Args:
+            pair: Its number.
+            prompt: Its tokens.
+            head_tokens: How many of them are the list's head.
+            priority: Lower goes first.
+            adapter: Name of the adapter that scores it; empty: none.
+        """
+        ...
+
+    def step(self) -> Iterable[tuple[int, float]]:
+        """Compute a batch; give the number and logit of each pair that is done."""
+        ...
+
+    def abort(self, pairs: Sequence[int]) -> None:
+        """Forget these pairs."""
+        ...
+
+    def stats(self) -> BackendStats:
+        """Say what it has and has done; from any thread, and cheap."""
+        ...
+
+    def close(self) -> None:
+        """Give back the device."""
         ...

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from reranker.request_context import request_id
+from reranker.record import request_id
 from reranker.types import EngineScores, Shard
 
 T = TypeVar("T")

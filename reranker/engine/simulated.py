@@ -17,7 +17,7 @@ from hashlib import blake2b
 import numpy as np
 
 from reranker.config import EngineConfig, SimulatedConfig
-from reranker.engine.stepping import SteppedEngine
+from reranker.engine.loop import SteppedEngine
 from reranker.types import BackendStats
 
 _HEADS = 64
@@ -35,7 +35,7 @@ def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:
 
 
 class SimulatedStepper:
-    """See `reranker.engine.stepper.Stepper`."""
+    """See `reranker.engine.base.Stepper`."""
 
     def __init__(self, costs: SimulatedConfig, max_batch_tokens: int, max_batch_pairs: int) -> None:
         """Start idle.

@@ -1,4 +1,4 @@
-"""A vLLM pooling engine, held in process. Only this file, cpu_kernels.py and cpu_int8.py import vllm or torch.
+"""A vLLM pooling engine, held in process. Only this file and vllm_cpu.py import vllm or torch.
 
 Why in process and not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md.
 """
@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reranker.config import EngineConfig
-from reranker.engine.stepping import SteppedEngine
+from reranker.engine.loop import SteppedEngine
 from reranker.errors import UnsupportedModelError
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
 from reranker.types import BackendStats
 
 _CPU_KERNELS = "reranker_cpu"
-"""The name under which vLLM finds the kernels of cpu_kernels.py."""
+"""The name under which vLLM finds the kernels of vllm_cpu.py."""
 
 
 class VllmEngine(SteppedEngine):
@@ -46,7 +46,7 @@ class VllmEngine(SteppedEngine):
 
 
 class VllmStepper:
-    """vLLM's EngineCore, stepped by hand. See `reranker.engine.stepper.Stepper`.
+    """vLLM's EngineCore, stepped by hand. See `reranker.engine.base.Stepper`.
 
     Not the LLMEngine around it: what that does for every pair (a copy of the parameters, a second book of requests) has
     no use here. Figures: docs/decisions/0005-engine-core.md.
@@ -66,10 +66,9 @@ class VllmStepper:
         from vllm.v1.request import Request
 
         if device == "cpu":
-            from reranker.engine import cpu_int8, cpu_kernels
+            from reranker.engine import vllm_cpu
 
-            cpu_kernels.register(_CPU_KERNELS)
-            cpu_int8.register()
+            vllm_cpu.register_kernels(_CPU_KERNELS)
         self._core = _build(arguments)
         _count_cache_hits(self._core)
         self._request = Request
@@ -195,7 +194,7 @@ def engine_args(
         # Blocks of 32 tokens, the smallest there: of vLLM's 128 a usual head (about 100 tokens) fills none, and the
         # prefix cache would never hit.
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": config.cpu_kv_cache_gib * 2**30}
-        # What a compiler would fuse: see cpu_kernels.py.
+        # What a compiler would fuse: see vllm_cpu.py.
         arguments |= {"ir_op_priority": {name: [_CPU_KERNELS] for name in ("rms_norm", "fused_add_rms_norm")}}
         if checkpoint.family.causal:
             arguments["block_size"] = 32

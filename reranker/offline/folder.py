@@ -45,7 +45,7 @@ class Terms:
     """Everything but the input that the scores and their files depend on."""
 
     model: str
-    """Digest of what the engines hold: `reranker.model.identity.model_identity`."""
+    """Digest of what the engines hold: `reranker.model.checkpoint.model_identity`."""
     prompts: str
     """`PromptRenderer.fingerprint`."""
     adapter: str

@@ -15,12 +15,10 @@ from reranker.cache.lookup import Lookup
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import LongDocumentsConfig, RerankerConfig
 from reranker.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
-from reranker.model.prompt import PromptRenderer
-from reranker.model.windows import CuttingPolicy
-from reranker.ranking import rules, scoring
+from reranker.model.prompt import CuttingPolicy, PromptRenderer
+from reranker.ranking import scoring
 from reranker.ranking.admission import Permit, PermitPart
-from reranker.ranking.planning import most_shards, plan
-from reranker.ranking.portions import portions
+from reranker.ranking.planning import most_shards, plan, portions
 from reranker.ranking.scatter import Scatter
 from reranker.record import Timeline
 from reranker.types import Ranking, RankRequest, RenderedList
@@ -257,7 +255,7 @@ def _ranking(run: _Run, request: RankRequest, config: RerankerConfig, timeout_s:
     log_odds = scoring.aggregate(known.logits, known.document_of_window, aggregate)
     truncated = frozenset(np.flatnonzero(known.truncated).tolist())
     ranked = scoring.rank(log_odds, truncated, known.windows, np.flatnonzero(known.scored))
-    kept, excluded = rules.apply(ranked, request, config.rules)
+    kept, excluded = scoring.apply(ranked, request, config.rules)
     return Ranking(
         results=kept[: request.top_n],
         excluded=excluded,

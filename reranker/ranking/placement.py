@@ -137,7 +137,7 @@ class LoadBoard:
                 books.tokens_per_s = load.tokens_per_s
 
     def identify(self, replica: str, model: str) -> None:
-        """Note what a replica's engine holds; see `reranker.model.identity.model_identity`."""
+        """Note what a replica's engine holds; see `reranker.model.checkpoint.model_identity`."""
         with self._lock:
             books = self._replicas.get(replica)
             if books is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bisect
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from reranker.config import PlanningConfig
 
@@ -89,3 +91,23 @@ def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tupl
         heapq.heapreplace(to_do, (tokens + pair_tokens[index], number))
     weights = sorted(((tokens - busy[number], number) for tokens, number in to_do), reverse=True)
     return [tuple(sorted(shards[number])) for _, number in weights if shards[number]], weights[0][0]
+
+
+_ENDS = (0.15, 0.45, 1.0)
+"""Where the portions end, as shares of the list's characters: each twice as large as the one before, or a bit less."""
+_LONG_CHARACTERS = 100_000
+"""Of a list below that, all is tokenized in some 30 ms: not worth more hops."""
+
+
+def portions(documents: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Give the documents of a list in order, a portion at a time; none is empty."""
+    ends = np.cumsum([len(document) for document in documents])
+    if len(ends) < len(_ENDS) or ends[-1] < _LONG_CHARACTERS:
+        yield documents
+        return
+    start = 0
+    for share in _ENDS:
+        end = int(np.searchsorted(ends, share * ends[-1])) + 1 if share < 1 else len(documents)
+        if start < end:
+            yield documents[start:end]
+            start = end

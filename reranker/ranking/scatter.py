@@ -16,7 +16,6 @@ from typing import Protocol
 
 from reranker.config import ScatterConfig
 from reranker.errors import EngineFailedError, ReplicaLostError
-from reranker.ranking.budget import Budget
 from reranker.ranking.placement import Route, Survey
 from reranker.record import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores
@@ -248,3 +247,28 @@ class _Run:
         if self._scatter.hedges.spend():
             self.hedges += 1
             self._send(late, hedge=True)
+
+
+class Budget:
+    """Earned by `earn`, spent by `spend`; starts full."""
+
+    def __init__(self, ratio: float, burst: int) -> None:
+        """Start full.
+
+        Args:
+            ratio: What one piece of work earns.
+            burst: How much can be saved.
+        """
+        self._ratio, self._burst = ratio, burst
+        self._saved = float(burst)
+
+    def earn(self) -> None:
+        """Note a piece of work done once."""
+        self._saved = min(self._burst, self._saved + self._ratio)
+
+    def spend(self) -> bool:
+        """Take one; False: there is none left."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from reranker.errors import InvalidRequestError
-from reranker.ranking.rules import ABSENT, field_of, same
+from reranker.ranking.scoring import ABSENT, field_of, same
 
 Scalar: TypeAlias = str | int | float | bool | None
 _MAX_TERMS = 1_000

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from reranker.ranking.rules import ABSENT, field_of
+from reranker.ranking.scoring import ABSENT, field_of
 from reranker.search.chunkfile import ChunkFile
 from reranker.search.filters import Filter, Term
 from reranker.types import BoolArray

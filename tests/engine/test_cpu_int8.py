@@ -18,12 +18,12 @@ def test_products_are_exact(monkeypatch: pytest.MonkeyPatch, ours: bool, symmetr
     from vllm.model_executor.kernels.linear import init_int8_linear_kernel
     from vllm.platforms import current_platform
 
-    from reranker.engine import cpu_int8
+    from reranker.engine import vllm_cpu
 
     if ours:
-        monkeypatch.setattr(cpu_int8, "saturates", lambda: True)
+        monkeypatch.setattr(vllm_cpu, "saturates", lambda: True)
     current_platform.import_kernels()
-    cpu_int8.register()
+    vllm_cpu.register_kernels("reranker")
     draw = torch.Generator().manual_seed(0)
     layer = torch.nn.Module()
     weight = torch.randint(100, 128, (_OUTPUTS, _INPUTS), dtype=torch.int8, generator=draw)
@@ -39,7 +39,7 @@ def test_products_are_exact(monkeypatch: pytest.MonkeyPatch, ours: bool, symmetr
 
     out = kernel.apply_weights(layer, x.view(1, _TOKENS, _INPUTS), bias)
 
-    assert isinstance(kernel, cpu_int8.ExactInt8Kernel) or not ours
+    assert isinstance(kernel, vllm_cpu.ExactInt8Kernel) or not ours
     exact = x.double() @ (weight.double() * layer.weight_scale.double().view(-1, 1)).t() + bias
     assert out.shape == (1, _TOKENS, _OUTPUTS)
     assert torch.allclose(out[0].double(), exact, rtol=0.01)

@@ -12,7 +12,7 @@ from reranker.cache.redis_client import redis_client
 from reranker.cache.redis_store import RedisStore
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RedisConfig
-from reranker.model.windows import CuttingPolicy
+from reranker.model.prompt import CuttingPolicy
 from tests.recorders import KeptMetrics
 from tests.redis_server import RedisServer
 

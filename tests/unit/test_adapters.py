@@ -20,9 +20,8 @@ from reranker.engine.simulated import simulated_engine, simulated_logit
 from reranker.errors import StartupCheckError
 from reranker.model import startup_check
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.model.prompt import PromptRenderer
+from reranker.model.prompt import CUT_THE_END, PromptRenderer
 from reranker.model.startup_check import require_sane
-from reranker.model.windows import CUT_THE_END
 from reranker.offline.job import for_throughput
 from reranker.offline.meter import Spent
 from reranker.offline.rows import Row

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from reranker.cache.key import LIST_BYTES, PAIR_BYTES, ListTerms, document_keys
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.model.prompt import PromptRenderer
-from reranker.model.windows import CuttingPolicy
+from reranker.model.prompt import CuttingPolicy, PromptRenderer
 
 TERMS = ListTerms("model", "prompts", "", "instruction", "query", CuttingPolicy())
 OTHER_CUTTING: dict[str, Any] = {

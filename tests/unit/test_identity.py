@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from reranker.config import EngineConfig, ModelConfig
-from reranker.model import identity
-from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
-from reranker.model.identity import model_identity
+from reranker.model import checkpoint as checkpoints
+from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint, model_identity
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_every_part_counts(model: Path, tmp_path: Path, monkeypatch: pytest.Monk
     }
     (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
     identities.add(_identity(model, lora_adapter=str(adapter)))
-    monkeypatch.setattr(identity, "version", lambda name: "another")
+    monkeypatch.setattr(checkpoints, "version", lambda name: "another")
     identities.add(_identity(model))
     assert len(identities) == 11
 
@@ -77,7 +76,7 @@ def test_service_without_vllm_has_an_identity_too(model: Path, monkeypatch: pyte
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(identity, "version", missing)
+    monkeypatch.setattr(checkpoints, "version", missing)
     assert _identity(model)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from deployments.cli.local import LocalFleet
 from reranker.config import LongDocumentsConfig, ModelConfig, RerankerConfig
+from reranker.engine.loop import SteppedEngine
 from reranker.engine.simulated import simulated_engine
-from reranker.engine.stepping import SteppedEngine
 from reranker.errors import EngineFailedError, InvalidRequestError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer

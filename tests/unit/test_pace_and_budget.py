@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.engine.pace import Pace
-from reranker.ranking.budget import Budget
+from reranker.engine.loop import Pace
+from reranker.ranking.scatter import Budget
 
 
 def test_pace_is_not_known_before_there_was_work() -> None:

@@ -12,8 +12,7 @@ import pytest
 from reranker.config import ScatterConfig
 from reranker.errors import DeadlineExceededError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.model.prompt import PromptRenderer
-from reranker.model.windows import CUT_THE_END, CuttingPolicy
+from reranker.model.prompt import CUT_THE_END, CuttingPolicy, PromptRenderer
 from reranker.ranking.admission import Admission
 from reranker.ranking.pipeline import rerank
 from reranker.ranking.scatter import Scatter
@@ -147,7 +146,7 @@ async def test_list_in_portions_equals_the_list_in_one_piece(monkeypatch: pytest
     request = RankRequest("which is longest", _long_list())
     fleet = FakeFleet(2)
     in_portions = await _rerank(request, fleet)
-    monkeypatch.setattr("reranker.ranking.portions._LONG_CHARACTERS", 10**9)
+    monkeypatch.setattr("reranker.ranking.planning._LONG_CHARACTERS", 10**9)
     in_one_piece = await _rerank(request, FakeFleet(2))
     assert in_portions.results == in_one_piece.results
     assert (in_portions.pairs, in_one_piece.pairs) == (150, 150)

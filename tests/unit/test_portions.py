@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.ranking.portions import portions
+from reranker.ranking.planning import portions
 
 LENGTHS = st.lists(st.integers(0, 120_000), min_size=1, max_size=12)
 

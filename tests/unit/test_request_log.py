@@ -12,8 +12,7 @@ from deployments.logs import join_serve, tell_of_shard
 from deployments.request_log import RequestLog
 from reranker.config import ObservabilityConfig
 from reranker.errors import DeadlineExceededError, OverloadedError
-from reranker.record import Timeline
-from reranker.request_context import request_id
+from reranker.record import Timeline, request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from reranker.config import ExclusionRule, RulesConfig
-from reranker.ranking.rules import apply
+from reranker.ranking.scoring import apply
 from reranker.types import ExcludedDocument, RankedDocument, RankRequest
 
 DOCUMENTS = ("Aspirin relieves pain.", "RETRACTED: a study of aspirin.", "Ibuprofen relieves pain.")

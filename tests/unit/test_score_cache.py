@@ -6,7 +6,7 @@ import pytest
 
 from reranker.cache.key import ListTerms
 from reranker.cache.score_cache import ScoreCache
-from reranker.model.windows import CuttingPolicy
+from reranker.model.prompt import CuttingPolicy
 
 TERMS = ListTerms("model", "prompts", "", "instruction", "query", CuttingPolicy())
 

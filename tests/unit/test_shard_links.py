@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from reranker.errors import ReplicaLostError
-from reranker.transport.links import Links
+from reranker.transport.client import Links
 from reranker.types import ShardTerms
 from tests.unit.shard_replicas import Replica, until
 from tests.unit.steppers import shard
@@ -82,7 +82,7 @@ async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connect
 async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reranker.transport.links._LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("reranker.transport.client._LONGEST_PAUSE_S", 0.1)
     replica = Replica()
     await replica.server.drain()
     links = Links()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from reranker.errors import ConfigurationError, ReplicaLostError
+from reranker.transport.address import tls_context
 from reranker.transport.client import ShardConnection
 from reranker.transport.server import ShardServer
-from reranker.transport.tls import tls_context
 from reranker.types import Shard, ShardScores, ShardTerms
 from tests.unit.shard_replicas import lengths
 from tests.unit.steppers import shard

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from reranker.engine.stepping import SteppedEngine
+from reranker.engine.loop import SteppedEngine
 from reranker.errors import EngineFailedError
 from reranker.metrics import catalog
 from reranker.metrics.engines import EngineFigures

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.model.windows import CUT_THE_END, CuttingPolicy
+from reranker.model.prompt import CUT_THE_END, CuttingPolicy
 
 TOKENS = st.integers(0, 5_000)
 ROOM = st.integers(1, 600)

@@ -1,7 +1,7 @@
 """The Qwen3-Reranker prompt, as the demo model's own tools need it.
 
 Source: the model card of Qwen/Qwen3-Reranker-0.6B, its Transformers code (`format_instruction`, `prefix`, `suffix`).
-The service has its own copy in `reranker/model/templates.py`; tests/demo_model/test_template.py holds the two together.
+The service has its own copy in `reranker/model/families.py`; tests/demo_model/test_template.py holds the two together.
 """
 
 from __future__ import annotations

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from reranker.engine.base import Stepper
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.engine.job import Job
-from reranker.engine.pace import Pace
-from reranker.engine.stepper import Stepper
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
 
@@ -276,3 +276,28 @@ class SteppedEngine:
         if counted != known:
             what = "pairs in the stepper, pairs and tokens pending"
             raise RuntimeError(f"{what}: {counted} counted, {known} in shards. This is a bug.")
+
+
+_MEMORY_S = 5.0
+"""Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow
+a change from small lists to full batches."""
+
+
+class Pace:
+    """Tokens per second, over the time the engine was busy; idle time does not count."""
+
+    def __init__(self) -> None:
+        """Start knowing nothing."""
+        self._tokens = 0.0
+        self._busy_s = 0.0
+
+    def record(self, tokens: int, busy_s: float) -> None:
+        """Note that so many tokens took so long."""
+        kept = math.exp(-busy_s / _MEMORY_S)
+        self._tokens = self._tokens * kept + tokens
+        self._busy_s = self._busy_s * kept + busy_s
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """None: nothing was measured yet."""
+        return self._tokens / self._busy_s if self._tokens and self._busy_s else None

@@ -1,8 +1,11 @@
-"""INT8 layers on a CPU whose own INT8 arithmetic is not exact.
+"""What vLLM's CPU build needs of us: exact INT8 products where the CPU has none, and fused RMSNorm kernels.
 
-vLLM leaves the products to oneDNN. Without the VNNI instructions (most AMD before Zen 4, Intel before 2019) that adds
-pairs of them in 16 bits, where 2 x 127 x 127 does not fit: it saturates, and nobody is told. Seen with the demo model:
-scores off by 0.95. https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html
+INT8: vLLM leaves the products to oneDNN. Without the VNNI instructions (most AMD before Zen 4, Intel before 2019)
+oneDNN adds pairs of them in 16 bits, where 2 x 127 x 127 does not fit: the sum saturates unseen. Seen with the demo
+model: scores off by 0.95. https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html
+
+RMSNorm: the CPU build has the kernels, but leaves fusing to a compiler, which we do without. Without them a norm is up
+to eight passes of PyTorch over the activations: docs/decisions/0005-engine-core.md.
 """
 
 from __future__ import annotations
@@ -11,12 +14,23 @@ import functools
 
 import torch
 from vllm import _custom_ops as ops
+from vllm import ir
 from vllm.model_executor.kernels.linear import _POSSIBLE_INT8_KERNELS, CPUInt8ScaledMMLinearKernel
-from vllm.platforms import PlatformEnum
+from vllm.platforms import PlatformEnum, current_platform
 
 
-def register() -> None:
-    """Have vLLM prefer the exact kernel where its own is not; twice does no harm."""
+def register_kernels(provider: str) -> None:
+    """Make our kernels known to vLLM, in the process that holds the model. Calling it twice does no harm.
+
+    Args:
+        provider: The name under which vLLM's `ir_op_priority` finds the norms.
+    """
+    _register_int8()
+    _register_norms(provider)
+
+
+def _register_int8() -> None:
+    # vLLM takes the first kernel of this list that is supported: ours, where its own is not exact.
     kernels = _POSSIBLE_INT8_KERNELS[PlatformEnum.CPU]
     if ExactInt8Kernel not in kernels:
         kernels.insert(0, ExactInt8Kernel)
@@ -68,3 +82,47 @@ class ExactInt8Kernel(CPUInt8ScaledMMLinearKernel):  # type: ignore[misc]  # vll
         if bias is not None:
             out += bias
         return out.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+def _register_norms(provider: str) -> None:
+    if provider in ir.ops.rms_norm.impls:
+        return
+    current_platform.import_kernels()
+    there = hasattr(torch.ops._C, "rms_norm")
+    norm, add_norm = ir.ops.rms_norm, ir.ops.fused_add_rms_norm
+    norm.register_impl(provider, supported=there, supports_args=_plain)(_rms_norm)
+    add_norm.register_impl(provider, supported=there, supports_args=_plain_with_residual, inplace=True)(_add_rms_norm)
+
+
+def _plain(x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
+    return variance_size is None and weight is not None and weight.dtype == x.dtype
+
+
+def _plain_with_residual(
+    x: torch.Tensor,
+    x_residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    epsilon: float,
+    variance_size: int | None = None,
+) -> bool:
+    contiguous = x.is_contiguous() and x_residual.is_contiguous() and x.dtype == x_residual.dtype
+    return contiguous and _plain(x, weight, epsilon, variance_size)
+
+
+def _rms_norm(
+    x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None
+) -> torch.Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype)
+    torch.ops._C.rms_norm(out, x.contiguous(), weight, epsilon)
+    return out
+
+
+def _add_rms_norm(
+    x: torch.Tensor,
+    x_residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    epsilon: float,
+    variance_size: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.ops._C.fused_add_rms_norm(x, x_residual, weight, epsilon)
+    return x, x_residual
