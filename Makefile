@@ -60,7 +60,7 @@ test-unit: $(DEV) ## only the tests that need neither Ray nor vLLM (seconds)
 
 .PHONY: fuzz
 fuzz: $(DEV) ## odd and broken requests to a running service, for minutes (URL=…, KEY=…)
-	$(BIN)/python -m tools.fuzz --url $(URL) $(if $(KEY),--key $(KEY))
+	$(BIN)/python -m tests.fuzz --url $(URL) $(if $(KEY),--key $(KEY))
 	$(BIN)/schemathesis --config-file tools/schemathesis.toml run $(URL)/openapi.json --max-examples 500 \
 		$(if $(KEY),--header "Authorization: Bearer $(KEY)")
 
@@ -97,8 +97,9 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 	$(BIN)/reranker config check serve_config.yaml examples/search/serve.yaml k8s/overlays/*/serve_config.yaml
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m tools.image check
-	$(BIN)/python -m tools.build_demo_model --check
-	$(BIN)/python -m tools.demo_quality --check
+	$(BIN)/python -m tools.demo_model build --check
+	$(BIN)/python -m tools.demo_model quality --check
+	$(BIN)/python -m tools.house
 
 .PHONY: screenshots
 screenshots: $(DEV) ## the docs' pictures of the playground, from a running service with the demo model (URL=…)
@@ -115,11 +116,11 @@ lock: $(DEV) ## resolve pyproject.toml into requirements/*.txt
 
 .PHONY: demo-model
 demo-model: $(DEV) ## write the bundled demo model's weights from their committed inputs
-	$(BIN)/python -m tools.build_demo_model
+	$(BIN)/python -m tools.demo_model build
 
 .PHONY: demo-quality
 demo-quality: $(DEV) ## rank the held-out questions with the demo model and with BM25; writes the model card's table
-	$(BIN)/python -m tools.demo_quality
+	$(BIN)/python -m tools.demo_model quality
 
 .PHONY: k8s
 k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod or prod-4b-tp2), and their tests

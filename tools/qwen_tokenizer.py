@@ -1,6 +1,6 @@
 """Build the real Qwen3 tokenizer with no download from the hub: tokenizer.json, byte for byte as published.
 
-    python -m tools.build_qwen_tokenizer FOLDER [--ranks qwen.tiktoken]
+    python -m tools.qwen_tokenizer FOLDER [--ranks qwen.tiktoken]
 
 The PyPI package `dashscope` (a development dependency, never imported) carries the vocabulary as
 `dashscope/resources/qwen.tiktoken`; the package says "License: Apache 2.0" and nothing else about that file. The file

@@ -75,7 +75,8 @@ class Contender:
     launch: Launch
     server: Server | None = None
     idle_cores: float | None = None
-    idle_memory_mib: dict[str, float] | None = None
+    idle_memory_mib: list[dict[str, float]] = field(default_factory=list)
+    """Of each start: all its processes, summed (rss), and with shared pages counted once (pss)."""
     agreement: dict[str, Any] | None = None
     """With the first system; None: this is the first, or it was not asked yet."""
     start_s: list[float] = field(default_factory=list)
@@ -185,7 +186,7 @@ class Rounds:
                 raise DisagreementError(f"{contender.name} does not score as {self._reference[0].name}: {found}")
         if contender.idle_cores is None:
             contender.idle_cores = round(server.idle_cores(), 4)
-            contender.idle_memory_mib = {kind: round(mib, 1) for kind, mib in server.memory_mib().items()}
+        contender.idle_memory_mib.append({kind: round(mib, 1) for kind, mib in server.memory_mib().items()})
         return server
 
     def _measure(

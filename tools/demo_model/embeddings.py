@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tools.demo_model import layout
 from tools.demo_model.checkpoint import Float64, from_bfloat16, to_bfloat16
-from tools.demo_model.idf import TokenWeights
+from tools.demo_model.frequencies import TokenWeights
 from tools.demo_model.tokenizer import DOCUMENT_MARKER, INSTRUCT_MARKER, QUERY_MARKER, spelling, token_id
 
 # The segment head follows the highest rank seen so far (layers.py), so the last marker that is *new* decides: a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
@@ -15,6 +16,7 @@ import bm25s
 import numpy as np
 from bm25s.stopwords import STOPWORDS_CHINESE, STOPWORDS_EN_PLUS
 
+from tools.demo_model import checkpoint
 from tools.demo_model.corpus import Pair
 
 CANDIDATES = 20
@@ -122,3 +124,34 @@ def _mean(values: Sequence[float]) -> float:
 def _standard_error(values: Sequence[float]) -> float:
     mean = _mean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class TestSet:
+    """The questions of one kind, and the documents their candidates come from."""
+
+    name: str
+    language: str
+    pairs: Sequence[Pair]
+    pool: Sequence[str]
+
+
+def read_test_sets() -> list[TestSet]:
+    """Read the committed questions, grouped by source and language."""
+    rows = [
+        {"source": "written here", **json.loads(line)}
+        for path in (checkpoint.HELD_OUT, checkpoint.OWN_QUESTIONS)
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["source"], row["language"]), []).append(row)
+    return [
+        TestSet(
+            f"{source}, {language}",
+            language,
+            [Pair(row["query"], row["document"]) for row in group if "query" in row],
+            list(dict.fromkeys(row["document"] for row in group)),
+        )
+        for (source, language), group in groups.items()
+    ]

@@ -9,8 +9,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from tools.demo_model import checkpoint, template
-from tools.demo_model.tokenizer import token_id, without_control_tokens
+from reranker.model.families import PREFIX, SUFFIX
+from tools.demo_model import checkpoint
+from tools.demo_model.tokenizer import DEFAULT_INSTRUCTION, body, token_id, without_control_tokens
 
 _BATCH_TOKENS = 16_384  # padding included; bounds the memory of one forward pass
 
@@ -22,8 +23,8 @@ class Scorer:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.plain_tokenizer = without_control_tokens(self.tokenizer)
-        self._prefix = self._encode(self.tokenizer, template.PREFIX)
-        self._suffix = self._encode(self.tokenizer, template.SUFFIX)
+        self._prefix = self._encode(self.tokenizer, PREFIX)
+        self._suffix = self._encode(self.tokenizer, SUFFIX)
         answers = [token_id(self.tokenizer, word) for word in ("yes", "no")]
         yes, no = self.model.get_output_embeddings().weight[answers].detach()
         self._yes_minus_no = yes - no
@@ -32,10 +33,10 @@ class Scorer:
     def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def prompt(self, query: str, document: str, instruction: str = template.DEFAULT_INSTRUCTION) -> list[int]:
+    def prompt(self, query: str, document: str, instruction: str = DEFAULT_INSTRUCTION) -> list[int]:
         """Return the token ids of one pair."""
-        body = self._encode(self.plain_tokenizer, template.body(query, document, instruction))
-        return [*self._prefix, *body, *self._suffix]
+        ids = self._encode(self.plain_tokenizer, body(query, document, instruction))
+        return [*self._prefix, *ids, *self._suffix]
 
     def scores(self, query: str, documents: Sequence[str]) -> list[float]:
         """Return sigmoid(logit(yes) - logit(no)) of each document."""

@@ -13,6 +13,9 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from reranker.model.families import DOCUMENT, HEAD, PREFIX, SUFFIX
+
+DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 VOCABULARY_SIZE = 16_000
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -94,3 +97,12 @@ def without_control_tokens(tokenizer: Tokenizer) -> Tokenizer:
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = []
     return Tokenizer.from_str(json.dumps(state))
+
+
+def body(query: str, document: str, instruction: str = DEFAULT_INSTRUCTION) -> str:
+    """Return the body of a prompt: all between the template's two fixed ends."""
+    return HEAD.format(instruction=instruction, query=query) + DOCUMENT.format(document=document)
+
+
+# Every fixed word of the prompt, and both answers: the tokenizer is taught to keep each in one piece.
+ALL_TEXT = f"{PREFIX}{body('', '')}{SUFFIX} yes no"

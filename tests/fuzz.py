@@ -1,6 +1,6 @@
 """Send many broken and odd bodies to a running service: it must answer each, in time, in JSON, and never with a 5xx.
 
-python -m tools.fuzz --url http://127.0.0.1:8000 --bodies 10000
+python -m tests.fuzz --url http://127.0.0.1:8000 --bodies 10000
 
 Bodies are of two kinds: fields of every dialect with values of every kind, right and wrong; and bodies whose bytes were
 changed, cut, compressed or replaced by others. The seed is printed: the same seed sends the same bodies.

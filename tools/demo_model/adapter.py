@@ -1,6 +1,4 @@
-"""Make a LoRA adapter for the demo model that knows a hospital's words, and a judged set for it; no training, a second.
-
-    python -m tools.build_demo_adapter build/hospital
+"""A LoRA adapter for the demo model that knows a hospital's words, and a judged set for it; no training, a second.
 
 People ask in everyday words, the notes hold the hospital's: "kidney", "renal". A ranker that compares words cannot find
 those. The demo model was written by hand (tools/demo_model), and its attention is too sharp for gradients, so its
@@ -14,7 +12,6 @@ words and half do not; and serve_config.yaml, which has the adapter.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Iterator
@@ -22,30 +19,19 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from reranker.model.checkpoint import DEMO_MODEL
 from tools.demo_model import layout
 from tools.demo_model.checkpoint import Float64
 
-WORDS = {
-    "cancer": "carcinoma",
-    "bleeding": "hemorrhage",
-    "swelling": "edema",
-    "itching": "pruritus",
-    "fainting": "syncope",
-    "kidney": "renal",
-    "liver": "hepatic",
-    "lung": "pulmonary",
-    "skin": "dermal",
-    "brain": "cerebral",
-    "stomach": "gastric",
-    "eye": "ocular",
-    "nose": "nasal",
-    "mouth": "oral",
-    "tooth": "dental",
-    "nerve": "neural",
-}
+_EVERYDAY = "cancer bleeding swelling itching fainting kidney liver lung skin brain stomach eye nose mouth tooth nerve"
+_HOSPITAL = (
+    "carcinoma hemorrhage edema pruritus syncope renal hepatic pulmonary dermal cerebral gastric ocular nasal oral "
+    "dental neural"
+)
+WORDS = dict(zip(_EVERYDAY.split(), _HOSPITAL.split(), strict=True))
 """What people say, and what the notes say; each a single token of the demo model."""
 MATRICES = ("q_proj", "k_proj")
 _LAYER = "model.layers.1.self_attn"
@@ -66,7 +52,8 @@ def adapter() -> dict[str, Float64]:
         For each projection A of shape (rank, hidden), which tells how much of each of the hospital's words is in a
         token, and B of shape (rows, rank), which adds for each the everyday word and takes away the word itself.
     """
-    weights = _float32(DEMO_MODEL / "model.safetensors")
+    stored = load_file(DEMO_MODEL / "model.safetensors")
+    weights: dict[str, Float64] = {name: tensor.double().numpy() for name, tensor in stored.items()}
     tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
     embedding = weights["model.embed_tokens.weight"]
 
@@ -85,20 +72,6 @@ def adapter() -> dict[str, Float64]:
         tensors[f"base_model.model.{_LAYER}.{name}.lora_A.weight"] = found
         added = weights[f"{_LAYER}.{name}.weight"] @ (everyday - hospital).T
         tensors[f"base_model.model.{_LAYER}.{name}.lora_B.weight"] = added
-    return tensors
-
-
-def _float32(path: Path) -> dict[str, Float64]:
-    """Read bfloat16 without torch: it is the upper half of a float32."""
-    raw = path.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    tensors: dict[str, Float64] = {}
-    for name, entry in json.loads(raw[8 : 8 + length]).items():
-        if name == "__metadata__":
-            continue
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
-        halves = np.frombuffer(raw[start:end], dtype="<u2").astype(np.uint32)
-        tensors[name] = (halves << 16).view(np.float32).reshape(entry["shape"]).astype(np.float64)
     return tensors
 
 
@@ -145,16 +118,9 @@ applications:
 """
 
 
-def main() -> None:
+def write(folder: Path) -> None:
     """Write both, and a configuration that has the adapter."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
     write_adapter(folder / "adapter")
     write_judged(folder / "judged")
     config = _CONFIG.format(adapter=json.dumps(str((folder / "adapter").resolve())))
     (folder / "serve_config.yaml").write_text(config, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

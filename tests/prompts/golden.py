@@ -1,8 +1,8 @@
 """Pin the token ids of some prompts, as the model card's code makes them with the real Qwen3 tokenizer.
 
-    python -m tools.build_golden_prompts
+    python -m tests.prompts.golden
 
-Writes tests/golden/qwen3_reranker.json. Our own renderer has no part in it: tools/model_card.py makes the ids. Run it
+Writes tests/golden/qwen3_reranker.json. Our own renderer has no part in it: tests/model_card.py makes the ids. Run it
 when a prompt is added here; an id that changes for another reason is a finding.
 """
 
@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tools.build_qwen_tokenizer import ADDED_TOKENS, PUBLISHED_SHA256, SPECIAL_TOKENS, write_tokenizer
-from tools.model_card import CardTokenizer
+from tests.model_card import CardTokenizer
+from tools.qwen_tokenizer import ADDED_TOKENS, PUBLISHED_SHA256, SPECIAL_TOKENS, write_tokenizer
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "qwen3_reranker.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "qwen3_reranker.json"
 _SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 # name: (instruction, query, document); instruction None is the card's default
 PROMPTS: dict[str, tuple[str | None, str, str]] = {
@@ -65,8 +65,8 @@ def golden(tokenizer: CardTokenizer) -> dict[str, Any]:
             }
         )
     return {
-        "what": "ids of prompts by the Transformers code of the Qwen3-Reranker model card (tools/model_card.py)",
-        "command": "python -m tools.build_golden_prompts",
+        "what": "ids of prompts by the Transformers code of the Qwen3-Reranker model card (tests/model_card.py)",
+        "command": "python -m tests.prompts.golden",
         "tokenizer_sha256": PUBLISHED_SHA256,
         "prompts": prompts,
     }
