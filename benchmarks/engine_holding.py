@@ -47,17 +47,14 @@ class AsyncLlmHolding:
     async def score(self, shard: Shard) -> FloatArray:
         """Score a shard; see `Engine.score`."""
         from vllm import PoolingParams
-        from vllm.inputs import TokensPrompt
 
         parameters = PoolingParams(task="classify", use_activation=False)
         collectors = []
         for i in range(len(shard)):
             document = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]]
-            prompt = np.concatenate([shard.head, document, shard.tail]).tolist()
+            prompt = {"prompt_token_ids": np.concatenate([shard.head, document, shard.tail]).tolist()}
             self._requests += 1
-            collectors.append(
-                await self._engine.add_request(str(self._requests), TokensPrompt(prompt_token_ids=prompt), parameters)
-            )
+            collectors.append(await self._engine.add_request(str(self._requests), prompt, parameters))
         return np.array([(await collector.get()).outputs.data.item() for collector in collectors], dtype=np.float32)
 
     def shutdown(self) -> None:

@@ -18,8 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 import aiohttp
@@ -83,6 +82,8 @@ class Answer:
     """0: no answer at all."""
     retry_after: str | None
     body: bytes
+    refusals: int = 0
+    """That a client which obeys Retry-After waited for; `took_s` holds the waits."""
 
     @property
     def ok(self) -> bool:
@@ -99,32 +100,39 @@ class Answer:
 
 
 class Client:
-    """Connections to one service; by default to the path where ours ranks."""
+    """Connections to one service, by default to the path where ours ranks. Use as a context."""
 
-    def __init__(self, url: str, timeout_s: float = 300, path: str = "/v1/rerank") -> None:
-        self._url, self._timeout = url + path, aiohttp.ClientTimeout(total=timeout_s)
-        self._stack = AsyncExitStack()
+    def __init__(self, url: str, timeout_s: float = 300, path: str = "/v1/rerank", *, obey: bool = False) -> None:
+        """Obey: send a refused list again, after the time that the refusal asks for."""
+        self._url, self._timeout, self._obey = url + path, aiohttp.ClientTimeout(total=timeout_s), obey
+        self.failures: list[str] = []
 
     async def __aenter__(self) -> Self:
-        headers = {"Content-Type": "application/json"}
-        connector = aiohttp.TCPConnector(limit=0)
-        session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, headers=headers)
-        self._session = await self._stack.enter_async_context(session)
+        headers, connector = {"Content-Type": "application/json"}, aiohttp.TCPConnector(limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, headers=headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+        await self._session.close()
 
     async def rerank(self, body: bytes) -> Answer:
         """Send one list; a connection that breaks is an answer of status 0."""
-        sent_s = time.perf_counter()
+        sent_s, refusals = time.perf_counter(), 0
         try:
-            async with self._session.post(self._url, data=body) as response:
-                content = await response.read()
-                took_s = time.perf_counter() - sent_s
-                return Answer(sent_s, took_s, response.status, response.headers.get("Retry-After"), content)
+            while True:
+                async with self._session.post(self._url, data=body) as response:
+                    content = await response.read()
+                wait_s = response.headers.get("Retry-After")
+                if not self._obey or response.status not in _REFUSALS:
+                    break
+                refusals += 1
+                await asyncio.sleep(float(wait_s or 1))
+            answer = Answer(sent_s, time.perf_counter() - sent_s, response.status, wait_s, content, refusals)
         except (aiohttp.ClientError, TimeoutError) as error:
-            return Answer(sent_s, time.perf_counter() - sent_s, 0, None, repr(error).encode())
+            answer = Answer(sent_s, time.perf_counter() - sent_s, 0, None, repr(error).encode(), refusals)
+        if not answer.ok:
+            self.failures.append(f"status {answer.status}: {answer.body[:300]!r}")
+        return answer
 
     async def one_by_one(self, bodies: Sequence[bytes], pause_s: float = 0.0) -> list[Answer]:
         """Send lists one after the other, on a service that has nothing else to do."""
@@ -134,13 +142,19 @@ class Client:
             await asyncio.sleep(pause_s)
         return answers
 
-    async def in_loops(self, clients: int, bodies: Iterator[bytes], going_on: Callable[[], bool]) -> list[Answer]:
-        """So many clients, each sending its next list when it has its answer, while `going_on` says so."""
+    async def in_loops(
+        self, clients: int, bodies: Iterator[bytes], going_on: Callable[[], bool], keep: float = math.inf
+    ) -> list[Answer]:
+        """So many clients, each sending its next list when it has its answer, while `going_on` says so.
+
+        Of the answers beyond `keep` the bodies are let go.
+        """
         answers: list[Answer] = []
 
         async def loop() -> None:
             while going_on():
-                answers.append(await self.rerank(next(bodies)))
+                answer = await self.rerank(next(bodies))
+                answers.append(answer if len(answers) < keep else replace(answer, body=b""))
 
         await asyncio.gather(*(loop() for _ in range(clients)))
         return answers
@@ -246,14 +260,6 @@ class LoadGenerator:
         return result
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What became of the lists of one length."""
-
-    latencies_s: list[float] = field(default_factory=list)
-    kept: list[bytes] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """A load, and the server it is for."""
@@ -264,9 +270,7 @@ class Job:
     seed: str
     max_pairs_per_s: float
     """So many pairs are made ahead for every second; more are made while it runs, and counted."""
-    failures: list[str] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=lambda: {"refused": 0, "made_late": 0})
-    tallies: dict[int, _Tally] = field(default_factory=dict)
+    made_late: list[bytes] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
@@ -276,29 +280,51 @@ class Job:
 
     async def go(self) -> dict[str, Any]:
         """Send the load; the result's seconds are from the first list sent to the last answer."""
-        began_cpu_s, streams = _cpu_s(), self.work.streams
-        closed = [(stream, self._bodies(stream, number)) for number, stream in enumerate(streams)]
-        arrivals = self._arrivals()
-        async with Client(self.url, _TIMEOUT_S, self.protocol.path) as client:
+        began_cpu_s, streams, seconds = _cpu_s(), self.work.streams, self.work.seconds
+        closed = [self._bodies(stream, number) for number, stream in enumerate(streams)]
+        moments_s, sizes, bodies = self._arrivals()
+        late_s = [0.0]
+        async with Client(self.url, _TIMEOUT_S, self.protocol.path, obey=True) as client:
             single = self.protocol.body(next(lists("words", 1, f"{self.seed}/connect")))
             # Connections are open before the clock starts.
             await asyncio.gather(*(client.rerank(single) for _ in range(sum(s.clients for s in streams) or 8)))
+            client.failures.clear()
             gc.collect()
             gc.disable()
             cpu_s, started_s = _cpu_s(), time.perf_counter()
-            late_s = [0.0]
+
+            def going_on() -> bool:
+                return time.perf_counter() - started_s < seconds and len(client.failures) < _MAX_FAILURES
+
             if closed:
-                end_s = started_s + self.work.seconds
-                loops = [
-                    self._loop(client, s.documents, bodies, end_s) for s, bodies in closed for _ in range(s.clients)
+                loops = (
+                    client.in_loops(stream.clients, mine, going_on, _MAX_KEPT)
+                    for stream, mine in zip(streams, closed, strict=True)
+                )
+                found = await asyncio.gather(*loops)
+                answers = [
+                    (s.documents, one, one.took_s) for s, some in zip(streams, found, strict=True) for one in some
                 ]
-                await asyncio.gather(*loops)
             else:
-                late_s += await self._send_at(client, arrivals, started_s)
+                some, late_s = await client.at_moments(bodies, moments_s)
+                # Latencies count from the moment at which a list was due.
+                answers = [(n, one, one.took_s + late) for n, one, late in zip(sizes, some, late_s, strict=True)]
             elapsed_s, cpu_s = time.perf_counter() - started_s, _cpu_s() - cpu_s
             gc.enable()
-        return self._result() | {
+        latencies_s: dict[int, list[float]] = {documents: [] for documents in sorted({n for n, _, _ in answers})}
+        for documents, answer, took_s in answers:
+            if answer.ok:
+                latencies_s[documents].append(took_s)
+        tokens_per_pair = self._tokens_per_pair(answers, client.failures)
+        return {
             "elapsed_s": elapsed_s,
+            "pairs": sum(documents * len(some) for documents, some in latencies_s.items()),
+            "tokens_per_pair": tokens_per_pair,
+            "latencies_s": latencies_s,
+            "refused": sum(answer.refusals for _, answer, _ in answers),
+            "failures": len(client.failures),
+            "first_failure": client.failures[0] if client.failures else None,
+            "made_late": len(self.made_late),
             "sent_late_s": max(late_s),
             "client_cpu_s": cpu_s,
             "process_cpu_s": _cpu_s() - began_cpu_s,
@@ -315,72 +341,39 @@ class Job:
 
         def late() -> Iterator[bytes]:
             for body in made:
-                self.counts["made_late"] += 1
+                self.made_late.append(b"")
                 yield body
 
         return itertools.chain(ahead, late())
 
-    def _arrivals(self) -> list[tuple[float, int, bytes]]:
-        """Of an open loop: when, how many documents, and the body."""
+    def _arrivals(self) -> tuple[list[float], list[int], list[bytes]]:
+        """Of an open loop: each list's moment, its documents, and its body."""
         work = self.work
-        if not work.open_mix:
-            return []
-        shares, sizes = zip(*work.open_mix, strict=True)
-        rate = work.open_pairs_per_s / sum(s * n for s, n in work.open_mix)
-        draw = random.Random(f"{self.seed}/{work.name}")
-        endless = {n: lists(work.text, n, f"{self.seed}/{work.name}/{n}") for n in sizes}
-        found, moment_s = [], draw.expovariate(rate)
-        while moment_s < work.seconds:
-            documents = draw.choices(sizes, shares)[0]
-            found.append((moment_s, documents, self.protocol.body(next(endless[documents]))))
-            moment_s += draw.expovariate(rate)
-        return found
+        moments_s, sizes, bodies = list[float](), list[int](), list[bytes]()
+        if work.open_mix:
+            shares, choices = zip(*work.open_mix, strict=True)
+            rate = work.open_pairs_per_s / sum(s * n for s, n in work.open_mix)
+            draw = random.Random(f"{self.seed}/{work.name}")
+            endless = {n: lists(work.text, n, f"{self.seed}/{work.name}/{n}") for n in choices}
+            moment_s = draw.expovariate(rate)
+            while moment_s < work.seconds:
+                moments_s.append(moment_s)
+                sizes += draw.choices(choices, shares)
+                bodies.append(self.protocol.body(next(endless[sizes[-1]])))
+                moment_s += draw.expovariate(rate)
+        return moments_s, sizes, bodies
 
-    async def _loop(self, client: Client, documents: int, bodies: Iterator[bytes], end_s: float) -> None:
-        while time.perf_counter() < end_s and len(self.failures) < _MAX_FAILURES:
-            await self._send(client, documents, next(bodies), time.perf_counter())
-
-    async def _send_at(self, client: Client, arrivals: list[tuple[float, int, bytes]], started_s: float) -> list[float]:
-        """Send each list at its moment; latencies count from there. Returns how late each was sent."""
-        late_s, sent = [], []
-        for moment_s, documents, body in arrivals:
-            due_s = started_s + moment_s
-            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-            late_s.append(time.perf_counter() - due_s)
-            sent.append(asyncio.create_task(self._send(client, documents, body, due_s)))
-        await asyncio.gather(*sent)
-        return late_s
-
-    async def _send(self, client: Client, documents: int, body: bytes, since_s: float) -> None:
-        tally = self.tallies.setdefault(documents, _Tally())
-        while (answer := await client.rerank(body)).status in _REFUSALS:
-            self.counts["refused"] += 1
-            await asyncio.sleep(float(answer.retry_after or 1))
-        if not answer.ok:
-            self.failures.append(f"status {answer.status}: {answer.body[:300]!r}")
-            return
-        tally.latencies_s.append(time.perf_counter() - since_s)
-        if len(tally.kept) < _MAX_KEPT:
-            tally.kept.append(answer.body)
-
-    def _result(self) -> dict[str, Any]:
-        tokens = checked_pairs = 0
-        for documents, tally in self.tallies.items():
-            for content in tally.kept:
+    def _tokens_per_pair(self, answers: list[tuple[int, Answer, float]], failures: list[str]) -> float | None:
+        """Check the answers whose bodies were kept; what cannot be read is a failure."""
+        tokens = pairs = 0
+        for documents, answer, _ in answers:
+            if answer.ok and answer.body:
                 try:
-                    _, said = self.protocol.read(content, documents)
+                    tokens += self.protocol.read(answer.body, documents)[1] or 0
+                    pairs += documents
                 except (ValueError, KeyError) as error:
-                    self.failures.append(f"unreadable answer: {error!r}")
-                    continue
-                tokens, checked_pairs = tokens + (said or 0), checked_pairs + documents
-        return {
-            "pairs": sum(len(tally.latencies_s) * documents for documents, tally in self.tallies.items()),
-            "tokens_per_pair": tokens / checked_pairs if checked_pairs else None,
-            "latencies_s": {str(documents): tally.latencies_s for documents, tally in sorted(self.tallies.items())},
-            "failures": len(self.failures),
-            "first_failure": self.failures[0] if self.failures else None,
-            **self.counts,
-        }
+                    failures.append(f"unreadable answer: {error!r}")
+        return tokens / pairs if pairs else None
 
 
 def _cpu_s() -> float:

@@ -95,7 +95,7 @@ class Outage:
         if said is None:
             raise RuntimeError("Ray did not say where its dashboard is")
         headers = {"Authorization": f"Bearer {token}"}
-        self._serve = {"url": f"{said[1]}/api/serve/applications/", "headers": headers, "timeout": 60}
+        self._serve: dict[str, Any] = {"url": f"{said[1]}/api/serve/applications/", "headers": headers, "timeout": 60}
         lists = Lists(seed=3)
         self._bodies = [lists.body(40, 30) for _ in range(32)]
 

@@ -6,7 +6,6 @@ python -m benchmarks.parsing
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgspec
 import orjson
 from pydantic import BaseModel, StrictStr
 
+from benchmarks.stages import milliseconds
 from benchmarks.texts import pieces
 from reranker.config import LimitsConfig
 from reranker.dialects.base import Served
@@ -37,12 +37,7 @@ class _Msgspec(msgspec.Struct):
 
 def best_ms(work: Callable[[], object]) -> float:
     """Milliseconds that it takes, undisturbed."""
-    times = []
-    for _ in range(_REPEATS):
-        started_s = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started_s)
-    return min(times) * 1e3
+    return min(milliseconds(work, _REPEATS))
 
 
 def main() -> None:

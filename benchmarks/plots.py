@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def _colours(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     return ((name, _COLOURS.get(name) or next(others, _GREY)) for name in result["systems"])
 
 
-def _line(axes: Any, points: list[tuple[float, float]], system: str, colour: str) -> None:
+def _line(axes: Any, points: Sequence[tuple[float, float]], system: str, colour: str) -> None:
     if points:
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=system)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -28,6 +29,15 @@ T = TypeVar("T")
 _REPEATS = 7
 
 
+def milliseconds(work: Callable[[], object], times: int) -> list[float]:
+    """What it takes, so many times."""
+    moments = [time.perf_counter()]
+    for _ in range(times):
+        work()
+        moments.append(time.perf_counter())
+    return [(end - start) * 1e3 for start, end in itertools.pairwise(moments)]
+
+
 @cache
 def _renderer(model: Path) -> PromptRenderer:
     config = ModelConfig(name=str(model))
@@ -49,13 +59,8 @@ def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def timed(name: str, stage: Callable[[], T]) -> T:
-        times = []
-        for _ in range(_REPEATS):
-            started_s = time.perf_counter()
-            value = stage()
-            times.append(time.perf_counter() - started_s)
-        found[name] = round(statistics.median(times) * 1e3, 2)
-        return value
+        found[name] = round(statistics.median(milliseconds(stage, _REPEATS)), 2)
+        return stage()
 
     asked = timed("read the body", lambda: choose.parse(raw, None, LimitsConfig()))
     [request] = asked.lists

@@ -60,12 +60,7 @@ def lineage(found: dict[str, Stage], name: str) -> list[tuple[str, str]]:
 
 
 def problems(text: str, context: list[str]) -> Iterator[str]:
-    """Say what is wrong with a Dockerfile.
-
-    Args:
-        text: The Dockerfile.
-        context: Files that Docker would see, by their paths.
-    """
+    """Say what is wrong with a Dockerfile; `context` are the files that Docker would see, by their paths."""
     found = stages(text)
     for stage in found.values():
         if stage.base not in found and stage.base != "scratch" and not re.search(r"@sha256:[0-9a-f]{64}$", stage.base):
@@ -73,7 +68,7 @@ def problems(text: str, context: list[str]) -> Iterator[str]:
         for instruction, rest in stage.steps:
             if instruction == "COPY" and "--from=" not in rest:
                 for source in shlex.split(rest)[:-1]:
-                    if source != "." and not any(one == source or one.startswith(source) for one in context):
+                    if source != "." and not any(one.startswith(source) for one in context):
                         yield f"{stage.name}: COPY {source}: there is no such file, or .dockerignore leaves it out"
     for name in _FINAL:
         if name not in found:
@@ -114,11 +109,7 @@ def _ignored(path: str, patterns: list[str]) -> bool:
 
 
 def replay(flavour: str) -> int:
-    """Run the install steps of a flavour in a clean folder, and what it is then for.
-
-    Returns:
-        Exit status of the first step that fails, or 0.
-    """
+    """Run a flavour's install steps in a clean folder, and what it is then for; the first failure's exit status."""
     found = stages((ROOT / "Dockerfile").read_text())
     with tempfile.TemporaryDirectory(prefix="image-") as folder:
         application = Path(folder) / "app"
@@ -135,20 +126,16 @@ def replay(flavour: str) -> int:
         for instruction, rest in lineage(found, f"build-{flavour}"):
             if instruction == "COPY":
                 *sources, _ = shlex.split(rest)
-                _copy(sources, application)
+                for path in context():
+                    if any(source == "." or path.startswith(source) for source in sources):
+                        (application / path).parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copy(ROOT / path, application / path)
             elif instruction == "RUN" and "apt-get" not in rest and "prebuild" not in rest:
                 print(f"RUN {rest}", flush=True)
                 if status := _run(rest, application, environment):
                     return status
         serve = "PATH=.venv/bin:$PATH && reranker --version && reranker config check serve_config.yaml"
         return _run(serve, application, environment)
-
-
-def _copy(sources: list[str], target: Path) -> None:
-    for path in context():
-        if any(source == "." or path == source or path.startswith(source) for source in sources):
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, target / path)
 
 
 def _run(command: str, folder: Path, environment: dict[str, str]) -> int:

@@ -182,7 +182,7 @@ def _engines(fleet: Fleet, until_s: float) -> list[tuple[float, int]]:
 def burst() -> dict[str, Any]:
     """The trace that benchmarks/autoscaling plays on a live service, drawn many times; a replica starts in 9 s."""
     until_s, room, draws = float(trace.TRACE[-1][0]), ((1, 8), 9.0), 32
-    quick = {"look_s": 5, "up_s": 0, "down_s": 30}
+    quick: dict[str, Any] = {"look_s": 5, "up_s": 0, "down_s": 30}
     ways = {"ours": _ours(30, *room), "Ray's rule, its own delays, 2 shards": _rays(2, *room)} | {
         f"Ray's rule, {target} shards": _rays(target, *room, **quick) for target in (0.5, 0.75, 1, 1.25, 1.5, 2)
     }
