@@ -160,11 +160,7 @@ class Client:
         return answers
 
     async def at_moments(self, bodies: Sequence[bytes], moments_s: Sequence[float]) -> tuple[list[Answer], list[float]]:
-        """Send each list at its moment from now on, whatever the answers do.
-
-        Returns:
-            The answers, and how much later than planned each list was sent, in seconds.
-        """
+        """Send each list at its moment from now on, whatever the answers do; also, how many seconds late each was."""
         start_s = time.perf_counter()
         tasks: list[asyncio.Task[Answer]] = []
         late_s = []
@@ -240,14 +236,7 @@ class LoadGenerator:
         self._process.communicate()
 
     def run(self, url: str, protocol: Protocol, work: Workload, seed: str, max_pairs_per_s: float) -> dict[str, Any]:
-        """Send one load and wait for its end.
-
-        Returns:
-            What `Job.go` found out. (Any: JSON.)
-
-        Raises:
-            GeneratorError: It ended; the reason is on stderr.
-        """
+        """Send one load and wait for its end; what `Job.go` found out."""
         job = Job(url, protocol, work, seed, max_pairs_per_s)
         if self._process.stdin is None or self._process.stdout is None:
             raise GeneratorError("the load generator has no pipes. This is a bug.")

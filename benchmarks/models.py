@@ -47,12 +47,7 @@ SHAPE_NAMES = ("demo", *SHAPES)
 
 
 def checkpoint(shape: str, vocabulary: Vocabulary = "qwen") -> Path:
-    """The folder of a shape's checkpoint, or the demo model's.
-
-    Args:
-        shape: One of `SHAPE_NAMES`.
-        vocabulary: The tokenizer: Qwen's real one, or "bytes", where a token is a single byte.
-    """
+    """The folder of a shape's checkpoint; vocabulary "bytes": with a tokenizer whose tokens are single bytes."""
     if shape == "demo":
         return DEMO_MODEL
     settings = json.dumps([asdict(SHAPES[shape]), QWEN_VOCABULARY])

@@ -69,11 +69,7 @@ async def _lists_per_s(url: str, seconds: float) -> float:
 
 
 def measure(rounds: int, seconds: float, arms: tuple[str, ...]) -> dict[str, list[float]]:
-    """Start the services, and ask them in turns.
-
-    Returns:
-        Lists per second of each round, by arm.
-    """
+    """Start the services, and ask them in turns; lists per second of each round, by arm."""
     found: dict[str, list[float]] = {arm: [] for arm in arms}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.autoscaling.trace import TARGET_S, TRACE, engines_wanted
+from benchmarks.autoscaling import TARGET_S, TRACE, engines_wanted
 from benchmarks.models import SHAPES
 from benchmarks.results import RESULTS, read
 from benchmarks.serving.systems import OURS, PEER

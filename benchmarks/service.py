@@ -84,11 +84,7 @@ class Server:
         self.stop()
 
     def wait_until_ready(self, replicas: int = 0) -> None:
-        """Return once it is healthy, and /health counts so many replicas.
-
-        Raises:
-            ServiceError: It ended, or takes too long.
-        """
+        """Return once it is healthy, and /health counts so many replicas; ServiceError: it ended, or is too slow."""
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while not self._healthy(replicas):
             if self._process.poll() is not None or time.monotonic() > deadline_s:
@@ -111,11 +107,7 @@ class Server:
         return int(answer.json()["replicas"]) if answer.status_code == 200 else 0
 
     def scores(self, texts: TextList) -> tuple[list[float], int | None]:
-        """Rank one list: the scores in its order, and the prompts' tokens if it says so.
-
-        Raises:
-            ServiceError: It does not answer with a ranking.
-        """
+        """Rank one list: the scores in its order, and the prompts' tokens if it says so."""
         protocol = self.launch.protocol
         headers = {"Content-Type": "application/json"}
         answer = httpx.post(self.url + protocol.path, content=protocol.body(texts), headers=headers, timeout=600)
@@ -189,15 +181,9 @@ def configuration(args: dict[str, Any], checkout: Path = ROOT) -> dict[str, Any]
 def ours(
     config: dict[str, Any], name: str, *options: str, replicas: int | None = None, checkout: Path = ROOT, **more: Any
 ) -> Launch:
-    """Our service, as a user starts it: `reranker serve`.
+    """Our service, as a user starts it: `reranker serve`, from this checkout or another state of it.
 
-    Args:
-        config: Serve's configuration.
-        name: Of its file.
-        options: Of the command besides the configuration and the port.
-        replicas: Engine replicas. None: as many as the configuration says.
-        checkout: Another state of this repository, to compare with.
-        more: Other fields of the launch.
+    The configuration is Serve's; replicas None: as many engines as it says; `more` are other fields of the launch.
     """
     SCRATCH.mkdir(parents=True, exist_ok=True)
     path = SCRATCH / f"serve-{file_name(name)}.yaml"
@@ -218,14 +204,9 @@ def ours(
 def running(
     config: dict[str, Any], replicas: int, *, simulated: bool = True, name: str = "service", count: bool = True
 ) -> Iterator[Server]:
-    """Run our service for as long as the block lasts.
+    """Run our service while the block lasts, from when so many replicas can score.
 
-    Args:
-        config: Its `args`, or all of Serve's configuration.
-        replicas: Engine replicas that can score when the block begins.
-        simulated: Simulate the engines.
-        name: Of its log.
-        count: Start so many; False: as many as the configuration says.
+    The configuration is all of Serve's or its `args`; count False: it says itself how many replicas there are.
     """
     config = config if "applications" in config else configuration(config)
     options = ("--simulated",) if simulated else ()

@@ -49,13 +49,7 @@ def _prompts(model: Path, request: RankRequest) -> Shard:
 
 
 def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
-    """Milliseconds of each stage, the median of a few.
-
-    Args:
-        model: Whose tokenizer.
-        raw: A request's body.
-        replicas: Idle ones that it is planned for.
-    """
+    """Milliseconds of each stage of a body, planned for so many idle replicas: the median of a few."""
     found: dict[str, float] = {}
 
     def timed(name: str, stage: Callable[[], T]) -> T:

@@ -37,11 +37,7 @@ _NO_RANK = 1 << 31
 
 
 def packaged_ranks() -> Path:
-    """Where the installed `dashscope` has its vocabulary; the package is not imported.
-
-    Raises:
-        FileNotFoundError: It is not installed, or has no such file.
-    """
+    """Where the installed `dashscope` has its vocabulary; FileNotFoundError: it is not there. It is not imported."""
     try:
         path = Path(str(metadata.distribution("dashscope").locate_file(RANKS_IN_PACKAGE)))
     except metadata.PackageNotFoundError:
@@ -58,11 +54,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def build_tokenizer(ranks: dict[bytes, int]) -> str:
-    """The text of tokenizer.json.
-
-    Raises:
-        RuntimeError: It is not the published file.
-    """
+    """The text of tokenizer.json; RuntimeError: it is not the published file."""
     printable = _printable_bytes()
 
     def written(token: bytes) -> str:
@@ -123,12 +115,7 @@ def _last_merge(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json, and a tokenizer_config.json with which AutoTokenizer loads it as Qwen's.
-
-    Raises:
-        FileNotFoundError: `dashscope` is not installed, or has no vocabulary.
-        RuntimeError: Its vocabulary does not give the published tokenizer.
-    """
+    """Write tokenizer.json, and a tokenizer_config.json with which AutoTokenizer loads it as Qwen's."""
     text = build_tokenizer(read_ranks(packaged_ranks()))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8", newline="\n")

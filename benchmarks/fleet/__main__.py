@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks import autoscaling as trace
 from benchmarks import results
-from benchmarks.autoscaling import trace
 from benchmarks.fleet.simulation import SPEED, Fleet, Strategy
 from benchmarks.results import say
 from deployments.scaling import ReplicaScaling
@@ -49,15 +49,7 @@ def traffic(
     seed: int,
     sizes: Sequence[tuple[int, float]] = tuple(zip(SIZES, SHARES, strict=True)),
 ) -> None:
-    """Send lists at random moments.
-
-    Args:
-        fleet: Where to.
-        rate: Engines' worth of work that arrives at a moment.
-        until_s: When it ends.
-        seed: Of the draws; the same for every strategy.
-        sizes: Documents of a list, and the share of the lists that have so many.
-    """
+    """Send lists at random moments: so many engines' worth of work at a moment, of these sizes with their shares."""
     draw = random.Random(seed)
     tokens = MEAN_TOKENS * sum(size * share for size, share in sizes)
     numbers, shares = zip(*sizes, strict=True)

@@ -21,16 +21,7 @@ MAX_MEMORY_GROWTH = 1.05
 def record(
     system: str, number: int, workload: str, load: dict[str, Any], cpu_s: dict[str, float], others_cores: float
 ) -> Record:
-    """Make a record of what the load generator found.
-
-    Args:
-        system: Which.
-        number: Of the round, from 1.
-        workload: Which.
-        load: What `benchmarks.load` said.
-        cpu_s: Processor seconds that the system used meanwhile, by role.
-        others_cores: Cores that processes besides the system and the load generator used meanwhile.
-    """
+    """Make a record: of what the load generator said, and processor seconds by role and cores of others meanwhile."""
     rate = load["pairs"] / load["elapsed_s"]
     tokens = load["tokens_per_pair"]
     return {
@@ -128,13 +119,7 @@ def ratios(found: dict[str, dict[str, Any]], system: str, other: str) -> dict[st
 
 
 def limits(shape: str, found: dict[str, dict[str, Any]], ratio_of: dict[str, dict[str, float]]) -> list[Check]:
-    """Judge a shape by the limits of the issue that asked for this benchmark.
-
-    Args:
-        shape: Which.
-        found: What `summary` made.
-        ratio_of: Ours to the peer's, as `ratios` made them.
-    """
+    """Judge a shape by `summary` and by the `ratios` of ours to the peer's."""
 
     def limit(number: int, what: str, where: tuple[str, str], relation: Any, bound: float, reach: Any = None) -> Check:
         figure = ratio_of.get(where[0], {}).get(where[1])

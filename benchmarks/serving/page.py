@@ -53,15 +53,7 @@ def text(
     hops: Result | None = None,
     sweeps: dict[str, Result] | None = None,
 ) -> str:
-    """The page.
-
-    Args:
-        results: By shape.
-        variants: Runs over the peer's settings, by shape.
-        soaks: By shape.
-        hops: What each costs.
-        sweeps: Runs over our settings, by shape.
-    """
+    """The page: results, runs over the peer's settings, soaks and sweeps over our settings by shape, and the hops."""
     shapes = [shape for shape in (*SHAPES, "demo") if shape in results]
     drawn = [f"![{name}](../benchmarks/results/{file})" for file, name in _PLOTS.items() if (RESULTS / file).exists()]
     parts: dict[str, Iterable[str]] = {

@@ -131,12 +131,7 @@ class Rounds:
             contender.end()
 
     def run(self, workloads: Sequence[Workload], rounds: int, keep: Callable[[list[Record]], object]) -> list[Record]:
-        """Measure these workloads in so many rounds; `keep` gets all records so far after each system's turn.
-
-        Raises:
-            ServiceError: A required system does not start.
-            DisagreementError: A required system scores differently from the first.
-        """
+        """Measure these workloads in so many rounds; `keep` gets all records so far after each system's turn."""
         records: list[Record] = []
         warm_up = replace(workload("20x8", self._bench.shape), seconds=_WARM_UP_S)
         with LoadGenerator() as generator:

@@ -105,12 +105,9 @@ BEST = "docs"
 
 
 def ours(bench: Bench, variant: str = "", checkout: Path = ROOT) -> Launch:
-    """Our service with one engine replica.
+    """Our service with one engine replica, of this checkout or another state of it.
 
-    Args:
-        bench: What it serves.
-        variant: `key=value,…`: settings of the application besides the defaults, such as engine.max_batch_tokens=16384.
-        checkout: Another state of this repository, to compare with: `ours@/path/to/checkout`.
+    The variant is `key=value,…`: settings of the application, such as engine.max_batch_tokens=16384.
     """
     arguments: dict[str, Any] = {"model": {"name": "demo" if bench.shape == "demo" else str(bench.folder)}}
     arguments["cache"] = {"enabled": False}
@@ -257,11 +254,7 @@ def _ray_serve_llm(bench: Bench) -> Launch:
 
 
 def _python(environment: Path, module: str) -> str:
-    """The interpreter that can import a module: a peer environment's, else ours.
-
-    Raises:
-        ServiceError: None can.
-    """
+    """The interpreter that can import a module: a peer environment's, else ours."""
     reason = ""
     for python in (environment / "bin" / "python", Path(sys.executable)):
         if python.exists():
@@ -302,12 +295,7 @@ NAMES = (OURS, PEER, *_PEERS)
 
 
 def launch(system: str, bench: Bench) -> Launch:
-    """Describe the start of a system.
-
-    Raises:
-        ValueError: There is none of this name, or no such variant.
-        ServiceError: It is not installed here.
-    """
+    """Describe the start of a system; ValueError: there is none, ServiceError: it is not installed here."""
     name, _, variant = system.partition(":")
     name, _, checkout = name.partition("@")
     if name == OURS:

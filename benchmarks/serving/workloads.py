@@ -57,11 +57,7 @@ def only_ours(work: Workload) -> bool:
 
 
 def workload(name: str, shape: str, *, quick: bool = False) -> Workload:
-    """Find or make a workload: one of `NAMES`, or DOCUMENTSxCLIENTS; quick: a fifth of the time.
-
-    Raises:
-        ValueError: There is none of this name.
-    """
+    """Find or make a workload: one of `NAMES`, or DOCUMENTSxCLIENTS; quick: a fifth of the time."""
     pace = PACES[shape]
     special = next((one for one in _SPECIAL if one.name == name), None)
     if special is None:

@@ -48,11 +48,7 @@ def word_vector(token: str) -> Float64:
 
 
 def embed(tokenizer: Tokenizer, weights: TokenWeights, synonyms: Sequence[str]) -> tuple[Float64, float]:
-    """Build the embedding table, already rounded to bfloat16.
-
-    Returns:
-        Shape (vocabulary, HIDDEN), and the squared length that all its rows share.
-    """
+    """Build the table, rounded to bfloat16, shape (vocabulary, HIDDEN), and the squared length of all its rows."""
     vocabulary = spelling(tokenizer)
     table = np.zeros((len(vocabulary), layout.HIDDEN))
     leaders = read_synonyms(synonyms, tokenizer)

@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import re
+import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,18 +113,14 @@ def measure(ranker: Ranker, trials: Sequence[Trial]) -> Quality:
     for trial in trials:
         relevant, *others = ranker.scores(trial.query, trial.candidates)
         ranks.append(1 + sum(other >= relevant for other in others))
-    first = [float(rank == 1) for rank in ranks]
-    reciprocal = [1 / rank for rank in ranks]
-    return Quality(_mean(first), _mean(reciprocal), len(ranks), _standard_error(first), _standard_error(reciprocal))
+    top1, top1_error = _mean([float(rank == 1) for rank in ranks])
+    mrr, mrr_error = _mean([1 / rank for rank in ranks])
+    return Quality(top1, mrr, len(ranks), top1_error, mrr_error)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True, slots=True)

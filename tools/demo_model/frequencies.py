@@ -51,11 +51,8 @@ _PER = 100_000
 def document_rates(tokenizer: Tokenizer, texts: Texts, character_rates: Mapping[str, float]) -> list[float]:
     """Return, per token id, the share of texts that contain it, put together from all collections.
 
-    Args:
-        tokenizer: Trained; ids are its own.
-        texts: The collections.
-        character_rates: Share of running Chinese text per character; turned into the chance of at least one
-            occurrence in a Chinese window.
+    `character_rates` is the share of running Chinese text per character; it becomes the chance of at least one
+    occurrence in a Chinese window.
     """
     size = tokenizer.get_vocab_size()
     dictionary = [0.0] * size
@@ -97,11 +94,7 @@ def write_rates(path: Path, tokenizer: Tokenizer, rates: Sequence[float]) -> Non
 
 
 def read_rates(path: Path, tokenizer: Tokenizer) -> list[float]:
-    """Read the table back as shares in [0, 1], indexed by token id.
-
-    Raises:
-        ValueError: The table was counted with another tokenizer.
-    """
+    """Read the table as shares in [0, 1] by token id; ValueError: it was counted with another tokenizer."""
     vocabulary = spelling(tokenizer)
     rates = []
     for index, line in enumerate(path.read_text(encoding="utf-8").splitlines()):

@@ -49,12 +49,7 @@ class Scorer:
         return self.last_states(prompts) @ self._yes_minus_no
 
     def last_states(self, prompts: Sequence[Sequence[int]], *, before_norm: bool = False) -> torch.Tensor:
-        """Return the hidden state of each prompt's last token, shape (prompts, HIDDEN).
-
-        Args:
-            prompts: Token ids.
-            before_norm: Return what the final norm reads instead of what it writes.
-        """
+        """Return the last token's state of each prompt, (prompts, HIDDEN), after or before the final norm."""
         states = torch.zeros(len(prompts), self.model.config.hidden_size)
         kept: list[torch.Tensor] = []
         hook = self.model.model.norm.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
