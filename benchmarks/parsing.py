@@ -62,9 +62,7 @@ def main() -> None:
             escaped = f"{kind}, \\u-escaped" if ascii_only else kind
             print(f"| {count:,} | {escaped} | {len(raw) / 1e6:.1f} | {' | '.join(f'{one:.1f}' for one in reading)} |")
     print("\n| answer of 1,000 results | json | msgspec | orjson |\n|---|---|---|---|")
-    ranking = Ranking(
-        tuple(RankedDocument(index, index / 1_000, 0.0) for index in range(1_000)), (), 10, 1_000, 0, 0, 1, 1
-    )
+    ranking = Ranking(tuple(RankedDocument(index, index / 1_000, 0.0) for index in range(1_000)), prompt_tokens=10)
     for echo in (False, True):
         asked = parse(orjson.dumps({"query": "q", "documents": pieces(1_000), "return_documents": echo}), None, limits)
         answer = asked.write([ranking], Served("id", "demo", 0))

@@ -74,7 +74,6 @@ class EngineReplica:
         request_id.set(terms.request_id)  # each shard has a task of its own
         self._in_hand[terms.sender] += shard.work_tokens
         self._arrived_tokens += shard.work_tokens
-        shard = dataclasses.replace(shard, adapter=terms.adapter)
         try:
             scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
         except EngineFailedError:

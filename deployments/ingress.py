@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -22,7 +20,7 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
 from deployments.http.api import build_api
-from deployments.http.keys import ENVIRONMENT, Caller, Keyring, require_keys
+from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
 from deployments.http.listener import CancelledByClient, Listener, listen
 from deployments.http.observed import Observed
 from deployments.ledger import Bookkeeping
@@ -35,7 +33,6 @@ from deployments.ui.link import UILink
 from deployments.ui.visits import Head, Visit
 from reranker import metrics
 from reranker.cache.build import build_cache
-from reranker.cache.lookup import Lookup
 from reranker.cache.use import Use, report
 from reranker.config import RerankerConfig
 from reranker.dialects.base import JSON, Asked
@@ -43,16 +40,9 @@ from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
 from reranker.metrics.requests import record_request
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
-from reranker.ranking import pipeline
-from reranker.ranking.admission import Admission, Permit, PermitPart
-from reranker.ranking.scatter import Scatter
-from reranker.ranking.together import rank_all
+from reranker.ranking.ranker import Ranker
 from reranker.record import Timeline
-from reranker.types import Ranking, RankRequest
-
-_READ_ANYWAY_BYTES = 4 * 2**20
-"""A body up to this size is read and looked up even where there is no room: what is known is answered. That takes some
-20 ms at most; a larger one is refused unread, as all are without a cache."""
+from reranker.types import Caller, Ranking
 
 
 class Ingress:
@@ -87,13 +77,11 @@ class Ingress:
             Bookkeeping(metrics.INGRESS, self._look, keeps_copy=True) if config.observability.metrics else None
         )
         self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
-        self._renderer = PromptRenderer.of(checkpoint, config.model)
         self._fleet = RayFleet(engine)
         self._retriever = Retriever(search, config) if search is not None else None
         self.searches = search is not None
-        self._scatter = Scatter(self._fleet, config.scatter)
-        self._admission = Admission(config.admission, config.priorities)
         self._cache = build_cache(config, os.environ, self._recorder)
+        self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
         self._ui = UILink()
         cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, cluster)
@@ -125,52 +113,12 @@ class Ingress:
 
     def require_any_room(self, body_bytes: int) -> None:
         """See `Backend`."""
-        if self._cache is not None and body_bytes <= _READ_ANYWAY_BYTES:
-            return  # it may be known, and need no room
-        self._admission.require_any_room(body_bytes, self._fleet.board.elsewhere())
+        self._ranker.require_any_room(body_bytes)
 
     async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
         """See `Backend`."""
-        if not self._fleet.live_replicas:
-            await self._fleet.meet()
-        if not self._fleet.live_replicas:
-            self._fleet.wake()
-            raise NotReadyError
-        lists = asked.lists
-        if caller.priority == "bulk":
-            lists = tuple(replace(one, priority="bulk") for one in lists)
-            timeline.priority = "bulk"
-        timeout_s = self._config.limits.bounded_s(lists[0].timeout_s)
-        model = self._fleet.model if self._cache is not None else None
-
-        def look_up(request: RankRequest) -> AbstractAsyncContextManager[Lookup]:
-            return pipeline.look_up(request, self._cache, self._renderer, self._config, model, caller.name, timeline)
-
-        async def rank_one(request: RankRequest, permit: Permit | PermitPart) -> Ranking:
-            async with look_up(request) as lookup:
-                return await self._rank_one(request, permit, lookup, timeline)
-
-        @contextmanager
-        def let_in(body_bytes: int) -> Iterator[Permit]:
-            elsewhere = self._fleet.board.elsewhere()
-            with ExitStack() as entered:
-                with timeline.stage("admit"):
-                    asked_for = self._admission.permit(body_bytes, lists[0].priority, timeout_s, elsewhere)
-                    permit = entered.enter_context(asked_for)
-                yield permit
-
-        if len(lists) == 1:  # looked up first: what is known needs no leave
-            async with look_up(lists[0]) as lookup:
-                share = pipeline.share_to_score(lists[0], lookup)
-                with let_in(math.ceil(body_bytes * share)) as permit:
-                    return [await self._rank_one(lists[0], permit, lookup, timeline)]
-        with let_in(body_bytes) as permit:
-            return await rank_all(lists, permit, timeout_s, rank_one)
-
-    async def _rank_one(
-        self, request: RankRequest, permit: Permit | PermitPart, lookup: Lookup, timeline: Timeline
-    ) -> Ranking:
-        return await pipeline.rerank(request, permit, self._renderer, self._scatter, self._config, lookup, timeline)
+        await self._fleet.meet()
+        return await self._ranker.rank(asked.lists, caller, timeline)
 
     def _count(self, timeline: Timeline) -> None:
         record_request(self._recorder, timeline)
@@ -178,10 +126,10 @@ class Ingress:
     def _look(self) -> None:
         """Record what there is at this moment."""
         for gauge, value in (
-            (metrics.REQUESTS_IN_FLIGHT, self._admission.lists_in_flight),
-            (metrics.TOKENS_IN_FLIGHT, self._admission.tokens_in_flight),
-            (metrics.SHARDS_IN_FLIGHT, self._fleet.board.shards_in_flight),
-            (metrics.LIVE_REPLICAS, self._fleet.live_replicas),
+            (metrics.REQUESTS_IN_FLIGHT, self._ranker.admission.lists_in_flight),
+            (metrics.TOKENS_IN_FLIGHT, self._ranker.admission.tokens_in_flight),
+            (metrics.SHARDS_IN_FLIGHT, self._fleet.placement.shards_in_flight),
+            (metrics.LIVE_REPLICAS, self._fleet.placement.live_replicas),
         ):
             self._recorder.set(gauge, value)
 
@@ -201,16 +149,12 @@ class Ingress:
 
     async def load(self) -> JSON:
         """See `Backend`. Compares the books on the way."""
-        self._admission.check_integrity()
-        self._fleet.board.check_integrity()
-        self._scatter.check_integrity(self._admission.lists_in_flight)
-        if self._cache is not None:
-            self._cache.check_integrity()
+        self._ranker.check_integrity()
         replicas = await self._fleet.replica_loads()
         return {
-            "lists": self._admission.lists_in_flight,
-            "tokens": self._admission.tokens_in_flight,
-            "shards": self._fleet.board.shards_in_flight,
+            "lists": self._ranker.admission.lists_in_flight,
+            "tokens": self._ranker.admission.tokens_in_flight,
+            "shards": self._fleet.placement.shards_in_flight,
             "replicas": [{"name": name} | asdict(one) for name, one in sorted(replicas.items())],
         }
 
@@ -248,7 +192,7 @@ class Ingress:
 
     async def live_replicas(self) -> int:
         """See `Backend`."""
-        replicas = self._fleet.live_replicas
+        replicas = self._fleet.placement.live_replicas
         if not replicas:
             raise StartFailedError if await asyncio.to_thread(self._start_failed) else NotReadyError
         return replicas

@@ -1,7 +1,8 @@
-"""Keeps links and load board in step with Serve: a Ray Serve RequestRouter that routes hardly anything itself.
+"""Tells this process which engine replicas there are: a Ray Serve RequestRouter that routes hardly anything itself.
 
-Which replica gets a shard, the board says, and `fleet.py` sends it. Ray's default draws two replicas at random for each
-shard, and the shards of one list then land on the same replica more often than not.
+Placement chooses the replica of each shard, and `fleet.py` sends it. Ray's default draws two replicas at random for
+each shard, and the shards of one list then land on the same replica more often than not. A module of its own: Ray
+pickles it by value, so a variable here would exist twice.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from deployments.fleet import links_of
+from deployments.fleet import replicas_of
 from reranker.transport.address import ReplicaAddress
 from reranker.types import ReplicaLoad
 
@@ -27,9 +28,8 @@ class ShardRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
     def update_replicas(self, replicas: Sequence[RunningReplica]) -> None:
         """Take over the set of running replicas and their loads, pushed by Serve's controller."""
         super().update_replicas(replicas)
-        links = links_of(self._deployment_id.name)
         addresses = {one.replica_id.unique_id: ReplicaAddress.of_metadata(one.replica_metadata) for one in replicas}
-        links.update({name: address for name, address in addresses.items() if address is not None})
-        for replica in replicas:
-            if replica.routing_stats:
-                links.board.hear(replica.replica_id.unique_id, ReplicaLoad(**replica.routing_stats))
+        replicas_of(self._deployment_id.name).update(
+            {name: address for name, address in addresses.items() if address is not None},
+            {one.replica_id.unique_id: ReplicaLoad(**one.routing_stats) for one in replicas if one.routing_stats},
+        )

@@ -36,7 +36,6 @@ class Interval(NamedTuple):
 class Attempt:
     """One sending of a shard to one replica."""
 
-    request_id: str = ""
     hedge: bool = False
     """Sent while another one was under way, because that lagged."""
     replica: str = ""
@@ -55,7 +54,6 @@ class Attempt:
 class ShardRecord:
     """What became of one shard."""
 
-    request_id: str = ""
     pairs: int = 0
     tokens: int = 0
     """Its work, as `Shard.work_tokens` has it."""
@@ -72,7 +70,7 @@ class ShardRecord:
 
     def send(self, *, hedge: bool = False) -> Attempt:
         """Note that it is sent, now."""
-        attempt = Attempt(self.request_id, hedge)
+        attempt = Attempt(hedge)
         self.attempts.append(attempt)
         return attempt
 
@@ -170,9 +168,34 @@ class Timeline:
 
     def shard(self, pairs: int, tokens: int, document_of_pair: TokenArray) -> ShardRecord:
         """Begin the record of a shard."""
-        record = ShardRecord(self.request_id, pairs, tokens, document_of_pair)
+        record = ShardRecord(pairs, tokens, document_of_pair)
         self.shards.append(record)
         return record
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts that were answered for, remembered ones too: what the caller is billed."""
+        return sum(ranking.prompt_tokens for ranking in self.rankings)
+
+    @property
+    def pairs(self) -> int:
+        """Prompts sent to engines: documents, and windows of long ones; each once, however often it was sent."""
+        return sum(shard.pairs for shard in self.shards)
+
+    @property
+    def replicas(self) -> int:
+        """Distinct replicas that answered."""
+        return len({shard.replica for shard in self.shards} - {""})
+
+    @property
+    def retries(self) -> int:
+        """Sendings that followed a lost replica."""
+        return sum(not one.hedge for shard in self.shards for one in shard.attempts[1:])
+
+    @property
+    def hedges(self) -> int:
+        """Sendings beside one that lagged."""
+        return sum(one.hedge for shard in self.shards for one in shard.attempts)
 
     def end(self) -> None:
         """Note that the answer is out, or will not come."""

@@ -6,7 +6,7 @@ A list's prompts are flat token arrays, not lists of lists: one copy per shard, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
@@ -26,6 +26,27 @@ Priority: TypeAlias = Literal["interactive", "bulk"]
 """Class of a request: somebody waits for it, or a job that may take its time."""
 CacheMode: TypeAlias = Literal["off", "read", "refresh"]
 """What a request allows less than everything: neither use nor remember scores, only use them, only remember them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a request comes from, and what they may."""
+
+    name: str
+    """For logs and metrics; never the key."""
+    priority: Priority | None = None
+    """"bulk": all their requests are. Otherwise they choose."""
+    max_in_flight: int | None = None
+    """Requests at the same time, in one ingress replica."""
+    tokens_per_minute: int | None = None
+    """Prompt tokens, in one ingress replica."""
+    admin: bool = False
+    metrics: bool = False
+    """May read `GET /metrics`."""
+
+
+ANONYMOUS = Caller("anonymous")
+"""Everybody, where there are no keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,38 +150,28 @@ class RenderedList:
 
 @dataclass(frozen=True, slots=True)
 class ShardTerms:
-    """How one shard is to be treated on its way.
+    """How one shard is to be treated in the replica that gets it."""
 
-    Attributes:
-        assignment: Number under which the router finds what it has to know about this shard.
-        weight: Share of the engine against other lists: twice the weight, twice the share.
-        timeout_s: Seconds the replica has; what is not scored by then comes back unscored.
-        sender: Name of the load board it is booked on.
-        request_id: The request it is a part of; for logs.
-        adapter: The shard's.
-    """
-
-    assignment: int = 0
     weight: float = 1.0
+    """Share of the engine against other lists: twice the weight, twice the share."""
     timeout_s: float | None = None
+    """Seconds the replica has; what is not scored by then comes back unscored."""
     sender: str = ""
+    """Who counts it as its own: `Placement.sender`."""
     request_id: str = ""
-    adapter: str = ""
+    """The request it is a part of; for logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """What a replica has to do, and how fast it does it.
-
-    Attributes:
-        pending_tokens: Work tokens of the pairs in its engine, waiting or being computed.
-        tokens_per_s: Work tokens it finishes in a second of work, lately. None: not known yet.
-        in_hand: Work tokens of the shards it has not answered yet, by who sent them. None: it does not say.
-    """
+    """What a replica has to do, and how fast it does it."""
 
     pending_tokens: int = 0
+    """Work tokens of the pairs in its engine, waiting or being computed."""
     tokens_per_s: float | None = None
-    in_hand: Mapping[str, int] | None = None
+    """Work tokens it finishes in a second of work, lately. None: not known yet."""
+    in_hand: Mapping[str, int] = field(default_factory=dict)
+    """Work tokens of the shards it has not answered yet, by who sent them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,35 +261,24 @@ class ExcludedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A whole list, scored, best first, without what the rules exclude, cut to top_n; and what it took."""
+    """A whole list, scored, best first, without what the rules exclude, cut to top_n.
 
-    results: tuple[RankedDocument, ...]
-    excluded: tuple[ExcludedDocument, ...]
-    prompt_tokens: int
-    pairs: int
-    """Prompts that engines scored for this list: documents, and windows of long ones."""
-    truncated_documents: int
-    windowed_documents: int
+    What it took (shards, replicas, retries, hedges) is in the request's record.
+    """
+
+    results: tuple[RankedDocument, ...] = ()
+    excluded: tuple[ExcludedDocument, ...] = ()
+    prompt_tokens: int = 0
+    truncated_documents: int = 0
+    windowed_documents: int = 0
     """Documents that took more than one prompt."""
-    shards: int
-    replicas: int
-    """Distinct replicas that worked on the list."""
     unscored: tuple[int, ...] = ()
     """Documents that time did not suffice for, by index; only with `allow_partial`."""
     deduplicated_pairs: int = 0
     """Prompts not scored because the list repeats their documents."""
-    retries: int = 0
-    """Shards sent again because a replica was lost."""
-    hedges: int = 0
-    """Shards sent a second time because a replica lagged behind."""
     cached_documents: int = 0
     """Distinct documents whose score was remembered."""
     missed_documents: int = 0
     """Distinct documents whose score was looked for in vain."""
     coalesced_documents: int = 0
     """Distinct documents that another list was having scored."""
-
-    @classmethod
-    def nothing(cls) -> Self:
-        """Of a list without documents."""
-        return cls((), (), 0, 0, 0, 0, 0, 0)

@@ -19,7 +19,7 @@ from benchmarks.fleet.simulation import SPEED, Fleet, Strategy
 from benchmarks.results import say
 from deployments.scaling import ReplicaScaling
 from reranker.config import PlanningConfig, ScalingConfig
-from reranker.ranking.placement import LoadBoard, Route
+from reranker.ranking.placement import Placement, Route
 from reranker.ranking.planning import most_shards, plan
 
 RESULTS = results.RESULTS / "fleet.json"
@@ -234,17 +234,17 @@ def router() -> dict[str, Any]:
     pairs = [MEAN_TOKENS] * 100
     for replicas in (10, 100, 1_000):
         names = [f"replica-{number}" for number in range(replicas)]
-        board = LoadBoard(seed=1)
-        board.set_live(names)
+        placement = Placement(seed=1)
+        placement.set_live(names)
         took_ms = []
         for _ in range(30):
             started_s = time.perf_counter()
-            survey = board.survey(most_shards(pairs, PlanningConfig()))
-            shards = plan(pairs, survey.loads, PlanningConfig())
+            shortlist = placement.shortlist(most_shards(pairs, PlanningConfig()))
+            shards = plan(pairs, shortlist.loads, PlanningConfig())
             route_of = Counter[str]()
             for indices in shards:
-                with board.shard(Route(route_of, survey.names), len(indices) * MEAN_TOKENS) as assignment:
-                    board.choose(assignment.number, names)
+                with placement.send(Route(route_of, shortlist.replicas), len(indices) * MEAN_TOKENS):
+                    pass
             took_ms.append((time.perf_counter() - started_s) * 1e3)
         found[str(replicas)] = {"ms_per_list": round(statistics.median(took_ms), 2), "shards": len(shards)}
         say(f"{replicas} replicas: {found[str(replicas)]}")

@@ -1,6 +1,6 @@
 """The imagined fleet: engines that compute in steps, ingresses that cut and place lists, failures, model loads.
 
-What decides is the service's own code, imported: `planning.plan`, `placement.LoadBoard`, `engine.fairness.FairQueue`,
+What decides is the service's own code, imported: `planning.plan`, `placement.Placement`, `engine.fairness.FairQueue`,
 `scaling.ReplicaScaling`. What is imagined is time: an engine's step, a hop, a model's load.
 """
 
@@ -13,12 +13,12 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deployments.scaling import ReplicaScaling, Report
 from reranker.config import PlanningConfig, PrioritiesConfig
 from reranker.engine.fairness import FairQueue, Turn
-from reranker.ranking.placement import Assignment, LoadBoard, Route
+from reranker.ranking.placement import Placement, Route
 from reranker.ranking.planning import most_shards, plan
 from reranker.types import ReplicaLoad
 
@@ -43,14 +43,14 @@ class RankedList:
 
 @dataclass(slots=True, eq=False)
 class MovingShard:
-    """A shard: its list, its pairs, and the books on it."""
+    """A shard: its list, its pairs, and its sending."""
 
     of: RankedList
     costs: Sequence[int]
     route: Route
     ingress: int
     left: int = 0
-    books: AbstractContextManager[Assignment] | None = None
+    sending: AbstractContextManager[str] | None = None
 
     @property
     def tokens(self) -> int:
@@ -107,7 +107,7 @@ class Fleet:
         self._slow_share = slow_share
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._boards = [LoadBoard(lambda: self.now_s, seed + number) for number in range(ingresses)]
+        self._placements = [Placement(lambda: self.now_s, seed + number) for number in range(ingresses)]
         self._ongoing = [Counter[str]() for _ in range(ingresses)]
         self._turns = [self.random.randrange(1_000) for _ in range(ingresses)]
         self.live: dict[str, Replica] = {}
@@ -136,31 +136,33 @@ class Fleet:
     def send(self, pair_tokens: Sequence[int]) -> None:
         """A list arrives at one of the ingresses."""
         ranked = RankedList(self.now_s, pair_tokens)
-        ingress = self.random.randrange(len(self._boards))
-        survey = self._boards[ingress].survey(most_shards(pair_tokens, _PLANNING))
+        ingress = self.random.randrange(len(self._placements))
+        shortlist = self._placements[ingress].shortlist(most_shards(pair_tokens, _PLANNING))
         whole = [tuple(range(len(pair_tokens)))]
-        shards = plan(pair_tokens, survey.loads or [0], _PLANNING) if self.strategy.split else whole
+        shards = plan(pair_tokens, shortlist.loads or [0], _PLANNING) if self.strategy.split else whole
         ranked.left = len(shards)
         used = Counter[str]()
         for indices in shards:
             costs = [pair_tokens[index] for index in indices]
-            self._place(MovingShard(ranked, costs, Route(used, survey.names), ingress))
+            self._place(MovingShard(ranked, costs, Route(used, shortlist.replicas), ingress))
 
     def _place(self, shard: MovingShard) -> None:
         if not self._names:
             self._waiting.append(shard)
             return
-        board = self._boards[shard.ingress]
-        shard.books = board.shard(shard.route, shard.tokens)
-        number = shard.books.__enter__().number
-        name = self._choose(shard, board, number)
+        route = shard.route
+        if (chosen := self._chosen(shard)) is not None:
+            route = replace(route, shortlist=[chosen], tried=set())
+        shard.sending = self._placements[shard.ingress].send(route, shard.tokens)
+        name = shard.sending.__enter__()
         self._ongoing[shard.ingress][name] += 1
         self.at(self.now_s + HOP_S, lambda: self._arrive(shard, name))
 
-    def _choose(self, shard: MovingShard, board: LoadBoard, number: int) -> str:
+    def _chosen(self, shard: MovingShard) -> str | None:
+        """Choose as the strategy does. None: the service's own placement chooses."""
         placement = self.strategy.placement
         if placement == "ours":
-            return board.choose(number, self._names)
+            return None
         if placement == "round robin":
             self._turns[shard.ingress] += 1
             return self._names[self._turns[shard.ingress] % len(self._names)]
@@ -179,16 +181,16 @@ class Fleet:
         replica.shards.add(shard)
         replica.pending += shard.tokens
         replica.arrived += shard.tokens
-        replica.in_hand[self._boards[shard.ingress].name] += shard.tokens
+        replica.in_hand[self._placements[shard.ingress].sender] += shard.tokens
         replica.queue.push(shard, shard.costs, _WEIGHT)
         if not replica.stepping:
             self._step(replica)
 
     def _close(self, shard: MovingShard, name: str) -> None:
         self._ongoing[shard.ingress][name] -= 1
-        if shard.books is not None:
-            shard.books.__exit__(None, None, None)
-            shard.books = None
+        if shard.sending is not None:
+            shard.sending.__exit__(None, None, None)
+            shard.sending = None
 
     def _step(self, replica: Replica) -> None:
         batch: list[Turn[MovingShard]] = []
@@ -212,12 +214,12 @@ class Fleet:
             shard.left -= 1
             if not shard.left:
                 replica.shards.discard(shard)
-                replica.in_hand[self._boards[shard.ingress].name] -= shard.tokens
+                replica.in_hand[self._placements[shard.ingress].sender] -= shard.tokens
                 self.at(self.now_s + HOP_S, lambda shard=shard: self._answered(shard, replica))  # type: ignore[misc]
         self._step(replica)
 
     def _answered(self, shard: MovingShard, replica: Replica) -> None:
-        self._boards[shard.ingress].hear(replica.name, replica.load())
+        self._placements[shard.ingress].note_load(replica.name, replica.load())
         self._close(shard, replica.name)
         shard.of.left -= 1
         if not shard.of.left:
@@ -226,8 +228,8 @@ class Fleet:
 
     def _tell_all(self) -> None:
         for replica in self.live.values():
-            for board in self._boards:
-                board.hear(replica.name, replica.load())
+            for placement in self._placements:
+                placement.note_load(replica.name, replica.load())
         self.at(self.now_s + 1, self._tell_all)
 
     def _add(self) -> None:
@@ -272,8 +274,8 @@ class Fleet:
 
     def _update(self) -> None:
         self._names = [name for name, replica in self.live.items() if not replica.leaving]
-        for board in self._boards:
-            board.set_live(self._names)
+        for placement in self._placements:
+            placement.set_live(self._names)
         while self._names and self._waiting:
             self._place(self._waiting.popleft())
 

@@ -46,7 +46,8 @@ def run(*, quick: bool) -> None:
     for size in SIZES:
         raw = Lists(0).body(size, _WORDS)
         shards = shards_of(checkpoint, raw)
-        sizes[size] |= {"request": len(raw), "shards": sum(len(bytes(of_shard(one, ShardTerms()))) for one in shards)}
+        packed = sum(len(bytes(of_shard(0, one, ShardTerms()))) for one in shards)
+        sizes[size] |= {"request": len(raw), "shards": packed}
         hops = _hops(found[size], stages_ms(checkpoint, raw, replicas=1))
         result["lists"][str(size)] = {"hops_ms": hops, "bytes": sizes[size], "measured_ms": found[size]}
     out = SCRATCH / OUT.name if quick else OUT

@@ -13,9 +13,9 @@ from reranker.config import EmbeddingConfig, RerankerConfig
 from reranker.engine.base import Engine
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer
-from reranker.ranking.placement import Route, Survey
+from reranker.ranking.placement import Placement
 from reranker.search.simulated import SIMULATED, vectors
-from reranker.types import FloatArray, Shard, ShardScores
+from reranker.types import FloatArray, Shard, ShardScores, ShardTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +32,21 @@ class LocalReranker:
 
 
 class LocalFleet:
-    """One engine in this process, as a fleet of one. See `reranker.ranking.scatter.Fleet`."""
+    """One engine in this process, as a fleet of one. A `scatter.Fleet`."""
 
     def __init__(self, engine: Engine) -> None:
         """Send shards to this engine."""
         self._engine = engine
+        self.placement = Placement()
+        self.placement.set_live(["local"])
 
-    live_replicas = 1
+    async def ready(self) -> None:
+        """It always is."""
 
-    def survey(self, shards: int) -> Survey:
-        """One replica."""
-        return Survey(["local"], [self._engine.load.pending_tokens])
-
-    async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
+    async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Score one shard here."""
-        return ShardScores(await self._engine.score_within(shard, weight, timeout_s), "local", self._engine.load)
+        scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
+        return ShardScores(scores, replica, self._engine.load)
 
 
 def load_config(path: Path, model: str | None = None) -> RerankerConfig:

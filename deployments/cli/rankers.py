@@ -16,10 +16,9 @@ from deployments.cli.local import LocalFleet, LocalReranker, load_config, open_l
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError, RerankerError
-from reranker.ranking import pipeline
-from reranker.ranking.admission import Admission
-from reranker.ranking.scatter import Scatter
-from reranker.types import Ranking, RankRequest, ReplicaLoad
+from reranker.ranking.ranker import Ranker as ListRanker
+from reranker.record import Timeline
+from reranker.types import ANONYMOUS, RankRequest
 
 PART_DOCUMENTS = 256
 """Documents per request: the progress bar moves, and no service limit on a list is met."""
@@ -151,16 +150,15 @@ def progress(total: int) -> Iterator[Callable[[int], object]]:
 
 
 class _LocalRanker:
-    """An engine here, behind the pipeline of the service."""
+    """An engine here, behind the `Ranker` of the service."""
 
     def __init__(self, config: RerankerConfig, adapter: str) -> None:
         self._adapter = adapter
         limits = config.limits.model_copy(update={"timeout_s": _NO_DEADLINE_S})
-        self._config = config.model_copy(update={"limits": limits})
         self._runner = asyncio.Runner()
         self._local = _load(config)
-        self._admission = Admission(config.admission, config.priorities)
-        self._scatter = Scatter(LocalFleet(self._local.engine), config.scatter)
+        config = config.model_copy(update={"limits": limits})
+        self._ranker = ListRanker(config, self._local.renderer, LocalFleet(self._local.engine))
 
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
@@ -168,12 +166,8 @@ class _LocalRanker:
         request = RankRequest(
             query, tuple(documents), instruction=instruction or None, top_n=top_n, model=self._adapter or None
         )
-        results = self._runner.run(self._rank(request)).results
-        return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in results]
-
-    async def _rank(self, request: RankRequest) -> Ranking:
-        with self._admission.permit(1, request.priority, _NO_DEADLINE_S, ReplicaLoad()) as permit:  # alone here
-            return await pipeline.rerank(request, permit, self._local.renderer, self._scatter, self._config)
+        [ranking] = self._runner.run(self._ranker.rank([request], ANONYMOUS, Timeline()))
+        return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in ranking.results]
 
     def close(self) -> None:
         self._runner.close()

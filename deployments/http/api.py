@@ -17,7 +17,7 @@ from starlette.routing import Match, Route
 from deployments.http import openapi
 from deployments.http.cache_routes import CacheBackend, add_cache_routes
 from deployments.http.guard import Guard
-from deployments.http.keys import Caller, Keyring
+from deployments.http.keys import Keyring
 from deployments.http.metrics_routes import MetricsBackend, add_metrics_routes
 from deployments.http.quota import Quotas
 from deployments.http.reading import read_body
@@ -31,7 +31,7 @@ from reranker.dialects.envelope import IGNORED_HEADER, TIMEOUT_HEADER, Problem, 
 from reranker.errors import NotReadyError, RerankerError
 from reranker.record import Timeline
 from reranker.search import dialect as search
-from reranker.types import Ranking
+from reranker.types import Caller, Ranking
 
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
 """What Ray Serve's own proxy obeys; for clients that send it."""
@@ -121,7 +121,7 @@ def build_api(backend: Backend, limits: LimitsConfig, keys: Keyring) -> FastAPI:
                 if asked.to_rank:
                     timeline.rankings = rankings = await backend.rank(asked, size_bytes, caller, timeline)
                 else:
-                    rankings = [Ranking.nothing()]
+                    rankings = [Ranking()]
             except RerankerError as error:
                 timeline.error = error.code
                 refused = refusal(error, asked.dialect if asked else dialect)

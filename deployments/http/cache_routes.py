@@ -8,10 +8,10 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from deployments.http import openapi
-from deployments.http.keys import Caller
 from deployments.http.replies import reply
 from reranker.dialects.base import JSON
 from reranker.errors import ForbiddenError
+from reranker.types import Caller
 
 
 class CacheBackend(Protocol):

@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, Validat
 from reranker.config import AccessConfig
 from reranker.config.base import Group
 from reranker.errors import ConfigurationError, UnauthorizedError
-from reranker.types import Priority
+from reranker.types import ANONYMOUS, Caller, Priority
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +29,6 @@ ENVIRONMENT = "RERANKER_API_KEYS"
 """Variable with keys: a file's content, or one key, or several with commas between them."""
 _DIGEST_PREFIX = "sha256:"
 _LOOK_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who a request comes from, and what they may."""
-
-    name: str
-    """For logs and metrics; never the key."""
-    priority: Priority | None = None
-    """"bulk": all their requests are. Otherwise they choose."""
-    max_in_flight: int | None = None
-    """Requests at the same time, in one ingress replica."""
-    tokens_per_minute: int | None = None
-    """Prompt tokens, in one ingress replica."""
-    admin: bool = False
-    metrics: bool = False
-    """May read `GET /metrics`."""
-
-
-ANONYMOUS = Caller("anonymous")
-"""Everybody, where there are no keys."""
 
 
 class KeySettings(Group):

@@ -10,10 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from deployments.http import openapi
-from deployments.http.keys import Caller, Keyring
+from deployments.http.keys import Keyring
 from reranker.errors import ForbiddenError
 from reranker.metrics import COUNTED
 from reranker.metrics.exposition import CONTENT_TYPE, exposition
+from reranker.types import Caller
 
 
 class MetricsBackend(Protocol):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from deployments.http.keys import Caller
 from reranker.errors import QuotaExceededError
+from reranker.types import Caller
 
 _MINUTE_S = 60.0
 

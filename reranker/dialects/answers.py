@@ -36,25 +36,25 @@ def usage_of(rankings: Sequence[Ranking]) -> dict[str, int]:
     }
 
 
-def meta_of(asked: Asked, rankings: Sequence[Ranking]) -> dict[str, Any]:
+def meta_of(asked: Asked, rankings: Sequence[Ranking], served: Served) -> dict[str, Any]:
     """Cohere's `meta`, and how the lists were scored."""
     return {
         "api_version": {"version": "1"},
         "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in asked.lists)},
         "tokens": {"input_tokens": sum(one.prompt_tokens for one in rankings), "output_tokens": 0},
-        "pairs": sum(one.pairs for one in rankings),
+        "pairs": served.timeline.pairs,
         "truncated_documents": sum(one.truncated_documents for one in rankings),
-        "shards": sum(one.shards for one in rankings),
-        "replicas": max(one.replicas for one in rankings),
-        "retries": sum(one.retries for one in rankings),
-        "hedges": sum(one.hedges for one in rankings),
+        "shards": len(served.timeline.shards),
+        "replicas": served.timeline.replicas,
+        "retries": served.timeline.retries,
+        "hedges": served.timeline.hedges,
     }
 
 
 def timings_of(asked: Asked, served: Served) -> dict[str, Any]:
     """What happened to the list until now and who scored it, if that was asked for."""
     timeline = served.timeline
-    if timeline is None or not asked.body.timings:
+    if not asked.body.timings:
         return {}
     return {"timings": stages_of(timeline) | {"shards": _shards_of(timeline)}}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from reranker.dialects.envelope import Problem
@@ -23,7 +23,7 @@ class Served:
     model: str
     created_s: int
     """Unix time."""
-    timeline: Timeline | None = None
+    timeline: Timeline = field(default_factory=Timeline)
     """What happened so far, for those who ask for `timings`."""
 
 

@@ -59,7 +59,7 @@ def writer(echo: Callable[[Item, str], JSON]) -> Callable[[Asked, Sequence[Ranki
             if body.return_documents:  # left out otherwise, never null: several clients break on null
                 result["document"] = echo(body.documents[ranked.index], request.documents[ranked.index])
             results.append(result | marks_of(ranked))
-        numbers = {"usage": usage_of(rankings), "meta": meta_of(asked, rankings)}
+        numbers = {"usage": usage_of(rankings), "meta": meta_of(asked, rankings, served)}
         left = left_out(ranking) | timings_of(asked, served)
         return head_of("rerank", served) | {"results": results} | numbers | left
 

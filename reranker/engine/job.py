@@ -30,7 +30,7 @@ class Job:
         # The rest belongs to the engine's thread.
         self.head: list[int] = shard.head.tolist()
         self.tail: list[int] = shard.tail.tolist()
-        self.costs: list[int] = (np.diff(shard.offsets) + len(self.tail)).tolist()
+        self.costs = shard.pair_tokens
         if self.costs:
             self.costs[0] += len(self.head)  # computed once; the other pairs find it in the prefix cache
         self.stepping: set[int] = set()  # numbers of its pairs that the stepper has

@@ -6,20 +6,20 @@ constant; what these are is the template's business. Only documents are ever cut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
-from reranker.config import ModelConfig
+from reranker.config import LongDocumentsConfig, ModelConfig
 from reranker.errors import QueryTooLongError
 from reranker.model.checkpoint import Checkpoint
-from reranker.model.families import PairTemplate, Qwen3Template, Template
-from reranker.types import LongDocuments, RenderedList, Shard, TokenArray, TruncationSide
+from reranker.model.families import Qwen3Template, Template
+from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, TokenArray, TruncationSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,18 @@ class CuttingPolicy:
     """None: as many as the prompt has room for."""
     overlap_tokens: int = 0
     max_windows: int = 1
+
+    @classmethod
+    def of(cls, request: RankRequest, config: LongDocumentsConfig) -> Self:
+        """The request's wishes where it has any, the configuration's elsewhere."""
+        return cls(
+            mode=request.long_documents or config.mode,
+            side=request.truncation_side or config.truncation_side,
+            max_document_tokens=request.max_document_tokens,
+            window_tokens=config.window_tokens,
+            overlap_tokens=config.overlap_tokens if request.overlap_tokens is None else request.overlap_tokens,
+            max_windows=min(request.max_windows or config.max_windows, config.max_windows),
+        )
 
     def cut(self, tokens: int, room: int) -> Cut:
         """Decide what of a document is scored.
@@ -100,7 +112,7 @@ class PromptRenderer:
         folder: Path,
         max_pair_tokens: int,
         default_instruction: str,
-        template: Literal["qwen3", "pair"] = "qwen3",
+        template: Callable[[Path], Template] = Qwen3Template,
     ) -> None:
         """Load `tokenizer.json` from a model's folder.
 
@@ -114,7 +126,7 @@ class PromptRenderer:
             UnsupportedModelError: The tokenizer does not fit the template.
         """
         self._tokenizer_digest = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
-        self._template: Template = Qwen3Template(folder) if template == "qwen3" else PairTemplate(folder)
+        self._template = template(folder)
         self._max_pair_tokens = max_pair_tokens
         self._default_instruction = default_instruction
 

@@ -16,11 +16,10 @@ import numpy as np
 from reranker.config import RerankerConfig
 from reranker.engine.base import Engine
 from reranker.errors import InvalidRequestError, QueryTooLongError
-from reranker.model.prompt import PromptRenderer
+from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.offline.meter import Busy, Spent
 from reranker.offline.rows import Problem, Row, RowScore
 from reranker.ranking import scoring
-from reranker.ranking.pipeline import cutting_policy
 from reranker.types import RankRequest, RenderedList
 
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 512, 2_000_000
@@ -68,7 +67,7 @@ class PartitionScorer:
         self.busy = Busy()
         self._engine, self._renderer, self._adapter = engine, renderer, adapter
         self._instruction = config.model.instruction_text(instruction)
-        self._cutting = cutting_policy(RankRequest("", ()), config.long_documents)
+        self._cutting = CuttingPolicy.of(RankRequest("", ()), config.long_documents)
         self._aggregate = config.long_documents.aggregate
 
     async def score(

@@ -1,7 +1,7 @@
 """Send the shards of one list, and see to it that each is answered. Knows neither Ray nor HTTP.
 
-Again elsewhere when a replica is lost, a second time when one lags far behind, not at all once time is up; and no task
-is left behind by any of it.
+A shard goes elsewhere when its replica is lost, to a second replica when one lags far behind, and nowhere once time is
+up. No task is left behind by any of it.
 """
 
 from __future__ import annotations
@@ -11,39 +11,31 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from reranker.config import ScatterConfig
 from reranker.errors import EngineFailedError, ReplicaLostError
-from reranker.ranking.placement import Route, Survey
+from reranker.ranking.placement import Placement, Route
 from reranker.record import Attempt, ShardRecord
-from reranker.types import Shard, ShardScores
+from reranker.types import Shard, ShardScores, ShardTerms
 
 _LEAST_LAG_S = 0.05
 """A shard is not late before it took so long, however quick its siblings were: that much is noise."""
 
 
 class Fleet(Protocol):
-    """The replicas, seen as one."""
+    """The replicas, and how to reach them."""
 
-    @property
-    def live_replicas(self) -> int:
-        """How many can take a shard."""
+    placement: Placement
+    """What each has to do; kept up with the replicas that are live."""
+
+    async def ready(self) -> None:
+        """Wait until a replica is live."""
         ...
 
-    def survey(self, shards: int) -> Survey:
-        """Show a list that may be cut into so many shards the replicas it may go to; none: there is none."""
-        ...
-
-    async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
-        """Score one shard on the replica that suits it best; cancelling it stops the work there.
-
-        Args:
-            shard: The pairs.
-            weight: Share of the engine against other lists.
-            timeout_s: Seconds until the answer is due, with what is scored by then.
-            route: Where it may go; says afterwards where it went.
+    async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
+        """Have a live replica score a shard; cancelling the call stops the work there.
 
         Raises:
             EngineFailedError: The replica was lost; another can score the shard.
@@ -52,14 +44,19 @@ class Fleet(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Gathered:
-    """What came back for one list."""
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """How the shards of one list are to be sent."""
 
-    answers: list[ShardScores | None]
-    """By shard. None: not in time."""
-    retries: int = 0
-    hedges: int = 0
+    deadline_s: float
+    """On the running event loop's clock."""
+    weight: float = 1.0
+    """Share of the engines against other lists."""
+    allow_partial: bool = False
+    """When time is up, give what is there instead of failing."""
+    shortlist: Sequence[str] = ()
+    """The replicas that the list was offered. Empty: any."""
+    request_id: str = ""
 
 
 class Scatter:
@@ -72,47 +69,39 @@ class Scatter:
             fleet: Where to send shards.
             config: How often.
         """
-        self.fleet, self.config = fleet, config
+        self.fleet, self.placement, self.config = fleet, fleet.placement, config
         self.retries = Budget(config.retry_ratio, config.retry_burst)
         self.hedges = Budget(config.hedge_ratio, math.ceil(100 * config.hedge_ratio))
-        self._running: set[_Run] = set()
+        self._running: set[_Gathering] = set()
 
     async def gather(
-        self,
-        shards: Sequence[Shard],
-        *,
-        weight: float,
-        deadline_s: float,
-        allow_partial: bool,
-        among: Sequence[str] = (),
-        records: Sequence[ShardRecord] | None = None,
-    ) -> Gathered:
+        self, shards: Sequence[Shard], records: Sequence[ShardRecord], dispatch: Dispatch
+    ) -> list[ShardScores | None]:
         """Have every shard scored; or, once time is up, as many as there are if partial answers are wanted.
 
         Args:
             shards: Of one list, the heaviest first.
-            weight: Share of the engines against other lists.
-            deadline_s: On the running event loop's clock.
-            allow_partial: When time is up, give what is there instead of failing.
-            among: The replicas that the list was shown. None: any.
-            records: Where to note what becomes of each shard. None: nowhere.
+            records: Where to note what becomes of each.
+            dispatch: How to send them.
+
+        Returns:
+            The answers, by shard. None: not in time.
 
         Raises:
             TimeoutError: Time was up.
             ServiceError: A shard could not be scored anywhere; the others are cancelled.
         """
-        records = [ShardRecord() for _ in shards] if records is None else records
-        run = _Run(self, shards, records, among, weight, deadline_s, allow_partial=allow_partial)
-        self._running.add(run)
+        gathering = _Gathering(self, shards, records, dispatch)
+        self._running.add(gathering)
         try:
-            await run.until_answered()
+            await gathering.until_answered()
         except TimeoutError:
-            if not allow_partial:
+            if not dispatch.allow_partial:
                 raise
         finally:
-            self._running.discard(run)  # first: a second cancellation ends the wait below
-            await run.stop()
-        return Gathered([one.answer for one in run.shards], run.retries, run.hedges)
+            self._running.discard(gathering)  # first: a second cancellation ends the wait below
+            await gathering.stop()
+        return [one.answer for one in gathering.shards]
 
     def check_integrity(self, lists_in_flight: int) -> None:
         """Raise RuntimeError if anything is being sent while no list is in flight; a list may come in portions."""
@@ -127,7 +116,6 @@ class _Shard:
     shard: Shard
     route: Route
     record: ShardRecord
-    sent: int = 0
     sent_s: float = 0.0
     attempts: dict[asyncio.Task[ShardScores], Attempt] = field(default_factory=dict)
     answer: ShardScores | None = None
@@ -135,31 +123,21 @@ class _Shard:
     hedged: bool = False
 
 
-class _Run:
-    """One list."""
+class _Gathering:
+    """The shards of one list, until all are answered."""
 
     def __init__(
-        self,
-        scatter: Scatter,
-        shards: Sequence[Shard],
-        records: Sequence[ShardRecord],
-        among: Sequence[str],
-        weight: float,
-        deadline_s: float,
-        *,
-        allow_partial: bool,
+        self, scatter: Scatter, shards: Sequence[Shard], records: Sequence[ShardRecord], dispatch: Dispatch
     ) -> None:
         used: Counter[str] = Counter()
         pairs = zip(shards, records, strict=True)
-        self.shards = [_Shard(shard, Route(used, among), record) for shard, record in pairs]
-        self.retries = self.hedges = 0
-        self._scatter, self._weight, self._deadline_s = scatter, weight, deadline_s
-        self._allow_partial = allow_partial
+        self.shards = [_Shard(shard, Route(used, dispatch.shortlist), record) for shard, record in pairs]
+        self._scatter, self._config, self._dispatch = scatter, scatter.config, dispatch
         self._clock = asyncio.get_running_loop().time
         self._tasks: set[asyncio.Task[ShardScores]] = set()
         # Where a partial answer is wanted, replicas must send theirs a little before time is up.
-        left_s = deadline_s - self._clock()
-        self._margin_s = min(scatter.config.reply_margin_s, left_s / 5) if allow_partial else 0.0
+        left_s = dispatch.deadline_s - self._clock()
+        self._margin_s = min(scatter.config.reply_margin_s, left_s / 5) if dispatch.allow_partial else 0.0
 
     async def until_answered(self) -> None:
         for one in self.shards:
@@ -168,7 +146,7 @@ class _Run:
             self._send(one)
         while under_way := {task: one for one in self.shards if one.answer is None for task in one.attempts}:
             hedge_s, late = self._next_hedge()
-            until_s = min(self._deadline_s, hedge_s)
+            until_s = min(self._dispatch.deadline_s, hedge_s)
             done, _ = await asyncio.wait(
                 under_way, timeout=max(0.0, until_s - self._clock()), return_when=asyncio.FIRST_COMPLETED
             )
@@ -176,7 +154,7 @@ class _Run:
                 self._receive(under_way[task], task)
             if done:
                 continue
-            if self._clock() >= self._deadline_s:
+            if self._clock() >= self._dispatch.deadline_s:
                 raise TimeoutError
             if late is not None:
                 self._hedge(late)
@@ -189,19 +167,33 @@ class _Run:
             one.record.end()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def _left_s(self) -> float:
+        """Seconds that a replica has for its answer."""
+        return self._dispatch.deadline_s - self._clock() - self._margin_s
+
     def _send(self, one: _Shard, *, hedge: bool = False) -> None:
-        left_s = self._deadline_s - self._clock() - self._margin_s
-        if left_s <= 0:  # what cannot finish is not started
-            if self._allow_partial:
+        if self._left_s <= 0:  # what cannot finish is not started
+            if self._dispatch.allow_partial:
                 return  # in what is left the other shards' partial answers come in
             raise TimeoutError
-        one.sent += 1
         one.sent_s = self._clock()
-        route = replace(one.route, attempt=one.record.send(hedge=hedge))
-        score = self._scatter.fleet.score(one.shard, self._weight, left_s, route)
-        task: asyncio.Task[ShardScores] = asyncio.ensure_future(score)
+        attempt = one.record.send(hedge=hedge)
+        task = asyncio.ensure_future(self._attempt(one, attempt))
         self._tasks.add(task)
-        one.attempts[task] = route.attempt
+        one.attempts[task] = attempt
+
+    async def _attempt(self, one: _Shard, attempt: Attempt) -> ShardScores:
+        """Send a shard to the replica that suits it best."""
+        fleet, placement, dispatch = self._scatter.fleet, self._scatter.placement, self._dispatch
+        await fleet.ready()
+        with placement.send(one.route, one.shard.work_tokens) as replica:
+            attempt.replica = replica
+            terms = ShardTerms(dispatch.weight, self._left_s, placement.sender, dispatch.request_id)
+            answer = await fleet.score(replica, one.shard, terms)
+        placement.note_load(replica, answer.load)
+        placement.note_model(replica, answer.model)
+        return answer
 
     def _receive(self, one: _Shard, task: asyncio.Task[ShardScores]) -> None:
         if one.answer is not None:  # the other attempt's came in the same moment
@@ -213,7 +205,7 @@ class _Run:
             one.answer = task.result()
             one.record.answered(attempt, one.answer.scores)
             one.took_s = self._clock() - one.sent_s
-            if not (self._allow_partial or one.answer.scores.scored.all()):
+            if not (self._dispatch.allow_partial or one.answer.scores.scored.all()):
                 raise TimeoutError
             for loser, other in one.attempts.items():
                 loser.cancel()
@@ -222,21 +214,25 @@ class _Run:
             return
         attempt.end("lost" if isinstance(error, EngineFailedError) else "failed")
         if one.attempts:
-            pass  # the other attempt is still under way, whatever befell this one
-        elif not isinstance(error, EngineFailedError):
+            return  # the other attempt is still under way, whatever befell this one
+        if not isinstance(error, EngineFailedError):
             raise error
-        else:
-            if one.sent >= self._scatter.config.max_attempts or not self._scatter.retries.spend():
-                raise ReplicaLostError(one.sent) from None
-            self.retries += 1
-            self._send(one)
+        sent = len(one.record.attempts)
+        if sent >= self._config.max_attempts or not self._scatter.retries.spend():
+            raise ReplicaLostError(sent) from None
+        self._send(one)
 
     def _next_hedge(self) -> tuple[float, _Shard | None]:
         """When a shard will have lagged too far behind its siblings, and which; never while most are not answered."""
-        factor = self._scatter.config.hedge_after
+        factor = self._config.hedge_after
         took_s = [one.took_s for one in self.shards if one.answer is not None]
         late = [one for one in self.shards if one.answer is None and not one.hedged]
-        if factor is None or not late or len(took_s) < len(self.shards) / 2 or self._scatter.fleet.live_replicas < 2:
+        if (
+            factor is None
+            or not late
+            or len(took_s) < len(self.shards) / 2
+            or self._scatter.placement.live_replicas < 2
+        ):
             return float("inf"), None
         allowed_s = max(_LEAST_LAG_S, factor * statistics.median(took_s))
         first = min(late, key=lambda one: one.sent_s)
@@ -245,7 +241,6 @@ class _Run:
     def _hedge(self, late: _Shard) -> None:
         late.hedged = True  # or not: it is not asked again
         if self._scatter.hedges.spend():
-            self.hedges += 1
             self._send(late, hedge=True)
 
 

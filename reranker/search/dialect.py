@@ -124,7 +124,7 @@ def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> JSON:
         left["unscored"] = [_place(retrieved.candidates[index]) for index in ranking.unscored]
     if ranking.excluded:
         left["excluded"] = [_place(retrieved.candidates[one.index]) | {"rule": one.rule} for one in ranking.excluded]
-    numbers = {"usage": usage_of(rankings), "meta": meta_of(asked, rankings)}
+    numbers = {"usage": usage_of(rankings), "meta": meta_of(asked, rankings, served)}
     head = head_of("search", served) | where | found_candidates
     # What the two stages took is a part of every answer; `timings: true` adds the shards.
     timings = {"timings": stages_of(served.timeline)} if served.timeline else {}

@@ -12,7 +12,7 @@ from typing import Self
 
 from reranker.errors import ConfigurationError
 
-VERSION = 1
+VERSION = 2
 """Of the frames. Raised when an older side could not understand a newer one."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
 _USER_TIMEOUT_MS = 10_000

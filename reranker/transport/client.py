@@ -1,17 +1,17 @@
-"""The ingress's end: one connection to one replica, on which many shards are under way at a time."""
+"""The ingress's end: connections to the replicas, on each of which many shards are under way at a time."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import ssl
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Self, cast
 
 import orjson
 
 from reranker.errors import ReplicaLostError
-from reranker.ranking.placement import LoadBoard
 from reranker.transport import frames
 from reranker.transport.address import ReplicaAddress, watch_peer
 from reranker.transport.frames import Frame, FrameError, FrameReader, Kind
@@ -32,6 +32,7 @@ class ShardConnection(asyncio.Protocol):
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._answers: dict[int, asyncio.Future[ShardScores]] = {}
+        self._numbers = itertools.count(1)
         self._retired = False
 
     @classmethod
@@ -73,9 +74,9 @@ class ShardConnection(asyncio.Protocol):
         """
         if self.lost.is_set():
             raise ReplicaLostError
-        number = terms.assignment
+        number = next(self._numbers)
         answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
-        frame = frames.of_shard(shard, terms)
+        frame = frames.of_shard(number, shard, terms)
         self._answers[number] = answer
         try:
             self._send(frame)
@@ -148,16 +149,19 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class Links:
-    """Connections to the replicas of one deployment, and the load board over those that are live."""
+    """Connections to the replicas of one deployment, opened as replicas appear, and again when they break.
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    A replica counts as live, and gets shards, while Serve says that it runs and a connection to it is open.
+    """
+
+    def __init__(self, changed: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
         """Start knowing no replica.
 
         Args:
+            changed: Told which replicas are live, each with the digest of what its engine holds, when that changes.
             tls: For all connections. None: in the clear.
         """
-        self.board = LoadBoard()
-        self._tls = tls
+        self._changed, self._tls = changed, tls
         self._links: dict[str, _Link] = {}
         self._live: dict[str, ShardConnection] = {}
         self._some = asyncio.Event()
@@ -174,11 +178,10 @@ class Links:
                 self._links[name] = _Link(name, address, self._tls, self._refresh)
         self._refresh()
 
-    async def live(self) -> Collection[str]:
-        """Names of the live replicas; waits until there is one."""
+    async def ready(self) -> None:
+        """Wait until a replica is live."""
         while not self._live:
             await self._some.wait()
-        return self._live.keys()
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; see `ShardConnection.score`."""
@@ -188,15 +191,12 @@ class Links:
         return await connection.score(shard, terms)
 
     def _refresh(self) -> None:
-        live = {name: link.connection for name, link in self._links.items() if link.connection is not None}
-        if live.keys() == self._live.keys():
-            self._live = live
+        before = self._live.keys()
+        self._live = {name: link.connection for name, link in self._links.items() if link.connection is not None}
+        if self._live.keys() == before:
             return
-        self._live = live
-        self.board.set_live(live)
-        for name in live:
-            self.board.identify(name, self._links[name].address.model)
-        if live:
+        self._changed({name: self._links[name].address.model for name in self._live})
+        if self._live:
             self._some.set()
         else:
             self._some.clear()

@@ -111,6 +111,7 @@ class _ShardHeader:
     """Tokens."""
     tail: int
     pairs: int
+    adapter: str = ""
 
 
 _SHARD_HEADER = TypeAdapter(_ShardHeader)
@@ -123,12 +124,12 @@ def _facts(kind: type, *arrays: str) -> dict[str, TypeAdapter[Any]]:  # Any: wha
 _ANSWER_FACTS, _ENGINE_FACTS = _facts(ShardScores, "scores"), _facts(EngineScores, "logits", "scored")
 
 
-def of_shard(shard: Shard, terms: ShardTerms) -> Frame:
+def of_shard(number: int, shard: Shard, terms: ShardTerms) -> Frame:
     """Pack a shard."""
-    header = orjson.dumps(_ShardHeader(terms, len(shard.head), len(shard.tail), len(shard)))
+    header = orjson.dumps(_ShardHeader(terms, len(shard.head), len(shard.tail), len(shard), shard.adapter))
     arrays = (shard.head, shard.tail, shard.offsets, shard.tokens)
     body = b"".join(np.ascontiguousarray(one, dtype=_INT32).tobytes() for one in arrays)
-    return Frame(Kind.SHARD, terms.assignment, header, body)
+    return Frame(Kind.SHARD, number, header, body)
 
 
 def read_shard(frame: Frame) -> tuple[Shard, ShardTerms]:
@@ -152,7 +153,7 @@ def read_shard(frame: Frame) -> tuple[Shard, ShardTerms]:
         or (np.diff(offsets) < 0).any()
     ):
         raise FrameError("a shard whose offsets do not fit its tokens")
-    return Shard(head, tail, tokens, offsets), header.terms
+    return Shard(head, tail, tokens, offsets, header.adapter), header.terms
 
 
 def of_scores(number: int, answer: ShardScores) -> Frame:

@@ -71,15 +71,15 @@ class ShardServer:
         for connection in list(self._connections):
             connection.hang_up()
 
-    async def score(self, shard: Shard, terms: ShardTerms) -> Frame:
+    async def score(self, number: int, shard: Shard, terms: ShardTerms) -> Frame:
         """Make the frame that answers a shard."""
         try:
-            return frames.of_scores(terms.assignment, await self._score(shard, terms))
+            return frames.of_scores(number, await self._score(shard, terms))
         except RerankerError as error:
-            return frames.of_error(terms.assignment, error)
+            return frames.of_error(number, error)
         except Exception:
             logger.exception("a shard could not be scored. This is a bug.")
-            return frames.of_error(terms.assignment, ScoringError())
+            return frames.of_error(number, ScoringError())
 
     def join(self, connection: _Connection) -> bool:
         """Take in a new connection; False: there are too many that have not said who they are."""
@@ -145,7 +145,7 @@ class _Connection(asyncio.Protocol):
             shard, terms = frames.read_shard(frame)
             if frame.number in self.shards:
                 raise FrameError("two shards of one number")
-            task = asyncio.get_running_loop().create_task(self._answer(shard, terms))
+            task = asyncio.get_running_loop().create_task(self._answer(frame.number, shard, terms))
             self.shards[frame.number] = task
             task.add_done_callback(lambda _: self.shards.pop(frame.number))
         elif frame.kind == Kind.DROP:
@@ -167,8 +167,8 @@ class _Connection(asyncio.Protocol):
             self._impatience.cancel()
         self.send(Frame(Kind.WELCOME))
 
-    async def _answer(self, shard: Shard, terms: ShardTerms) -> None:
-        self.send(await self._server.score(shard, terms))
+    async def _answer(self, number: int, shard: Shard, terms: ShardTerms) -> None:
+        self.send(await self._server.score(number, shard, terms))
 
     def _peer(self) -> str:
         peer = self._transport.get_extra_info("peername") if self._transport is not None else None

@@ -12,14 +12,14 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from deployments.http.api import build_api
-from deployments.http.keys import Caller, Keyring
+from deployments.http.keys import Keyring
 from deployments.http.observed import Observed, Observer
 from deployments.ui.visits import Head, Visit
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
 from reranker.errors import NoPlaygroundError, RerankerError
 from reranker.record import Timeline
-from reranker.types import RankedDocument, Ranking, RankRequest
+from reranker.types import Caller, RankedDocument, Ranking, RankRequest
 
 KEYS = "{team: team-key, batch: {key: batch-key, priority: bulk, max_in_flight: 1}}"
 BODY: dict[str, Any] = {"query": "one two", "documents": ["three", "two", "one two"]}
@@ -99,7 +99,7 @@ def _rank(request: RankRequest) -> Ranking:
     scores = [len(words & set(text.split())) / len(words) for text in request.documents]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     results = tuple(RankedDocument(index, scores[index], scores[index] - 0.5) for index in order)
-    return Ranking(results[: request.top_n], (), 10 * len(order), len(order), 0, 0, 1, 1)
+    return Ranking(results[: request.top_n], (), 10 * len(order))
 
 
 def door(backend: WordBackend, *observers: Observer, **settings: Any) -> ASGIApp:

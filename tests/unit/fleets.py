@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from reranker.ranking.placement import LoadBoard, Route, Survey
-from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores
+from reranker.ranking.placement import Placement
+from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardTerms
 
 
 @dataclass(slots=True)
@@ -68,38 +68,41 @@ class FakeFleet:
 
     def __init__(self, replicas: int = 1, act: Act = by_length) -> None:
         self.act = act
-        self.model = "model"
         self.calls: list[Call] = []
-        self.board = LoadBoard(clock=lambda: 0.0, seed=0)
+        self.placement = Placement(clock=lambda: 0.0, seed=0)
         self.names = [f"replica-{number}" for number in range(replicas)]
-        self.board.set_live(self.names)
+        self.placement.set_live(self.names)
+        self.hold("model")
+
+    def hold(self, model: str, *, known: bool = True) -> None:
+        """Have all engines hold this model from now on; not `known`: nobody was told."""
+        self.model = model
+        if known:
+            for name in self.names:
+                self.placement.note_model(name, model)
 
     @property
     def replicas_used(self) -> list[str]:
         return [call.replica for call in self.calls]
 
-    @property
-    def live_replicas(self) -> int:
-        return self.board.live_replicas
+    async def ready(self) -> None:
+        while not self.placement.live_replicas:  # noqa: ASYNC110 - a double; a few turns of the loop
+            await asyncio.sleep(0.001)
 
-    def survey(self, shards: int) -> Survey:
-        return self.board.survey(shards)
-
-    async def score(self, shard: Shard, weight: float, timeout_s: float, route: Route) -> ShardScores:
-        tried = frozenset(route.tried)
-        with self.board.shard(route, shard.work_tokens) as assignment:
-            replica = self.board.choose(assignment.number, self.names)
-            call = Call(len(self.calls), shard, replica, weight, timeout_s, tried)
-            self.calls.append(call)
-            try:
-                return ShardScores(await self.act(call), replica, ReplicaLoad(), self.model)
-            except asyncio.CancelledError:
-                call.cancelled = True
-                raise
+    async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
+        assert terms.timeout_s is not None
+        tried = frozenset(call.replica for call in self.calls if call.shard is shard)
+        call = Call(len(self.calls), shard, replica, terms.weight, terms.timeout_s, tried)
+        self.calls.append(call)
+        try:
+            return ShardScores(await self.act(call), replica, ReplicaLoad(), self.model)
+        except asyncio.CancelledError:
+            call.cancelled = True
+            raise
 
     def require_idle(self) -> None:
-        """Nothing is booked, and no task but the test's own is left: what any list must leave behind."""
-        self.board.check_integrity()
-        assert self.board.shards_in_flight == 0
-        assert sum(self.board.survey(1).loads) == 0
+        """Nothing is counted, and no task but the test's own is left: what any list must leave behind."""
+        self.placement.check_integrity()
+        assert self.placement.shards_in_flight == 0
+        assert sum(self.placement.shortlist(1).loads) == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}

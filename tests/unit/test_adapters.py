@@ -26,12 +26,12 @@ from reranker.offline.job import for_throughput
 from reranker.offline.meter import Spent
 from reranker.offline.rows import Row
 from reranker.offline.work import PartitionScorer
-from reranker.ranking.admission import Admission
-from reranker.ranking.pipeline import rerank
-from reranker.ranking.scatter import Scatter
-from reranker.types import FloatArray, RankRequest, ReplicaLoad, Shard
+from reranker.ranking.ranker import Ranker
+from reranker.record import Timeline
+from reranker.types import ANONYMOUS, FloatArray, RankRequest, Shard
 from tests.unit.doors import BODY, WordBackend, door, visitor
 from tests.unit.fleets import Call, FakeFleet, by_length
+from tests.unit.rankers import rank_once
 from tests.unit.steppers import QUICK
 from tests.unit.test_score_command import FakeService, service  # noqa: F401 - a fixture
 from tests.unit.test_startup_check import FakeEngine
@@ -66,10 +66,8 @@ async def test_shards_carry_the_adapter_that_the_request_names(model: str | None
         seen.append(call.shard.adapter)
         return await by_length(call)
 
-    admission, scatter = Admission(CONFIG.admission, CONFIG.priorities), Scatter(FakeFleet(2, act), CONFIG.scatter)
     request = RankRequest("q", tuple("word " * 90 + str(i) for i in range(60)), model=model)
-    with admission.permit(1, "bulk", 60, ReplicaLoad()) as permit:
-        await rerank(request, permit, RENDERER, scatter, CONFIG)
+    await rank_once(request, FakeFleet(2, act), CONFIG)
     assert len(seen) > 1
     assert set(seen) == {adapter}
 
@@ -86,13 +84,8 @@ async def test_simulated_engine_has_other_scores_for_each_adapter_and_batch_has_
             rows = [Row(i, (), "q", text) for i, text in enumerate("ab")]
             [_, row] = await PartitionScorer(engine, RENDERER, config, adapter=name).score(iter(rows), Spent())
             assert row.log_odds == simulated_logit(prompt, name)
-            admission, scatter = (
-                Admission(config.admission, config.priorities),
-                Scatter(LocalFleet(engine), config.scatter),
-            )
-            with admission.permit(1, "bulk", 60, ReplicaLoad()) as permit:
-                request = RankRequest("q", ("b",), model=name or None)
-                ranking = await rerank(request, permit, RENDERER, scatter, config)
+            ranker = Ranker(config, RENDERER, LocalFleet(engine))
+            [ranking] = await ranker.rank([RankRequest("q", ("b",), model=name or None)], ANONYMOUS, Timeline())
             assert ranking.results[0].log_odds == row.log_odds
         assert simulated_logit(prompt, "medical") != simulated_logit(prompt)
     finally:

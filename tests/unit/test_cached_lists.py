@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from reranker.config import CacheConfig
-from reranker.ranking.admission import Admission
-from reranker.ranking.pipeline import look_up, share_to_score
+from reranker.errors import OverloadedError
 from reranker.types import EngineScores, ReplicaLoad
-from tests.unit.cached_ingress import TEXTS, Ingress, request_for
 from tests.unit.fleets import Call, scores
-from tests.unit.test_pipeline import CONFIG, RENDERER
+from tests.unit.rankers import CONFIG, TEXTS, Ingress, request_for
 
 LONG_DOCUMENT = " ".join(f"china {number}" for number in range(200))
 
@@ -139,7 +137,7 @@ async def test_callers_find_only_their_own_where_the_configuration_says_so() -> 
 async def test_score_of_another_model_is_never_served() -> None:
     ingress = Ingress()
     await ingress.rank(request_for())
-    ingress.fleet.model = ingress.model = "another model"
+    ingress.fleet.hold("another model")
     ranking = await ingress.rank(request_for())
     assert (ranking.cached_documents, ranking.pairs) == (0, 20)
 
@@ -148,7 +146,7 @@ async def test_list_does_not_mix_the_scores_of_two_models() -> None:
     """The engines were replaced, and the ingress has not heard of it yet."""
     ingress = Ingress()
     await ingress.rank(request_for(TEXTS[:10]))
-    ingress.fleet.model = "another model"
+    ingress.fleet.hold("another model", known=False)
     ingress.fleet.act = _constantly(3)
     ranking = await ingress.rank(request_for(TEXTS[:20]))
     assert {one.log_odds for one in ranking.results} == {3}
@@ -160,18 +158,19 @@ async def test_list_does_not_mix_the_scores_of_two_models() -> None:
 async def test_nothing_is_looked_up_while_it_is_not_known_which_model_the_engines_hold() -> None:
     ingress = Ingress()
     await ingress.rank(request_for())
-    ingress.model = None
+    ingress.fleet.placement.note_model("replica-0", "another model")
     assert (await ingress.rank(request_for())).pairs == 20
 
 
 async def test_known_list_is_let_in_however_long_the_queue_is() -> None:
-    request, ingress = request_for(), Ingress()
-    await ingress.rank(request)
-    async with look_up(request, ingress.cache, RENDERER, CONFIG, ingress.model) as lookup:
-        assert share_to_score(request, lookup) == 0
-    busy = ReplicaLoad(10**9, 1_000.0)
-    with Admission(CONFIG.admission, CONFIG.priorities).permit(0, "interactive", 5, busy) as permit:
-        assert permit.tokens == 0
+    ingress = Ingress()
+    known = await ingress.rank(request_for(TEXTS[:20]))
+    busy = ReplicaLoad(10**9, 1_000.0, {"another ingress": 10**9})
+    for name in ingress.fleet.names:
+        ingress.fleet.placement.note_load(name, busy)
+    assert (await ingress.rank(request_for(TEXTS[:20]))).results == known.results
+    with pytest.raises(OverloadedError):
+        await ingress.rank(request_for(TEXTS[:21]))
 
 
 async def test_long_list_is_hashed_off_the_event_loop() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reranker.errors import ServiceError
-from reranker.types import EngineScores, Ranking
-from tests.unit.cached_ingress import TEXTS, Ingress, request_for
+from reranker.types import EngineScores
 from tests.unit.fleets import Call, by_length
+from tests.unit.rankers import TEXTS, Ingress, Ranked, request_for
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ async def _all_at_once(clients: list[Client], failing: set[int]) -> None:
     tasks = [asyncio.create_task(_client(ingress, one)) for one in clients]
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     for one, answer in zip(clients, answers, strict=True):
-        if isinstance(answer, Ranking):
+        if isinstance(answer, Ranked):
             assert answer.results == alone[one].results
         elif isinstance(answer, ServiceError):
             assert failing
@@ -74,7 +74,7 @@ async def _all_at_once(clients: list[Client], failing: set[int]) -> None:
         assert ingress.pairs <= len(distinct) + sum(len(set(one.documents)) == 1 for one in clients)
 
 
-async def _client(ingress: Ingress, client: Client) -> Ranking:
+async def _client(ingress: Ingress, client: Client) -> Ranked:
     for _ in range(client.starts):
         await asyncio.sleep(0)
     request = request_for([TEXTS[i] for i in client.documents], priority="bulk" if client.bulk else "interactive")

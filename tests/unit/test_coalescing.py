@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from reranker.errors import DeadlineExceededError, InvalidScoreError, ServiceError
-from reranker.types import EngineScores, Ranking
-from tests.unit.cached_ingress import TEXTS, Gate, Ingress, request_for, until
+from reranker.types import EngineScores
 from tests.unit.fleets import Call, by_length, movable_clock, never, scores
-from tests.unit.test_pipeline import CONFIG, RENDERER
+from tests.unit.rankers import CONFIG, RENDERER, TEXTS, Gate, Ingress, Ranked, request_for, until
 
 
 async def test_every_pair_is_scored_once_when_64_clients_ask_for_the_same_new_list() -> None:
@@ -77,7 +76,7 @@ async def test_follower_takes_over_when_the_leader_fails() -> None:
     clients = [asyncio.create_task(ingress.rank(request_for())) for _ in range(5)]
     leader, *followers = await asyncio.gather(*clients, return_exceptions=True)
     assert isinstance(leader, ServiceError)
-    assert all(isinstance(ranking, Ranking) for ranking in followers)
+    assert all(isinstance(ranking, Ranked) for ranking in followers)
     ingress.require_idle()
 
 

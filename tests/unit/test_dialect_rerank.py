@@ -18,11 +18,8 @@ RANKING = Ranking(
     results=(RankedDocument(1, 0.9, 2.2), RankedDocument(0, 0.25, -1.1, truncated=True, windows=3)),
     excluded=(),
     prompt_tokens=123,
-    pairs=4,
     truncated_documents=1,
     windowed_documents=1,
-    shards=2,
-    replicas=2,
 )
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,17 +16,15 @@ from reranker.dialects.base import Asked, Served
 from reranker.dialects.choose import parse
 from reranker.dialects.envelope import TIMEOUT_HEADER
 from reranker.errors import InvalidRequestError
-from reranker.types import RankedDocument, Ranking, RankRequest
+from reranker.record import Timeline
+from reranker.types import EngineScores, RankedDocument, Ranking, RankRequest
 
 RANKING = Ranking(
     results=(RankedDocument(1, 0.9, 2.2),),
     excluded=(),
     prompt_tokens=123,
-    pairs=2,
     truncated_documents=0,
     windowed_documents=0,
-    shards=2,
-    replicas=2,
 )
 
 
@@ -39,8 +38,10 @@ def _ask(body: dict[str, Any], header: str | None = None) -> Asked:
     return parse(json.dumps(body).encode(), None, LimitsConfig(), header)
 
 
-def _answer(ranking: Ranking) -> Any:
-    return _ask({"query": "q", "documents": ["a", "b", "c"]}).write([ranking], Served("id", "demo", 0))
+def _answer(ranking: Ranking, record: Timeline | None = None) -> Any:
+    return _ask({"query": "q", "documents": ["a", "b", "c"]}).write(
+        [ranking], Served("id", "demo", 0, record or Timeline())
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,12 @@ def test_documents_without_a_score_are_listed_in_the_answer() -> None:
 
 
 def test_answer_says_what_it_took() -> None:
-    answer = _answer(replace(RANKING, retries=1, hedges=2))
-    meta = answer["meta"]
-    assert (meta["pairs"], meta["shards"], meta["replicas"], meta["retries"], meta["hedges"]) == (2, 2, 2, 1, 2)
+    record = Timeline()
+    for attempts in ([False], [False, False, True], [False, True]):  # whether each is a hedge
+        shard = record.shard(1, 10, np.zeros(1, dtype=np.int32))
+        for hedge in attempts:
+            attempt = shard.send(hedge=hedge)
+            attempt.replica = f"replica-{len(attempts) % 2}"
+        shard.answered(attempt, EngineScores.nothing(1))
+    meta = _answer(RANKING, record)["meta"]
+    assert (meta["pairs"], meta["shards"], meta["replicas"], meta["retries"], meta["hedges"]) == (3, 3, 2, 1, 2)

@@ -18,11 +18,8 @@ RANKING = Ranking(
     results=(RankedDocument(1, 0.9, 2.2), RankedDocument(0, 0.25, -1.1, truncated=True)),
     excluded=(),
     prompt_tokens=123,
-    pairs=2,
     truncated_documents=1,
     windowed_documents=0,
-    shards=1,
-    replicas=1,
 )
 SERVED = Served("id-1", "demo", 7)
 
@@ -143,7 +140,7 @@ def test_score_answers_in_the_order_of_the_pairs() -> None:
 
 
 def test_score_of_one_pair_is_one_score() -> None:
-    one = Ranking((RankedDocument(0, 0.5, 0.0),), (), 10, 1, 0, 0, 1, 1)
+    one = Ranking((RankedDocument(0, 0.5, 0.0),), prompt_tokens=10)
     asked = _ask("/score", text_1="q", text_2="a", use_activation=False)
     assert asked.write([one], SERVED)["data"] == [{"index": 0, "object": "score", "score": 0.0}]
 
@@ -154,8 +151,8 @@ def test_score_one_to_one_groups_pairs_by_query_and_puts_them_back() -> None:
     asked = _ask("/score", queries=["x", "y", "x"], documents=documents)
     assert [(one.query, one.documents) for one in asked.lists] == [("x", ("a", "c")), ("y", ("b",))]
     assert asked.lists[0].metadata == ({}, {"year": 3})
-    x = Ranking((RankedDocument(1, 0.8, 1.4), RankedDocument(0, 0.1, -2.2)), (), 10, 2, 0, 0, 1, 1)
-    y = Ranking((), (ExcludedDocument(0, "withdrawn"),), 5, 1, 0, 0, 1, 1)
+    x = Ranking((RankedDocument(1, 0.8, 1.4), RankedDocument(0, 0.1, -2.2)), prompt_tokens=10)
+    y = Ranking((), (ExcludedDocument(0, "withdrawn"),), 5)
     answer = asked.write([x, y], SERVED)
     assert [(one["index"], one["score"]) for one in answer["data"]] == [(0, 0.1), (2, 0.8)]
     assert answer["excluded"] == [{"index": 1, "rule": "withdrawn"}]

@@ -18,7 +18,7 @@ from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardT
 from tests.unit.steppers import shard
 from tests.unit.test_errors import EXAMPLES
 
-TERMS = ShardTerms(assignment=7, weight=8.0, timeout_s=1.5, sender="board", request_id="rerank-1", adapter="a")
+TERMS = ShardTerms(weight=8.0, timeout_s=1.5, sender="an ingress", request_id="rerank-1")
 ANSWER = ShardScores(
     EngineScores(np.array([0.25, -3, 1e-30], dtype=np.float32), np.array([True, False, True]), 0.5, 2.5),
     "replica",
@@ -43,7 +43,7 @@ def test_shard_of_any_shape_comes_out_as_it_went_in(lengths: list[int], head: in
     offsets = np.cumsum([0, *lengths], dtype=np.int32)
     tokens = np.arange(head + tail + sum(lengths), dtype=np.int32)
     sent = Shard(tokens[:head], tokens[head : head + tail], tokens[head + tail :], offsets)
-    read, terms = frames.read_shard(_through(frames.of_shard(sent, TERMS)))
+    read, terms = frames.read_shard(_through(frames.of_shard(7, sent, TERMS)))
     assert _same(read, sent)
     assert terms == TERMS
 
@@ -63,11 +63,11 @@ def test_every_fact_of_an_answer_and_of_the_terms_travels() -> None:
 
 
 def test_field_of_a_newer_version_is_passed_over_and_a_missing_one_has_its_default() -> None:
-    sent = frames.of_shard(shard(1, 2), TERMS)
+    sent = frames.of_shard(7, shard(1, 2), TERMS)
     header = orjson.loads(sent.header)
-    header["terms"] = {"assignment": 7, "not_known_yet": 1}
+    header["terms"] = {"weight": 7, "not_known_yet": 1}
     _, terms = frames.read_shard(dataclasses.replace(sent, header=orjson.dumps(header)))
-    assert terms == ShardTerms(assignment=7)
+    assert terms == ShardTerms(weight=7)
     answer = frames.of_scores(7, ANSWER)
     read = frames.read_scores(dataclasses.replace(answer, header=b'{"replica": "r", "not_known_yet": 1}'))
     assert (read.replica, read.load) == ("r", ReplicaLoad())
@@ -95,7 +95,8 @@ def test_error_with_an_argument_that_json_cannot_hold_is_a_scoring_error() -> No
 
 @given(st.lists(st.integers(1, 40), max_size=40))
 def test_frames_are_found_however_the_bytes_are_cut(cuts: list[int]) -> None:
-    sent = [frames.of_shard(shard(1, 2), TERMS), Frame(Kind.DROP, 3), frames.of_scores(7, ANSWER), Frame(Kind.LEAVING)]
+    sharded, scored = frames.of_shard(7, shard(1, 2), TERMS), frames.of_scores(7, ANSWER)
+    sent = [sharded, Frame(Kind.DROP, 3), scored, Frame(Kind.LEAVING)]
     stream = b"".join(map(bytes, sent))
     reader, at = FrameReader(), 0
     read: list[Frame] = []

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deployments.http.keys import ANONYMOUS, Caller, Keyring, require_keys
+from deployments.http.keys import Keyring, require_keys
 from deployments.http.quota import Quotas
 from reranker.config import AccessConfig
 from reranker.errors import ConfigurationError, QuotaExceededError, UnauthorizedError
+from reranker.types import ANONYMOUS, Caller
 
 FILE = f"""\
 search: key-of-search

@@ -20,10 +20,9 @@ from reranker.offline.job import Report, for_throughput
 from reranker.offline.meter import Busy, Spent
 from reranker.offline.rows import Problem, Row, RowScore
 from reranker.offline.work import PartitionScorer
-from reranker.ranking.admission import Admission
-from reranker.ranking.pipeline import rerank
-from reranker.ranking.scatter import Scatter
-from reranker.types import RankRequest, ReplicaLoad
+from reranker.ranking.ranker import Ranker
+from reranker.record import Timeline
+from reranker.types import ANONYMOUS, RankRequest
 from tests.unit.steppers import QUICK, GatedStepper
 
 CONFIG = for_throughput(
@@ -47,10 +46,9 @@ async def _score(engine: SteppedEngine, rows: list[Row], instruction: str | None
 
 
 async def _as_the_service(engine: SteppedEngine, query: str, instruction: str) -> dict[int, tuple[float, float, bool]]:
-    admission, scatter = Admission(CONFIG.admission, CONFIG.priorities), Scatter(LocalFleet(engine), CONFIG.scatter)
+    ranker = Ranker(CONFIG, RENDERER, LocalFleet(engine))
     request = RankRequest(query, tuple(DOCUMENTS), instruction=instruction)
-    with admission.permit(1, "bulk", 60, ReplicaLoad()) as permit:
-        ranking = await rerank(request, permit, RENDERER, scatter, CONFIG)
+    [ranking] = await ranker.rank([request], ANONYMOUS, Timeline())
     return {one.index: (one.relevance_score, one.log_odds, one.truncated) for one in ranking.results}
 
 

@@ -9,16 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from reranker.config import ScatterConfig
+from reranker.config import LimitsConfig, ScatterConfig
 from reranker.errors import DeadlineExceededError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import CUT_THE_END, CuttingPolicy, PromptRenderer
-from reranker.ranking.admission import Admission
-from reranker.ranking.pipeline import rerank
-from reranker.ranking.scatter import Scatter
-from reranker.types import EngineScores, Ranking, RankRequest, RenderedList, ReplicaLoad
+from reranker.ranking.ranker import Ranker
+from reranker.types import EngineScores, RankRequest, RenderedList
 from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
-from tests.unit.test_pipeline import CONFIG, RENDERER
+from tests.unit.rankers import CONFIG, RENDERER, Ranked, rank, rank_once, require_idle, until
 
 LONG_DOCUMENT = " ".join(f"china {number}" for number in range(200))
 """Too long for one prompt, and no two windows of it are alike."""
@@ -33,17 +31,11 @@ def _documents(count: int) -> tuple[str, ...]:
 
 async def _rerank(
     request: RankRequest, fleet: FakeFleet, *, renderer: PromptRenderer = RENDERER, timeout_s: float = 5
-) -> Ranking:
-    """Rank as an ingress does, and see that nothing is left behind."""
-    admission, scatter = Admission(CONFIG.admission, CONFIG.priorities), Scatter(fleet, ScatterConfig(hedge_after=None))
-    request = replace(request, timeout_s=timeout_s)
-    try:
-        with admission.permit(1_000, request.priority, 5, ReplicaLoad()) as permit:
-            return await rerank(request, permit, renderer, scatter, CONFIG)
-    finally:
-        assert admission.tokens_in_flight == 0
-        scatter.check_integrity(0)
-        fleet.require_idle()
+) -> Ranked:
+    config = CONFIG.model_copy(
+        update={"scatter": ScatterConfig(hedge_after=None), "limits": LimitsConfig(timeout_s=timeout_s)}
+    )
+    return await rank_once(request, fleet, config, renderer)
 
 
 def _leaving_out(*documents: int) -> Act:
@@ -192,19 +184,11 @@ async def test_portions_that_time_does_not_suffice_for_are_unscored() -> None:
 
 async def test_books_agree_while_the_portions_of_one_list_are_on_their_way() -> None:
     fleet = FakeFleet(2, never)
-    admission, scatter = Admission(CONFIG.admission, CONFIG.priorities), Scatter(fleet, CONFIG.scatter)
-
-    async def rank() -> None:
-        with admission.permit(1_000, "interactive", 5, ReplicaLoad()) as permit:
-            await rerank(RankRequest("q", _long_list()), permit, RENDERER, scatter, CONFIG)
-
-    task = asyncio.create_task(rank())
-    while len(scatter._running) < 2:  # noqa: ASYNC110 - the renderer's thread has no event to wait for
-        await asyncio.sleep(0.001)
-    scatter.check_integrity(admission.lists_in_flight)
-    fleet.board.check_integrity()
+    ranker = Ranker(CONFIG, RENDERER, fleet)
+    task = asyncio.create_task(rank(ranker, RankRequest("q", _long_list())))
+    await until(lambda: len(ranker.scatter._running) == 2)
+    ranker.check_integrity()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    scatter.check_integrity(0)
-    fleet.require_idle()
+    require_idle(ranker, fleet)

@@ -1,9 +1,7 @@
-"""Shards of one list side by side, the least loaded replica first, and every token booked and taken off again."""
+"""Shards of one list side by side, the least loaded replica first, and every token counted and taken off again."""
 
 from __future__ import annotations
 
-import random
-import threading
 from collections import Counter
 from contextlib import ExitStack
 
@@ -12,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reranker.ranking.placement import Assignment, LoadBoard, Route
+from reranker.ranking.placement import Placement, Route
 from reranker.types import ReplicaLoad
 
 
@@ -26,10 +24,10 @@ class Clock:
         return self.now_s
 
 
-def _board(*replicas: str, clock: Clock | None = None, seed: int = 0) -> LoadBoard:
-    board = LoadBoard(clock or Clock(), seed=seed)
-    board.set_live(replicas)
-    return board
+def _placement(*replicas: str, clock: Clock | None = None, seed: int = 0) -> Placement:
+    placement = Placement(clock or Clock(), seed=seed)
+    placement.set_live(replicas)
+    return placement
 
 
 def _route(*used: str) -> Route:
@@ -48,207 +46,155 @@ def _names(count: int) -> list[str]:
 def test_shards_of_a_list_go_to_different_replicas(loads: list[int], shards: int, tokens: int) -> None:
     """Two on one replica take twice as long as two side by side: at most one more than on any other, always."""
     names = _names(len(loads))
-    board = _board(*names)
+    placement = _placement(*names)
     for name, load in zip(names, loads, strict=True):
-        board.hear(name, ReplicaLoad(load, 1_000.0))
+        placement.note_load(name, ReplicaLoad(load, 1_000.0, {"another": load}))
     used: Counter[str] = Counter()
     with ExitStack() as stack:
         for _ in range(shards):
-            assignment = stack.enter_context(board.shard(Route(used), tokens))
-            board.choose(assignment.number, names)
-            board.check_integrity()
+            stack.enter_context(placement.send(Route(used), tokens))
+            placement.check_integrity()
         assert sum(used.values()) == shards
         assert max(used.values()) - min(used[name] for name in names) <= 1
         if shards < len(loads):  # and these are the least loaded
             busiest = max(loads[names.index(name)] for name in used)
             assert all(load >= busiest for name, load in zip(names, loads, strict=True) if name not in used)
-    board.check_integrity()
-    assert board.shards_in_flight == 0
+    placement.check_integrity()
+    assert placement.shards_in_flight == 0
 
 
 def test_replica_that_the_shard_was_sent_to_is_taken_again_only_if_there_is_no_other() -> None:
-    board = _board("a", "b")
-    board.hear("b", ReplicaLoad(10**6, 1.0))
+    placement = _placement("a", "b")
+    placement.note_load("b", ReplicaLoad(10**6, 1.0, {"another": 10**6}))
     route = _route()
     for expected in ("a", "b"):
-        with board.shard(route, 10) as assignment:
-            assert board.choose(assignment.number, ["a", "b"]) == expected
+        with placement.send(route, 10) as name:
+            assert name == expected
     assert route.tried == {"a", "b"}
-    with board.shard(route, 10) as assignment:
-        assert board.choose(assignment.number, ["b"]) == "b"
+    placement.set_live(["b"])
+    with placement.send(route, 10) as name:
+        assert name == "b"
 
 
-def test_our_own_shards_are_booked_until_they_are_answered() -> None:
-    board = _board("a", "b")
-    with board.shard(_route(), 100) as first:
-        taken = board.choose(first.number, ["a", "b"])
-        assert sorted(board.survey(1).loads) == [0, 100]
-        with board.shard(_route(), 50) as second:
-            assert board.choose(second.number, ["a", "b"]) != taken
-            assert (sorted(board.survey(1).loads), board.shards_in_flight) == ([50, 100], 2)
-    assert (list(board.survey(1).loads), board.shards_in_flight) == ([0, 0], 0)
-
-
-def test_second_choice_takes_the_first_one_back() -> None:
-    """Ray asks again when the replica that was chosen turns out to be full."""
-    board = _board("a", "b", "c")
-    route = _route()
-    with board.shard(route, 100) as assignment:
-        chosen = [board.choose(assignment.number, ["a"]), board.choose(assignment.number, ["b"])]
-        assert chosen == ["a", "b"]
-        assert sorted(board.survey(1).loads) == [0, 0, 100]
-        assert (+route.used, route.tried) == (Counter("b"), {"b"})
-        board.check_integrity()
+def test_our_own_shards_are_counted_until_they_are_answered() -> None:
+    placement = _placement("a", "b")
+    with placement.send(_route(), 100) as taken:
+        assert sorted(placement.shortlist(1).loads) == [0, 100]
+        with placement.send(_route(), 50) as other:
+            assert other != taken
+            assert (sorted(placement.shortlist(1).loads), placement.shards_in_flight) == ([50, 100], 2)
+    assert (list(placement.shortlist(1).loads), placement.shards_in_flight) == ([0, 0], 0)
 
 
 def test_others_work_is_what_a_replica_says_it_has_less_what_is_ours() -> None:
-    board = _board("a")
-    with board.shard(_route(), 100) as assignment:
-        board.choose(assignment.number, ["a"])
-        board.hear("a", ReplicaLoad(700, None))
-        assert list(board.survey(1).loads) == [700]
-        assert board.elsewhere() == ReplicaLoad(600, None)
-        board.hear("a", ReplicaLoad(30, None))  # it has done most of ours: nothing is anybody else's
-        assert (list(board.survey(1).loads), board.elsewhere().pending_tokens) == ([100], 0)
-    assert list(board.survey(1).loads) == [0]
+    placement = _placement("a")
+    with placement.send(_route(), 100):
+        placement.note_load("a", ReplicaLoad(700, None, {placement.sender: 100, "another": 600}))
+        assert list(placement.shortlist(1).loads) == [700]
+        assert placement.elsewhere() == ReplicaLoad(600, None)
+        placement.note_load("a", ReplicaLoad(30, None, {placement.sender: 30}))  # it has done most of ours
+        assert (list(placement.shortlist(1).loads), placement.elsewhere().pending_tokens) == ([100], 0)
+    assert list(placement.shortlist(1).loads) == [0]
 
 
 def test_replica_that_says_who_sent_what_may_be_heard_late() -> None:
     """Its word may be older than our last answer: what it still counts as ours is not taken for that of others."""
-    board = _board("a")
-    said = ReplicaLoad(900, None, {board.name: 300, "other": 500, "third": 100})
-    board.hear("a", said)
-    assert (list(board.survey(1).loads), board.elsewhere().pending_tokens) == ([600], 600)
+    placement = _placement("a")
+    said = ReplicaLoad(900, None, {placement.sender: 300, "other": 500, "third": 100})
+    placement.note_load("a", said)
+    assert (list(placement.shortlist(1).loads), placement.elsewhere().pending_tokens) == ([600], 600)
 
 
-def test_boards_have_names_of_their_own() -> None:
-    assert len({_board().name for _ in range(10)}) == 10
+def test_each_sender_has_a_name_of_its_own() -> None:
+    assert len({_placement().sender for _ in range(10)}) == 10
 
 
 def test_others_work_drains_at_the_replicas_speed() -> None:
     """An idle ingress hears of a replica once in a while; it must not shun it for what is done long since."""
     clock = Clock()
-    board = _board("a", clock=clock)
-    board.hear("a", ReplicaLoad(1_000, 100.0))
+    placement = _placement("a", clock=clock)
+    placement.note_load("a", ReplicaLoad(1_000, 100.0, {"another": 1_000}))
     seen = []
     for _ in range(4):
-        seen.append(board.survey(1).loads[0])
+        seen.append(placement.shortlist(1).loads[0])
         clock.now_s += 4
     assert seen == [1_000, 600, 200, 0]
 
 
 def test_speed_of_all_is_guessed_from_those_that_have_worked() -> None:
-    board = _board("a", "b", "c", "d")
-    assert board.elsewhere() == ReplicaLoad(0, None)
-    board.hear("a", ReplicaLoad(0, 100.0))
-    board.hear("b", ReplicaLoad(0, 300.0))
-    assert board.elsewhere() == ReplicaLoad(0, 800.0)
+    placement = _placement("a", "b", "c", "d")
+    assert placement.elsewhere() == ReplicaLoad(0, None)
+    placement.note_load("a", ReplicaLoad(0, 100.0))
+    placement.note_load("b", ReplicaLoad(0, 300.0))
+    assert placement.elsewhere() == ReplicaLoad(0, 800.0)
 
 
 def test_dead_replica_is_forgotten_once_its_shards_are_back() -> None:
-    board = _board("a", "b")
-    with board.shard(_route(), 100) as assignment:
-        board.choose(assignment.number, ["a"])
-        board.set_live(["b"])
-        assert list(board.survey(1).loads) == [0]
-        board.check_integrity()
-    assert set(board._replicas) == {"b"}
-    board.hear("a", ReplicaLoad(500, 1.0))  # a last word that comes too late
-    assert board.elsewhere() == ReplicaLoad(0, None)
-    board.set_live(["c"])
-    assert set(board._replicas) == {"c"}
-    board.check_integrity()
+    placement = _placement("a", "b")
+    with placement.send(_route(), 100) as name:
+        placement.set_live(["b" if name == "a" else "a"])
+        assert list(placement.shortlist(1).loads) == [0]
+        placement.check_integrity()
+    placement.set_live(["b"])
+    assert set(placement._replicas) == {"b"}
+    placement.note_load("a", ReplicaLoad(500, 1.0, {"another": 500}))  # a last word that comes too late
+    assert placement.elsewhere() == ReplicaLoad(0, None)
+    placement.set_live(["c"])
+    assert set(placement._replicas) == {"c"}
+    placement.check_integrity()
 
 
-def test_replica_that_is_not_known_yet_can_be_chosen() -> None:
-    """Ray's set of candidates may be ahead of ours."""
-    board = LoadBoard(Clock(), seed=0)
-    with board.shard(_route(), 5) as assignment:
-        assert board.choose(assignment.number, ["new"]) == "new"
-        board.check_integrity()
-    assert not board._replicas
+def test_shard_without_a_live_replica_is_a_mistake_of_the_caller() -> None:
+    """Who sends waits until there is one."""
+    with pytest.raises(LookupError), Placement(Clock(), seed=0).send(_route(), 5):
+        raise AssertionError("unreachable")
 
 
-def test_call_without_a_shard_gets_any_replica() -> None:
-    """Such as the first one of a handle, which only waits for a replica to be there."""
-    board = _board("a", "b")
-    assert {board.choose(0, ["a", "b"]) for _ in range(50)} == {"a", "b"}
-    assert list(board.survey(1).loads) == [0, 0]
-
-
-def test_board_keeps_its_books_when_two_threads_use_it() -> None:
-    """The application's thread and that of Ray's router."""
-    names = _names(4)
-    board = _board(*names)
-
-    def work(seed: int) -> None:
-        draw = random.Random(seed)
-        for _ in range(500):
-            with board.shard(_route(), draw.randint(1, 100)) as assignment:
-                board.choose(assignment.number, names)
-                board.hear(draw.choice(names), ReplicaLoad(draw.randint(0, 100), 1.0))
-                board.set_live(draw.sample(names, 3))
-                board.check_integrity()
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    board.check_integrity()
-    assert board.shards_in_flight == 0
-
-
-def test_broken_book_is_noticed() -> None:
-    board = _board("a")
-    board._replicas["a"].ours = 7
+def test_wrong_count_is_noticed() -> None:
+    placement = _placement("a")
+    placement._replicas["a"].ours = 7
     with pytest.raises(RuntimeError, match="7 tokens counted at a replica, 0 sent"):
-        board.check_integrity()
+        placement.check_integrity()
 
 
 class AnyUse(RuleBasedStateMachine):
-    """Shards begin, are sent, sent again and end, while replicas come, talk and die: our tokens are always right."""
+    """Shards are sent, sent again and answered, while replicas come, talk and die: our tokens are always right."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.board = LoadBoard(self.clock, seed=0)
+        self.placement = Placement(self.clock, seed=0)
         self.names = _names(5)
-        self.out: list[tuple[ExitStack, Assignment]] = []
+        self.out: list[tuple[ExitStack, Route, str]] = []
 
     @rule(live=st.sets(st.integers(0, 4)))
     def live(self, live: set[int]) -> None:
-        self.board.set_live(self.names[number] for number in live)
+        self.placement.set_live(self.names[number] for number in live)
 
     @rule(number=st.integers(0, 4), tokens=st.integers(0, 1_000), speed=st.one_of(st.none(), st.floats(1, 1_000)))
     def hear(self, number: int, tokens: int, speed: float | None) -> None:
-        self.board.hear(self.names[number], ReplicaLoad(tokens, speed))
+        self.placement.note_load(self.names[number], ReplicaLoad(tokens, speed, {"another": tokens}))
         self.clock.now_s += 0.1
 
-    @rule(tokens=st.integers(1, 1_000))
-    def begin(self, tokens: int) -> None:
-        stack = ExitStack()
-        self.out.append((stack, stack.enter_context(self.board.shard(_route(), tokens))))
-
-    @precondition(lambda self: self.out)
-    @rule(which=st.integers(0, 99), candidates=st.sets(st.integers(0, 4), min_size=1))
-    def choose(self, which: int, candidates: set[int]) -> None:
-        assignment = self.out[which % len(self.out)][1]
-        names = [self.names[number] for number in candidates]
-        assert self.board.choose(assignment.number, names) in names
+    @precondition(lambda self: self.placement.live_replicas)
+    @rule(tokens=st.integers(0, 1_000), again=st.integers(0, 99))
+    def send(self, tokens: int, again: int) -> None:
+        stack, route = ExitStack(), self.out[again][1] if again < len(self.out) else _route()
+        name = stack.enter_context(self.placement.send(route, tokens))
+        assert name in self.placement._live
+        self.out.append((stack, route, name))
 
     @precondition(lambda self: self.out)
     @rule(which=st.integers(0, 99))
     def end(self, which: int) -> None:
         self.out.pop(which % len(self.out))[0].close()
-        known = set(self.board._replicas)
-        assert known - self.board._live <= {assignment.replica for _, assignment in self.out}
+        assert set(self.placement._replicas) - self.placement._live <= {name for _, _, name in self.out}
 
     @invariant()
-    def books_are_right(self) -> None:
-        self.board.check_integrity()
-        assert self.board.shards_in_flight == len(self.out)
-        assert all(load >= 0 for load in self.board.survey(1).loads)
+    def counts_are_right(self) -> None:
+        self.placement.check_integrity()
+        assert self.placement.shards_in_flight == len(self.out)
+        assert all(load >= 0 for load in self.placement.shortlist(1).loads)
 
 
 TestAnyUse = AnyUse.TestCase
@@ -256,14 +202,14 @@ TestAnyUse.settings = settings(max_examples=30, stateful_step_count=30)
 
 
 def test_model_is_known_once_a_replica_has_said_and_as_long_as_all_agree() -> None:
-    board = _board("a", "b", "c")
-    assert board.model is None
-    board.identify("a", "one")
-    assert board.model == "one"  # the others will say soon
-    board.identify("b", "another")
-    board.identify("unheard-of", "a third")
-    assert board.model is None
-    board.set_live(["b", "c"])
-    assert board.model == "another"
-    board.set_live(["d"])
-    assert board.model is None
+    placement = _placement("a", "b", "c")
+    assert placement.model is None
+    placement.note_model("a", "one")
+    assert placement.model == "one"  # the others will say soon
+    placement.note_model("b", "another")
+    placement.note_model("unheard-of", "a third")
+    assert placement.model is None
+    placement.set_live(["b", "c"])
+    assert placement.model == "another"
+    placement.set_live(["d"])
+    assert placement.model is None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from reranker.config import ScatterConfig
 from reranker.errors import EngineFailedError, InvalidScoreError, ReplicaLostError
-from reranker.ranking.scatter import Gathered, Scatter
-from reranker.types import EngineScores, Shard
+from reranker.ranking.scatter import Dispatch, Scatter
+from reranker.record import ShardRecord, Timeline
+from reranker.types import EngineScores, Shard, ShardScores
 from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
 
 HEAD = np.array([1, 2, 3], dtype=np.int32)
@@ -23,13 +26,36 @@ def _shards(count: int) -> list[Shard]:
     return [Shard(HEAD, empty, np.zeros(i + 1, dtype=np.int32), np.array([0, i + 1])) for i in range(count)]
 
 
+@dataclass
+class Gathered:
+    """What came back, and what it took."""
+
+    answers: list[ShardScores | None]
+    record: Timeline
+
+    @property
+    def retries(self) -> int:
+        return self.record.retries
+
+    @property
+    def hedges(self) -> int:
+        return self.record.hedges
+
+
 async def _gather(
-    scatter: Scatter, shards: int, timeout_s: float = PLENTY_S, *, allow_partial: bool = False
+    scatter: Scatter,
+    shards: int,
+    timeout_s: float = 5.0,
+    *,
+    allow_partial: bool = False,
+    records: Sequence[ShardRecord] | None = None,
 ) -> Gathered:
     """Send a list, and see that nothing is left behind, however it ends."""
-    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    record = Timeline()
+    record.shards = list(records) if records is not None else [ShardRecord() for _ in range(shards)]
+    dispatch = Dispatch(asyncio.get_running_loop().time() + timeout_s, weight=2.0, allow_partial=allow_partial)
     try:
-        return await scatter.gather(_shards(shards), weight=2.0, deadline_s=deadline_s, allow_partial=allow_partial)
+        return Gathered(await scatter.gather(_shards(shards), record.shards, dispatch), record)
     finally:
         scatter.check_integrity(0)
         assert isinstance(scatter.fleet, FakeFleet)
@@ -234,9 +260,9 @@ async def test_list_that_is_cancelled_twice_is_forgotten_too() -> None:
     scatter.check_integrity(0)
 
 
-async def _gather_unchecked(scatter: Scatter) -> Gathered:
-    deadline_s = asyncio.get_running_loop().time() + PLENTY_S
-    return await scatter.gather(_shards(3), weight=1, deadline_s=deadline_s, allow_partial=False)
+async def _gather_unchecked(scatter: Scatter) -> list[ShardScores | None]:
+    dispatch = Dispatch(asyncio.get_running_loop().time() + PLENTY_S)
+    return await scatter.gather(_shards(3), [ShardRecord() for _ in range(3)], dispatch)
 
 
 async def _until_sent(fleet: FakeFleet, calls: int) -> None:

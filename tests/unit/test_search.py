@@ -10,14 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.http.keys import Caller
 from reranker.config import RerankerConfig
 from reranker.dialects.base import Asked
 from reranker.record import Timeline
 from reranker.search import dialect as search
 from reranker.search.serving import Indexes
 from reranker.search.simulated import SIMULATED, SimulatedEmbedder
-from reranker.types import Ranking
+from reranker.types import Caller, Ranking
 from tests.indexes import DOCUMENTS, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from deployments.fleet import EngineReplicas
 from reranker.errors import ReplicaLostError
-from reranker.transport.client import Links
 from reranker.types import ShardTerms
 from tests.unit.shard_replicas import Replica, until
 from tests.unit.steppers import shard
@@ -25,33 +25,33 @@ async def replica() -> AsyncIterator[Replica]:
 
 async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() -> None:
     replica = Replica()
-    links = Links()
-    links.update({"a": replica.address})
-    await links.live()
+    replicas = EngineReplicas()
+    replicas.update({"a": replica.address}, {})
+    await replicas.links.ready()
     replica.gate.clear()
-    waiting = asyncio.ensure_future(links.score("a", shard(1, 2), ShardTerms(1)))
+    waiting = asyncio.ensure_future(replicas.links.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
     draining = asyncio.ensure_future(replica.server.drain())
-    await until(lambda: not links.board.live_replicas)
+    await until(lambda: not replicas.placement.live_replicas)
     await asyncio.sleep(0.3)
     assert not draining.done()
     with pytest.raises(ReplicaLostError):
-        await links.score("a", shard(1, 2), ShardTerms(2))
+        await replicas.links.score("a", shard(1, 2), ShardTerms())
     replica.gate.set()
     assert len((await waiting).scores.logits) == 2
     await draining
-    links.update({})
+    replicas.update({}, {})
 
 
 async def test_replica_that_serve_takes_out_finishes_what_it_has_and_is_left(replica: Replica) -> None:
-    links = Links()
-    links.update({"a": replica.address})
-    await links.live()
+    replicas = EngineReplicas()
+    replicas.update({"a": replica.address}, {})
+    await replicas.links.ready()
     replica.gate.clear()
-    waiting = asyncio.ensure_future(links.score("a", shard(1, 2), ShardTerms(1)))
+    waiting = asyncio.ensure_future(replicas.links.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
-    links.update({})
-    assert links.board.live_replicas == 0
+    replicas.update({}, {})
+    assert replicas.placement.live_replicas == 0
     replica.gate.set()
     assert len((await waiting).scores.logits) == 2
     await until(lambda: not replica.server._connections)
@@ -60,23 +60,24 @@ async def test_replica_that_serve_takes_out_finishes_what_it_has_and_is_left(rep
 async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connection() -> None:
     """As when the network breaks for a moment: Serve says all the while that the replica runs."""
     replica = Replica()
-    links = Links()
-    links.update({"a": replica.address})
-    assert list(await links.live()) == ["a"]
-    assert links.board.model == "model"
+    replicas = EngineReplicas()
+    replicas.update({"a": replica.address}, {})
+    await replicas.links.ready()
+    assert replicas.placement.live_replicas == 1
+    assert replicas.placement.model == "model"
     replica.gate.clear()
-    waiting = asyncio.ensure_future(links.score("a", shard(1, 2), ShardTerms(1)))
+    waiting = asyncio.ensure_future(replicas.links.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
     for connection in list(replica.server._connections):
         connection.hang_up()
     with pytest.raises(ReplicaLostError):
         await waiting
     replica.gate.set()
-    await until(lambda: links.board.live_replicas)
-    assert len((await links.score("a", shard(1, 2), ShardTerms(2))).scores.logits) == 2
+    await until(lambda: replicas.placement.live_replicas)
+    assert len((await replicas.links.score("a", shard(1, 2), ShardTerms())).scores.logits) == 2
     await replica.server.drain()
-    await until(lambda: not links.board.live_replicas)
-    links.update({})
+    await until(lambda: not replicas.placement.live_replicas)
+    replicas.update({}, {})
 
 
 async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log(
@@ -85,22 +86,22 @@ async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log
     monkeypatch.setattr("reranker.transport.client._LONGEST_PAUSE_S", 0.1)
     replica = Replica()
     await replica.server.drain()
-    links = Links()
-    links.update({"far": replica.address})
-    waiting = asyncio.ensure_future(links.live())
+    replicas = EngineReplicas()
+    replicas.update({"far": replica.address}, {})
+    waiting = asyncio.ensure_future(replicas.links.ready())
     await until(lambda: "far cannot be reached at 127.0.0.1" in caplog.text)
     assert replica.address.secret not in caplog.text
     assert not waiting.done()
     waiting.cancel()
-    links.update({})
+    replicas.update({}, {})
 
 
 async def test_nothing_is_left_running(replica: Replica) -> None:
-    links = Links()
-    links.update({"a": replica.address})
-    await links.live()
-    await links.score("a", shard(1, 2), ShardTerms(1))
-    links.update({})
+    replicas = EngineReplicas()
+    replicas.update({"a": replica.address}, {})
+    await replicas.links.ready()
+    await replicas.links.score("a", shard(1, 2), ShardTerms())
+    replicas.update({}, {})
     await until(lambda: not replica.server._connections)
     await asyncio.sleep(0)
     gc.collect()

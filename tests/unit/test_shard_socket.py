@@ -100,7 +100,7 @@ async def test_errors_keep_their_class_and_bugs_become_scoring_errors(replica: R
         bytes(Frame(Kind.HELLO, header=orjson.dumps({"secret": None}))),
         bytes(Frame(Kind.HELLO, header=b"\xff")),
         bytes(Frame(Kind.HELLO, header=b'"' + b"0" * 100_000 + b'"')),
-        bytes(frames.of_shard(shard(1, 2), ShardTerms(1))),
+        bytes(frames.of_shard(1, shard(1, 2), ShardTerms(1))),
         bytes(Frame(Kind.DROP, 1)),
     ],
     ids=["HTTP", "zeros", "wrong secret", "no string", "no JSON", "long secret", "shard", "drop"],
@@ -141,7 +141,7 @@ async def test_strangers_that_say_nothing_are_few_and_do_not_stay(
 
 
 async def test_known_peer_that_sends_nonsense_is_cut_off(replica: Replica) -> None:
-    sent = frames.of_shard(shard(1, 1), ShardTerms(1))
+    sent = frames.of_shard(1, shard(1, 1), ShardTerms(1))
     for nonsense in (Frame(Kind.WELCOME), Frame(Kind.SHARD, 2, b"{}"), sent):  # the last: a number that is in use
         replica.gate.clear()
         connection = await ShardConnection.open(replica.address)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from reranker.model.families import PairTemplate
 from reranker.model.prompt import PromptRenderer
 from tests.models import save_pair_tokenizer
 
@@ -21,7 +22,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _prompts(folder: Path, query: str, documents: list[str], limit: int = 512) -> list[list[int]]:
-    shard = PromptRenderer(folder, limit, "unused", "pair").render(query, documents).prompts
+    shard = PromptRenderer(folder, limit, "unused", PairTemplate).render(query, documents).prompts
     return [
         [*shard.head, *shard.tokens[shard.offsets[i] : shard.offsets[i + 1]], *shard.tail] for i in range(len(shard))
     ]
@@ -53,4 +54,4 @@ def test_only_the_document_is_cut(folder: Path) -> None:
 
 
 def test_cross_encoder_takes_no_instruction(folder: Path) -> None:
-    assert not PromptRenderer(folder, 512, "unused", "pair").takes_instruction
+    assert not PromptRenderer(folder, 512, "unused", PairTemplate).takes_instruction

@@ -11,22 +11,17 @@ import numpy as np
 import pytest
 
 from reranker.errors import ReplicaLostError
-from reranker.ranking.admission import Admission
-from reranker.ranking.pipeline import rerank
-from reranker.ranking.placement import Route
-from reranker.ranking.scatter import Scatter
+from reranker.ranking.ranker import Ranker
 from reranker.record import STAGES, Interval, ShardRecord, Timeline, covered_s
-from reranker.types import EngineScores, RankRequest, ReplicaLoad
-from tests.unit.cached_ingress import TEXTS, until
+from reranker.types import ANONYMOUS, EngineScores, RankRequest
 from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor
 from tests.unit.fleets import Call, FakeFleet, by_length, never
-from tests.unit.test_pipeline import CONFIG, RENDERER
+from tests.unit.rankers import CONFIG, RENDERER, TEXTS, until
 
 
 async def _ranked(fleet: FakeFleet, timeline: Timeline, **fields: Any) -> None:
     request = RankRequest("which is longest", TEXTS, **fields)
-    with Admission(CONFIG.admission, CONFIG.priorities).permit(1_000, "interactive", 5, ReplicaLoad()) as permit:
-        await rerank(request, permit, RENDERER, Scatter(fleet, CONFIG.scatter), CONFIG, None, timeline)
+    await Ranker(CONFIG, RENDERER, fleet).rank([request], ANONYMOUS, timeline)
 
 
 async def test_every_document_is_in_one_shard_of_a_replica_that_is_named() -> None:
@@ -43,8 +38,8 @@ async def test_every_document_is_in_one_shard_of_a_replica_that_is_named() -> No
     assert [shard.replica for shard in timeline.shards] == fleet.replicas_used
     assert [shard.tokens for shard in timeline.shards] == [call.shard.work_tokens for call in fleet.calls]
     assert {(shard.queue_s, shard.engine_s) for shard in timeline.shards} == {(0.25, 0.5)}
-    assert {attempt.request_id for shard in timeline.shards for attempt in shard.attempts} == {"mine"}
-    assert list(timeline.stages_s()) == [one for one in STAGES if one in {"tokenize", "queue", "engine", "merge"}]
+    stages = {"admit", "tokenize", "queue", "engine", "merge"}
+    assert list(timeline.stages_s()) == [one for one in STAGES if one in stages]
 
 
 async def test_lost_replica_is_an_attempt_of_its_own() -> None:
@@ -117,14 +112,6 @@ def test_time_in_a_replica_is_put_in_the_middle_of_its_call() -> None:
     shard.answered(attempt, EngineScores(np.zeros(1, np.float32), np.ones(1, np.bool_), 1.0, 2.0))
     attempt.sent_s, attempt.ended_s = 10.0, 14.0
     assert list(shard.intervals()) == [Interval("queue", 10.5, 11.5), Interval("engine", 11.5, 13.5)]
-
-
-def test_route_names_the_replica_that_was_chosen() -> None:
-    fleet, route = FakeFleet(1), Route(Counter())
-    with fleet.board.shard(route, 5) as assignment:
-        assert route.attempt.replica == ""
-        fleet.board.choose(assignment.number, fleet.names)
-        assert route.attempt.replica == fleet.names[0]
 
 
 async def test_each_request_is_told_of_once_with_what_became_of_it() -> None:

@@ -1,4 +1,4 @@
-"""The whole flow of a request without Ray or vLLM: the fleet is a double at the pipeline's own seam."""
+"""The whole flow of a request without Ray or vLLM: the fleet is a double at the ranker's own seam."""
 
 import asyncio
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reranker.config import AdmissionConfig, LimitsConfig, ModelConfig, PlanningConfig, RerankerConfig, RulesConfig
+from reranker.config import AdmissionConfig, LimitsConfig, RulesConfig
 from reranker.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -18,18 +18,11 @@ from reranker.errors import (
 )
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
-from reranker.ranking.admission import Admission
-from reranker.ranking.pipeline import rerank
-from reranker.ranking.scatter import Scatter
-from reranker.types import EngineScores, Ranking, RankRequest, ReplicaLoad
+from reranker.ranking.ranker import Ranker
+from reranker.record import Timeline
+from reranker.types import ANONYMOUS, Caller, EngineScores, RankRequest
 from tests.unit.fleets import Call, FakeFleet, by_length, never, scores
-
-CONFIG = RerankerConfig(
-    model=ModelConfig(max_pair_tokens=256),
-    planning=PlanningConfig(max_shard_tokens=2_000, min_shard_tokens=50),
-    limits=LimitsConfig(timeout_s=5),
-)
-RENDERER = PromptRenderer(DEMO_MODEL, 256, CONFIG.model.instruction)
+from tests.unit.rankers import CONFIG, RENDERER, rank, rank_once, require_idle, until
 
 
 def _request(documents: int, top_n: int | None = None) -> RankRequest:
@@ -38,33 +31,21 @@ def _request(documents: int, top_n: int | None = None) -> RankRequest:
     return RankRequest("which is longest", texts, top_n=top_n)
 
 
-async def _rerank(request: RankRequest, fleet: FakeFleet, config: RerankerConfig = CONFIG) -> Ranking:
-    """Rank as an ingress does, and see that nothing is left behind."""
-    admission, scatter = Admission(config.admission, config.priorities), Scatter(fleet, config.scatter)
-    try:
-        with admission.permit(1_000, request.priority, 5, ReplicaLoad()) as permit:
-            return await rerank(request, permit, RENDERER, scatter, config)
-    finally:
-        assert (admission.lists_in_flight, admission.tokens_in_flight) == (0, 0)
-        scatter.check_integrity(0)
-        fleet.require_idle()
-
-
 async def test_list_over_several_replicas_equals_the_list_in_one_piece() -> None:
-    whole = await _rerank(_request(60), FakeFleet(1))
-    split = await _rerank(_request(60), FakeFleet(4))
+    whole = await rank_once(_request(60), FakeFleet(1))
+    split = await rank_once(_request(60), FakeFleet(4))
     assert whole.results == split.results
     assert (whole.shards, whole.replicas) == (1, 1)
     assert (split.shards, split.replicas) == (4, 4)
 
 
 async def test_documents_come_best_first_ties_by_index() -> None:
-    ranking = await _rerank(_request(14, top_n=5), FakeFleet(2))
+    ranking = await rank_once(_request(14, top_n=5), FakeFleet(2))
     assert [document.index for document in ranking.results] == [6, 13, 5, 12, 4]
 
 
 async def test_usage_counts_every_prompt_token() -> None:
-    ranking = await _rerank(_request(3, top_n=1), FakeFleet(1))
+    ranking = await rank_once(_request(3, top_n=1), FakeFleet(1))
     assert ranking.prompt_tokens == RENDERER.render(_request(3).query, _request(3).documents).prompts.prompt_tokens
 
 
@@ -76,7 +57,7 @@ async def test_failed_shard_fails_the_list_and_cancels_the_others() -> None:
 
     fleet = FakeFleet(2, fail_the_second)
     with pytest.raises(ServiceError, match="a sentence"):
-        await _rerank(_request(60), fleet)
+        await rank_once(_request(60), fleet)
     assert fleet.calls[0].cancelled
 
 
@@ -84,16 +65,16 @@ async def test_list_that_takes_too_long_is_given_up() -> None:
     fleet = FakeFleet(1, never)
     hurried = CONFIG.model_copy(update={"limits": LimitsConfig(timeout_s=0.05)})
     with pytest.raises(DeadlineExceededError, match=r"0\.05 s"):
-        await _rerank(_request(3), fleet, hurried)
+        await rank_once(_request(3), fleet, hurried)
     assert fleet.calls[0].cancelled
 
 
 async def test_request_may_ask_for_less_time_but_not_for_more() -> None:
     with pytest.raises(DeadlineExceededError, match=r"0\.04 s"):
-        await _rerank(replace(_request(3), timeout_s=0.04), FakeFleet(1, never))
+        await rank_once(replace(_request(3), timeout_s=0.04), FakeFleet(1, never))
     hurried = CONFIG.model_copy(update={"limits": LimitsConfig(timeout_s=0.05)})
     with pytest.raises(DeadlineExceededError, match=r"0\.05 s"):
-        await _rerank(replace(_request(3), timeout_s=60), FakeFleet(1, never), hurried)
+        await rank_once(replace(_request(3), timeout_s=60), FakeFleet(1, never), hurried)
 
 
 async def test_score_that_is_not_a_number_fails_the_list() -> None:
@@ -101,13 +82,13 @@ async def test_score_that_is_not_a_number_fails_the_list() -> None:
         return scores(*[np.nan] * len(call.shard))
 
     with pytest.raises(InvalidScoreError):
-        await _rerank(_request(3), FakeFleet(1, not_a_number))
+        await rank_once(_request(3), FakeFleet(1, not_a_number))
 
 
 async def test_list_without_a_replica_is_not_started() -> None:
     fleet = FakeFleet(0)
     with pytest.raises(NotReadyError):
-        await _rerank(_request(3), fleet)
+        await rank_once(_request(3), fleet)
     assert not fleet.calls
 
 
@@ -115,37 +96,42 @@ async def test_list_with_more_tokens_than_are_ever_let_in_is_refused_before_it_i
     fleet = FakeFleet(1)
     small = CONFIG.model_copy(update={"admission": AdmissionConfig(max_tokens_in_flight=100)})
     with pytest.raises(RequestTooLargeError, match="the limit is 100"):
-        await _rerank(_request(60), fleet, small)
+        await rank_once(_request(60), fleet, small)
     assert not fleet.calls
 
 
 async def test_permit_is_as_large_as_the_work_and_the_class_has_its_weight() -> None:
-    admission = Admission(CONFIG.admission, CONFIG.priorities)
     in_flight: list[int] = []
 
     async def look(call: Call) -> EngineScores:
-        in_flight.append(admission.tokens_in_flight)
+        in_flight.append(ranker.admission.tokens_in_flight)
         return await by_length(call)
 
     fleet = FakeFleet(1, look)
+    ranker = Ranker(CONFIG, RENDERER, fleet)
     for priority in ("interactive", "bulk"):
-        with admission.permit(1_000, "interactive", 5, ReplicaLoad()) as permit:
-            request = replace(_request(20), priority=priority)
-            await rerank(request, permit, RENDERER, Scatter(fleet, CONFIG.scatter), CONFIG)
+        await rank(ranker, replace(_request(20), priority=priority))
     assert in_flight == [call.shard.work_tokens for call in fleet.calls]
     assert [call.weight for call in fleet.calls] == [8, 1]
 
 
+async def test_caller_whose_requests_are_all_bulk_has_no_say() -> None:
+    fleet = FakeFleet(1)
+    ranked = await rank(Ranker(CONFIG, RENDERER, fleet), _request(3), Caller("batch", priority="bulk"))
+    assert ranked.record.priority == "bulk"
+    assert [call.weight for call in fleet.calls] == [1]
+
+
 async def test_named_instruction_is_its_text() -> None:
-    named = await _rerank(replace(_request(3), instruction="@medical"), FakeFleet(1))
+    named = await rank_once(replace(_request(3), instruction="@medical"), FakeFleet(1))
     text = CONFIG.model.instructions["medical"]
-    written = await _rerank(replace(_request(3), instruction=text), FakeFleet(1))
+    written = await rank_once(replace(_request(3), instruction=text), FakeFleet(1))
     assert named.prompt_tokens == written.prompt_tokens
 
 
 async def test_unknown_instruction_names_the_known_ones() -> None:
     with pytest.raises(UnknownInstructionError, match="@medical"):
-        await _rerank(replace(_request(3), instruction="@medicine"), FakeFleet(1))
+        await rank_once(replace(_request(3), instruction="@medicine"), FakeFleet(1))
 
 
 async def test_instruction_for_a_model_that_takes_none_is_refused() -> None:
@@ -154,18 +140,15 @@ async def test_instruction_for_a_model_that_takes_none_is_refused() -> None:
     class TakesNone(PromptRenderer):
         takes_instruction = False
 
-    fleet, admission = FakeFleet(1), Admission(CONFIG.admission, CONFIG.priorities)
     renderer = TakesNone(DEMO_MODEL, 256, CONFIG.model.instruction)
-    scatter = Scatter(fleet, CONFIG.scatter)
-    with admission.permit(1_000, "interactive", 5, ReplicaLoad()) as permit:
-        await rerank(_request(3), permit, renderer, scatter, CONFIG)
-        with pytest.raises(InvalidRequestError, match="takes none"):
-            await rerank(replace(_request(3), instruction="x"), permit, renderer, scatter, CONFIG)
+    await rank_once(_request(3), FakeFleet(1), renderer=renderer)
+    with pytest.raises(InvalidRequestError, match="takes none"):
+        await rank_once(replace(_request(3), instruction="x"), FakeFleet(1), renderer=renderer)
 
 
 async def test_top_n_counts_what_the_rules_leave() -> None:
     config = CONFIG.model_copy(update={"rules": RulesConfig(score_threshold=0.9999)})
-    ranking = await _rerank(_request(14, top_n=3), FakeFleet(1), config)
+    ranking = await rank_once(_request(14, top_n=3), FakeFleet(1), config)
     assert [document.index for document in ranking.results] == [6, 13, 5][: len(ranking.results)]
     assert all(document.relevance_score >= 0.9999 for document in ranking.results)
     assert {one.rule for one in ranking.excluded} == {"score_threshold"}
@@ -174,19 +157,22 @@ async def test_top_n_counts_what_the_rules_leave() -> None:
 async def test_cancelled_request_leaves_nothing_behind() -> None:
     """A client that hung up: its shards are cancelled, its permit is back."""
     fleet = FakeFleet(2, never)
-    admission, scatter = Admission(CONFIG.admission, CONFIG.priorities), Scatter(fleet, CONFIG.scatter)
-
-    async def rank() -> None:
-        with admission.permit(1_000, "interactive", 5, ReplicaLoad()) as permit:
-            await rerank(_request(60), permit, RENDERER, scatter, CONFIG)
-
-    task = asyncio.create_task(rank())
-    while len(fleet.calls) < 2:  # noqa: ASYNC110 - the renderer's thread has no event to wait for
-        await asyncio.sleep(0.001)
+    ranker = Ranker(CONFIG, RENDERER, fleet)
+    task = asyncio.create_task(rank(ranker, _request(60)))
+    await until(lambda: len(fleet.calls) == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert all(call.cancelled for call in fleet.calls)
-    assert admission.tokens_in_flight == 0
-    scatter.check_integrity(0)
-    fleet.require_idle()
+    require_idle(ranker, fleet)
+
+
+async def test_time_that_was_spent_before_the_list_was_read_counts() -> None:
+    """The deadline is the request's: a body that came slowly leaves less time for its list."""
+    fleet, record = FakeFleet(1), Timeline()
+    record.began_s -= 3
+    await Ranker(CONFIG, RENDERER, fleet).rank([_request(3)], ANONYMOUS, record)
+    assert 1 < fleet.calls[0].timeout_s <= 2
+    record.began_s -= 3
+    with pytest.raises(DeadlineExceededError, match="5 s"):
+        await Ranker(CONFIG, RENDERER, FakeFleet(1)).rank([_request(3)], ANONYMOUS, record)
