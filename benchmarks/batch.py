@@ -10,14 +10,12 @@ batch is compared by is from its first partition to its last; the start (Ray, mo
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,7 +27,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import models, results
 from benchmarks.results import RESULTS, describe, say
-from benchmarks.service import program, result_of
+from benchmarks.service import isolated, program
 
 PAIRS_PER_QUERY = 20
 WORDS = 60
@@ -178,7 +176,7 @@ def measured(command: list[str], out: Path, pairs: Path, model: str, rounds: int
             if side == "batch":
                 found[side] = run_batch([*command, "--restart"], out)
             else:
-                found[side] = result_of([sys.executable, "-m", "benchmarks.batch", "--alone", str(pairs), model])
+                found[side] = isolated(engine_alone, pairs, model)
             say(f"round {number + 1} {side}: {found[side]['pairs_per_s']:.1f} pairs/s")
         done.append(found)
     ratios = [one["batch"]["pairs_per_s"] / one["alone"]["pairs_per_s"] for one in done]
@@ -196,11 +194,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0, help="kill so many times instead of measuring")
     parser.add_argument("--longest-s", type=float, default=40, help="between two kills, at most (%(default)s)")
     parser.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/batch.json; none with --kills")
-    parser.add_argument("--alone", nargs=2, metavar=("FILE", "MODEL"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.alone:
-        print("RESULT " + json.dumps(engine_alone(Path(asked.alone[0]), asked.alone[1])), flush=True)
-        return
     model = "demo" if asked.shape == "demo" else str(models.checkpoint(asked.shape, "bytes"))
     with tempfile.TemporaryDirectory(prefix="reranker-batch-") as scratch:
         pairs, out, config = (Path(scratch) / name for name in ("pairs.jsonl", "out", "serve_config.yaml"))

@@ -8,11 +8,9 @@ pairs of one list have) and prints pairs per second. Rounds alternate, so that a
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
+import os
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import numpy as np
 from benchmarks import results
 from benchmarks.models import QWEN_VOCABULARY, SHAPES, checkpoint
 from benchmarks.results import say
-from benchmarks.service import result_of
+from benchmarks.service import isolated
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine, engine_args
 from reranker.model.checkpoint import find_checkpoint
@@ -86,10 +84,9 @@ async def measure(engine: Any) -> dict[str, float]:
     return results
 
 
-def run_one(holding: str, folder: Path) -> None:
-    """Measure one holding in this process; print JSON."""
-    model = find_checkpoint(ModelConfig(name=str(folder)))
-    config = EngineConfig(device="cpu")
+def measured(holding: str, folder: Path) -> dict[str, float]:
+    """Measure one holding in this process."""
+    model, config = find_checkpoint(ModelConfig(name=str(folder))), EngineConfig(device="cpu")
 
     async def go() -> dict[str, float]:
         engine: Any
@@ -102,7 +99,7 @@ def run_one(holding: str, folder: Path) -> None:
         finally:
             engine.shutdown()
 
-    print("RESULT " + json.dumps(asyncio.run(go())), flush=True)
+    return asyncio.run(go())
 
 
 def main() -> None:
@@ -112,18 +109,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="OpenMP threads of the engine (%(default)s)")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", nargs=2, metavar=("HOLDING", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.one:
-        run_one(asked.one[0], Path(asked.one[1]))
-        return
     rounds: dict[str, list[dict[str, float]]] = {holding: [] for holding in HOLDINGS}
     folder = checkpoint(asked.shape, "bytes")
-    environment = {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": str(asked.threads)}
+    os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": str(asked.threads)}
     for number in range(asked.rounds):
         for holding in HOLDINGS:
-            command = [sys.executable, "-m", "benchmarks.engine_holding", "--one", holding, str(folder)]
-            rounds[holding].append(result_of(command, environment))
+            rounds[holding].append(isolated(measured, holding, folder))
             say(f"round {number + 1} {holding:>10} { {k: round(v) for k, v in rounds[holding][-1].items()} }")
     for workload in WORKLOADS:
         medians = {h: statistics.median(r[workload] for r in rounds[h]) for h in HOLDINGS}

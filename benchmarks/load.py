@@ -1,8 +1,7 @@
-"""Load over HTTP: closed loops and moments in time. As a program, a generator in a process of its own.
+"""Load over HTTP: closed loops and moments in time; and a load generator in a process of its own.
 
-Generator: one job as a line of JSON on stdin, one result on stdout, until stdin ends. Bodies are made before the clock
-starts, answers are read in full while it runs and checked after it has stopped. A refusal with Retry-After is obeyed,
-as a client would; the wait is part of the list's latency, and it is counted.
+The generator makes bodies before the clock starts, reads answers in full while it runs, and checks them after it has
+stopped. It obeys a refusal with Retry-After, as a client would; the wait is part of the list's latency, and is counted.
 """
 
 from __future__ import annotations
@@ -12,18 +11,16 @@ import gc
 import itertools
 import json
 import math
+import multiprocessing
 import random
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import aiohttp
 
-from benchmarks.results import ROOT
 from benchmarks.texts import TextKind, TextList, lists
 from reranker.config import ModelConfig
 from reranker.model.families import HEAD, PREFIX, SUFFIX
@@ -210,43 +207,28 @@ class Workload:
     repeated: bool = True
     """Measured in every round, not only in the first."""
 
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Read what `asdict` gave, also after it was JSON."""
-        streams = tuple(Stream(**stream) for stream in fields["streams"])
-        mix = tuple((float(share), int(documents)) for share, documents in fields["open_mix"])
-        return cls(**(fields | {"streams": streams, "open_mix": mix}))
-
-
-class GeneratorError(RuntimeError):
-    """The load generator ended."""
-
 
 class LoadGenerator:
-    """One process for many jobs, so that a job does not begin with imports. Use as a context."""
+    """A process of its own for many loads, one after the other. Use as a context."""
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "benchmarks.load"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self._pool = multiprocessing.get_context("spawn").Pool(1)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:  # perhaps in the middle of a job
-            self._process.kill()
-        self._process.communicate()
+    def __exit__(self, *_: object) -> None:
+        self._pool.terminate()
 
     def run(self, url: str, protocol: Protocol, work: Workload, seed: str, max_pairs_per_s: float) -> dict[str, Any]:
         """Send one load and wait for its end; what `Job.go` found out."""
         job = Job(url, protocol, work, seed, max_pairs_per_s)
-        if self._process.stdin is None or self._process.stdout is None:
-            raise GeneratorError("the load generator has no pipes. This is a bug.")
-        self._process.stdin.write(json.dumps(asdict(job)) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise GeneratorError(f"the load generator ended, with status {self._process.wait()}")
-        result: dict[str, Any] = json.loads(answer)
-        return result
+        found: dict[str, Any] = self._pool.apply_async(_drive, (job,)).get(work.seconds + 2 * _TIMEOUT_S)
+        return found
+
+
+def _drive(job: Job) -> dict[str, Any]:
+    import uvloop
+
+    return uvloop.run(job.go())
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,12 +242,6 @@ class Job:
     max_pairs_per_s: float
     """So many pairs are made ahead for every second; more are made while it runs, and counted."""
     made_late: list[bytes] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Read what `asdict` gave."""
-        protocol, work = Protocol(**fields["protocol"]), Workload.from_json(fields["work"])
-        return cls(**(fields | {"protocol": protocol, "work": work}))
 
     async def go(self) -> dict[str, Any]:
         """Send the load; the result's seconds are from the first list sent to the last answer."""
@@ -309,7 +285,7 @@ class Job:
             "elapsed_s": elapsed_s,
             "pairs": sum(documents * len(some) for documents, some in latencies_s.items()),
             "tokens_per_pair": tokens_per_pair,
-            "latencies_s": latencies_s,
+            "latencies_s": {str(documents): some for documents, some in latencies_s.items()},
             "refused": sum(answer.refusals for _, answer, _ in answers),
             "failures": len(client.failures),
             "first_failure": client.failures[0] if client.failures else None,
@@ -368,15 +344,3 @@ class Job:
 def _cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-
-
-def main() -> None:
-    """Do jobs until stdin ends."""
-    import uvloop
-
-    for line in sys.stdin:
-        print(json.dumps(uvloop.run(Job.from_json(json.loads(line)).go())), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -69,16 +69,6 @@ def dtype(shape: str) -> str:
     return "float32" if shape == "demo" else "auto"
 
 
-def tokenizer_only() -> Path:
-    """A model of which only the tokenizer is there, the real one of Qwen3: enough for a simulated engine."""
-    folder = SCRATCH / "qwen3-tokenizer"
-    if not (folder / "config.json").exists():
-        write_tokenizer(folder)
-        settings = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "max_position_embeddings": 40_960}
-        (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    return folder
-
-
 def _write_weights(shape: Shape, folder: Path) -> None:
     """Random weights in bfloat16, as published models have them."""
     import torch

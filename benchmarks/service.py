@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import psutil
@@ -22,6 +24,7 @@ from benchmarks.load import Protocol
 from benchmarks.results import ROOT, SCRATCH, say
 from benchmarks.texts import TextList
 
+T = TypeVar("T")
 ENGINE, INGRESS = "engine", "ingress"
 _ROLES = (
     ("ServeReplica:reranker:EngineReplica", ENGINE),
@@ -245,10 +248,7 @@ def file_name(name: str) -> str:
     return "".join(character if character.isalnum() else "-" for character in name)
 
 
-def result_of(command: Sequence[str], environment: dict[str, str] | None = None) -> Any:  # Any: JSON
-    """Run a part of a benchmark in a process of its own; what it printed after RESULT."""
-    output = subprocess.run(
-        command, env=os.environ | (environment or {}), capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout
-    [line] = [line for line in output.splitlines() if line.startswith("RESULT ")]
-    return yaml.safe_load(line.removeprefix("RESULT "))
+def isolated(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a process of its own, which has this one's environment and nothing else of it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()

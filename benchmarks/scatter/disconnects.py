@@ -36,7 +36,7 @@ _HANG_UP_WITHIN_S, _EMPTY_TIMEOUT_S = 2.0, 120
 def run(*, quick: bool) -> Result:
     """Hang up one by one, then in crowds; see the module's first lines."""
     singles, crowds = (10, 2) if quick else (100, 5)
-    model = {"name": str(models.tokenizer_only())}
+    model = {"name": str(models.checkpoint("nano"))}
     result = Result(
         "What is left behind by clients that hang up in the middle?",
         {"replicas": REPLICAS, "simulated": "default cost", "one_by_one": singles, "documents": DOCUMENTS}

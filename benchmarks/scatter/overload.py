@@ -62,7 +62,7 @@ def run(*, quick: bool) -> Result:
         {"replicas": REPLICAS, "documents": DOCUMENTS, "words_per_document": WORDS, "simulated": "default cost"}
         | {"overload_s": overload_s, "max_queue_s": MAX_QUEUE_S, "saturating_clients": SATURATING_CLIENTS},
     )
-    with running({"model": {"name": str(models.tokenizer_only())}}, REPLICAS) as service:
+    with running({"model": {"name": str(models.checkpoint("nano"))}}, REPLICAS) as service:
         asyncio.run(_measure(service, result, overload_s, capacity_s, unloaded))
     result.raw["costs"]["admission alone, us per refusal"] = _microseconds_of_a_refusal()
     say(f"costs: {result.raw['costs']}")

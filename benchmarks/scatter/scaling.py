@@ -31,7 +31,7 @@ _PAUSE_S = 0.3
 def run(*, quick: bool) -> Result:
     """Measure every size; see the module's first lines."""
     rounds, lists_per_round = (1, 4) if quick else (3, 8)
-    model = models.tokenizer_only()
+    model = models.checkpoint("nano")
     result = Result(
         "How much faster do 8 replicas answer one list of 1,000 documents than one?",
         {"documents": DOCUMENTS, "words_per_document": WORDS, "rounds": rounds, "lists_per_round": lists_per_round}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots, results
-from benchmarks.load import GeneratorError, LoadGenerator, Workload
+from benchmarks.load import LoadGenerator, Workload
 from benchmarks.models import SHAPE_NAMES, SHAPES
 from benchmarks.results import RESULTS, SCRATCH, Check, describe, say
 from benchmarks.service import Server, ServiceError
@@ -53,7 +53,7 @@ def main() -> int:
     """Do what is asked for; exit status 1 if a limit did not hold, 2 if there was nothing to measure."""
     try:
         return _run(_arguments())
-    except (ServiceError, DisagreementError, GeneratorError, ValueError) as error:
+    except (ServiceError, DisagreementError, ValueError) as error:
         print(f"benchmarks.serving: {error}", file=sys.stderr)
         return 2
 
