@@ -25,17 +25,16 @@ def lines_of(*packages: str, root: Path = ROOT) -> dict[str, int]:
 
 
 def stray_errors(root: Path = ROOT) -> list[str]:
-    """Classes that a client can see, as they derive from RerankerError, outside reranker/errors.py."""
-    classes = [
-        (path, node.name, {ast.unparse(base).rpartition(".")[2] for base in node.bases})
-        for path in lines_of(*PRODUCT, root=root)
-        for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef)
-    ]
+    """Classes that derive from RerankerError, outside reranker/errors.py."""
+    bases: dict[tuple[str, str], set[str]] = {}
+    for path in lines_of(*PRODUCT, root=root):
+        for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases[path, node.name] = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
     errors = {"RerankerError"}
-    while more := {name for _, name, bases in classes if bases & errors} - errors:
+    while more := {name for (_, name), of in bases.items() if of & errors} - errors:
         errors |= more
-    return [f"{path}:{name}" for path, name, _ in classes if name in errors and path != "reranker/errors.py"]
+    return [f"{path}:{name}" for path, name in bases if name in errors and path != "reranker/errors.py"]
 
 
 def circles() -> list[str]:
@@ -78,20 +77,18 @@ def main() -> int:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = next(one["layers"] for one in contracts if one["type"] == "layers")
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    found = {
+        "circles of imports": circles(),
+        "errors outside reranker/errors.py": stray_errors(),
+        "words of the glossary that are not in the code": list(missing_words(page)),
+    }
     numbers = [
         ("Python files of the product", len(files), MAX_FILES, ""),
         ("their lines", sum(files.values()), MAX_LINES, ""),
         ("lines of the longest", files[longest], MAX_FILE_LINES, longest),
         ("layers of imports", len(layers), MAX_LAYERS, ""),
         ("lines of benchmarks/ and tools/", sum(around.values()), MAX_AROUND_LINES, ""),
-        *(
-            (what, len(found), 0, ", ".join(found))
-            for what, found in (
-                ("circles of imports", circles()),
-                ("errors outside reranker/errors.py", stray_errors()),
-                ("words of the glossary that are not in the code", list(missing_words(page))),
-            )
-        ),
+        *((what, len(names), 0, ", ".join(names)) for what, names in found.items()),
     ]
     for what, number, limit, where in numbers:
         print(f"{'ok  ' if number <= limit else 'OVER'} {what}: {number:,} of {limit:,} {where}".rstrip())
