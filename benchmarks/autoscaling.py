@@ -9,8 +9,6 @@ Real Serve with simulated engines of 10,000 tokens a second. Replicas here start
 minute: times are not those of a cluster, but both policies have the same.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

@@ -8,8 +8,6 @@ The engine alone: one process, prompts made beforehand, a list for each query, a
 batch is compared by is from its first partition to its last; the start (Ray, model, reading the input) is told, too.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

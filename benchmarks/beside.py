@@ -7,8 +7,6 @@ Both are started from their own checkout, in this environment. Ratios are this s
 benchmarks/results/beside.json (--quick: build/bench/beside.json) and prints the table.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator
 from pathlib import Path

@@ -8,8 +8,6 @@ outages: what clients notice when the Redis behind two ingress replicas is kille
 rubbish.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json
@@ -20,16 +18,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import redis
 
-from benchmarks import results
 from benchmarks.load import Answer, Client, require_ok, took
 from benchmarks.models import checkpoint
-from benchmarks.results import RESULTS, SCRATCH, Result, percentiles, say
+from benchmarks.results import Result, percentiles, run_experiments, say
 from benchmarks.service import Launch, Server, configuration, running
 from benchmarks.serving.systems import Bench, ours, vllm_serve
 from benchmarks.stages import milliseconds
@@ -53,7 +51,7 @@ _REPLICAS, _INGRESSES, _OUTAGE_CLIENTS, _OUTAGE_DOCUMENTS, _LISTS = 2, 2, 4, 40,
 Act = Callable[[], object]
 
 
-def pieces(folder: Path, *, quick: bool) -> Result:
+def pieces(quick: bool) -> Result:
     """Time every piece; the best of several."""
     times = 3 if quick else 15
     parameters = {"documents": DOCUMENTS, "words": WORDS, "times": times}
@@ -79,15 +77,15 @@ def pieces(folder: Path, *, quick: bool) -> Result:
     memory = MemoryStore(2**26, NoRecorder())
     timed("write to memory", lambda: memory.put_many(entries))
     timed("read from memory", lambda: asyncio.run(memory.get_many(keys)))
-    asyncio.run(_redis_pieces(folder, entries, times, found))
+    asyncio.run(_redis_pieces(entries, times, found))
     result.raw = {"ms": found, "tokens": rendered.prompts.prompt_tokens}
     ratio = found["tokenize, and lay out prompts"] / found["make keys"]
     result.check("keys of texts against tokenizing, times faster", ratio, ">=", 10)
     return result
 
 
-async def _redis_pieces(folder: Path, entries: dict[bytes, Entry], times: int, found: dict[str, float]) -> None:
-    with RedisServer(folder) as server:
+async def _redis_pieces(entries: dict[bytes, Entry], times: int, found: dict[str, float]) -> None:
+    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
         config = RedisConfig(url=server.url, budget_s=2)
         store = RedisStore(redis_client(config, None), config, NoRecorder())
         keys = list(entries)
@@ -107,7 +105,7 @@ async def _redis_pieces(folder: Path, entries: dict[bytes, Entry], times: int, f
         await store.aclose()
 
 
-def lists(shape: str, *, quick: bool) -> Result:
+def lists(shape: str, quick: bool) -> Result:
     """Ours twice, then theirs (not for the demo model: a limit of its own)."""
     bench = Bench(shape)
     count, again, seconds = (2, 5, 1.0) if quick else (5, 20, 5.0)
@@ -178,7 +176,7 @@ async def _throughput(server: Server, texts: list[TextList], seconds: float) -> 
     return len(answers) * DOCUMENTS / lasted_s
 
 
-def outages(folder: Path, *, quick: bool) -> Result:
+def outages(quick: bool) -> Result:
     """One phase after the other, under the same load."""
     phase_s = 2.0 if quick else 8.0
     budget_s = RedisConfig().budget_s
@@ -193,7 +191,8 @@ def outages(folder: Path, *, quick: bool) -> Result:
         | {"lists": _LISTS, "phase_s": phase_s, "budget_s": budget_s, "memory_mib": 0},
     )
     with ExitStack() as stack:
-        server = stack.enter_context(RedisServer(folder))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        server = stack.enter_context(RedisServer(Path(folder)))
         config = configuration(
             {
                 "engine": {"simulated": {"tokens_per_s": 200_000}},
@@ -272,31 +271,12 @@ def _spoil(client: redis.Redis, stop: threading.Event) -> None:
         pipeline.execute()
 
 
-EXPERIMENTS: dict[str, Callable[[Path, bool], Result]] = {
-    "pieces": lambda folder, quick: pieces(folder, quick=quick),
-    "demo": lambda _, quick: lists("demo", quick=quick),
-    "small": lambda _, quick: lists("small", quick=quick),
-    "outages": lambda folder, quick: outages(folder, quick=quick),
+EXPERIMENTS: dict[str, Callable[[bool], Result]] = {
+    "pieces": pieces,
+    "demo": partial(lists, "demo"),
+    "small": partial(lists, "small"),
+    "outages": outages,
 }
 
-
-def main() -> int:
-    """Run experiments; exit status 1 if a limit did not hold."""
-    parser = results.parser(__doc__)
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    parser.add_argument("--quick", action="store_true", help="to see whether it runs; writes build/bench/cache.json")
-    asked = parser.parse_args()
-    path = (SCRATCH if asked.quick else RESULTS) / "cache.json"
-    held = True
-    for name in asked.only:
-        started_s = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            result = EXPERIMENTS[name](Path(folder), asked.quick)
-        result.write(path, name, quick=asked.quick, took_s=round(time.monotonic() - started_s))
-        held &= result.held
-    say(f"wrote {path}")
-    return 0 if held else 1
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_experiments(__doc__, EXPERIMENTS, "cache.json", lambda _: None))

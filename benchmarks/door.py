@@ -3,8 +3,6 @@
 python -m benchmarks.door --url http://127.0.0.1:8000     after `make serve`
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 

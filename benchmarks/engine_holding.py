@@ -6,8 +6,6 @@ Each round starts each holding in a fresh process, gives it the same shards (ran
 pairs of one list have) and prints pairs per second. Rounds alternate, so that a busy moment of the machine hits both.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import statistics

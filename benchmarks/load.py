@@ -4,8 +4,6 @@ The generator makes bodies before the clock starts, reads answers in full while 
 stopped. It obeys a refusal with Retry-After, as a client would; the wait is part of the list's latency, and is counted.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import itertools
@@ -225,12 +223,6 @@ class LoadGenerator:
         return found
 
 
-def _drive(job: Job) -> dict[str, Any]:
-    import uvloop
-
-    return uvloop.run(job.go())
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """A load, and the server it is for."""
@@ -344,3 +336,9 @@ class Job:
 def _cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def _drive(job: Job) -> dict[str, Any]:
+    import uvloop
+
+    return uvloop.run(job.go())

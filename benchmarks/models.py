@@ -1,7 +1,5 @@
 """The checkpoints that are served, made once and kept in build/bench: right for speed, meaningless as rankings."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

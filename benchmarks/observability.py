@@ -8,8 +8,6 @@ at a speed that no GPU has, so that the ingress is the limit and every microseco
 share is smaller. Two of the services are the same, with nothing on: how far these differ is what the figure is worth.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import math

@@ -9,8 +9,6 @@ or one that is kept, as the client's pool has it; a list that fails is not sent 
 (docs/decisions/0006-no-proxy.md): there is none to kill.
 """
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import os

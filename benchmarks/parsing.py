@@ -3,8 +3,6 @@
 python -m benchmarks.parsing
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

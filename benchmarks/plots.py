@@ -1,7 +1,5 @@
 """Draws the plots, as SVG, from the committed results."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -120,8 +118,8 @@ def _p50(found: Any, size: str) -> Any:
     return found["latency_ms"][size]["p50"]["median"]
 
 
-def draw_scaling(report: Path = RESULTS / "scatter.json", picture: Path = RESULTS / "scaling.svg") -> None:
-    """Draw latency by number of replicas from benchmarks.scatter's results; nothing if they have no such experiment."""
+def draw_scaling(report: Path = RESULTS / "scatter.json") -> None:
+    """Draw latency by number of replicas beside benchmarks.scatter's results; nothing if they have no such experiment."""
     experiment: dict[str, Any] | None = read(report)["experiments"].get("scaling")
     if experiment is None:
         return
@@ -129,7 +127,7 @@ def draw_scaling(report: Path = RESULTS / "scatter.json", picture: Path = RESULT
     raw = [experiment["raw"][f"{size} replicas"]["latency_s"] for size in sizes]
     ms = {name: [one[name] * 1e3 for one in raw] for name in ("p50", "min", "max")}
     ideal = [ms["p50"][0] / size for size in sizes]
-    with _figure(picture, figsize=(7, 4.2), font=11) as (_, axes):
+    with _figure(report.with_name("scaling.svg"), figsize=(7, 4.2), font=11) as (_, axes):
         axes.plot(sizes, ideal, color=_GREY, linestyle="--", label="ideal: one replica's latency divided")
         spread = [
             [median - low for median, low in zip(ms["p50"], ms["min"], strict=True)],

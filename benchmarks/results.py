@@ -1,7 +1,5 @@
 """What a benchmark writes down: figures with their limits, as JSON, with machine, commit and command."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import datetime
@@ -11,7 +9,8 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -98,6 +97,31 @@ class Result:
         old = json.loads(path.read_text(encoding="utf-8"))["experiments"] if path.exists() else {}
         content = asdict(self) | {"held": self.held, "checks": [one.as_json() for one in self.checks]}
         write(path, {"experiments": old | {name: _shortened(content) | {"run": describe() | run}}})
+
+
+def run_experiments(
+    description: str | None,
+    experiments: Mapping[str, Callable[[bool], Result]],
+    file: str,
+    done: Callable[[Path], object],
+) -> int:
+    """A command that runs experiments, or some of them, into one file; exit status 1 if a limit did not hold."""
+    options = parser(description)
+    options.add_argument("--only", nargs="+", choices=experiments, default=list(experiments), metavar="NAME")
+    options.add_argument("--quick", action="store_true", help="few repetitions: to see whether it runs")
+    options.add_argument("--out", type=Path, help=f"(benchmarks/results/{file}; --quick: build/bench/{file})")
+    asked = options.parse_args()
+    path = asked.out or (SCRATCH if asked.quick else RESULTS) / file
+    found = []
+    for name in asked.only:
+        say(f"--- {name}")
+        started_s = time.monotonic()
+        found.append(experiments[name](asked.quick))
+        # Now: the next may fail.
+        found[-1].write(path, name, quick=asked.quick, took_s=round(time.monotonic() - started_s))
+    done(path)
+    say("\n".join(["", *(f"{check}" for result in found for check in result.checks), f"wrote {path}"]))
+    return 0 if all(result.held for result in found) else 1
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

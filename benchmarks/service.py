@@ -1,7 +1,5 @@
 """Servers under test: each a process of its own on a free port, asked over HTTP, watched, ended with all it started."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """What a list costs in the ingress, stage by stage, and on the imagined devices: each stage alone, in this process."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

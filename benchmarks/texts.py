@@ -1,7 +1,5 @@
 """Queries and documents by seed: the same seed gives the same lists, and no two lists are alike."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ python -m tools.docs            writes docs/configuration.md, docs/errors.md, an
 python -m tools.docs --check    fails when one of them is stale
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

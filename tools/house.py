@@ -1,7 +1,5 @@
 """The house's numbers: fail when the code grows past them, runs in a circle, or leaves its glossary behind."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -4,8 +4,6 @@ python -m tools.image check          what a linter does not know of this project
 python -m tools.image replay cpu     the steps of `build-cpu` in a clean folder, with the files that Docker would see
 """
 
-from __future__ import annotations
-
 import argparse
 import fnmatch
 import os

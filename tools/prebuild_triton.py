@@ -7,8 +7,6 @@ and hands out its library; anything else it refuses. No GPU and no driver is nee
 the result, and found when it is loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys

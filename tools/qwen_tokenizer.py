@@ -10,8 +10,6 @@ the public repositories record it that pin these models by hash), so what our te
 file. Takes about four seconds.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -5,8 +5,6 @@
 It does what a user would: builds an index of each set, starts the service on all of them, and asks POST /v1/search.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys

@@ -4,8 +4,6 @@ examples/search/run.sh all
 python -m tools.screenshots --url http://127.0.0.1:8000
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 One process, no cluster, three quarters of an hour; writes benchmarks/results/fleet.json and prints its tables.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import statistics

@@ -4,8 +4,6 @@ What decides is the service's own code, imported: `planning.plan`, `placement.Pl
 `scaling.ReplicaScaling`. What is imagined is time: an engine's step, a hop, a model's load.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import math

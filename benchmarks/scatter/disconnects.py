@@ -9,8 +9,6 @@ long until /v1/load is empty, and the resident memory of the ingress and the rep
 Limits: the p99 until a cancelled list has left all queues is 0.2 s; after the 1,000, nothing is in flight.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import statistics
@@ -33,7 +31,7 @@ STEPS_S = (EngineConfig().target_step_s, 0.1, None)
 _HANG_UP_WITHIN_S, _EMPTY_TIMEOUT_S = 2.0, 120
 
 
-def run(*, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Hang up one by one, then in crowds; see the module's first lines."""
     singles, crowds = (10, 2) if quick else (100, 5)
     model = {"name": str(models.checkpoint("nano"))}

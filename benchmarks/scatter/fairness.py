@@ -13,14 +13,12 @@ list's own times at most 1.15 times. Then, with fair queueing, what `engine.targ
 interrupted, so a small list waits for the one under way.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from benchmarks import models
 from benchmarks.load import Answer, Client, require_ok, took
@@ -47,8 +45,8 @@ class Measured:
     pairs: int = 0
     lasted_s: float = 0.0
 
-    def __add__(self, other: Measured) -> Measured:
-        return Measured(
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
             self.small_s + other.small_s,
             self.big_s + other.big_s,
             self.pairs + other.pairs,
@@ -68,7 +66,7 @@ class Measured:
         )
 
 
-def run(*, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Measure both orders, then the steps; see the module's first lines."""
     rounds, bigs, swept_bigs = (1, 2, 1) if quick else (3, 7, 6)
     result = Result(

@@ -6,8 +6,6 @@ gets SIGKILL, the next one once all are back. With 4 simulated replicas, then wi
 Limits: no request fails, and every answer has the scores that were taken before, to the last bit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
@@ -30,7 +28,7 @@ REAL = {"replicas": 2, "documents": 60, "words": 30, "simulated": False}
 _NOTICED_TIMEOUT_S, _BACK_TIMEOUT_S = 60, 240
 
 
-def run(*, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Kill simulated replicas, then real ones; see the module's first lines."""
     kills = 3 if quick else 20
     result = Result(

@@ -18,8 +18,6 @@ plus max_queue_s; 5 s after its end, latency is back at the unloaded p99. The lo
 and says how late it was.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
@@ -54,7 +52,7 @@ _HUGE_DOCUMENTS, _LONG_DOCUMENTS = 9_000, 1_000
 _CALLS, _SERIES = 20_000, 5
 
 
-def run(*, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Measure in turn; see the module's first lines."""
     overload_s, capacity_s, unloaded = (10, 6, 60) if quick else (60, 25, 400)
     result = Result(

@@ -7,8 +7,6 @@ with the shorter queue, 6 of 100 did (fa69ca6; shards have gone past Ray's route
 Limit: 100 of 100 lists on 4 replicas.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from typing import Any
@@ -22,7 +20,7 @@ REPLICAS, DOCUMENTS, WORDS = 4, 120, 100
 """About 12,000 tokens: enough for 4 shards of more than planning.min_shard_tokens, one portion."""
 
 
-def run(*, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Measure; see the module's first lines."""
     lists = 20 if quick else 100
     # Quick devices: an idle one is what counts here. Without hedging, which would add a replica to some lists.

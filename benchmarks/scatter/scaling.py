@@ -8,8 +8,6 @@ Limit: the median latency on 8 replicas is at most 1.15 times an eighth of that 
 after the other per size, no two the same; sizes in alternating rounds, each on a service of its own.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import statistics
@@ -28,7 +26,7 @@ DOCUMENTS, WORDS = 1_000, 91
 _PAUSE_S = 0.3
 
 
-def run(*, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Measure every size; see the module's first lines."""
     rounds, lists_per_round = (1, 4) if quick else (3, 8)
     model = models.checkpoint("nano")

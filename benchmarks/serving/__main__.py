@@ -12,8 +12,6 @@ A full run (the default systems and workloads, not --quick) writes benchmarks/re
 writes build/bench/serving-SHAPE.json, so that a trial does not replace a result. --out decides otherwise.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import threading

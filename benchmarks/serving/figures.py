@@ -1,7 +1,5 @@
 """From the raw rounds to medians, spreads and ratios, and whether they are within their limits. Pure."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any

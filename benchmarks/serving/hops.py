@@ -6,8 +6,6 @@ ingress computes is measured stage by stage in this process (benchmarks/stages.p
 a replica and back is what remains. So the rows add up to the whole, and their noise is in the last difference.
 """
 
-from __future__ import annotations
-
 import http.client
 import statistics
 import time

@@ -1,7 +1,5 @@
 """Writes docs/benchmarks.md from the committed results and page.md, its text; every figure comes from the results."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path

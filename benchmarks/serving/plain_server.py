@@ -7,8 +7,6 @@ One list at a time, in batches of 32. The prompts are the model card's. The seco
 configuration.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 from collections.abc import Callable, Sequence

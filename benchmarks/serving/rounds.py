@@ -1,7 +1,5 @@
 """Rounds alternate between the systems; only one is driven at a time, and none that costs anything stands by."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -46,7 +44,7 @@ class Sample:
             tokens = None if tokens is None or said is None else tokens + said
         return cls(scores, tokens)
 
-    def compare(self, other: Sample) -> dict[str, Any]:  # Any: JSON
+    def compare(self, other: Self) -> dict[str, Any]:  # Any: JSON
         """Compare two systems' scores, and the prompts' tokens where both count them.
 
         Random weights give scores that differ little between documents, so the difference between systems is told

@@ -4,8 +4,6 @@ The optional peers live in environments of their own (docs/benchmarks.md says ho
 what they can share, so that our lock files stay ours. Each is skipped, with the reason, where it is not installed.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

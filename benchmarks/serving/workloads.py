@@ -1,7 +1,5 @@
 """The loads by name: which lists, by how many clients at once, for how long. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

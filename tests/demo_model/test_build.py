@@ -83,7 +83,7 @@ def test_the_weights_file_reads_as_bfloat16_and_the_folder_stays_small() -> None
 def test_rounding_to_bfloat16_is_torch_s() -> None:
     """Ties go to the even neighbour; a plain cut would bias every weight downwards."""
     values = torch.tensor([1.0, -1.00390625, 1.01171875, 0.1, -3.14159, 1e-30, 213.7], dtype=torch.float64)
-    ours = checkpoint.from_bfloat16(checkpoint.to_bfloat16(values.numpy()))
+    ours = checkpoint.rounded(values.numpy())
 
     assert torch.equal(torch.from_numpy(ours), values.bfloat16().double())
 

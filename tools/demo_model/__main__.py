@@ -17,8 +17,6 @@ Both rankers of the table see the same question and the same 20 candidates, one 
 are drawn from the pool. "Hard": they are the 19 that BM25 itself likes best, so BM25 chose its own mistakes.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

@@ -10,8 +10,6 @@ Written are adapter/, as PEFT saves it; judged/, for `reranker eval`, where half
 words and half do not; and serve_config.yaml, which has the adapter.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator

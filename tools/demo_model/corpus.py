@@ -4,8 +4,6 @@ Only counts of these texts are committed: the merges in tokenizer.json and the n
 installed packages differ from machine to machine, which is why both results are.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib.util

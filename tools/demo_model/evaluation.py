@@ -1,7 +1,5 @@
 """Ranking quality against BM25: the same questions, the same candidates, two rankers."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -5,8 +5,6 @@ logarithm. Squared, the topic of a query outweighs a frame of common words aroun
 for ..."); on training questions the two differ by less than the noise.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -4,12 +4,11 @@ Everything not set here is zero. Queries and keys are normalised per head (Qwen3
 SHARPNESS * cosine; values are not, so whatever they read is divided by the factor RMSNorm applied.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import numpy as np
 
@@ -72,7 +71,7 @@ class Layer:
     down: Float64
 
     @classmethod
-    def zeros(cls) -> Layer:
+    def zeros(cls) -> Self:
         """Return a layer that does nothing."""
         heads = (layout.HEADS * layout.HEAD_DIM, layout.HIDDEN)
         unit = (layout.INTERMEDIATE, layout.HIDDEN)

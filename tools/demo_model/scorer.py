@@ -1,7 +1,5 @@
 """Run the demo model with transformers, in float32, over many pairs: for calibration, the quality table and tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

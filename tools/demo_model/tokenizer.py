@@ -6,8 +6,6 @@ alternative of the word pattern keeps each in one piece, and the training text m
 therefore survive when user text is encoded with every control token disabled, as they do in the real model's template.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 
