@@ -96,14 +96,14 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 	$(BIN)/python -m tools.dashboard --check
 	$(BIN)/reranker config check serve_config.yaml examples/search/serve.yaml k8s/overlays/*/serve_config.yaml
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/python -m tools.image check
+	$(BIN)/python -m tests.manifests.image check
 	$(BIN)/python -m tools.demo_model build --check
 	$(BIN)/python -m tools.demo_model quality --check
 	$(BIN)/python -m tools.house
 
 .PHONY: screenshots
 screenshots: $(DEV) ## the docs' pictures of the playground, from a running service with the demo model (URL=…)
-	$(BIN)/python -m tools.screenshots --url $(URL)
+	$(BIN)/python -m tests.screenshots --url $(URL)
 
 .PHONY: docs
 docs: $(DEV) ## write the generated parts of the docs
@@ -129,7 +129,7 @@ k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod or
 
 .PHONY: image-replay
 image-replay: ## run the image's install steps in a clean folder, without Docker (FLAVOUR=cpu or gpu; minutes)
-	@$(BIN)/python -m tools.image replay $(or $(FLAVOUR),cpu)
+	@$(BIN)/python -m tests.manifests.image replay $(or $(FLAVOUR),cpu)
 
 .PHONY: bench
 bench: $(DEV) ## ours beside `vllm serve`: about 25 minutes (SHAPES=nano,small SYSTEMS=… ROUNDS=3 GPU=1 BENCH="--quick …")

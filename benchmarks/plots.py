@@ -119,7 +119,7 @@ def _p50(found: Any, size: str) -> Any:
 
 
 def draw_scaling(report: Path = RESULTS / "scatter.json") -> None:
-    """Draw latency by number of replicas beside benchmarks.scatter's results; nothing if they have no such experiment."""
+    """Draw latency by number of replicas, beside benchmarks.scatter's results; nothing if they lack the experiment."""
     experiment: dict[str, Any] | None = read(report)["experiments"].get("scaling")
     if experiment is None:
         return

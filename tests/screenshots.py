@@ -1,7 +1,7 @@
 """Take the pictures of the playground that the docs show, from a running service with the demo model and the examples.
 
 examples/search/run.sh all
-python -m tools.screenshots --url http://127.0.0.1:8000
+python -m tests.screenshots --url http://127.0.0.1:8000
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Look through the Dockerfile, or run its install steps, without Docker.
 
-python -m tools.image check          what a linter does not know of this project's rules
-python -m tools.image replay cpu     the steps of `build-cpu` in a clean folder, with the files that Docker would see
+python -m tests.manifests.image check          what a linter does not know of this project's rules
+python -m tests.manifests.image replay cpu     the steps of `build-cpu` in a clean folder, with the files that Docker would see
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _FINAL = ("cpu", "gpu")
 _COMPILERS = {"gcc", "g++", "clang", "build-essential", "make", "cmake", "ninja-build", "nvcc"}
 
