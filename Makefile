@@ -140,6 +140,10 @@ bench: $(DEV) ## ours beside `vllm serve`: about 25 minutes (SHAPES=nano,small S
 bench-check: $(DEV) ## what CI asks of speed: two ratios to `vllm serve`, with wide limits (a minute and a half)
 	$(BIN)/python -m benchmarks.serving --check
 
+.PHONY: bench-beside
+bench-beside: $(DEV) ## another state of this repository beside this one: half an hour (OLD=checkout SHAPES=nano,small ROUNDS=3)
+	$(BIN)/python -m benchmarks.beside --old $(OLD) $(if $(SHAPES),--shapes $(SHAPES)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 .PHONY: bench-engine
 bench-engine: $(DEV) ## the two ways of holding vLLM, side by side (minutes)
 	$(BIN)/python -m benchmarks.engine_holding

@@ -1,7 +1,7 @@
 """Look through the Dockerfile, or run its install steps, without Docker.
 
 python -m tests.manifests.image check          what a linter does not know of this project's rules
-python -m tests.manifests.image replay cpu     the steps of `build-cpu` in a clean folder, with the files that Docker would see
+python -m tests.manifests.image replay cpu     the steps of `build-cpu` in a clean folder, with what Docker would see
 """
 
 import argparse
