@@ -28,7 +28,7 @@ import redis
 from benchmarks.load import Answer, Client, require_ok, took
 from benchmarks.models import checkpoint
 from benchmarks.results import Result, percentiles, run_experiments, say
-from benchmarks.service import Launch, Server, configuration, running
+from benchmarks.service import Launch, Server, configuration, running, started
 from benchmarks.serving.systems import Bench, ours, vllm_serve
 from benchmarks.stages import milliseconds
 from benchmarks.texts import TextList, make_list
@@ -139,13 +139,8 @@ def lists(shape: str, quick: bool) -> Result:
 def _server(launch: Launch, name: str) -> Server:
     """Start one, and warm it."""
     say(f"starting {name}")
-    server = Server(launch, f"cache-{name}")
-    try:
-        server.wait_until_ready()
-        server.scores(make_list("words", 50, "warm-up"))
-    except BaseException:
-        server.stop()
-        raise
+    server = started(launch, f"cache-{name}")
+    _ask(server, [make_list("words", 50, "warm-up")])
     return server
 
 

@@ -15,7 +15,7 @@ from benchmarks.stages import milliseconds
 from benchmarks.texts import pieces
 from reranker.config import LimitsConfig
 from reranker.dialects.base import Served
-from reranker.dialects.choose import parse
+from reranker.dialects.parse import parse
 from reranker.types import RankedDocument, Ranking
 
 _REPEATS = 7
@@ -42,7 +42,7 @@ def main() -> None:
     """Print one table for reading and one for writing."""
     decoder = msgspec.json.Decoder(_Msgspec)
     limits = LimitsConfig()
-    print("| documents | as | MB | json | pydantic | msgspec | orjson + pydantic | the whole of `choose.parse` |")
+    print("| documents | as | MB | json | pydantic | msgspec | orjson + pydantic | the whole of `parse` |")
     print("|---|---|---|---|---|---|---|---|")
     for count in (1_000, 10_000):
         documents = pieces(count)

@@ -201,6 +201,17 @@ def ours(
     )
 
 
+def started(launch: Launch, name: str, replicas: int = 0) -> Server:
+    """Start a server and wait until it is ready; ServiceError: it is not, and has been ended."""
+    server = Server(launch, name)
+    try:
+        server.wait_until_ready(replicas)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
 @contextlib.contextmanager
 def running(
     config: dict[str, Any], replicas: int, *, simulated: bool = True, name: str = "service", count: bool = True
@@ -213,8 +224,7 @@ def running(
     options = ("--simulated",) if simulated else ()
     engine = config["applications"][0]["args"].get("engine", {})
     say(f"starting {replicas} {'simulated ' if simulated else ''}replica(s): {engine}")
-    with Server(ours(config, name, *options, replicas=replicas if count else None), name) as server:
-        server.wait_until_ready(replicas)
+    with started(ours(config, name, *options, replicas=replicas if count else None), name, replicas) as server:
         yield server
 
 

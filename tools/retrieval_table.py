@@ -18,14 +18,13 @@ import httpx
 import yaml
 
 from benchmarks import results
-from benchmarks.service import Server, ours
-from deployments.cli.local import open_embedder
+from benchmarks.service import Server, ours, started
+from deployments.cli.index import open_embedder
 from reranker.client import RerankerClient
 from reranker.config import EmbeddingConfig
 from reranker.offline.evaluation import experiment, formats, metrics
-from reranker.search.building import Build, Embed
-from reranker.search.facts import EmbeddingFacts, IndexFacts
-from reranker.search.folder import IndexFolder
+from reranker.search.build import Build, Embed
+from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo
 from reranker.search.sources import TextFields, find_sources
 
 ROOT = Path(__file__).parents[1]
@@ -72,11 +71,11 @@ def minilm() -> str:
 
 def build(one: JudgedSet, out: Path, embedding: str, embed: Embed) -> None:
     """Index the documents of a set, with vectors."""
-    facts = IndexFacts(fields=one.fields, embedding=EmbeddingFacts(model=embedding))
+    info = IndexInfo(fields=one.fields, embedding=EmbeddingInfo(model=embedding))
     folder = IndexFolder(out)
     with folder.locked():
-        built = Build(folder, find_sources(one.documents), facts, embed=embed).run()
-    print(f"{one.name}: {built.facts.documents} documents, {built.facts.chunks} chunks", flush=True)
+        built = Build(folder, find_sources(one.documents), info, embed=embed).run()
+    print(f"{one.name}: {built.info.documents} documents, {built.info.chunks} chunks", flush=True)
 
 
 def start(indexes: dict[str, Path], model: str) -> Server:
@@ -84,8 +83,7 @@ def start(indexes: dict[str, Path], model: str) -> Server:
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     del config["applications"][0]["args"]["rules"]
     options = [option for name, path in indexes.items() for option in ("--index", f"{name}={path}")]
-    server = Server(ours(config, "retrieval", "--model", model, *options), "retrieval")
-    server.wait_until_ready()
+    server = started(ours(config, "retrieval", "--model", model, *options), "retrieval")
     # The embedding model may come later.
     while httpx.post(f"{server.url}/v1/search", json={"query": "ready"}, timeout=900).status_code == 503:
         time.sleep(1)

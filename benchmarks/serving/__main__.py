@@ -25,7 +25,7 @@ from benchmarks import plots, results
 from benchmarks.load import LoadGenerator, Workload
 from benchmarks.models import SHAPE_NAMES, SHAPES
 from benchmarks.results import RESULTS, SCRATCH, Check, describe, say
-from benchmarks.service import Server, ServiceError
+from benchmarks.service import Server, ServiceError, started
 from benchmarks.serving import figures, hops, page, systems
 from benchmarks.serving.figures import MAX_MEMORY_GROWTH, Record
 from benchmarks.serving.rounds import DisagreementError, Rounds
@@ -164,8 +164,7 @@ def soak(bench: Bench, names: Sequence[str], *, quick: bool) -> bool:
     scale = 0.2 if quick else 1.0
     found: dict[str, Any] = {}
     for name in names:
-        with Server(systems.launch(name, bench), f"soak-{bench.shape}-{name}") as server:
-            server.wait_until_ready()
+        with started(systems.launch(name, bench), f"soak-{bench.shape}-{name}") as server:
             found[name] = _soak(bench, server, scale)
         say(f"soak {name}: {found[name]['growth']:.3f} times the memory after {_SOAK_MINUTES * scale:g} minutes")
     out = (SCRATCH if quick else RESULTS) / f"serving-soak-{bench.shape}.json"

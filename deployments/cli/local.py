@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.cli import launcher
-from reranker.config import EmbeddingConfig, RerankerConfig
+from reranker.config import RerankerConfig
 from reranker.engine.base import Engine
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.placement import Placement
-from reranker.search.simulated import SIMULATED, vectors
-from reranker.types import FloatArray, Shard, ShardScores, ShardTerms
+from reranker.types import Shard, ShardScores, ShardTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,43 +72,23 @@ def open_local(config: RerankerConfig) -> LocalReranker:
     """
     checkpoint = find_checkpoint(config.model)
     renderer = PromptRenderer.of(checkpoint, config.model)
-    _prepare_environment(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
+    prepare_environment(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
     # Imported here: it brings torch, and it must find the variables above.
     from reranker.engine.vllm import VllmEngine
 
-    device = _device() if config.engine.device == "auto" else config.engine.device
-    engine = VllmEngine(checkpoint, config.engine, device=device)
+    where = device() if config.engine.device == "auto" else config.engine.device
+    engine = VllmEngine(checkpoint, config.engine, device=where)
     return LocalReranker(checkpoint, renderer, engine)
 
 
-@contextlib.contextmanager
-def open_embedder(config: EmbeddingConfig) -> Iterator[Callable[[Sequence[str]], FloatArray]]:
-    """Load an embedding model in this process, for as long as the block lasts; it embeds documents.
-
-    Raises:
-        ConfigurationError: The model is not there, or not one we can embed with.
-        Exception: Whatever vLLM raises when it cannot load the model.
-    """
-    if config.model == SIMULATED:
-        yield vectors
-        return
-    _prepare_environment(os.cpu_count() or 1)
-    # Imported here: it brings torch, and it must find the variables above.
-    from reranker.search.embedding import VllmEmbedder
-
-    embedder = VllmEmbedder(config, device=_device())
-    try:
-        yield embedder.embed_documents
-    finally:
-        embedder.shutdown()
-
-
-def _prepare_environment(threads: int) -> None:
-    # Read by OpenMP and vLLM when they load; the same that deployments/app.py gives a replica.
+def prepare_environment(threads: int) -> None:
+    """Set what OpenMP and vLLM read when they load."""
+    # The same that deployments/app.py gives a replica.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-def _device() -> str:
+def device() -> str:
+    """Where vLLM is to run: "cuda" or "cpu"."""
     return "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
