@@ -189,8 +189,11 @@ def ours(
     SCRATCH.mkdir(parents=True, exist_ok=True)
     path = SCRATCH / f"serve-{file_name(name)}.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    entry = "deployments.cli.main" if (checkout / "deployments" / "cli").is_dir() else "reranker.cli"
+    serve = checkout / "deployments" / "cli" / "serve.py"
+    entry = "deployments.cli.main" if serve.is_file() else "reranker.cli"
     count = ("--replicas", str(replicas)) if replicas is not None else ()
+    if serve.is_file() and "--verbose" in serve.read_text(encoding="utf-8"):
+        options = (*options, "--verbose")  # else Ray's and vLLM's words go elsewhere
     return Launch(
         command=(sys.executable, "-m", entry, "serve", "--config", str(path), "--port", "{port}", *count, *options),
         protocol=Protocol("/v1/rerank", "rerank"),

@@ -42,7 +42,8 @@ def run(quick: bool) -> Result:
     )
     left_s = result.raw["until_a_list_has_left_s, by target_step_s"] = {}
     for step_s in STEPS_S:
-        args = {"model": model, "engine": {"target_step_s": step_s}, "admission": {"max_queue_s": 3_600}}
+        patient = {"admission": {"max_queue_s": 3_600}, "limits": {"timeout_s": 3_600}}
+        args = {"model": model, "engine": {"target_step_s": step_s}, **patient}
         with running(args, REPLICAS) as service:
             left_s[str(step_s)] = asyncio.run(_one_by_one(service.url, singles))
             say(f"target_step_s {step_s}: gone after {left_s[str(step_s)]}")

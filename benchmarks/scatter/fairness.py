@@ -101,7 +101,7 @@ def _measure(bigs: int, seed: int, every_s: float | None, **engine: Any) -> tupl
         "model": {"name": str(models.checkpoint(SHAPE, "bytes"))},
         # Random weights are no reranker: without the check that refuses them.
         "engine": {"device": "cpu", "startup_check": False, **engine},
-        "admission": {"max_queue_s": 3_600},
+        "admission": {"max_queue_s": 600},
         "limits": {"timeout_s": 600},
     }
     with running(args, 1, simulated=False) as service:
