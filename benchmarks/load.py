@@ -14,7 +14,7 @@ import random
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import aiohttp
@@ -223,7 +223,7 @@ class LoadGenerator:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A load, and the server it is for."""
 
@@ -233,14 +233,14 @@ class Job:
     seed: str
     max_pairs_per_s: float
     """So many pairs are made ahead for every second; more are made while it runs, and counted."""
-    made_late: list[bytes] = field(default_factory=list)
+    made_late: int = 0
 
     async def go(self) -> dict[str, Any]:
         """Send the load; the result's seconds are from the first list sent to the last answer."""
         began_cpu_s, streams, seconds = _cpu_s(), self.work.streams, self.work.seconds
         closed = [self._bodies(stream, number) for number, stream in enumerate(streams)]
         moments_s, sizes, bodies = self._arrivals()
-        late_s = [0.0]
+        late_s: list[float] = []
         async with Client(self.url, _TIMEOUT_S, self.protocol.path, obey=True) as client:
             single = self.protocol.body(next(lists("words", 1, f"{self.seed}/connect")))
             # Connections are open before the clock starts.
@@ -281,8 +281,8 @@ class Job:
             "refused": sum(answer.refusals for _, answer, _ in answers),
             "failures": len(client.failures),
             "first_failure": client.failures[0] if client.failures else None,
-            "made_late": len(self.made_late),
-            "sent_late_s": max(late_s),
+            "made_late": self.made_late,
+            "sent_late_s": max(late_s, default=0.0),
             "client_cpu_s": cpu_s,
             "process_cpu_s": _cpu_s() - began_cpu_s,
         }
@@ -298,7 +298,7 @@ class Job:
 
         def late() -> Iterator[bytes]:
             for body in made:
-                self.made_late.append(b"")
+                self.made_late += 1
                 yield body
 
         return itertools.chain(ahead, late())
