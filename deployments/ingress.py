@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
 from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
+from deployments.http.playground import Answer, PageRequest, PlaygroundClient
 from deployments.http.routes import build_api
 from deployments.http.search import Search, SearchClient
 from deployments.http.server import Listener, listen
@@ -28,8 +29,6 @@ from deployments.loading import replicas_loading
 from deployments.logs import join_serve
 from deployments.request_log import RequestLog
 from deployments.tracing import Tracer
-from deployments.ui.link import UILink
-from deployments.ui.visits import Head, Visit
 from reranker import metrics
 from reranker.cache.build import build_cache
 from reranker.cache.use import Use, report
@@ -81,7 +80,7 @@ class Ingress:
         self.search = Search(SearchClient(search), config) if search is not None else None
         self._cache = build_cache(config, os.environ, self._recorder)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
-        self._ui = UILink()
+        self._playground = PlaygroundClient()
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
@@ -101,7 +100,7 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            self._ui.close()
+            self._playground.close()
             await self._listener.drain(self._config.limits.timeout_s)
             if self._books is not None:
                 await self._books.finish()
@@ -175,9 +174,9 @@ class Ingress:
         """See `Backend`."""
         return await self._books.totals() if self._books else None
 
-    def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
+    def open_page(self, request: PageRequest) -> Answer:
         """See `Backend`."""
-        return self._ui.answer(visit)
+        return self._playground.answer(request)
 
     async def live_replicas(self) -> int:
         """See `Backend`."""

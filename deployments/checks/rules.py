@@ -13,11 +13,11 @@ from deployments.cli.launcher import (
     ENGINE_DEPLOYMENT,
     IMPORT_PATH,
     INGRESS_DEPLOYMENT,
-    UI_DEPLOYMENT,
     UI_IMPORT_PATH,
     address,
 )
 from deployments.http.keys import ENVIRONMENT, is_loopback
+from deployments.http.playground import UI_DEPLOYMENT
 from reranker.config import RerankerConfig
 
 GRACEFUL_SHUTDOWN_S = 20.0

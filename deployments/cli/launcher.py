@@ -34,7 +34,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
 _POLL_S = 0.5
 IMPORT_PATH, UI_IMPORT_PATH = "deployments.app:build_app", "deployments.ui.app:build_ui"
-INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT, UI_DEPLOYMENT = "Ingress", "EngineReplica", "Playground"
+INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT = "Ingress", "EngineReplica"
 
 
 CANNOT_BE_DEPLOYED = 3

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from deployments.http.playground import Answer, PageRequest
     from deployments.http.search import Search
     from reranker.dialects.base import JSON, Asked
     from reranker.dialects.tei import TeiInfo
@@ -62,6 +63,10 @@ class Backend(Protocol):
 
     async def clear_cache(self) -> None:
         """Forget every score, in all ingress replicas and in what they share; raises CacheUnavailableError."""
+        ...
+
+    def open_page(self, request: PageRequest) -> Answer:
+        """Have the playground answer a request."""
         ...
 
     def info(self) -> TeiInfo:

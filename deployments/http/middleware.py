@@ -21,9 +21,9 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.keys import Keyring
+from deployments.http.playground import UI_PATH
 from deployments.http.quota import Quotas
 from deployments.http.responses import error_response, server_timing
-from deployments.ui.visits import UI_PATH
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.errors import (

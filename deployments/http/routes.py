@@ -18,10 +18,10 @@ from deployments.http import SERVICE_HEADER, VERSION, Backend
 from deployments.http.keys import Keyring
 from deployments.http.metrics_routes import add_metrics_routes
 from deployments.http.middleware import Observer, RequestMiddleware
+from deployments.http.playground import playground_router
 from deployments.http.requests import read_asked
 from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
 from deployments.http.search import search_router
-from deployments.ui.routes import add_ui_routes
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.dialects.base import Dialect
@@ -135,7 +135,7 @@ def build_api(
     if backend.search is not None:
         api.include_router(search_router(backend.search))
     add_metrics_routes(api, backend, keys)
-    add_ui_routes(api, backend, limits)
+    api.include_router(playground_router(backend.open_page, limits))
     ranking_paths = [route.path for route in api.routes if "ranking" in getattr(route, "tags", ())]
     api.add_middleware(
         RequestMiddleware, limits, keys, ranking_paths, observers, count, draining=lambda: backend.draining

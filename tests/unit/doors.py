@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 
 from deployments.http.keys import Keyring
 from deployments.http.middleware import Observer
+from deployments.http.playground import PageRequest, ResponseHead
 from deployments.http.routes import build_api
 from deployments.http.search import Search
-from deployments.ui.visits import Head, Visit
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
 from reranker.errors import NoPlaygroundError, RerankerError
@@ -40,8 +40,8 @@ class WordBackend:
         self.error: Exception | None = None
         self.cleared = 0
         self.totals: dict[str, float] | None = {}
-        self.visits: list[Visit] = []
-        self.page: list[Head | bytes | Exception] = [NoPlaygroundError()]
+        self.page_requests: list[PageRequest] = []
+        self.page: list[ResponseHead | bytes | Exception] = [NoPlaygroundError()]
         self.callers: list[Caller] = []
         self.asked: list[Asked] = []
         self.arrived = asyncio.Event()
@@ -81,8 +81,8 @@ class WordBackend:
     async def replicas_loading(self) -> list[dict[str, Any]]:
         return [{"replica": "a", "stage": "loading", "seconds": 3}]
 
-    async def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
-        self.visits.append(visit)
+    async def open_page(self, request: PageRequest) -> AsyncIterator[ResponseHead | bytes]:
+        self.page_requests.append(request)
         for part in self.page:
             if isinstance(part, Exception):
                 raise part
