@@ -33,12 +33,10 @@ from benchmarks.serving.systems import Bench, ours, vllm_serve
 from benchmarks.stages import milliseconds
 from benchmarks.texts import TextList, make_list
 from reranker.cache.entry import Entry, pack, unpack
-from reranker.cache.key import ListTerms, document_keys
+from reranker.cache.keys import ListTerms, document_keys
 from reranker.cache.memory import MemoryStore
-from reranker.cache.redis_client import redis_client
-from reranker.cache.redis_store import RedisStore
+from reranker.cache.redis import RedisLink, RedisStore, redis_client
 from reranker.config import RedisConfig
-from reranker.metrics import NoRecorder
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.types import EngineScores
 from tests.redis_server import RedisServer
@@ -74,7 +72,7 @@ def pieces(quick: bool) -> Result:
     keys = document_keys(terms, texts.documents)
     entries = {key: entry for key, entry in zip(keys, pack(rendered, scores), strict=True) if entry is not None}
     timed("unpack scores", lambda: unpack(list(entries.values())))
-    memory = MemoryStore(2**26, NoRecorder())
+    memory = MemoryStore(2**26)
     timed("write to memory", lambda: memory.put_many(entries))
     timed("read from memory", lambda: asyncio.run(memory.get_many(keys)))
     asyncio.run(_redis_pieces(entries, times, found))
@@ -87,7 +85,7 @@ def pieces(quick: bool) -> Result:
 async def _redis_pieces(entries: dict[bytes, Entry], times: int, found: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
         config = RedisConfig(url=server.url, budget_s=2)
-        store = RedisStore(redis_client(config, None), config, NoRecorder())
+        store = RedisStore(RedisLink(redis_client(config, None), config.budget_s, "benchmark"), config)
         keys = list(entries)
         await store.get_many(keys)
         for name in ("write to Redis, in the background", "read from Redis"):

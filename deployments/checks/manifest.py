@@ -16,7 +16,7 @@ from deployments.checks.finding import YAML, Finding
 from deployments.checks.marked_yaml import Path
 from deployments.checks.rules import GRACEFUL_SHUTDOWN_S
 from deployments.cli.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, address
-from deployments.http.keys import is_loopback
+from deployments.http.access import is_loopback
 from reranker.config import RerankerConfig
 
 _NAME_LENGTH = 47  # KubeRay, validation.go: names it derives must stay below 63

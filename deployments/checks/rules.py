@@ -16,7 +16,7 @@ from deployments.cli.launcher import (
     UI_IMPORT_PATH,
     address,
 )
-from deployments.http.keys import ENVIRONMENT, is_loopback
+from deployments.http.access import ENVIRONMENT, is_loopback
 from deployments.http.playground import UI_DEPLOYMENT
 from reranker.config import RerankerConfig
 

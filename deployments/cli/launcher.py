@@ -24,7 +24,7 @@ import httpx
 import psutil
 import yaml
 
-from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
+from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from reranker.config import RerankerConfig, UIConfig
 from reranker.errors import ConfigurationError
 from reranker.model.checkpoint import find_checkpoint

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from deployments.cli import Subparsers, rankers
 from reranker.client import ScoredDocument
-from reranker.offline.evaluation.formats import read_documents
+from reranker.offline.formats import read_documents
 
 
 def add_parser(commands: Subparsers) -> None:

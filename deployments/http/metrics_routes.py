@@ -1,26 +1,24 @@
-"""GET /metrics: the figures of all replicas together, as Prometheus text. For keys with `metrics: true` and admins."""
+"""GET /metrics: the series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from fastapi import FastAPI, Request
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import PlainTextResponse, Response
 
-from deployments.http.keys import Keyring
+from deployments.http.access import Keyring
 from deployments.http.responses import describe
 from reranker.errors import ForbiddenError, NotFoundError
-from reranker.metrics import COUNTED
-from reranker.metrics.exposition import CONTENT_TYPE, exposition
 from reranker.types import Caller
 
 
 class MetricsBackend(Protocol):
     """What the route needs of the service."""
 
-    async def metric_totals(self) -> Mapping[str, float] | None:
-        """Sums over all replicas, by cell; see `reranker.metrics.ledger`. None: nothing is counted."""
+    async def metrics_text(self) -> bytes | None:
+        """All series of this node; see `reranker.node_metrics`. None: nothing is counted."""
         ...
 
 
@@ -29,12 +27,12 @@ def add_metrics_routes(api: FastAPI, backend: MetricsBackend, keys: Keyring) -> 
 
     @api.get("/metrics", response_class=PlainTextResponse, **describe(None, 403, 404))
     async def metrics(request: Request) -> Response:
-        """The figures of all replicas together, as Prometheus text."""
+        """The series of all processes on this node, as Prometheus text."""
         if keys.needed and not keys.open_metrics:
             caller: Caller = request.state.caller
             if not (caller.metrics or caller.admin):
                 raise ForbiddenError
-        totals = await backend.metric_totals()
-        if totals is None:
+        text = await backend.metrics_text()
+        if text is None:
             raise NotFoundError("nothing is counted: observability.metrics is false")
-        return Response(exposition(COUNTED, totals), headers={"content-type": CONTENT_TYPE})
+        return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})

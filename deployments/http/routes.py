@@ -15,10 +15,11 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from deployments.http import SERVICE_HEADER, VERSION, Backend
-from deployments.http.keys import Keyring
+from deployments.http.access import Keyring
 from deployments.http.metrics_routes import add_metrics_routes
 from deployments.http.middleware import Observer, RequestMiddleware
 from deployments.http.playground import playground_router
+from deployments.http.quotas import Quotas
 from deployments.http.requests import read_asked
 from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
 from deployments.http.search import search_router
@@ -110,6 +111,7 @@ def build_api(
     keys: Keyring,
     observers: Sequence[Observer] = (),
     count: Observer | None = None,
+    quotas: Quotas | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -119,6 +121,7 @@ def build_api(
         keys: Who may use it.
         observers: See `RequestMiddleware`.
         count: See `RequestMiddleware`.
+        quotas: How much each key may use. None: counted in this process alone.
     """
     handlers = {HTTPException: _raise, RequestValidationError: _raise}
     api = FastAPI(
@@ -138,7 +141,7 @@ def build_api(
     api.include_router(playground_router(backend.open_page, limits))
     ranking_paths = [route.path for route in api.routes if "ranking" in getattr(route, "tags", ())]
     api.add_middleware(
-        RequestMiddleware, limits, keys, ranking_paths, observers, count, draining=lambda: backend.draining
+        RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, lambda: backend.draining
     )
     return api
 

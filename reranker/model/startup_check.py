@@ -47,6 +47,8 @@ _LONG_DOCUMENT = "water " * 50_000
 # The pairs are web questions: a configured instruction of another field could rightly call them irrelevant.
 _INSTRUCTION = ModelConfig().instruction
 
+CHECKS = ("tail", "finite", "spread", "separation", "batch", "repetition")
+"""Their names, in the order in which they are reported."""
 MIN_GAP = 1.0
 """Log-odds from the worst relevant document to the best irrelevant one. The demo model has 4.3."""
 MIN_SPREAD = 0.1

@@ -12,7 +12,7 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from deployments.http.keys import Keyring
+from deployments.http.access import Keyring
 from deployments.http.middleware import Observer
 from deployments.http.playground import PageRequest, ResponseHead
 from deployments.http.routes import build_api
@@ -39,7 +39,7 @@ class WordBackend:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.cleared = 0
-        self.totals: dict[str, float] | None = {}
+        self.metrics: bytes | None = b""
         self.page_requests: list[PageRequest] = []
         self.page: list[ResponseHead | bytes | Exception] = [NoPlaygroundError()]
         self.callers: list[Caller] = []
@@ -70,8 +70,8 @@ class WordBackend:
     async def clear_cache(self) -> None:
         self.cleared += 1
 
-    async def metric_totals(self) -> Mapping[str, float] | None:
-        return self.totals
+    async def metrics_text(self) -> bytes | None:
+        return self.metrics
 
     async def live_replicas(self) -> int:
         if isinstance(self.error, RerankerError):

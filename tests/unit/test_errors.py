@@ -8,7 +8,7 @@ import pytest
 from deployments.cli.launcher import LaunchError
 from reranker import errors
 from reranker.client import UnreachableError
-from reranker.offline.evaluation.formats import InputFileError
+from reranker.offline.formats import InputFileError
 
 EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.RerankerError: ("a sentence",),
