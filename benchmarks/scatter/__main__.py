@@ -12,8 +12,4 @@ EXPERIMENTS = {
 }
 
 if __name__ == "__main__":
-    raise SystemExit(
-        run_experiments(
-            __doc__, EXPERIMENTS, "scatter.json", lambda path: plots.draw_scaling(path, path.with_name("scaling.svg"))
-        )
-    )
+    raise SystemExit(run_experiments(__doc__, EXPERIMENTS, "scatter.json", plots.draw_scaling))
