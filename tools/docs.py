@@ -19,8 +19,8 @@ from deployments.autoscaling import GAUGES
 from reranker import metrics
 from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
 from reranker.engine import metrics as engine_metrics
+from reranker.engine.startup_check import CHECKS
 from reranker.errors import for_clients
-from reranker.model.startup_check import CHECKS
 from reranker.node_metrics import metrics_of
 
 ROOT = Path(__file__).parents[1]

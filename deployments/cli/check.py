@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deployments.cli import Subparsers
 from deployments.cli.local import load_config, open_local
-from reranker.model.startup_check import run_checks, tolerance_for
+from reranker.engine.startup_check import run_checks, tolerance_for
 
 
 def add_parser(commands: Subparsers) -> None:

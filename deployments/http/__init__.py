@@ -53,6 +53,10 @@ class Backend(Protocol):
         """What each replica that is starting does, and for how many seconds."""
         ...
 
+    async def metrics_text(self) -> bytes | None:
+        """All series of this node; see `reranker.node_metrics`. None: nothing is counted."""
+        ...
+
     async def load(self) -> JSON:
         """What is in flight."""
         ...

@@ -222,6 +222,7 @@ class _Exchange:
         """Watch no longer."""
         if self._watching is not None:
             self._watching.cancel()
+            self._watching = None  # else a cycle: the task keeps its error, that the frame, and that this
 
     async def _watch(self) -> None:
         if (await self._receive())["type"] == "http.disconnect" and not self._complete and self._task is not None:

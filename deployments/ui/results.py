@@ -161,6 +161,7 @@ _ADVICE: dict[type[RerankerError], _Words] = {
         "Put your key into the field at the top; whoever runs the service has it.",
     ),
     errors.ForbiddenError: ("Not allowed with this key", "Use a key that may do this."),
+    errors.NotFoundError: ("Not found", "This service may be another version. Look at its /docs."),
     errors.SlowRequestError: ("The request did not arrive in time", "Try again."),
     errors.RequestTooLargeError: ("Too much at once", "Send fewer or shorter documents."),
     errors.QuotaExceededError: ("This key's share is used up", _LATER),
@@ -179,7 +180,6 @@ _ADVICE: dict[type[RerankerError], _Words] = {
 """Title and remedy of an error, and of all errors below it that are not named."""
 _BY_STATUS: dict[int, _Words] = {
     **{kind.status_code: words for kind, words in _ADVICE.items() if kind.status_code not in (400, 500)},
-    404: ("Not found", "This service may be another version. Look at its /docs."),
     429: _ADVICE[errors.OverloadedError],
     503: ("The service is not ready", _LATER),
 }
@@ -198,6 +198,6 @@ def advice(error: RerankerError) -> Advice:
     elif kind is errors.UnauthorizedError and message == str(errors.UnauthorizedError(True)):
         title, remedy = "This API key is not known", "Check the key at the top of the page: no space, nothing missing."
     if remedy == _LATER:
-        wait_s = getattr(error, "retry_after_s", None)
+        wait_s = error.retry_after_s
         remedy = "Try again in a moment." if wait_s is None else f"Try again in {wait_s} second{'s' * (wait_s != 1)}."
     return Advice(title, message[:1].upper() + message[1:], remedy)

@@ -17,12 +17,12 @@ from reranker.client import RerankerClient, UnreachableError
 from reranker.config import EngineConfig, ModelConfig, RerankerConfig
 from reranker.dialects import DIALECTS
 from reranker.dialects.parse import parse
+from reranker.engine import startup_check
 from reranker.engine.simulated import simulated_engine, simulated_logit
+from reranker.engine.startup_check import require_sane
 from reranker.errors import StartupCheckError
-from reranker.model import startup_check
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import CUT_THE_END, PromptRenderer
-from reranker.model.startup_check import require_sane
 from reranker.offline import Row
 from reranker.offline.scorer import Cost, PartitionScorer, for_throughput
 from reranker.ranking.ranker import Ranker
