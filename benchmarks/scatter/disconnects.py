@@ -49,6 +49,7 @@ def run(folder: Path, *, quick: bool) -> Result:
             "model": {"name": str(model)},
             "engine": {"target_step_s": step_s},
             "admission": {"max_queue_s": 3_600},
+            "limits": {"timeout_s": 3_600},
         }
         with running(folder, args, REPLICAS) as service:
             left_s[str(step_s)] = asyncio.run(_one_by_one(service, singles))

@@ -104,7 +104,7 @@ def _args(model: Path, **engine: Any) -> dict[str, Any]:
         "model": {"name": str(model)},
         # Random weights are no reranker: without the check that refuses them.
         "engine": {"device": "cpu", "startup_check": False, **engine},
-        "admission": {"max_queue_s": 3_600},
+        "admission": {"max_queue_s": 600},
         "limits": {"timeout_s": 600},
     }
 

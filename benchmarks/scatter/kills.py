@@ -41,7 +41,7 @@ def run(folder: Path, *, quick: bool) -> Result:
     for name, how in (("simulated", SIMULATED), ("vllm", REAL)):
         # Let in everything: what a dead replica should have done queues up at the others, and a 429 is no failure.
         # Without the cache: a list that is sent again is to reach an engine again.
-        args = {"admission": {"max_queue_s": 600}, "model": {"name": "demo"}, "cache": {"enabled": False}}
+        args = {"admission": {"max_queue_s": 120}, "model": {"name": "demo"}, "cache": {"enabled": False}}
         with running(folder, args, int(how["replicas"]), simulated=bool(how["simulated"])) as service:
             raw = asyncio.run(_measure(service, how, kills))
         result.raw[name] = raw
