@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import yaml
 
-from deployments.cli.local import open_embedder
+from deployments.cli.rankers import open_embedder
 from reranker.client import RerankerClient
 from reranker.config import EmbeddingConfig
 from reranker.offline.evaluation import experiment, formats, metrics

@@ -31,7 +31,7 @@ from benchmarks.scatter.report import say
 from benchmarks.scatter.service import Service, configuration
 from benchmarks.scatter.workload import Lists
 from benchmarks.signals import heed_sigterm
-from deployments.cli.launcher import ENGINE_DEPLOYMENT
+from deployments import ENGINE_DEPLOYMENT
 from reranker.metrics.catalog import SCORED_TOKENS
 
 WORDS = 30

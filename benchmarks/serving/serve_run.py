@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from deployments.cli import launcher
+from deployments.cli import serve
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     arguments = parser.parse_args()
     config = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
     config["http_options"]["port"] = arguments.port
-    return launcher.run(config)
+    return serve.supervise(config, verbose=True)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from deployments.checks import engine_args, scaling
-from deployments.checks.finding import YAML, Finding, value_of
-from deployments.checks.marked_yaml import Path
-from deployments.cli.launcher import (
+from deployments import (
     ENGINE_DEPLOYMENT,
     IMPORT_PATH,
     INGRESS_DEPLOYMENT,
     UI_DEPLOYMENT,
     UI_IMPORT_PATH,
-    address,
 )
+from deployments.checks import engine_args, scaling
+from deployments.checks.finding import YAML, Finding, value_of
+from deployments.checks.marked_yaml import Path
+from deployments.http.address import configured_address
 from deployments.http.keys import ENVIRONMENT, is_loopback
 from reranker.config import RerankerConfig
 
@@ -110,7 +110,7 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
     yield from scaling.target(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
     yield from _limits(settings, path)
     yield from engine_args.problems(settings, (*path, "args"))
-    host = address(dict(config))[0]
+    host = configured_address(config)[0]
     if not (
         is_loopback(host) or settings.access.keys_file or settings.access.allow_anonymous or ENVIRONMENT in variables
     ):
@@ -230,7 +230,7 @@ def _buckets(config: YAML) -> Iterator[Finding]:
 
 
 def _address(config: YAML) -> Iterator[Finding]:
-    port = address(dict(config))[1]
+    port = configured_address(config)[1]
     if not 0 < port < 65_536:
         yield Finding(("http_options", "port"), f"there is no port {port}", "Give one from 1024 to 65535")
     for place, application in enumerate(config["applications"]):

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
+from deployments import IMPORT_PATH, UI_IMPORT_PATH
 from deployments.checks.finding import Finding
 from deployments.checks.marked_yaml import Path
-from deployments.cli.launcher import IMPORT_PATH, UI_IMPORT_PATH
 from reranker.config import RerankerConfig, UIConfig
 
 # A YAML document has every type, and so has an annotation: hence the Any in this file.

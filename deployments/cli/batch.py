@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 from deployments.cli import Subparsers, rankers
-from deployments.cli.score import positive
+from deployments.cli.rankers import positive
 from reranker.config import RerankerConfig, SimulatedConfig
 from reranker.offline.columns import Columns
 from reranker.offline.folder import BatchFolder

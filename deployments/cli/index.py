@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from deployments.cli import Subparsers
-from deployments.cli.local import open_embedder
+from deployments.cli.rankers import open_embedder
 from reranker.config import EmbeddingConfig
 from reranker.errors import ConfigurationError
 from reranker.search.building import LEFT_OUT, Build, Built, Embed

@@ -16,7 +16,7 @@ from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from ray.serve.schema import DeploymentStatus
 
-from deployments.cli.launcher import UI_DEPLOYMENT
+from deployments import UI_DEPLOYMENT
 from deployments.ui.visits import Head, Visit
 from reranker.errors import NoPlaygroundError, PlaygroundUnavailableError
 

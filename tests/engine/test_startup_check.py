@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from deployments.cli.local import LocalReranker, open_local
+from deployments.cli.rankers import LocalReranker, open_local
 from reranker.config import RerankerConfig
 from reranker.errors import StartupCheckError
 from reranker.model.checkpoint import DEMO_MODEL

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from deployments.cli.launcher import LaunchError, address, load
+from deployments.cli.config import startable_config as load
 from deployments.cli.main import main
+from deployments.http.address import configured_address as address
 from reranker.errors import ConfigurationError, ModelNotFoundError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.search.folder import NoIndexError
@@ -70,7 +71,7 @@ def test_number_of_replicas_needs_no_deployments_in_the_file(
 
 
 def test_no_replica_is_refused(free_port: int) -> None:
-    with pytest.raises(LaunchError, match="REPLICAS=1"):
+    with pytest.raises(ConfigurationError, match="REPLICAS=1"):
         load(CONFIG, port=free_port, replicas=0)
 
 
@@ -108,17 +109,17 @@ def test_taken_port_is_named_with_a_way_out() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LaunchError, match=rf"127.0.0.1:{port}.*make serve PORT={port + 1}"):
+        with pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port}.*make serve PORT={port + 1}"):
             load(CONFIG, port=port)
 
 
 def test_port_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(LaunchError, match="port 99999"):
+    with pytest.raises(ConfigurationError, match="port 99999"):
         load(CONFIG, port=99_999)
 
 
 def test_configuration_without_our_application_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"deployments\.app:build_app"):
+    with pytest.raises(ConfigurationError, match=r"deployments\.app:build_app"):
         load(_write(tmp_path, applications=[{"import_path": "other:app"}]))
 
 
@@ -126,12 +127,12 @@ def test_configuration_without_our_application_is_refused(tmp_path: Path) -> Non
 def test_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(content)
-    with pytest.raises(LaunchError):
+    with pytest.raises(ConfigurationError):
         load(path)
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="No such file"):
+    with pytest.raises(ConfigurationError, match="No such file"):
         load(tmp_path / "nothing.yaml")
 
 
