@@ -13,8 +13,7 @@ from typing import Any
 import ray
 
 from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH
-from deployments.checks.finding import YAML, Finding
-from deployments.checks.marked_yaml import Path
+from deployments.checks.document import YAML, Finding, Path
 from deployments.checks.rules import GRACEFUL_SHUTDOWN_S
 from deployments.http.address import configured_address
 from deployments.http.keys import is_loopback

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from deployments.cli.config import load_config
 from deployments.cli.config import startable_config as load
 from deployments.cli.main import main
 from deployments.http.address import configured_address as address
@@ -203,3 +204,10 @@ def test_a_wrong_setting_of_the_playground_stops_the_start(tmp_path: Path, free_
     applications[1]["args"] = {"services": {"other": "no url"}}
     with pytest.raises(ValidationError, match="must begin with http"):
         load(_write(tmp_path, applications=applications), port=free_port)
+
+
+@pytest.mark.parametrize("path", [CONFIG, *CONFIG.parent.glob("k8s/overlays/*/serve_config.yaml")], ids=str)
+def test_settings_of_every_committed_configuration_can_be_read_here(path: Path) -> None:
+    """`check`, `score --local` and `batch` read a production configuration on a machine without its keys and ports."""
+    assert load_config(path, "demo").model.name == "demo"
+    assert load_config(path).model.name
