@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from deployments.cli.config import load_config
 from deployments.cli.config import startable_config as load
 from deployments.cli.main import main
+from deployments.http.address import bound_socket
 from deployments.http.address import configured_address as address
 from reranker.errors import ConfigurationError, ModelNotFoundError
 from reranker.model.checkpoint import DEMO_MODEL
@@ -112,6 +113,19 @@ def test_taken_port_is_named_with_a_way_out() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port}.*make serve PORT={port + 1}"):
             load(CONFIG, port=port)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_address_is_one_to_listen_on(host: str, free_port: int) -> None:
+    assert address(load(CONFIG, host=host, port=free_port)) == ("::1", free_port)
+
+
+def test_taken_ipv6_port_is_named_as_in_a_url() -> None:
+    with bound_socket("::1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"\[::1\]:{port} "):
+            load(CONFIG, host="::1", port=port)
 
 
 def test_port_that_does_not_exist_is_refused() -> None:
