@@ -17,7 +17,7 @@ from pydantic import BaseModel, StrictStr
 
 from reranker.config import LimitsConfig
 from reranker.dialects.base import Served
-from reranker.dialects.choose import parse
+from reranker.dialects.parse import parse
 from reranker.types import RankedDocument, Ranking
 
 _JUDGED = Path(__file__).parent / "judged"
@@ -64,7 +64,7 @@ def main() -> None:
     """Print one table for reading and one for writing."""
     decoder = msgspec.json.Decoder(_Msgspec)
     limits = LimitsConfig()
-    print("| documents | as | MB | json | pydantic | msgspec | orjson + pydantic | the whole of `choose.parse` |")
+    print("| documents | as | MB | json | pydantic | msgspec | orjson + pydantic | the whole of `parse` |")
     print("|---|---|---|---|---|---|---|---|")
     for count in (1_000, 10_000):
         documents = texts(count)

@@ -1,4 +1,4 @@
-"""The ingress deployment: wires the library's parts to the routes of `api.py` and to the engine replicas."""
+"""The ingress deployment: wires the library's parts to the routes of `deployments.http` and to the engine replicas."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
-from deployments.http.api import build_api
 from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
-from deployments.http.listener import CancelledByClient, Listener, listen
-from deployments.http.observed import Observed
+from deployments.http.routes import build_api
+from deployments.http.search import Search, SearchClient
+from deployments.http.server import Listener, listen
 from deployments.ledger import Bookkeeping
 from deployments.loading import replicas_loading
 from deployments.logs import join_serve
 from deployments.request_log import RequestLog
-from deployments.retriever import Retriever
 from deployments.tracing import Tracer
 from deployments.ui.link import UILink
 from deployments.ui.visits import Head, Visit
@@ -35,6 +34,7 @@ from reranker import metrics
 from reranker.cache.build import build_cache
 from reranker.cache.use import Use, report
 from reranker.config import RerankerConfig
+from reranker.dialects import tei
 from reranker.dialects.base import JSON, Asked
 from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
 from reranker.metrics.requests import record_request
@@ -46,7 +46,7 @@ from reranker.types import Caller, Ranking
 
 
 class Ingress:
-    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.api.Backend`."""
+    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`."""
 
     def __init__(
         self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None
@@ -78,18 +78,16 @@ class Ingress:
         )
         self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._fleet = RayFleet(engine)
-        self._retriever = Retriever(search, config) if search is not None else None
-        self.searches = search is not None
+        self.search = Search(SearchClient(search), config) if search is not None else None
         self._cache = build_cache(config, os.environ, self._recorder)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
         self._ui = UILink()
-        cluster = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
-        listening = listen(options, cluster)
+        self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
+        listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
-        api = CancelledByClient(build_api(self, config.limits, keys))
-        count = self._count if self._books else None
-        app = Observed(api, [self._tracer, RequestLog(config.observability)], count)
-        self._listener = Listener(app, options, listening, cluster)
+        observers = [self._tracer, RequestLog(config.observability)]
+        app = build_api(self, config.limits, keys, observers, self._count if self._books else None)
+        self._listener = Listener(app, options, listening)
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""
@@ -110,6 +108,11 @@ class Ingress:
             if self._cache is not None:
                 await self._cache.aclose()
             await self._tracer.aclose()
+
+    @property
+    def draining(self) -> bool:
+        """See `Backend`."""
+        return self._listener.draining
 
     def require_any_room(self, body_bytes: int) -> None:
         """See `Backend`."""
@@ -132,20 +135,6 @@ class Ingress:
             (metrics.LIVE_REPLICAS, self._fleet.placement.live_replicas),
         ):
             self._recorder.set(gauge, value)
-
-    async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
-        """See `SearchBackend`."""
-        with timeline.stage("retrieve"):
-            return await self._searched().retrieve(asked)
-
-    async def indexes(self) -> JSON:
-        """See `SearchBackend`."""
-        return await self._searched().indexes()
-
-    def _searched(self) -> Retriever:
-        if self._retriever is None:
-            raise RuntimeError("there is no index. This is a bug")
-        return self._retriever
 
     async def load(self) -> JSON:
         """See `Backend`. Compares the books on the way."""
@@ -210,15 +199,6 @@ class Ingress:
             return False
         return bool(status == DeploymentStatus.DEPLOY_FAILED)
 
-    def info(self) -> JSON:
+    def info(self) -> tei.TeiInfo:
         """See `Backend`."""
-        return {
-            "model_id": self.model,
-            "model_sha": self._checkpoint.revision,
-            "model_dtype": self._checkpoint.dtype,
-            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
-            "max_input_length": self._checkpoint.max_pair_tokens,
-            "max_batch_tokens": self._config.engine.max_batch_tokens,
-            "max_client_batch_size": self._config.limits.max_documents,
-            "auto_truncate": True,
-        }
+        return tei.info(self.model, self._checkpoint, self._config)

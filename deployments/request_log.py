@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from deployments.http.observed import CLIENT_GONE
+from deployments.http.middleware import CLIENT_GONE
 from reranker.config import ObservabilityConfig
 from reranker.record import ShardRecord, Timeline
 

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from deployments.http.openapi import VERSION
+from deployments.http import VERSION
 from reranker.config import TracingConfig
 from reranker.errors import ConfigurationError
 from reranker.record import Interval, ShardRecord, Timeline

@@ -1,38 +1,12 @@
-"""Every error we raise, in one tree. The class carries its HTTP status and code; only the ingress reads them.
+"""Every error we raise, in one tree. A class carries its HTTP status and code; `deployments/http/` answers with them.
 
 RerankerError
-├── ClientError                 the request must change
-│   ├── InvalidRequestError     400
-│   │   ├── UnknownInstructionError
-│   │   └── UnknownIndexError
-│   ├── QueryTooLongError       400
-│   ├── UnauthorizedError       401
-│   ├── ForbiddenError          403
-│   ├── SlowRequestError        408
-│   ├── RequestTooLargeError    413
-│   │   ├── UrlTooLongError     414
-│   │   └── HeadersTooLargeError 431
-│   ├── UnknownEncodingError    415
-│   └── QuotaExceededError      429; of one key
-├── ConfigurationError          the operator must change something; raised before an engine takes a device
-│   ├── ModelNotFoundError
-│   ├── UnsupportedModelError
-│   └── StartupCheckError       raised with the model loaded: it does not score as a reranker does
-└── ServiceError                ours, or the machine's
-    ├── OverloadedError         429; of the service
-    ├── NotReadyError           503
-    │   └── StartFailedError
-    ├── CacheUnavailableError   503
-    ├── IndexUnavailableError   503
-    ├── RetrievalError          503
-    ├── DeadlineExceededError   504
-    ├── EngineFailedError       500; another replica can still score the shard
-    │   └── ReplicaLostError
-    ├── ScoringError            500
-    └── InvalidScoreError       500
+├── ClientError          the request must change: 4xx
+├── ConfigurationError   the operator must change something; raised before an engine takes a device
+└── ServiceError         ours, or the machine's: 5xx, and 429 when the service is full
 
-Errors cross process borders: every argument goes to `super().__init__`, positionally, because pickle rebuilds from
-`args`. No message holds a query or a document.
+docs/errors.md lists those that a client can meet. Errors cross process borders: every argument goes to
+`super().__init__`, positionally, because pickle rebuilds from `args`. No message holds a query or a document.
 """
 
 from __future__ import annotations
@@ -43,6 +17,15 @@ class RerankerError(Exception):
 
     status_code: int = 500
     code: str = "internal_error"
+    sentence: str = ""
+    """What `str()` gives, with the instance's attributes in braces. Empty: the arguments."""
+    field: str = ""
+    """The field of the request that is wrong, as a path: documents[3].text. Empty: none."""
+    retry_after_s: int | None = None
+    """Seconds after which the same request may succeed; becomes the header Retry-After."""
+
+    def __str__(self) -> str:
+        return self.sentence.format_map(vars(self)) if self.sentence else super().__str__()
 
 
 class ClientError(RerankerError):
@@ -62,6 +45,13 @@ class InvalidRequestError(ClientError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem}" if self.field else self.problem
+
+
+class MalformedRequestError(ClientError):
+    """What came is not an HTTP request."""
+
+    code = "http_400"
+    sentence = "this is not an HTTP request"
 
 
 class UnknownInstructionError(InvalidRequestError):
@@ -90,13 +80,11 @@ class RequestTooLargeError(ClientError):
     """The request is larger than the service ever accepts."""
 
     status_code, code = 413, "request_too_large"
+    sentence = "{field}: {amount} {unit}; the limit is {limit} in one request"
 
     def __init__(self, field: str, amount: int, limit: int, unit: str) -> None:
         super().__init__(field, amount, limit, unit)
         self.field, self.amount, self.limit, self.unit = field, amount, limit, unit
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.amount} {self.unit}; the limit is {self.limit} in one request"
 
 
 class UrlTooLongError(RequestTooLargeError):
@@ -115,22 +103,18 @@ class UnknownEncodingError(ClientError):
     """The body is compressed in a way that the service does not know."""
 
     status_code, code = 415, "unknown_encoding"
-
-    def __str__(self) -> str:
-        return "Content-Encoding: only gzip and deflate are known; or send the body as it is"
+    sentence = "Content-Encoding: only gzip and deflate are known; or send the body as it is"
 
 
 class SlowRequestError(ClientError):
     """The client did not send its request in time."""
 
     status_code, code = 408, "slow_request"
+    sentence = "the request's {part} did not arrive within {timeout_s:g} s"
 
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(timeout_s)
-        self.timeout_s = timeout_s
-
-    def __str__(self) -> str:
-        return f"the request's body did not arrive within {self.timeout_s:g} s"
+    def __init__(self, timeout_s: float, part: str = "body") -> None:
+        super().__init__(timeout_s, part)
+        self.timeout_s, self.part = timeout_s, part
 
 
 class UnauthorizedError(ClientError):
@@ -143,31 +127,49 @@ class UnauthorizedError(ClientError):
         self.sent = sent
 
     def __str__(self) -> str:
-        if self.sent:
-            return "this API key is not known here; send another as header `Authorization: Bearer KEY`"
-        return "an API key is needed; send it as header `Authorization: Bearer KEY`"
+        said = "this API key is not known here; send another" if self.sent else "an API key is needed; send it"
+        return f"{said} as header `Authorization: Bearer KEY`"
 
 
 class ForbiddenError(ClientError):
     """The API key is known, and may not do this."""
 
     status_code, code = 403, "forbidden"
+    sentence = "this API key may not do this; a key with `admin: true` may"
 
-    def __str__(self) -> str:
-        return "this API key may not do this; a key with `admin: true` may"
+
+class NotFoundError(ClientError):
+    """No such path, or no such model."""
+
+    status_code, code = 404, "http_404"
+
+
+class NoPlaygroundError(NotFoundError):
+    """The service runs without the playground."""
+
+    sentence = "this service runs without the playground; docs/playground.md says how to add it"
+
+
+class MethodNotAllowedError(ClientError):
+    """The path does not take this method."""
+
+    status_code, code = 405, "http_405"
+    sentence = "wrong method for this path; it takes {allowed}"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(allowed)
+        self.allowed = allowed
 
 
 class QuotaExceededError(ClientError):
     """The API key has used up what it may have now."""
 
     status_code, code = 429, "quota_exceeded"
+    sentence = "this API key may have {amount}; send the request again in {retry_after_s} s"
 
     def __init__(self, amount: str, retry_after_s: int) -> None:
         super().__init__(amount, retry_after_s)
         self.amount, self.retry_after_s = amount, retry_after_s
-
-    def __str__(self) -> str:
-        return f"this API key may have {self.amount}; send the request again in {self.retry_after_s} s"
 
 
 class QueryTooLongError(ClientError):
@@ -175,16 +177,14 @@ class QueryTooLongError(ClientError):
 
     code = "query_too_long"
     field = "query"
+    sentence = (
+        "query: with its instruction and the template it needs {tokens} tokens; the limit is {limit}, and a document "
+        "needs at least one. Shorten it by {excess} tokens"
+    )
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(tokens, limit)
-        self.tokens, self.limit = tokens, limit
-
-    def __str__(self) -> str:
-        return (
-            f"query: with its instruction and the template it needs {self.tokens} tokens; the limit is {self.limit}, "
-            f"and a document needs at least one. Shorten it by {self.tokens - self.limit + 1} tokens"
-        )
+        self.tokens, self.limit, self.excess = tokens, limit, tokens - limit + 1
 
 
 class ConfigurationError(RerankerError):
@@ -197,42 +197,36 @@ class ModelNotFoundError(ConfigurationError):
     """The model is neither a folder here nor to be had from the hub."""
 
     code = "model_not_found"
+    sentence = (
+        "model {name!r}: no such folder on this machine, and the model hub did not give it ({reason}). "
+        "Give a local folder, a hub id such as Qwen/Qwen3-Reranker-0.6B, or 'demo' for the bundled model"
+    )
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
         self.name, self.reason = name, reason
-
-    def __str__(self) -> str:
-        return (
-            f"model {self.name!r}: no such folder on this machine, and the model hub did not give it ({self.reason}). "
-            "Give a local folder, a hub id such as Qwen/Qwen3-Reranker-0.6B, or 'demo' for the bundled model"
-        )
 
 
 class UnsupportedModelError(ConfigurationError):
     """The checkpoint is there, but it is not one we can score with."""
 
     code = "unsupported_model"
+    sentence = "model {name!r} cannot be served: {reason}"
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
         self.name, self.reason = name, reason
-
-    def __str__(self) -> str:
-        return f"model {self.name!r} cannot be served: {self.reason}"
 
 
 class StartupCheckError(ConfigurationError):
     """The model was loaded, but it does not score as a reranker does."""
 
     code = "startup_check_failed"
+    sentence = "the model fails the start-up check {check!r} ({measured}); likeliest cause: {cause}"
 
     def __init__(self, check: str, measured: str, cause: str) -> None:
         super().__init__(check, measured, cause)
         self.check, self.measured, self.cause = check, measured, cause
-
-    def __str__(self) -> str:
-        return f"the model fails the start-up check {self.check!r} ({self.measured}); likeliest cause: {self.cause}"
 
 
 class ServiceError(RerankerError):
@@ -245,16 +239,13 @@ class OverloadedError(ServiceError):
     """The list does not fit beside what is queued already."""
 
     status_code, code = 429, "overloaded"
+    sentence = (
+        "overloaded: what is queued already takes about {queue_s:.1f} s; send the request again in {retry_after_s} s"
+    )
 
     def __init__(self, queue_s: float, retry_after_s: int) -> None:
         super().__init__(queue_s, retry_after_s)
         self.queue_s, self.retry_after_s = queue_s, retry_after_s
-
-    def __str__(self) -> str:
-        return (
-            f"overloaded: what is queued already takes about {self.queue_s:.1f} s; "
-            f"send the request again in {self.retry_after_s} s"
-        )
 
 
 class NotReadyError(ServiceError):
@@ -264,19 +255,14 @@ class NotReadyError(ServiceError):
     retry_after_s = 5
     status = "starting"
     """What /health says of it."""
-
-    def __str__(self) -> str:
-        return "no engine is ready to score yet; try again in a few seconds"
+    sentence = "no engine is ready to score yet; try again in a few seconds"
 
 
 class StartFailedError(NotReadyError):
     """No engine can score, and the service has given up starting one."""
 
-    code = "start_failed"
-    status = "failed"
-
-    def __str__(self) -> str:
-        return "no engine could be started; the service's log says why"
+    code, status = "start_failed", "failed"
+    sentence = "no engine could be started; the service's log says why"
 
 
 class PlaygroundUnavailableError(ServiceError):
@@ -284,27 +270,14 @@ class PlaygroundUnavailableError(ServiceError):
 
     status_code, code = 503, "playground_unavailable"
     retry_after_s = 2
-
-    def __str__(self) -> str:
-        return "the playground does not answer now; try again in a few seconds"
-
-
-class NoPlaygroundError(RerankerError):
-    """The service runs without the playground."""
-
-    status_code, code = 404, "no_playground"
-
-    def __str__(self) -> str:
-        return "this service runs without the playground; docs/playground.md says how to add it"
+    sentence = "the playground does not answer now; try again in a few seconds"
 
 
 class CacheUnavailableError(ServiceError):
     """What is remembered in Redis could not be forgotten."""
 
     status_code, code = 503, "cache_unavailable"
-
-    def __str__(self) -> str:
-        return "Redis did not answer, or not to the end: of the scores in it some are still there; try again"
+    sentence = "Redis did not answer, or not to the end: of the scores in it some are still there; try again"
 
 
 class IndexUnavailableError(ServiceError):
@@ -312,13 +285,11 @@ class IndexUnavailableError(ServiceError):
 
     status_code, code = 503, "index_unavailable"
     retry_after_s = 5
+    sentence = "the index {index} cannot be read now; the service's log says why"
 
     def __init__(self, index: str) -> None:
         super().__init__(index)  # pickle rebuilds from these
         self.index = index
-
-    def __str__(self) -> str:
-        return f"the index {self.index} cannot be read now; the service's log says why"
 
 
 class RetrievalError(ServiceError):
@@ -326,85 +297,75 @@ class RetrievalError(ServiceError):
 
     status_code, code = 503, "retrieval_failed"
     retry_after_s = 5
-
-    def __str__(self) -> str:
-        return "the search for candidates failed; the service's log has more"
+    sentence = "the search for candidates failed; the service's log has more"
 
 
 class DeadlineExceededError(ServiceError):
     """The list was not scored in time."""
 
     status_code, code = 504, "deadline_exceeded"
+    sentence = "the list was not scored within {timeout_s:g} s"
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(timeout_s)
         self.timeout_s = timeout_s
-
-    def __str__(self) -> str:
-        return f"the list was not scored within {self.timeout_s:g} s"
 
 
 class EngineFailedError(ServiceError):
     """The engine of a replica stopped working."""
 
     code = "engine_failed"
-
-    def __str__(self) -> str:
-        return "the engine that was scoring this list failed"
+    sentence = "the engine that was scoring this list failed"
 
 
 class ReplicaLostError(EngineFailedError):
     """A replica ended, or cannot be reached, with a shard in its hands."""
 
     code = "replica_lost"
+    sentence = "the replica that was scoring this list was lost, {attempts} times in a row"
 
     def __init__(self, attempts: int = 1) -> None:
         super().__init__(attempts)
         self.attempts = attempts
 
-    def __str__(self) -> str:
-        return f"the replica that was scoring this list was lost, {self.attempts} times in a row"
+
+class InternalError(ServiceError):
+    """A bug of ours."""
+
+    code = "internal_error"
+    sentence = "internal error; the service's log has more"
 
 
 class ScoringError(ServiceError):
     """A replica could not score a shard, for a reason that is a bug."""
 
     code = "scoring_failed"
-
-    def __str__(self) -> str:
-        return "the list could not be scored; the service's log has more"
+    sentence = "the list could not be scored; the service's log has more"
 
 
 class InvalidScoreError(ServiceError):
     """The model gave a logit that is not a finite number, so no order of the documents can be trusted."""
 
     code = "invalid_score"
+    sentence = (
+        "the model gave no finite score for {invalid_pairs} of {pairs} pairs, the first of them documents[{index}]"
+    )
 
     def __init__(self, index: int, invalid_pairs: int, pairs: int) -> None:
         super().__init__(index, invalid_pairs, pairs)
         self.index, self.invalid_pairs, self.pairs = index, invalid_pairs, pairs
 
-    def __str__(self) -> str:
-        return (
-            f"the model gave no finite score for {self.invalid_pairs} of {self.pairs} pairs, "
-            f"the first of them documents[{self.index}]"
-        )
-
 
 def every_class() -> list[type[RerankerError]]:
     """Give every error we raise, the more general ones first."""
-    found: list[type[RerankerError]] = []
-    waiting: list[type[RerankerError]] = [RerankerError]
-    while waiting:
-        one = waiting.pop(0)
-        if one.__module__ == __name__:
-            found.append(one)
-            waiting.extend(one.__subclasses__())
+    found: list[type[RerankerError]] = [RerankerError]
+    for one in found:  # grows on the way
+        found += [child for child in one.__subclasses__() if child.__module__ == __name__]
     return found
 
 
 def for_clients() -> list[type[RerankerError]]:
-    """Give every error that a client can be answered with, by status."""
+    """Give every error that a client can be answered with, one for each code, by status."""
     roots = ClientError, ServiceError
-    found = [one for one in every_class() if issubclass(one, roots) and one not in roots]
+    found = [one for one in every_class() if issubclass(one, roots) and one not in roots and "code" in vars(one)]
     return sorted(found, key=lambda one: one.status_code)

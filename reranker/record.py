@@ -124,8 +124,8 @@ class Timeline:
 
     __slots__ = (
         "_told", "began_s", "began_unix_ns", "body_bytes", "caller", "dialect", "documents", "ended_s", "error",
-        "intervals", "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status", "trace_id",
-        "traceparent", "tracestate",
+        "found_bytes", "intervals", "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status",
+        "trace_id", "traceparent", "tracestate",
     )  # fmt: skip
 
     def __init__(self, request_id: str = "", method: str = "", path: str = "") -> None:
@@ -154,6 +154,8 @@ class Timeline:
         self.priority = ""
         self.body_bytes = self.lists = self.documents = 0
         """What was asked for, as far as it was read."""
+        self.found_bytes = 0
+        """Size of the documents that a search found."""
         self.rankings: Sequence[Ranking] = ()
         """What was answered, list by list. Empty: nothing."""
         self.traceparent = self.tracestate = ""
@@ -161,6 +163,11 @@ class Timeline:
         self._told: tuple[int, dict[str, float]] = (-1, {})
         self.trace_id = ""
         """Of the trace it is in, in hexadecimal. Empty: it is in none that anybody keeps."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of what is to be ranked, as admission counts it before its tokens are known."""
+        return self.body_bytes + self.found_bytes
 
     def stage(self, name: str) -> Stage:
         """Time a stage for as long as the block lasts, however it ends."""

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reranker.search.building import Build
-from reranker.search.facts import EmbeddingFacts, IndexFacts
-from reranker.search.folder import IndexFolder
-from reranker.search.simulated import SIMULATED
-from reranker.search.simulated import vectors as hashed
+from reranker.search.build import Build
+from reranker.search.embedding import SIMULATED, simulated_vectors
+from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo
 from reranker.search.sources import find_sources
 
 DOCUMENTS = [
@@ -27,7 +25,7 @@ def build(index: Path, documents: Sequence[dict[str, Any]], *, vectors: bool = T
     index.parent.mkdir(exist_ok=True, parents=True)
     lines = index.with_suffix(".jsonl")
     lines.write_text("".join(json.dumps(one) + "\n" for one in documents))
-    facts = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED) if vectors else None)
+    info = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED) if vectors else None)
     with IndexFolder(index).locked():
-        Build(IndexFolder(index), find_sources([lines]), facts, embed=hashed if vectors else None).run()
+        Build(IndexFolder(index), find_sources([lines]), info, embed=simulated_vectors if vectors else None).run()
     return index

@@ -24,8 +24,8 @@ from typing import Any
 import httpx
 import psutil
 
+from reranker.dialects import DIALECTS, PATHS
 from reranker.dialects.base import Dialect
-from reranker.dialects.choose import DIALECTS, PATHS
 
 ANSWER_TIMEOUT_S = 30.0
 _AT_ONCE = 8

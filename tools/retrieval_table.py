@@ -25,13 +25,12 @@ from typing import Any
 import httpx
 import yaml
 
-from deployments.cli.rankers import open_embedder
+from deployments.cli.index import open_embedder
 from reranker.client import RerankerClient
 from reranker.config import EmbeddingConfig
 from reranker.offline.evaluation import experiment, formats, metrics
-from reranker.search.building import Build, Embed
-from reranker.search.facts import EmbeddingFacts, IndexFacts
-from reranker.search.folder import IndexFolder
+from reranker.search.build import Build, Embed
+from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo
 from reranker.search.sources import TextFields, find_sources
 
 ROOT = Path(__file__).parents[1]
@@ -79,11 +78,11 @@ def minilm() -> str:
 
 def build(one: JudgedSet, out: Path, embedding: str, embed: Embed) -> None:
     """Index the documents of a set, with vectors."""
-    facts = IndexFacts(fields=one.fields, embedding=EmbeddingFacts(model=embedding))
+    info = IndexInfo(fields=one.fields, embedding=EmbeddingInfo(model=embedding))
     folder = IndexFolder(out)
     with folder.locked():
-        built = Build(folder, find_sources(one.documents), facts, embed=embed).run()
-    print(f"{one.name}: {built.facts.documents} documents, {built.facts.chunks} chunks", flush=True)
+        built = Build(folder, find_sources(one.documents), info, embed=embed).run()
+    print(f"{one.name}: {built.info.documents} documents, {built.info.chunks} chunks", flush=True)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 
 from reranker.config import EngineConfig, LimitsConfig, ModelConfig, PlanningConfig, SimulatedConfig
-from reranker.dialects import choose
 from reranker.dialects.base import Served
+from reranker.dialects.parse import parse
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking import scoring
@@ -57,7 +57,7 @@ def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
         found[name] = round(statistics.median(times) * 1e3, 2)
         return value
 
-    asked = timed("read the body", lambda: choose.parse(raw, None, LimitsConfig()))
+    asked = timed("read the body", lambda: parse(raw, None, LimitsConfig()))
     [request] = asked.lists
     prompts = timed("tokenize and lay out", lambda: _prompts(model, request))
     shards = timed("plan", lambda: plan(prompts.pair_tokens, [0] * replicas, PlanningConfig()))
@@ -76,13 +76,13 @@ def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
 
 def work_tokens(model: Path, raw: bytes) -> int:
     """Tokens the engines compute for a list, on one replica."""
-    [request] = choose.parse(raw, None, LimitsConfig()).lists
+    [request] = parse(raw, None, LimitsConfig()).lists
     return _prompts(model, request).work_tokens
 
 
 def shards_of(model: Path, raw: bytes) -> list[Shard]:
     """A list as it is sent to one idle replica."""
-    [request] = choose.parse(raw, None, LimitsConfig()).lists
+    [request] = parse(raw, None, LimitsConfig()).lists
     prompts = _prompts(model, request)
     return [prompts.select(indices) for indices in plan(prompts.pair_tokens, [0], PlanningConfig())]
 

@@ -22,8 +22,7 @@ from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
 from reranker.config import RerankerConfig, UIConfig
 from reranker.errors import ConfigurationError
 from reranker.model.checkpoint import find_checkpoint
-from reranker.search.facts import IndexFacts
-from reranker.search.folder import IndexFolder
+from reranker.search.index import IndexFolder, IndexInfo
 
 SERVE_CONFIG = Path("serve_config.yaml")
 
@@ -156,13 +155,13 @@ def _serve_indexes(arguments: dict[str, Any], indexes: Mapping[str, Path]) -> No
     search = arguments["search"] = arguments.get("search") or {}
     configured, search["indexes"] = search.get("indexes") or {}, {}
     for name, path in indexes.items():
-        facts = IndexFacts.read(IndexFolder(path).current())
+        info = IndexInfo.read(IndexFolder(path).current())
         # What the configuration says of an index of this name, except where it is.
         search["indexes"][name] = (configured.get(name) or {}) | {"path": str(path.resolve())}
-        if facts.embedding is not None:
+        if info.embedding is not None:
             embedding = search["embedding"] = search.get("embedding") or {}
-            embedding.setdefault("model", facts.embedding.model)
-            embedding.setdefault("revision", facts.embedding.revision)
+            if embedding.get("model") is None:
+                embedding |= info.embedding.model_dump(include={"model", "revision", "url"})
 
 
 def _make_absolute(arguments: dict[str, Any]) -> None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from deployments.cli import Subparsers
-from deployments.cli.rankers import open_embedder
+from deployments.cli import Subparsers, rankers
 from reranker.config import EmbeddingConfig
 from reranker.errors import ConfigurationError
-from reranker.search.building import LEFT_OUT, Build, Built, Embed
-from reranker.search.chunking import ChunkRules
-from reranker.search.facts import EmbeddingFacts, IndexFacts
-from reranker.search.folder import IndexFolder
-from reranker.search.opened import OpenIndex
-from reranker.search.simulated import SIMULATED
+from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
+from reranker.search.embedding import SIMULATED, HttpEmbedder, VllmEmbedder, simulated_vectors
+from reranker.search.first_stages import check_integrity
+from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexReader
 from reranker.search.sources import SUFFIXES, TextFields, find_sources
-from reranker.search.words import Ideographs, WordRules, require_stemmer
+from reranker.search.text import Analyzer, ChunkSize, Ideographs, require_stemmer
 
+_EMBEDDING_TIMEOUT_S = 120
+"""For one call of an embedding URL: a build may wait longer than a search."""
 _SHOWN_PROBLEMS = 20
 _IDEOGRAPHS: dict[str, Ideographs | None] = {"auto": None, "words": "words", "pairs": "pairs"}
 
@@ -38,7 +39,7 @@ def add_parser(commands: Subparsers) -> None:
     )
     build.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=f"a folder, or a file: {kinds}")
     build.add_argument("--out", type=Path, required=True, metavar="INDEX", help="the index's folder")
-    defaults = ChunkRules()
+    defaults = ChunkSize()
     build.add_argument("--chunk-tokens", type=int, default=defaults.tokens, metavar="N", help="(%(default)s)")
     build.add_argument(
         "--overlap-tokens",
@@ -64,6 +65,11 @@ def add_parser(commands: Subparsers) -> None:
     build.add_argument(
         "--embedding", metavar="MODEL", help="for dense search: a local folder or a hub id; loaded here, best on a GPU"
     )
+    build.add_argument(
+        "--embedding-url",
+        metavar="URL",
+        help="an OpenAI-compatible endpoint that has that model, such as http://host:8000/v1; nothing is loaded here",
+    )
     build.add_argument("--embedding-revision", metavar="REVISION", help="branch, tag or commit on the hub")
     build.add_argument(
         "--faiss",
@@ -87,28 +93,32 @@ def add_parser(commands: Subparsers) -> None:
 
 def _build(parsed: argparse.Namespace) -> int:
     embedding = None
+    if parsed.embedding_url is not None and parsed.embedding is None:
+        raise ConfigurationError("--embedding-url needs --embedding: the name of the model there")
     if parsed.embedding is not None:
         model = str(Path(parsed.embedding).resolve()) if Path(parsed.embedding).is_dir() else parsed.embedding
-        embedding = EmbeddingFacts(model=model, revision=parsed.embedding_revision, factory=parsed.faiss)
-    facts = IndexFacts(
-        tokenizer=parsed.tokenizer or (embedding.model if embedding and embedding.model != SIMULATED else "demo"),
-        chunking=ChunkRules(parsed.chunk_tokens, parsed.overlap_tokens),
-        words=WordRules(require_stemmer(parsed.stemmer)),
+        embedding = EmbeddingInfo(
+            model=model, revision=parsed.embedding_revision, url=parsed.embedding_url, factory=parsed.faiss
+        )
+    info = IndexInfo(
+        tokenizer=parsed.tokenizer or _tokenizer(embedding),
+        chunking=ChunkSize(parsed.chunk_tokens, parsed.overlap_tokens),
+        words=Analyzer(require_stemmer(parsed.stemmer)),
         fields=TextFields(tuple(parsed.text_field or ("text",)), parsed.title_field),
         embedding=embedding,
     )
-    return _run(parsed.out, parsed.paths, facts, ideographs=_IDEOGRAPHS[parsed.chinese])
+    return _run(parsed.out, parsed.paths, info, ideographs=_IDEOGRAPHS[parsed.chinese])
 
 
 def _add(parsed: argparse.Namespace) -> int:
-    facts = IndexFacts.read(IndexFolder(parsed.index).current())
-    return _run(parsed.index, parsed.paths, facts, add=True)
+    info = IndexInfo.read(IndexFolder(parsed.index).current())
+    return _run(parsed.index, parsed.paths, info, add=True)
 
 
 def _run(
     index: Path,
     paths: Sequence[Path],
-    facts: IndexFacts,
+    info: IndexInfo,
     *,
     add: bool = False,
     ideographs: Ideographs | None = None,
@@ -116,8 +126,8 @@ def _run(
     folder = IndexFolder(index)
     sources = find_sources(paths, without=index)
     try:
-        with folder.locked(), _embedding(facts.embedding) as embed:
-            build = Build(folder, sources, facts, add=add, ideographs=ideographs, embed=embed)
+        with folder.locked(), _embedding(info.embedding) as embed:
+            build = Build(folder, sources, info, add=add, ideographs=ideographs, embed=embed)
             total = sum(one.size_bytes for one in sources)
             with _progress(total, build.done_bytes) as bar:
                 built = build.run(bar)
@@ -130,13 +140,50 @@ def _run(
 
 
 @contextlib.contextmanager
-def _embedding(facts: EmbeddingFacts | None) -> Iterator[Embed | None]:
-    if facts is None:
+def _embedding(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
+    if info is None:
         yield None
         return
-    print(f"Loading {facts.model} …", file=sys.stderr, flush=True)
-    with open_embedder(EmbeddingConfig(model=facts.model, revision=facts.revision)) as embed:
+    config = EmbeddingConfig(model=info.model, revision=info.revision, url=info.url, timeout_s=_EMBEDDING_TIMEOUT_S)
+    with open_embedder(config, info.dimensions or None) as embed:
         yield embed
+
+
+def _tokenizer(embedding: EmbeddingInfo | None) -> str:
+    """The model whose tokenizer counts tokens, if no other is asked for: the embedding model, if it is at hand."""
+    return embedding.model if embedding and embedding.url is None and embedding.model != SIMULATED else "demo"
+
+
+@contextlib.contextmanager
+def open_embedder(config: EmbeddingConfig, dimensions: int | None = None) -> Iterator[Embed]:
+    """Give what embeds documents, for as long as the block lasts: a URL, or a model loaded in this process.
+
+    Args:
+        config: Which model.
+        dimensions: Of the vectors that are there already; others are refused. None: there are none.
+
+    Raises:
+        ConfigurationError: The model is not there, or not one we can embed with.
+        Exception: Whatever vLLM raises when it cannot load the model.
+    """
+    if config.model == SIMULATED:
+        yield simulated_vectors
+        return
+    if config.url is not None:
+        with asyncio.Runner() as runner:
+            remote = HttpEmbedder(config, os.environ, dimensions)
+            try:
+                yield lambda texts: runner.run(remote.call(texts, "document"))
+            finally:
+                runner.run(remote.aclose())
+        return
+    print(f"Loading {config.model} …", file=sys.stderr, flush=True)
+    rankers.prepare_environment(os.cpu_count() or 1)
+    embedder = VllmEmbedder(config, device=rankers.device())
+    try:
+        yield lambda texts: embedder.embed(texts, "document")
+    finally:
+        embedder.shutdown()
 
 
 @contextlib.contextmanager
@@ -149,16 +196,16 @@ def _progress(total_bytes: int, done_bytes: int) -> Iterator[Callable[[int], obj
         yield bar.update
 
 
-def _report(index: Path, built: Built) -> None:
-    for problem in built.problems[:_SHOWN_PROBLEMS]:
-        print(f"left out: {problem}", file=sys.stderr)
-    more = len(built.problems) - _SHOWN_PROBLEMS
+def _report(index: Path, built: BuildResult) -> None:
+    for reject in built.rejects[:_SHOWN_PROBLEMS]:
+        print(f"left out: {reject}", file=sys.stderr)
+    more = len(built.rejects) - _SHOWN_PROBLEMS
     if more > 0:
         print(f"left out: {more} more, all in {built.version / LEFT_OUT}", file=sys.stderr)
-    facts = built.facts
+    info = built.info
     print(
-        f"{index}: {facts.documents} documents in {facts.chunks} chunks"
-        + (f"; {len(built.problems)} left out" if built.problems else "")
+        f"{index}: {info.documents} documents in {info.chunks} chunks"
+        + (f"; {len(built.rejects)} left out" if built.rejects else "")
         + ("; an interrupted build was finished" if built.resumed else "")
     )
 
@@ -166,19 +213,19 @@ def _report(index: Path, built: Built) -> None:
 def _info(parsed: argparse.Namespace) -> int:
     folder = IndexFolder(parsed.index)
     version = folder.current()
-    facts = IndexFacts.read(version)
+    info = IndexInfo.read(version)
     if parsed.verify:
-        OpenIndex(version).check_integrity()
+        check_integrity(IndexReader(version))
     if parsed.json:
-        print(facts.model_dump_json())
+        print(info.model_dump_json())
         return 0
     size_mib = sum(one.stat().st_size for one in version.rglob("*") if one.is_file()) / 2**20
-    vectors = "none" if facts.embedding is None else f"{facts.embedding.dimensions} dimensions, {facts.embedding.model}"
+    vectors = "none" if info.embedding is None else f"{info.embedding.dimensions} dimensions, {info.embedding.model}"
     for name, value in {
-        "version": f"{version.name}, built {facts.built_at}",
-        "documents": f"{facts.documents} in {facts.chunks} chunks of at most {facts.chunking.tokens} tokens",
-        "left out": f"{facts.left_out} ({version / LEFT_OUT})" if facts.left_out else "nothing",
-        "words": f"stemmer {facts.words.stemmer}; Chinese characters as {facts.words.ideographs}",
+        "version": f"{version.name}, built {info.built_at}",
+        "documents": f"{info.documents} in {info.chunks} chunks of at most {info.chunking.tokens} tokens",
+        "left out": f"{info.left_out} ({version / LEFT_OUT})" if info.left_out else "nothing",
+        "words": f"stemmer {info.words.stemmer}; Chinese characters as {info.words.ideographs}",
         "vectors": vectors,
         "size": f"{size_mib:.1f} MiB",
         "under way": "an interrupted build; the same command goes on with it"

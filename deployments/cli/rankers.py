@@ -19,7 +19,7 @@ from typing import Protocol
 from deployments.cli import Subparsers
 from deployments.cli.config import SERVE_CONFIG, load_config
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
-from reranker.config import EmbeddingConfig, RerankerConfig
+from reranker.config import RerankerConfig
 from reranker.engine.base import Engine
 from reranker.errors import ConfigurationError, RerankerError
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
@@ -28,8 +28,7 @@ from reranker.offline.evaluation.formats import read_documents
 from reranker.ranking.placement import Placement
 from reranker.ranking.ranker import Ranker as ListRanker
 from reranker.record import Timeline
-from reranker.search.simulated import SIMULATED, vectors
-from reranker.types import ANONYMOUS, FloatArray, RankRequest, Shard, ShardScores, ShardTerms
+from reranker.types import ANONYMOUS, RankRequest, Shard, ShardScores, ShardTerms
 
 PART_DOCUMENTS = 256
 """Documents per request: the progress bar moves, and no service limit on a list is met."""
@@ -265,28 +264,6 @@ def open_local(config: RerankerConfig) -> LocalReranker:
     where = device() if config.engine.device == "auto" else config.engine.device
     engine = VllmEngine(checkpoint, config.engine, device=where)
     return LocalReranker(checkpoint, renderer, engine)
-
-
-@contextlib.contextmanager
-def open_embedder(config: EmbeddingConfig) -> Iterator[Callable[[Sequence[str]], FloatArray]]:
-    """Load an embedding model in this process, for as long as the block lasts; it embeds documents.
-
-    Raises:
-        ConfigurationError: The model is not there, or not one we can embed with.
-        Exception: Whatever vLLM raises when it cannot load the model.
-    """
-    if config.model == SIMULATED:
-        yield vectors
-        return
-    prepare_environment(os.cpu_count() or 1)
-    # Imported here: it brings torch, and it must find the variables above.
-    from reranker.search.embedding import VllmEmbedder
-
-    embedder = VllmEmbedder(config, device=device())
-    try:
-        yield embedder.embed_documents
-    finally:
-        embedder.shutdown()
 
 
 def prepare_environment(threads: int) -> None:

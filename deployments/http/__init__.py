@@ -1,1 +1,69 @@
-"""The HTTP front: server, middleware, routes, answers."""
+"""The HTTP front: `routes.build_api` makes an ASGI application of a `Backend`, and any ASGI server can carry it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from deployments.http.search import Search
+    from reranker.dialects.base import JSON, Asked
+    from reranker.dialects.tei import TeiInfo
+    from reranker.record import Timeline
+    from reranker.types import Caller, Ranking
+
+
+VERSION = importlib.metadata.version("reranker")
+SERVICE_HEADER = "x-reranker-service"
+"""Names the service in the answers of /health, so that no other one comes to listen on the same port."""
+
+
+class Backend(Protocol):
+    """What the routes need of the service."""
+
+    model: str
+    """Its name, as answers give it."""
+    adapters: tuple[str, ...]
+    """Names of the adapters that a request can ask for as `model`."""
+    search: Search | None
+    """Finds documents in indexes. None: there is no index."""
+    service: str
+    """Tells it from other services; see `SERVICE_HEADER`."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is ending: answers end their connections then."""
+        ...
+
+    def require_any_room(self, body_bytes: int) -> None:
+        """Refuse a body that could not be let in, before it is parsed."""
+        ...
+
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
+        """Rank the lists of a request, and note how that goes."""
+        ...
+
+    async def live_replicas(self) -> int:
+        """How many engines can score; raises NotReadyError when there is none."""
+        ...
+
+    async def replicas_loading(self) -> list[JSON]:
+        """What each replica that is starting does, and for how many seconds."""
+        ...
+
+    async def load(self) -> JSON:
+        """What is in flight."""
+        ...
+
+    async def cache_report(self) -> JSON:
+        """What the caches of all ingress replicas hold and have done."""
+        ...
+
+    async def clear_cache(self) -> None:
+        """Forget every score, in all ingress replicas and in what they share; raises CacheUnavailableError."""
+        ...
+
+    def info(self) -> TeiInfo:
+        """What TEI says of itself at /info."""
+        ...

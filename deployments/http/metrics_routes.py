@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from fastapi import FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
-from deployments.http import openapi
 from deployments.http.keys import Keyring
-from reranker.errors import ForbiddenError
+from deployments.http.responses import describe
+from reranker.errors import ForbiddenError, NotFoundError
 from reranker.metrics import COUNTED
 from reranker.metrics.exposition import CONTENT_TYPE, exposition
 from reranker.types import Caller
@@ -28,7 +27,7 @@ class MetricsBackend(Protocol):
 def add_metrics_routes(api: FastAPI, backend: MetricsBackend, keys: Keyring) -> None:
     """Add the route."""
 
-    @api.get("/metrics", **openapi.METRICS)
+    @api.get("/metrics", response_class=PlainTextResponse, **describe(None, 403, 404))
     async def metrics(request: Request) -> Response:
         """The figures of all replicas together, as Prometheus text."""
         if keys.needed and not keys.open_metrics:
@@ -37,5 +36,5 @@ def add_metrics_routes(api: FastAPI, backend: MetricsBackend, keys: Keyring) -> 
                 raise ForbiddenError
         totals = await backend.metric_totals()
         if totals is None:
-            raise HTTPException(404, "nothing is counted: observability.metrics is false")
+            raise NotFoundError("nothing is counted: observability.metrics is false")
         return Response(exposition(COUNTED, totals), headers={"content-type": CONTENT_TYPE})

@@ -10,9 +10,9 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http.replies import reply
+from deployments.http.responses import error_response
 from deployments.ui.visits import UI_PATH
-from reranker.dialects.envelope import Problem, universal
+from reranker.errors import NotFoundError
 
 _READ = re.compile(
     r"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/(?:assets|static|svelte)/[\w./@-]+"
@@ -48,8 +48,7 @@ class Gate:
             return
         path = scope["path"].removeprefix(UI_PATH)
         if ".." in path or not (_WRITTEN if scope["method"] == "POST" else _READ).fullmatch(path):
-            problem = Problem("the playground has no such path", "http_404", 404)
-            await reply(universal(problem), 404)(scope, receive, send)
+            await error_response(NotFoundError("the playground has no such path"))(scope, receive, send)
             return
         lasting = _LASTING.fullmatch(scope["path"]) is not None
 

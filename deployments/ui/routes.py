@@ -6,15 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from fastapi import FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from deployments.http.reading import read_body
-from deployments.http.replies import refusal
+from deployments.http.requests import read_body
+from deployments.http.responses import error_response
 from deployments.ui.visits import UI_PATH, Head, Visit
 from reranker.config import LimitsConfig
-from reranker.errors import NoPlaygroundError, RerankerError
+from reranker.errors import PlaygroundUnavailableError
 
 _MAX_BODY_BYTES = 8 * 2**20
 """What a browser sends: a list of documents at most. These paths need no key."""
@@ -47,15 +45,12 @@ def add_ui_routes(api: FastAPI, backend: UIBackend, limits: LimitsConfig) -> Non
         try:
             parts = backend.visit_ui(await _visit(request, limits))
             head = await anext(parts)
-        except NoPlaygroundError as error:
-            raise HTTPException(404, str(error)) from None
-        except RerankerError as error:
-            answer = refusal(error)
+        except PlaygroundUnavailableError as error:
+            answer = error_response(error)
+            request.state.timeline.error = error.code
             if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
                 answer.headers["Refresh"] = str(_AGAIN_S)  # a browser that is early sees the page by itself
             return answer
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it
         assert isinstance(head, Head)  # noqa: S101 - by the protocol; for the type checker
         response = StreamingResponse(_body(parts), head.status)
         response.raw_headers = [(name, value) for name, value in head.headers if name.lower() not in _HOP_BY_HOP]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -75,11 +76,23 @@ class SearchIndexConfig(Group):
 
 
 class EmbeddingConfig(Group):
-    """The embedding model of dense search: a vLLM engine in a deployment of its own, `EmbeddingReplica`."""
+    """The embedding model of dense search: behind an OpenAI-compatible `url`, or a vLLM engine in `EmbeddingReplica`.
+
+    The key for `url` is RERANKER_EMBEDDING_API_KEY in the environment, never here.
+    """
 
     model: str | None = None
-    """A local folder or a hub id such as Qwen/Qwen3-Embedding-0.6B: the one that the indexes were built with.
-    "simulated": words hashed into vectors, for tests. None: no dense search."""
+    """A local folder or a hub id such as Qwen/Qwen3-Embedding-0.6B: the one that the indexes were built with. With
+    `url`, the name that is sent there. "simulated": words hashed into vectors, for tests. None: no dense search."""
+    url: str | None = None
+    """Any OpenAI-compatible endpoint (vLLM, TEI, …): http://host:8000/v1, or with /embeddings at its end. It embeds the
+    queries; no model is loaded here. None: the model is loaded in `EmbeddingReplica`."""
+    timeout_s: PositiveFloat = 10
+    """Seconds that `url` has for one call; two more calls are tried after a failure that may pass."""
+    max_batch_texts: PositiveInt = 32
+    """Texts in one call of `url`, at most. TEI takes 32."""
+    request_fields: dict[str, Any] = Field(default_factory=dict)  # Any: JSON
+    """What else is sent to `url` with each call: {truncate_prompt_tokens: -1} has vLLM cut a text that is too long."""
     revision: str | None = None
     """Branch, tag or commit on the hub. None: the default branch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -99,6 +112,22 @@ class EmbeddingConfig(Group):
     """Cores that Ray reserves for one replica."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)  # Any: vLLM's arguments have every type
     """Any other vLLM engine argument, by its name; it wins over ours."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_can_be_called(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://none")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be like http://host:8000/v1")
+        if parts.username is not None:
+            raise ValueError("holds no key or password: give RERANKER_EMBEDDING_API_KEY in the environment")
+        return url
+
+    @model_validator(mode="after")
+    def _url_has_a_model(self) -> Self:
+        if self.url is not None and self.model is None:
+            raise ValueError("url needs model: the name of the model there")
+        return self
 
 
 class SearchConfig(Group):

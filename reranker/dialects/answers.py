@@ -1,43 +1,169 @@
-"""The parts that the answers of several dialects are made of."""
+"""The parts that the answers of several dialects are made of, with their types; and the body of an error."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypeAlias
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from reranker.dialects.base import Asked, Served
+from reranker.errors import RerankerError
 from reranker.record import Timeline
 from reranker.types import RankedDocument, Ranking
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
 
+Index: TypeAlias = Annotated[int, Field(description="Position in the request's documents.")]
+Score: TypeAlias = Annotated[float, Field(description="In [0, 1]; log-odds with `raw_scores`.")]
+
+
+class Head(TypedDict):
+    """How an answer begins."""
+
+    id: str
+    object: str
+    model: str
+    created: Annotated[int, Field(description="Unix time.")]
+
+
+class Usage(TypedDict):
+    """What a request took, in numbers only: several clients break on anything else in it."""
+
+    prompt_tokens: int
+    total_tokens: int
+    deduplicated_pairs: int
+    cached_documents: int
+    coalesced_documents: int
+
+
+class Marks(TypedDict, total=False):
+    """What happened to a long document; nothing for the others."""
+
+    truncated: Annotated[bool, Field(description="The document was too long and lost tokens; absent otherwise.")]
+    windows: Annotated[int, Field(description="Prompts it took to score a long document; absent when it was one.")]
+
+
+class Unscored(TypedDict):
+    """A document that there was no time for."""
+
+    index: Index
+
+
+class Excluded(TypedDict):
+    """A document that a rule or the threshold left out."""
+
+    index: Index
+    rule: str
+
+
+class LeftOut(TypedDict, total=False):
+    """The documents that are not among the results, if there are any, and why."""
+
+    unscored: list[Unscored]
+    excluded: list[Excluded]
+
+
+class ShardTiming(TypedDict):
+    """Where one shard was scored, and how long that took."""
+
+    replica: str | None
+    documents: list[Index]
+    pairs: int
+    tokens: int
+    queue_ms: float
+    engine_ms: float
+    total_ms: float
+    attempts: int
+
+
+class Timings(TypedDict):
+    """What a request went through."""
+
+    total_ms: float
+    stages_ms: dict[str, float]
+    shards: NotRequired[list[ShardTiming]]
+
+
+class Timed(TypedDict, total=False):
+    """An answer with timings, which come where they are asked for."""
+
+    timings: Timings
+
+
+class Meta(TypedDict):
+    """Cohere's `meta`, and how the lists were scored."""
+
+    api_version: dict[str, str]
+    billed_units: dict[str, int]
+    tokens: dict[str, int]
+    pairs: int
+    truncated_documents: int
+    shards: int
+    replicas: int
+    retries: int
+    hedges: int
+
+
+class ErrorBody(TypedDict):
+    """An error, with the sentence under every name that a client looks for it."""
+
+    message: Annotated[str, Field(description="A sentence a person can act on.")]
+    detail: Annotated[str, Field(description="The same, under another client's name for it.")]
+    error: Annotated[
+        str | dict[str, Any],
+        Field(description="The same; an object with `message`, `type`, `param` and `code` on /score."),
+    ]
+    error_type: Annotated[str, Field(description="What kind of error; does not change with the wording.")]
+    field: NotRequired[
+        Annotated[str, Field(description="The field of the request that it is about: documents[3].text.")]
+    ]
+    code: NotRequired[Annotated[str, Field(description="In TEI's dialect, whose `error_type` is TEI's own word.")]]
+
+
+def error_body(error: RerankerError) -> ErrorBody:
+    """Write an error so that every client finds the sentence under the name it looks for.
+
+    String values throughout: Jina's, Voyage's and xinference's clients show `detail`, Cohere's shows the body, TEI's
+    shows `error`.
+    """
+    said = str(error)
+    body: ErrorBody = {"message": said, "detail": said, "error": said, "error_type": error.code}
+    if error.field:
+        body["field"] = error.field
+    return body
+
 
 def score_of(ranked: RankedDocument, asked: Asked) -> float:
-    """The score as it was asked for: in [0, 1], or as log-odds."""
+    """Give the score as it was asked for: in [0, 1], or as log-odds."""
     return ranked.log_odds if asked.body.log_odds else ranked.relevance_score
 
 
-def marks_of(ranked: RankedDocument) -> dict[str, Any]:
-    """What happened to a long document; nothing for the others."""
-    marks: dict[str, Any] = {"truncated": True} if ranked.truncated else {}
-    return marks | {"windows": ranked.windows} if ranked.windows > 1 else marks
+def marks_of(ranked: RankedDocument) -> Marks:
+    """Say what happened to a document."""
+    marks: Marks = {}
+    if ranked.truncated:
+        marks["truncated"] = True
+    if ranked.windows > 1:
+        marks["windows"] = ranked.windows
+    return marks
 
 
-def usage_of(rankings: Sequence[Ranking]) -> dict[str, int]:
-    """What the lists took, in numbers only: several clients break on anything else in it."""
+def usage_of(rankings: Sequence[Ranking]) -> Usage:
+    """Sum up what the lists took."""
     tokens = sum(ranking.prompt_tokens for ranking in rankings)
-    deduplicated = sum(ranking.deduplicated_pairs for ranking in rankings)
     return {
         "prompt_tokens": tokens,
         "total_tokens": tokens,
-        "deduplicated_pairs": deduplicated,
+        "deduplicated_pairs": sum(ranking.deduplicated_pairs for ranking in rankings),
         "cached_documents": sum(ranking.cached_documents for ranking in rankings),
         "coalesced_documents": sum(ranking.coalesced_documents for ranking in rankings),
     }
 
 
-def meta_of(asked: Asked, rankings: Sequence[Ranking], served: Served) -> dict[str, Any]:
-    """Cohere's `meta`, and how the lists were scored."""
+def meta_of(asked: Asked, rankings: Sequence[Ranking], served: Served) -> Meta:
+    """Sum up how the lists were scored."""
     return {
         "api_version": {"version": "1"},
         "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in asked.lists)},
@@ -51,21 +177,21 @@ def meta_of(asked: Asked, rankings: Sequence[Ranking], served: Served) -> dict[s
     }
 
 
-def timings_of(asked: Asked, served: Served) -> dict[str, Any]:
-    """What happened to the list until now and who scored it, if that was asked for."""
+def timings_of(asked: Asked, served: Served) -> Timed:
+    """Say what happened to the list until now and who scored it, if that was asked for."""
     timeline = served.timeline
     if not asked.body.timings:
         return {}
-    return {"timings": stages_of(timeline) | {"shards": _shards_of(timeline)}}
+    return {"timings": {**stages_of(timeline), "shards": _shards_of(timeline)}}
 
 
-def stages_of(timeline: Timeline) -> dict[str, Any]:
-    """What the stages of a request took until now."""
+def stages_of(timeline: Timeline) -> Timings:
+    """Say what the stages of a request took until now."""
     stages = {f"{stage}": _ms(took_s) for stage, took_s in timeline.stages_s().items()}
     return {"total_ms": _ms(timeline.total_s), "stages_ms": stages}
 
 
-def _shards_of(timeline: Timeline) -> list[dict[str, Any]]:
+def _shards_of(timeline: Timeline) -> list[ShardTiming]:
     return [
         {
             "replica": one.replica or None,
@@ -85,9 +211,9 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1e3, 3)
 
 
-def left_out(ranking: Ranking) -> dict[str, Any]:
-    """The documents that are not among the results, if there are any, and why."""
-    left: dict[str, Any] = {}
+def left_out(ranking: Ranking) -> LeftOut:
+    """Name the documents that are not among the results."""
+    left: LeftOut = {}
     if ranking.unscored:
         left["unscored"] = [{"index": index} for index in ranking.unscored]
     if ranking.excluded:
@@ -95,6 +221,11 @@ def left_out(ranking: Ranking) -> dict[str, Any]:
     return left
 
 
-def head_of(kind: str, served: Served) -> dict[str, Any]:
-    """How an answer begins."""
+def head_of(kind: str, served: Served) -> Head:
+    """Begin an answer.
+
+    Args:
+        kind: What it is, under `object`.
+        served: What every answer says.
+    """
     return {"id": served.request_id, "object": kind, "model": served.model, "created": served.created_s}

@@ -1,17 +1,19 @@
-"""The common dialect: one answer that the clients of Cohere v1 and v2, Jina, vLLM, xinference and others read."""
+"""The common dialect: one answer that the clients of Cohere v1 and v2, Jina, vLLM, xinference and others read.
+
+Infinity's is the same, but a document comes back as a string.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, StrictStr
 
-from reranker.dialects.answers import head_of, left_out, marks_of, meta_of, score_of, timings_of, usage_of
+from reranker.dialects import answers
 from reranker.dialects.base import JSON, Asked, Dialect, Served
-from reranker.dialects.envelope import universal
-from reranker.dialects.options import Item, Items, Options
-from reranker.dialects.texts import echoed, metadata_of, query_of, texts_of
+from reranker.dialects.fields import Item, Items, Options, echoed, metadata_of, query_of, texts_of
 from reranker.types import Ranking, RankRequest
 
 
@@ -28,6 +30,24 @@ class RerankBody(Options):
     """How many of the best to return; absent, null or 0: all."""
     return_documents: bool | None = None
     """Return each document too."""
+
+
+class RankedResult(answers.Marks):
+    """One document's place in the ranking."""
+
+    index: answers.Index
+    relevance_score: answers.Score
+    document: NotRequired[
+        Annotated[Any, Field(description="When asked for: an object; to Infinity's clients, a string.")]
+    ]
+
+
+class RerankAnswer(answers.Head, answers.LeftOut, answers.Timed):
+    """The documents, best first."""
+
+    results: list[RankedResult]
+    usage: answers.Usage
+    meta: answers.Meta
 
 
 def read(body: RerankBody) -> tuple[RankRequest, ...]:
@@ -50,18 +70,23 @@ def writer(echo: Callable[[Item, str], JSON]) -> Callable[[Asked, Sequence[Ranki
         echo: Gives a document back, from what was sent and the text it was read as.
     """
 
-    def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> JSON:
+    def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> RerankAnswer:
         body: RerankBody = asked.body
         [request], [ranking] = asked.lists, rankings
-        results: list[dict[str, Any]] = []
+        results: list[RankedResult] = []
         for ranked in ranking.results:
-            result: dict[str, Any] = {"index": ranked.index, "relevance_score": score_of(ranked, asked)}
+            result: RankedResult = {"index": ranked.index, "relevance_score": answers.score_of(ranked, asked)}
             if body.return_documents:  # left out otherwise, never null: several clients break on null
                 result["document"] = echo(body.documents[ranked.index], request.documents[ranked.index])
-            results.append(result | marks_of(ranked))
-        numbers = {"usage": usage_of(rankings), "meta": meta_of(asked, rankings, served)}
-        left = left_out(ranking) | timings_of(asked, served)
-        return head_of("rerank", served) | {"results": results} | numbers | left
+            results.append({**result, **answers.marks_of(ranked)})
+        return {
+            **answers.head_of("rerank", served),
+            "results": results,
+            "usage": answers.usage_of(rankings),
+            "meta": answers.meta_of(asked, rankings, served),
+            **answers.left_out(ranking),
+            **answers.timings_of(asked, served),
+        }
 
     return write
 
@@ -70,10 +95,13 @@ _DOCUMENTS = ["Gravity attracts bodies.", "The capital of China is Beijing.", "P
 
 DIALECT = Dialect(
     name="rerank",
+    summary="Rank documents by their relevance to a query, best first.",
     body=RerankBody,
+    lists=("documents", "rank_fields"),
     read=read,
+    answer=RerankAnswer,
     write=writer(echoed),
-    error=universal,
+    error=answers.error_body,
     examples={
         "Cohere, Jina, vLLM": {"query": "What is the capital of China?", "documents": _DOCUMENTS, "top_n": 2},
         "documents as objects": {
@@ -97,5 +125,21 @@ DIALECT = Dialect(
             "allow_partial": True,
             "priority": "bulk",
         },
+    },
+)
+INFINITY = replace(
+    DIALECT,
+    name="infinity",
+    summary="The same in Infinity's dialect: documents come back as strings.",
+    paths=("/infinity/rerank",),  # LiteLLM asks Infinity as it asks vLLM and Cohere, and wants another answer
+    chosen_by=("raw_scores",),
+    write=writer(lambda _, text: text),
+    examples={
+        "Infinity": {
+            "query": "What is the capital of China?",
+            "documents": _DOCUMENTS[:2],
+            "return_documents": True,
+            "raw_scores": False,
+        }
     },
 )

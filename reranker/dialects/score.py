@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated
 
-from reranker.dialects.answers import head_of, left_out, marks_of, score_of, usage_of
-from reranker.dialects.base import JSON, Asked, Dialect, Served
-from reranker.dialects.envelope import Problem, universal
-from reranker.dialects.options import Item, Items, Options
-from reranker.dialects.texts import metadata_of, query_of, texts_of
-from reranker.errors import InvalidRequestError
+from pydantic import Field
+
+from reranker.dialects import answers
+from reranker.dialects.base import Asked, Dialect, Served
+from reranker.dialects.fields import Item, Items, Options, metadata_of, query_of, texts_of
+from reranker.errors import InvalidRequestError, RerankerError
 from reranker.types import Ranking, RankRequest
 
 _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
@@ -47,6 +47,21 @@ class ScoreBody(Options):
         return super().log_odds or False in (self.use_activation, self.softmax, self.activation)
 
 
+class PairScore(answers.Marks):
+    """The score of one pair."""
+
+    index: Annotated[int, Field(description="Position of the pair.")]
+    object: str
+    score: answers.Score
+
+
+class ScoreAnswer(answers.Head, answers.LeftOut):
+    """The scores, in the order of the pairs."""
+
+    data: list[PairScore]
+    usage: answers.Usage
+
+
 def read(body: ScoreBody) -> tuple[RankRequest, ...]:
     """Give a list for each distinct query: its pairs share their prompt's head that way."""
     queries, documents = _sides(body)
@@ -64,34 +79,36 @@ def read(body: ScoreBody) -> tuple[RankRequest, ...]:
     )
 
 
-def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> JSON:
+def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> ScoreAnswer:
     """Write the scores in the order of the pairs."""
     queries, documents = _sides(asked.body)
-    places = list(_places(queries, len(documents[1])).values())
-    scores = [
-        {"index": place[ranked.index], "object": "score", "score": score_of(ranked, asked)} | marks_of(ranked)
-        for place, ranking in zip(places, rankings, strict=True)
-        for ranked in ranking.results
-    ]
-    left: dict[str, list[Any]] = {}
-    for place, ranking in zip(places, rankings, strict=True):
-        for why, entries in left_out(ranking).items():
-            left.setdefault(why, []).extend(entry | {"index": place[entry["index"]]} for entry in entries)
-    return (
-        head_of("list", served)
-        | {"data": sorted(scores, key=_index), "usage": usage_of(rankings)}
-        | {why: sorted(entries, key=_index) for why, entries in left.items()}
-    )
+    data: list[PairScore] = []
+    unscored: list[answers.Unscored] = []
+    excluded: list[answers.Excluded] = []
+    for place, ranking in zip(_places(queries, len(documents[1])).values(), rankings, strict=True):
+        for ranked in ranking.results:
+            score = answers.score_of(ranked, asked)
+            data.append({"index": place[ranked.index], "object": "score", "score": score, **answers.marks_of(ranked)})
+        left = answers.left_out(ranking)
+        unscored += [{"index": place[one["index"]]} for one in left.get("unscored", ())]
+        excluded += [{**one, "index": place[one["index"]]} for one in left.get("excluded", ())]
+    left_of_pairs: answers.LeftOut = {}
+    if unscored:
+        left_of_pairs["unscored"] = sorted(unscored, key=lambda one: one["index"])
+    if excluded:
+        left_of_pairs["excluded"] = sorted(excluded, key=lambda one: one["index"])
+    return {
+        **answers.head_of("list", served),
+        "data": sorted(data, key=lambda one: one["index"]),
+        "usage": answers.usage_of(rankings),
+        **left_of_pairs,
+    }
 
 
-def error(problem: Problem) -> JSON:
+def write_error(error: RerankerError) -> answers.ErrorBody:
     """Write an error as vLLM does, with an object under `error`."""
-    kind = {"message": problem.message, "type": problem.code, "param": problem.field or None, "code": problem.status}
-    return universal(problem) | {"error": kind}
-
-
-def _index(entry: dict[str, Any]) -> int:
-    return int(entry["index"])
+    said = {"message": str(error), "type": error.code, "param": error.field or None, "code": error.status_code}
+    return {**answers.error_body(error), "error": said}
 
 
 def _sides(body: ScoreBody) -> tuple[list[str], tuple[str, list[Item]]]:
@@ -132,10 +149,15 @@ _ANSWER = "The capital of China is Beijing."
 
 DIALECT = Dialect(
     name="score",
+    summary="Score pairs, in their order (vLLM).",
+    paths=("/score", "/v1/score"),
+    shares_paths=False,
     body=ScoreBody,
+    lists=tuple(name for side in _SIDES for name in side),
     read=read,
+    answer=ScoreAnswer,
     write=write,
-    error=error,
+    error=write_error,
     examples={
         "one to many": {"text_1": "What is the capital of China?", "text_2": ["Gravity attracts bodies.", _ANSWER]},
         "one to one": {

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, NotRequired
 
 from pydantic import Field
 
-from reranker.dialects.answers import head_of, left_out, marks_of, score_of, timings_of, usage_of
-from reranker.dialects.base import JSON, Asked, Dialect, Served
-from reranker.dialects.envelope import universal
-from reranker.dialects.options import Item, Items, Options
-from reranker.dialects.texts import metadata_of, query_of, texts_of
+from reranker.dialects import answers
+from reranker.dialects.base import Asked, Dialect, Served
+from reranker.dialects.fields import Item, Items, Options, metadata_of, query_of, texts_of
 from reranker.types import Ranking, RankRequest
 
 
@@ -30,6 +28,21 @@ class VoyageBody(Options):
     """Return each document's text too."""
 
 
+class VoyageResult(answers.Marks):
+    """One document's place in the ranking."""
+
+    index: answers.Index
+    relevance_score: answers.Score
+    document: NotRequired[Annotated[str, Field(description="When asked for.")]]
+
+
+class VoyageAnswer(answers.Head, answers.LeftOut, answers.Timed):
+    """The documents, best first."""
+
+    data: list[VoyageResult]
+    usage: answers.Usage
+
+
 def read(body: VoyageBody) -> tuple[RankRequest, ...]:
     """Give the one list that was sent."""
     return (
@@ -43,25 +56,35 @@ def read(body: VoyageBody) -> tuple[RankRequest, ...]:
     )
 
 
-def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> JSON:
+def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> VoyageAnswer:
     """Write the answer, documents as strings."""
     [request], [ranking] = asked.lists, rankings
-    data: list[dict[str, Any]] = []
+    data: list[VoyageResult] = []
     for ranked in ranking.results:
-        result: dict[str, Any] = {"index": ranked.index, "relevance_score": score_of(ranked, asked)}
+        result: VoyageResult = {"index": ranked.index, "relevance_score": answers.score_of(ranked, asked)}
         if asked.body.return_documents:
             result["document"] = request.documents[ranked.index]
-        data.append(result | marks_of(ranked))
-    left = left_out(ranking) | timings_of(asked, served)
-    return head_of("list", served) | {"data": data, "usage": usage_of(rankings)} | left
+        data.append({**result, **answers.marks_of(ranked)})
+    return {
+        **answers.head_of("list", served),
+        "data": data,
+        "usage": answers.usage_of(rankings),
+        **answers.left_out(ranking),
+        **answers.timings_of(asked, served),
+    }
 
 
 DIALECT = Dialect(
     name="voyage",
+    summary="The same in Voyage's dialect, also where `top_k` is not set.",
+    paths=("/voyage/v1/rerank",),  # LiteLLM asks Voyage as it asks Cohere, and wants another answer
+    chosen_by=("top_k",),  # even null: Voyage's client sends it so when it is not set
     body=VoyageBody,
+    lists=("documents",),
     read=read,
+    answer=VoyageAnswer,
     write=write,
-    error=universal,
+    error=answers.error_body,
     examples={
         "Voyage": {
             "query": "What is the capital of China?",

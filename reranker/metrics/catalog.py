@@ -13,7 +13,7 @@ ANSWERED, PARTIAL, UNKNOWN = "answered", "partial", "unknown"
 OUTCOMES = (
     *(ANSWERED, PARTIAL, "client_gone"),
     *dict.fromkeys(one.code for one in for_clients()),
-    *("internal_error", OTHER),
+    OTHER,
 )
 DIALECTS = ("rerank", "infinity", "voyage", "tei", "score", "search", UNKNOWN)
 _STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 414, 415, 422, 429, 431, 499, 500, 503, 504)

@@ -97,7 +97,7 @@ class Ranker:
         settings = _ListSettings.of(request, self.renderer, self.config)
         async with self._look_up(request, settings, caller, record) as lookup:
             share = _share_to_score(request, lookup)
-            with self._admit(math.ceil(record.body_bytes * share), request, record, deadline) as permit:
+            with self._admit(math.ceil(record.size_bytes * share), request, record, deadline) as permit:
                 return await self._score(request, settings, lookup, permit, record, deadline)
 
     async def _rank_together(
@@ -113,7 +113,7 @@ class Ranker:
                 async with self._look_up(request, settings, caller, record) as lookup:
                     return await self._score(request, settings, lookup, permit, record, deadline)
 
-        with self._admit(record.body_bytes, lists[0], record, deadline) as permit:
+        with self._admit(record.size_bytes, lists[0], record, deadline) as permit:
             try:
                 async with asyncio.TaskGroup() as group:
                     parts = zip(lists, permit.split(len(lists)), strict=True)

@@ -1,5 +1,4 @@
-"""From files to candidates: reading documents, the index on disk, and the first stages that search it.
+"""From files to candidates: documents, the index on disk, and the first stages that search it.
 
-`sources` reads files, `chunking` cuts them, `building` makes an index in a `folder`; `opened` is one that is served,
-and `bm25`, `dense`, `hybrid` and `milvus` search, each behind the protocol in `base`.
+`sources` reads files, `text` splits them, `build` makes an `index`, `first_stages` search it, `filters` say in what.
 """

@@ -1,18 +1,24 @@
-"""Which chunks a search may find, by their metadata: the filter of a request, read and applied. Pure.
+"""A request's filter on metadata: read, and applied to one document or to all chunks of an index.
 
-A filter is an object: each field with the value that it must have, a list of values one of which it must have, or an
-object of comparisons: `{"language": "de", "year": {"$gte": 2020}, "tag": ["a", "b"]}`. All of them must hold; `$and`,
-`$or` and `$not` combine filters. The operators are those that MongoDB, Pinecone and Chroma have made known.
+A filter gives each field a value, a list of allowed values, or an object of comparisons:
+`{"language": "de", "year": {"$gte": 2020}, "tag": ["a", "b"]}`. All of them must hold; `$and`, `$or` and `$not` combine
+filters. The operators are MongoDB's, as Pinecone and Chroma have them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
 from reranker.errors import InvalidRequestError
 from reranker.ranking.scoring import ABSENT, field_of, same
+from reranker.types import BoolArray
 
 Scalar: TypeAlias = str | int | float | bool | None
 _MAX_TERMS = 1_000
@@ -58,7 +64,7 @@ class Term:
     value: Any  # of the type that the operator takes
 
     def holds_for(self, found: object) -> bool:
-        """Whether a value of the field (`ABSENT`: it has none) meets the condition."""
+        """Whether a value of the field meets the condition. `ABSENT`: the document has no such field."""
         return _OPERATORS[self.operator](found, self.value)
 
 
@@ -84,14 +90,59 @@ def read_filter(given: Mapping[str, Any], where: str = "filter") -> Filter | Non
     return None if isinstance(read, Combination) and not read.parts else read
 
 
-def matches(wanted: Filter | None, metadata: Mapping[str, object]) -> bool:
-    """Whether a document of this metadata is let through."""
-    if wanted is None:
+def matches(where: Filter | None, metadata: Mapping[str, object]) -> bool:
+    """Whether a document with this metadata passes a filter."""
+    if where is None:
         return True
-    if isinstance(wanted, Term):
-        return wanted.holds_for(field_of(metadata, wanted.field))
-    each = (matches(part, metadata) for part in wanted.parts)
-    return any(each) if wanted.how == "$or" else all(each) if wanted.how == "$and" else not all(each)
+    if isinstance(where, Term):
+        return where.holds_for(field_of(metadata, where.field))
+    each = (matches(part, metadata) for part in where.parts)
+    return any(each) if where.how == "$or" else all(each) if where.how == "$and" else not all(each)
+
+
+class RowFilter:
+    """Applies filters to all rows of an index.
+
+    A field is coded when it is first named: its distinct values, and four bytes a row. A filter then looks at each
+    distinct value once.
+    """
+
+    def __init__(self, rows: int, metadata: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Code no field yet.
+
+        Args:
+            rows: How many there are.
+            metadata: Reads the metadata of all rows, in order.
+        """
+        self._count, self._metadata = rows, metadata
+        self._fields: dict[str, tuple[NDArray[np.int32], list[object]]] = {}
+        self._lock = threading.Lock()
+
+    def rows(self, where: Filter) -> BoolArray:
+        """Say of each row whether it passes: shape (rows,)."""
+        if isinstance(where, Term):
+            codes, values = self._field(where.field)
+            return np.fromiter((where.holds_for(value) for value in values), np.bool_, len(values))[codes]
+        combine = np.logical_or if where.how == "$or" else np.logical_and
+        rows = np.full(self._count, where.how != "$or")
+        for part in where.parts:
+            rows = combine(rows, self.rows(part))
+        return ~rows if where.how == "$not" else rows
+
+    def _field(self, name: str) -> tuple[NDArray[np.int32], list[object]]:
+        with self._lock:  # coding reads all rows, so two threads must not do it twice
+            if name not in self._fields:
+                codes: dict[bytes, int] = {}
+                values: list[object] = []
+                column = np.empty(self._count, dtype=np.int32)
+                for row, metadata in enumerate(self._metadata()):
+                    value = field_of(metadata, name)
+                    key = b"" if value is ABSENT else orjson.dumps(value)
+                    column[row] = codes.setdefault(key, len(values))
+                    if column[row] == len(values):
+                        values.append(value)
+                self._fields[name] = column, values
+            return self._fields[name]
 
 
 def _read(given: Any, where: str, depth: int, budget: list[int]) -> Filter:

@@ -1,7 +1,7 @@
-"""Reads documents from folders and files: txt, md, jsonl, csv. What cannot be read is reported, and the rest goes on.
+"""Read documents from folders and files: txt, md, jsonl, csv. A bad record is reported and left out.
 
-A text or Markdown file is one document, whose id is its path within the folder that was given. A line of JSON lines and
-a row of a CSV file are one each: `id` or `_id`, `text`, maybe `title`, and everything else is its metadata.
+A text or Markdown file is one document; its id is its path within the folder that was given. A JSON line or a CSV row
+is one document: `id` or `_id`, `text`, maybe `title`; everything else is its metadata.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from reranker.errors import ConfigurationError
-from reranker.search.base import Document
+from reranker.search.types import Document
 
 SUFFIXES = (".txt", ".md", ".markdown", ".jsonl", ".ndjson", ".csv", ".tsv")
 _LINES = (".jsonl", ".ndjson")
@@ -29,8 +29,8 @@ _IDS = ("id", "_id")
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that was left out."""
+class Reject:
+    """A record that could not be read, and is left out."""
 
     path: str
     line: int | None
@@ -47,7 +47,7 @@ class Source:
 
     path: Path
     name: str
-    """As ids of its documents begin: its path within the folder that was given, or its own name."""
+    """The path within the folder that was given, or the file's own name; a text file's document has it as its id."""
     size_bytes: int
     changed_ns: int
 
@@ -61,14 +61,14 @@ class TextFields:
 
 
 def find_sources(paths: Sequence[Path], without: Path | None = None) -> list[Source]:
-    """List the files to be read, in an order that stays the same: folders with all that is in them, but hidden files.
+    """List the files to be read, always in the same order; hidden files are left out.
 
     Args:
-        paths: Files and folders.
+        paths: Files and folders; of a folder, all files in it.
         without: A folder whose files are left out: the index itself may be among the documents.
 
     Raises:
-        ConfigurationError: A path is not there, is of no known kind, or there is no file in any of them.
+        ConfigurationError: A path does not exist or is of no known kind, or there is no file to read.
     """
     found: dict[Path, Source] = {}
     for path in paths:
@@ -96,8 +96,8 @@ def _source(path: Path, name: str) -> Source:
     return Source(path, name, status.st_size, status.st_mtime_ns)
 
 
-def read(source: Source, fields: TextFields) -> Iterator[Document | Problem]:
-    """Give the documents of a file, and what is wrong with it, in their order."""
+def read(source: Source, fields: TextFields) -> Iterator[Document | Reject]:
+    """Yield the documents and rejects of a file, in their order."""
     suffix = source.path.suffix.lower()
     try:
         if suffix in _LINES:
@@ -107,21 +107,21 @@ def read(source: Source, fields: TextFields) -> Iterator[Document | Problem]:
         else:
             yield _text_file(source, markdown=suffix != ".txt")
     except OSError as error:
-        yield Problem(str(source.path), None, error.strerror or type(error).__name__)
+        yield Reject(str(source.path), None, error.strerror or type(error).__name__)
 
 
-def _text_file(source: Source, *, markdown: bool) -> Document | Problem:
+def _text_file(source: Source, *, markdown: bool) -> Document | Reject:
     try:
         text = source.path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        return Problem(str(source.path), None, "is not UTF-8")
+        return Reject(str(source.path), None, "is not UTF-8")
     if not text.strip():
-        return Problem(str(source.path), None, "is empty")
+        return Reject(str(source.path), None, "is empty")
     heading = _HEADING.search(text) if markdown else None
     return Document(source.name, text, heading[1] if heading else "", {"path": source.name})
 
 
-def _json_lines(source: Source, fields: TextFields) -> Iterator[Document | Problem]:
+def _json_lines(source: Source, fields: TextFields) -> Iterator[Document | Reject]:
     with source.path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if not raw.strip():
@@ -129,24 +129,24 @@ def _json_lines(source: Source, fields: TextFields) -> Iterator[Document | Probl
             try:
                 row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError:
-                yield Problem(str(source.path), number, "is not UTF-8")
+                yield Reject(str(source.path), number, "is not UTF-8")
             except (ValueError, RecursionError) as error:
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-                yield Problem(str(source.path), number, f"is not JSON: {reason}")
+                yield Reject(str(source.path), number, f"is not JSON: {reason}")
             else:
                 yield _document(row, source, number, fields)
 
 
-def _rows(source: Source, fields: TextFields, delimiter: str) -> Iterator[Document | Problem]:
+def _rows(source: Source, fields: TextFields, delimiter: str) -> Iterator[Document | Reject]:
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
-    # Bytes that are not UTF-8 stop no one but the row they are in.
+    # surrogateescape: bytes that are not UTF-8 spoil their own row only
     with source.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter)
         try:
             heading = [name.strip() for name in next(reader, [])]
             if not set(heading) & set(fields.text):
                 said = f"its first row must name the columns, one of them {' or '.join(fields.text)}"
-                yield Problem(str(source.path), 1, said)
+                yield Reject(str(source.path), 1, said)
                 return
             first_line = reader.line_num + 1
             for cells in reader:
@@ -154,37 +154,37 @@ def _rows(source: Source, fields: TextFields, delimiter: str) -> Iterator[Docume
                 if not cells:
                     continue
                 if len(cells) != len(heading):
-                    yield Problem(str(source.path), line, f"has {len(cells)} cells; the first row has {len(heading)}")
+                    yield Reject(str(source.path), line, f"has {len(cells)} cells; the first row has {len(heading)}")
                     continue
                 row = {name: cell for name, cell in zip(heading, cells, strict=True) if cell != ""}
                 yield _document(row, source, line, fields)
         except csv.Error as error:
-            yield Problem(str(source.path), reader.line_num, f"is not CSV: {error}")
+            yield Reject(str(source.path), reader.line_num, f"is not CSV: {error}")
 
 
-def _document(row: object, source: Source, number: int, fields: TextFields) -> Document | Problem:
+def _document(row: object, source: Source, number: int, fields: TextFields) -> Document | Reject:
     path = str(source.path)
     if isinstance(row, str):
         row = {fields.text[0]: row}
     if not isinstance(row, dict):
-        return Problem(path, number, "must be an object with a `text`, or a string")
+        return Reject(path, number, "must be an object with a `text`, or a string")
     texts = [row[name] for name in fields.text if row.get(name) is not None]
     if not texts or not all(isinstance(text, str) for text in texts):
-        return Problem(path, number, f"has no string {' or '.join(f'`{name}`' for name in fields.text)}")
+        return Reject(path, number, f"has no string {' or '.join(f'`{name}`' for name in fields.text)}")
     text = "\n\n".join(texts)
     title = row.get(fields.title) or ""
     if not isinstance(title, str):
-        return Problem(path, number, f"`{fields.title}` is no string")
+        return Reject(path, number, f"`{fields.title}` is no string")
     if not text.strip():
-        return Problem(path, number, "its text is empty")
+        return Reject(path, number, "its text is empty")
     try:
         orjson.dumps(row)
     except TypeError as error:
         said = "holds what is no text: bytes that are not UTF-8, or half of a surrogate pair"
-        return Problem(path, number, said if "surrogate" in str(error) else f"cannot be kept: {error}")
+        return Reject(path, number, said if "surrogate" in str(error) else f"cannot be kept: {error}")
     given = next((row[name] for name in _IDS if row.get(name) is not None), None)
     if isinstance(given, bool) or not isinstance(given, str | int | None) or given == "":
-        return Problem(path, number, "its `id` is neither a string nor a whole number")
+        return Reject(path, number, "its `id` is neither a string nor a whole number")
     # Without an id: by what it says, so that the same line is the same document wherever it stands.
     document = str(given) if given is not None else hashlib.sha256(text.encode()).hexdigest()[:16]
     rest = {key: value for key, value in row.items() if key not in (*_IDS, *fields.text, fields.title)}
@@ -192,7 +192,7 @@ def _document(row: object, source: Source, number: int, fields: TextFields) -> D
 
 
 def _metadata(given: Any, rest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Everything else in a row; an object named `metadata` is taken for what it says, as LangChain writes it."""
+    """All other fields of a row. An object named `metadata` is taken apart, as LangChain writes it."""
     if isinstance(given, dict):
         return {key: value for key, value in rest.items() if key != "metadata"} | given
     return rest

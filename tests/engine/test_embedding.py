@@ -6,11 +6,13 @@ import asyncio
 import importlib.util
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deployments.search import EmbeddingReplica
 from reranker.config import EmbeddingConfig
 from reranker.errors import ModelNotFoundError, UnsupportedModelError
 from reranker.model.checkpoint import DEMO_MODEL
@@ -30,24 +32,44 @@ def minilm() -> Path:
     return Path(found.origin).parent / "model"
 
 
-async def test_sentence_embedding_model_gives_the_vectors_that_it_gives_elsewhere() -> None:
+def _batches(replica: EmbeddingReplica, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many texts each step of the model has."""
+    model, computed = replica.model, list[int]()
+    assert model is not None
+    embed_ids = model.embed_ids
+
+    def counted(prompts: Sequence[list[int]]) -> FloatArray:
+        computed.append(len(prompts))
+        return embed_ids(prompts)
+
+    monkeypatch.setattr(model, "embed_ids", counted)
+    return computed
+
+
+async def test_sentence_embedding_model_gives_the_vectors_that_it_gives_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The mean over a cut text: pooling, limit and special tokens are the model's own."""
     from sentence_transformers import SentenceTransformer
 
-    embedder = VllmEmbedder(EmbeddingConfig(model=str(minilm())), device="cpu")
+    monkeypatch.setattr("deployments.search.join_serve", lambda: None)
+    replica = EmbeddingReplica(EmbeddingConfig(model=str(minilm())), device="cpu")
+    computed = _batches(replica, monkeypatch)
     try:
         documents, *alone = await asyncio.gather(
-            embedder.embed(TEXTS, "document"), *(embedder.embed([text], "query") for text in TEXTS)
+            replica.embed(TEXTS, "document"), *(replica.embed([text], "query") for text in TEXTS)
         )
     finally:
-        embedder.shutdown()
+        replica.shutdown()
+    assert sum(computed) == 2 * len(TEXTS)
+    assert len(computed) <= 3  # calls that come while a batch is computed are one batch
     reference: FloatArray = SentenceTransformer(str(minilm()), device="cpu").encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(documents, reference, atol=2e-3)
     np.testing.assert_allclose(np.concatenate(alone), documents, atol=2e-3)  # it has no instruction
     np.testing.assert_allclose(np.linalg.norm(documents, axis=1), 1, atol=1e-5)
 
 
-async def test_qwen3_is_pooled_at_its_last_token_and_told_what_a_query_is_for() -> None:
+def test_qwen3_is_pooled_at_its_last_token_and_told_what_a_query_is_for() -> None:
     """The demo model has Qwen3's architecture; as an embedding model it means nothing, but its vectors are exact."""
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -55,7 +77,7 @@ async def test_qwen3_is_pooled_at_its_last_token_and_told_what_a_query_is_for() 
     config = EmbeddingConfig(model=str(DEMO_MODEL), dtype="float32", query_instruction="Find capitals")
     embedder = VllmEmbedder(config, device="cpu")
     try:
-        ours = np.concatenate([await embedder.embed(TEXTS, "document"), await embedder.embed([QUERY], "query")])
+        ours = np.concatenate([embedder.embed(TEXTS, "document"), embedder.embed([QUERY], "query")])
     finally:
         embedder.shutdown()
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)

@@ -22,7 +22,7 @@ import psutil
 import pytest
 import yaml
 
-from reranker.search.simulated import SIMULATED
+from reranker.search.embedding import SIMULATED
 from tests.indexes import DOCUMENTS, build
 from tests.integration.collector import Collector
 from tests.integration.sharing import pytest_collection_modifyitems, pytest_runtest_teardown, shared

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from reranker.search.folder import IndexFolder
-from reranker.search.opened import OpenIndex, first_stages
+from reranker.search.first_stages import check_integrity, first_stages
+from reranker.search.index import IndexFolder, IndexReader
 
 KILLS = 10
 DOCUMENTS = 3_000
@@ -30,15 +30,15 @@ def _write(path: Path, word: str, documents: int) -> None:
 
 def _require_served(index: Path, word: str, documents: int) -> None:
     """The index is whole, and what a search finds is of the build that was served last."""
-    opened = OpenIndex(IndexFolder(index).current())
-    opened.check_integrity()
+    opened = IndexReader(IndexFolder(index).current())
+    check_integrity(opened)
     assert [chunk.id for chunk in opened.chunks] == [f"{word}-{number}" for number in range(documents)]
     found = asyncio.run(first_stages(opened, None)["bm25"].search(f"{word} number 7", 1))
     assert [one.chunk.id for one in found] == [f"{word}-7"]
 
 
 def _first_document(index: Path) -> str:
-    return OpenIndex(IndexFolder(index).current()).chunks[0].id
+    return IndexReader(IndexFolder(index).current()).chunks[0].id
 
 
 @pytest.mark.timeout(900)  # a minute, where nothing else runs

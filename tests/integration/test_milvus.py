@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from deployments.search import Indexes
 from reranker.config import MilvusConfig, SearchConfig
 from reranker.errors import ConfigurationError, InvalidRequestError, RetrievalError
+from reranker.search.embedding import SimulatedEmbedder, simulated_vectors
 from reranker.search.filters import read_filter
-from reranker.search.milvus import Milvus
-from reranker.search.serving import Indexes
-from reranker.search.simulated import SimulatedEmbedder, vectors
+from reranker.search.first_stages import Milvus
+from reranker.search.types import Query
 from tests.indexes import DOCUMENTS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,7 +44,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, A
     rows = [
         {"id": one["id"], "body": text, "vector": vector.tolist(), "lang": one["lang"], "year": one["year"]}
         | ({"title": one["title"]} if "title" in one else {})
-        for one, text, vector in zip(DOCUMENTS, texts, vectors(texts), strict=True)
+        for one, text, vector in zip(DOCUMENTS, texts, simulated_vectors(texts), strict=True)
     ]
     client.insert("books", rows)
     yield {"uri": uri, "collection": "books", "text_field": "body", "title_field": "title"}
@@ -97,9 +98,9 @@ async def test_filters_that_milvus_cannot_have_are_refused(collection: dict[str,
 async def test_index_of_the_configuration_is_a_milvus(collection: dict[str, Any]) -> None:
     settings = {"indexes": {"books": {"milvus": collection}}, "embedding": {"model": "simulated"}}
     indexes = Indexes(SearchConfig.model_validate(settings), SimulatedEmbedder(), {})
-    found = await indexes.search(None, None, "captain", 2, None)
+    found = await indexes.search(Query("captain", 2))
     assert (found.first_stage, found.candidates[0].chunk.id) == ("milvus", "whale")
-    assert indexes.describe()[0]["collection"] == "books"
+    assert (await indexes.describe())[0]["collection"] == "books"
 
 
 def test_collection_that_is_not_there_is_said(collection: dict[str, Any], tmp_path: Path) -> None:

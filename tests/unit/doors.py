@@ -1,8 +1,9 @@
-"""The HTTP application without Ray: the real routes and guard, and at the `Backend` seam a ranking by word count."""
+"""The HTTP application without Ray: real routes and middleware, and at the `Backend` seam a ranking by word count."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,9 +12,10 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from deployments.http.api import build_api
 from deployments.http.keys import Keyring
-from deployments.http.observed import Observed, Observer
+from deployments.http.middleware import Observer
+from deployments.http.routes import build_api
+from deployments.http.search import Search
 from deployments.ui.visits import Head, Visit
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
@@ -29,7 +31,9 @@ class WordBackend:
     """Scores a document by the share of its words that the query has."""
 
     model = "words"
-    searches = False
+    service = "door"
+    draining = False
+    search: Search | None = None
     adapters: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -57,13 +61,7 @@ class WordBackend:
             raise self.error
         return [_rank(request) for request in asked.lists]
 
-    async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
-        raise NotImplementedError
-
-    async def indexes(self) -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    async def load(self) -> dict[str, int]:
+    async def load(self) -> Any:
         return {"lists": 0, "tokens": 0, "shards": 0}
 
     async def cache_report(self) -> dict[str, Any]:
@@ -90,7 +88,7 @@ class WordBackend:
                 raise part
             yield part
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Any:  # Any: stands for TEI's
         return {"model_id": self.model, "model_type": {"reranker": {}}, "max_input_length": 100}
 
 
@@ -102,14 +100,17 @@ def _rank(request: RankRequest) -> Ranking:
     return Ranking(results[: request.top_n], (), 10 * len(order))
 
 
-def door(backend: WordBackend, *observers: Observer, **settings: Any) -> ASGIApp:
-    """Make the application, with what stands around it."""
-    return Observed(routes(backend, **settings), observers)
-
-
-def routes(backend: WordBackend, *, keys: str = "", open_metrics: bool = False, **limits: Any) -> FastAPI:
+def door(
+    backend: WordBackend,
+    *observers: Observer,
+    count: Observer | None = None,
+    keys: str = "",
+    open_metrics: bool = False,
+    **limits: Any,
+) -> FastAPI:
     """Make the application."""
-    return build_api(backend, LimitsConfig(**limits), Keyring(AccessConfig(open_metrics=open_metrics), keys))
+    keyring = Keyring(AccessConfig(open_metrics=open_metrics), keys)
+    return build_api(backend, LimitsConfig(**limits), keyring, observers, count)
 
 
 @asynccontextmanager
@@ -118,3 +119,21 @@ async def visitor(app: ASGIApp, headers: Mapping[str, str] | None = None) -> Asy
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://door", headers=headers) as client:
         yield client
+
+
+async def hang_up(app: ASGIApp, backend: WordBackend) -> list[Any]:  # Any: ASGI's messages
+    """Ask for a ranking and hang up while it is being made; gives what was sent nevertheless."""
+    received, sent = iter([json.dumps(BODY).encode()]), []
+
+    async def receive() -> Any:
+        for body in received:
+            return {"type": "http.request", "body": body, "more_body": False}
+        await backend.arrived.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/rerank", "headers": [], "query_string": b""}
+    await asyncio.wait_for(app(scope, receive, send), 10)
+    return sent

@@ -15,7 +15,8 @@ from deployments.cli.rankers import LocalFleet
 from reranker.cache.key import ListTerms, document_keys
 from reranker.client import RerankerClient, UnreachableError
 from reranker.config import EngineConfig, ModelConfig, RerankerConfig
-from reranker.dialects import choose
+from reranker.dialects import DIALECTS
+from reranker.dialects.parse import parse
 from reranker.engine.simulated import simulated_engine, simulated_logit
 from reranker.errors import StartupCheckError
 from reranker.model import startup_check
@@ -124,10 +125,10 @@ async def test_without_adapters_any_name_is_taken_as_ever() -> None:
         assert "x-reranker-ignored" not in response.headers
 
 
-@pytest.mark.parametrize("dialect", choose.DIALECTS, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_every_dialect_can_name_an_adapter(dialect: Any) -> None:
     body = next(iter(dialect.examples.values())) | {"model": "medical"}
-    asked = choose.parse(json.dumps(body).encode(), dialect, CONFIG.limits)
+    asked = parse(json.dumps(body).encode(), dialect, CONFIG.limits)
     assert {one.model for one in asked.lists} == {"medical"}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from deployments.request_log import RequestLog
 from reranker.config import ObservabilityConfig
-from reranker.dialects.choose import DIALECTS, PATHS
+from reranker.dialects import DIALECTS, PATHS
 from reranker.errors import NotReadyError, OverloadedError, StartFailedError
 from tests.unit.doors import BODY, WordBackend, door, visitor
 

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from deployments.http.compression import decompress, is_compressed
+from deployments.http.requests import compression, decompress
 from reranker.errors import InvalidRequestError, RequestTooLargeError, UnknownEncodingError
 
 BODY = b'{"query": "q", "documents": ["a"]}' * 100
@@ -24,16 +24,15 @@ BODY = b'{"query": "q", "documents": ["a"]}' * 100
     ],
 )
 def test_known_encodings_are_read(encoding: str, body: bytes) -> None:
-    assert is_compressed(encoding)
-    assert decompress(body, encoding, len(BODY)) == BODY
+    assert decompress(body, compression(encoding), len(BODY)) == BODY
 
 
 def test_body_as_it_is_and_unknown_encodings_are_told_apart() -> None:
-    assert not is_compressed("")
-    assert not is_compressed("identity")
+    assert not compression("")
+    assert not compression("identity")
     for encoding in ("br", "zstd", "gzip, gzip"):
         with pytest.raises(UnknownEncodingError, match="gzip and deflate"):
-            is_compressed(encoding)
+            compression(encoding)
 
 
 def test_bomb_costs_no_more_than_the_limit() -> None:

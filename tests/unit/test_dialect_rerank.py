@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from reranker.config import LimitsConfig
+from reranker.dialects.answers import error_body
 from reranker.dialects.base import Asked, Served
-from reranker.dialects.choose import parse
-from reranker.dialects.envelope import Problem, universal
+from reranker.dialects.parse import parse
 from reranker.errors import EngineFailedError, InvalidRequestError, RequestTooLargeError
 from reranker.types import ExcludedDocument, RankedDocument, Ranking, RankRequest
 
@@ -199,11 +199,11 @@ def test_search_units_count_hundreds(documents: int, units: int) -> None:
 
 def test_error_body_has_strings_under_every_name_clients_look_for() -> None:
     """Voyage's older client breaks on an `error` object, Jina's on a missing `detail`."""
-    body = universal(Problem.of(InvalidRequestError("query", "must not be empty")))
+    body = error_body(InvalidRequestError("query", "must not be empty"))
     assert {body["message"], body["detail"], body["error"]} == {"query: must not be empty"}
     assert body["error_type"] == "invalid_request"
     assert body["field"] == "query"
-    assert "field" not in universal(Problem.of(EngineFailedError()))
+    assert "field" not in error_body(EngineFailedError())
 
 
 def test_structured_document_is_ranked_as_yaml() -> None:

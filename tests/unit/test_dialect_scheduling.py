@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.config import LimitsConfig
-from reranker.dialects.base import Asked, Served
-from reranker.dialects.choose import parse
-from reranker.dialects.envelope import TIMEOUT_HEADER
+from reranker.dialects.base import TIMEOUT_HEADER, Asked, Served
+from reranker.dialects.parse import parse
 from reranker.errors import InvalidRequestError
 from reranker.record import Timeline
 from reranker.types import EngineScores, RankedDocument, Ranking, RankRequest

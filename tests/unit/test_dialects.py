@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from reranker.config import LimitsConfig
+from reranker.dialects import DIALECTS, PATHS
 from reranker.dialects.base import Asked, Dialect, Served
-from reranker.dialects.choose import DIALECTS, PATHS, parse
-from reranker.dialects.envelope import Problem
-from reranker.errors import InvalidRequestError, OverloadedError, RequestTooLargeError
+from reranker.dialects.parse import parse
+from reranker.errors import (
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    OverloadedError,
+    RequestTooLargeError,
+)
 from reranker.types import ExcludedDocument, RankedDocument, Ranking
 
 RANKING = Ranking(
@@ -114,11 +120,11 @@ def test_tei_gives_a_bare_list() -> None:
 
 def test_tei_errors_have_teis_words() -> None:
     dialect = _ask(query="q", texts=["a"]).dialect
-    bad = dialect.error(Problem.of(InvalidRequestError("texts[0]", "must be a string or an object")))
+    bad = dialect.error(InvalidRequestError("texts[0]", "must be a string or an object"))
     assert (bad["error_type"], bad["code"]) == ("Validation", "invalid_request")
-    assert dialect.error(Problem.of(OverloadedError(3.0, 2)))["error_type"] == "Overloaded"
-    assert dialect.error(Problem("internal error", "internal_error", 500))["error_type"] == "Backend"
-    assert dialect.error(Problem("wrong method", "http_405", 405))["error_type"] == "Validation"
+    assert dialect.error(OverloadedError(3.0, 2))["error_type"] == "Overloaded"
+    assert dialect.error(InternalError())["error_type"] == "Backend"
+    assert dialect.error(MethodNotAllowedError("POST"))["error_type"] == "Validation"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +187,7 @@ def test_score_says_what_is_wrong_with_its_sides(fields: dict[str, Any], field: 
 def test_score_errors_are_vllms_with_an_object_under_error() -> None:
     dialect = PATHS["/score"]
     assert dialect is not None
-    body = dialect.error(Problem.of(InvalidRequestError("text_1", "must not be empty")))
+    body = dialect.error(InvalidRequestError("text_1", "must not be empty"))
     said = "text_1: must not be empty"
     assert body["error"] == {"message": said, "type": "invalid_request", "param": "text_1", "code": 400}
     assert body["message"] == body["detail"] == said

@@ -10,15 +10,15 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from deployments.http.guard import OPEN, is_open
-from tests.unit.doors import BODY, KEYS, WordBackend, door, routes, visitor
+from deployments.http.middleware import OPEN, is_open
+from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor
 
 AS_TEAM = {"authorization": "Bearer team-key"}
 
 
 def _routes() -> list[tuple[str, str]]:
     """Every method and path that the application has, found by walking it."""
-    listed = routes(WordBackend()).routes
+    listed = door(WordBackend()).routes
     assert all(isinstance(route, Route) for route in listed), "a mount: walk into it here"
     found = [(method, route.path) for route in listed if isinstance(route, Route) for method in route.methods or ()]
     assert len(found) > 15

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from deployments.http.http_protocol import LimitedProtocol
+from deployments.http.server import LimitedProtocol
 
 
 class Hasty(LimitedProtocol):

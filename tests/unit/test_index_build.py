@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reranker.errors import ConfigurationError
-from reranker.search.base import Candidate, Chunk
-from reranker.search.building import Build, Built
-from reranker.search.chunking import ChunkRules
-from reranker.search.facts import EmbeddingFacts, IndexFacts
+from reranker.search.build import Build, BuildResult
+from reranker.search.embedding import SIMULATED, SimulatedEmbedder, simulated_vectors
 from reranker.search.filters import read_filter
-from reranker.search.folder import IndexFolder, NoIndexError
-from reranker.search.hybrid import fuse
-from reranker.search.opened import OpenIndex, first_stages
-from reranker.search.simulated import SIMULATED, SimulatedEmbedder, vectors
+from reranker.search.first_stages import best_rows, check_integrity, first_stages, fuse
+from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexReader
 from reranker.search.sources import find_sources
+from reranker.search.text import ChunkSize
+from reranker.search.types import Candidate, Chunk
 from reranker.types import FloatArray
 
-WITH_VECTORS = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED))
+GOLDEN = Path(__file__).parents[1] / "golden" / "index"
+WITH_VECTORS = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED))
 TEXTS = {
     "git": "A merge joins two branches; a rebase rewrites commits.",
     "beijing": "The capital of China is Beijing.",
@@ -41,7 +44,7 @@ class Embed:
         self.calls += 1
         if self.calls == self._fails_at:
             raise KeyboardInterrupt
-        return vectors(texts)
+        return simulated_vectors(texts)
 
 
 def _lines(path: Path, texts: dict[str, str], **metadata: object) -> Path:
@@ -50,18 +53,22 @@ def _lines(path: Path, texts: dict[str, str], **metadata: object) -> Path:
 
 
 def _build(
-    index: Path, *paths: Path, facts: IndexFacts = WITH_VECTORS, add: bool = False, embed: Embed | None = None
-) -> Built:
+    index: Path, *paths: Path, info: IndexInfo = WITH_VECTORS, add: bool = False, embed: Embed | None = None
+) -> BuildResult:
     folder = IndexFolder(index)
     with folder.locked():
-        embed = (embed or Embed()) if facts.embedding else None
-        return Build(folder, find_sources(paths), facts, add=add, embed=embed).run()
+        embed = (embed or Embed()) if info.embedding else None
+        return Build(folder, find_sources(paths), info, add=add, embed=embed).run()
 
 
-def _open(index: Path) -> OpenIndex:
-    opened = OpenIndex(IndexFolder(index).current())
-    opened.check_integrity()
+def _open(index: Path) -> IndexReader:
+    opened = IndexReader(IndexFolder(index).current())
+    check_integrity(opened)
     return opened
+
+
+def _info(index: Path) -> IndexInfo:
+    return IndexInfo.read(IndexFolder(index).current())
 
 
 def _ids(found: Sequence[Candidate]) -> list[str]:
@@ -95,7 +102,7 @@ async def test_a_filter_leaves_the_best_of_what_it_lets_through(tmp_path: Path, 
 
 async def test_only_stop_words_find_something_too(tmp_path: Path) -> None:
     texts = TEXTS | {"who": "The Who were there before"}
-    await asyncio.to_thread(_build, tmp_path / "idx", _lines(tmp_path / "a.jsonl", texts), facts=IndexFacts())
+    await asyncio.to_thread(_build, tmp_path / "idx", _lines(tmp_path / "a.jsonl", texts), info=IndexInfo())
     bm25 = first_stages(_open(tmp_path / "idx"), None)["bm25"]
     assert _ids(await bm25.search("the who", 1)) == ["who"]
     assert await bm25.search("nowhere …", 5) == []
@@ -110,7 +117,7 @@ def test_fusion_prefers_what_both_found() -> None:
 
 
 def test_index_without_vectors_has_bm25_only(tmp_path: Path) -> None:
-    _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), facts=IndexFacts())
+    _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), info=IndexInfo())
     assert list(first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())) == ["bm25"]
 
 
@@ -135,14 +142,14 @@ def test_a_changed_build_starts_over(tmp_path: Path, changed: str) -> None:
     new = _lines(tmp_path / "new.jsonl", {f"d{number}": f"document {number}" for number in range(300)})
     with pytest.raises(KeyboardInterrupt):
         _build(tmp_path / "idx", new, embed=Embed(fails_at=4))
-    facts = WITH_VECTORS
+    info = WITH_VECTORS
     if changed == "source":
         _lines(new, {f"e{number}": "another text" for number in range(300)})
     else:
-        facts = facts.model_copy(update={"chunking": ChunkRules(100, 10)})
-    built = _build(tmp_path / "idx", new, facts=facts)
+        info = info.model_copy(update={"chunking": ChunkSize(100, 10)})
+    built = _build(tmp_path / "idx", new, info=info)
     assert not built.resumed
-    assert built.facts.documents == 300
+    assert built.info.documents == 300
 
 
 def test_a_version_that_was_named_but_never_served_is_dropped(tmp_path: Path) -> None:
@@ -158,8 +165,8 @@ def test_a_version_that_was_named_but_never_served_is_dropped(tmp_path: Path) ->
 def test_added_documents_take_the_place_of_those_with_their_id(tmp_path: Path) -> None:
     index = tmp_path / "idx"
     _build(index, _lines(tmp_path / "a.jsonl", TEXTS))
-    facts = IndexFacts.read(IndexFolder(index).current())
-    _build(index, _lines(tmp_path / "b.jsonl", {"whale": "Now about cats.", "new": "new one"}), facts=facts, add=True)
+    info = IndexInfo.read(IndexFolder(index).current())
+    _build(index, _lines(tmp_path / "b.jsonl", {"whale": "Now about cats.", "new": "new one"}), info=info, add=True)
     opened = _open(index)
     texts = {chunk.id: chunk.text for chunk in opened.chunks}
     assert texts == TEXTS | {"whale": "Now about cats.", "new": "new one"}
@@ -170,10 +177,8 @@ def test_added_documents_take_the_place_of_those_with_their_id(tmp_path: Path) -
 def test_the_second_of_two_documents_with_one_id_is_left_out_and_said(tmp_path: Path) -> None:
     one, two = _lines(tmp_path / "a.jsonl", TEXTS), _lines(tmp_path / "b.jsonl", {"git": "again"})
     built = _build(tmp_path / "idx", one, two)
-    assert [str(problem) for problem in built.problems] == [
-        f"{two}:1: has the id 'git' a second time; the first is kept"
-    ]
-    assert built.facts.left_out == 1
+    assert [str(reject) for reject in built.rejects] == [f"{two}:1: has the id 'git' a second time; the first is kept"]
+    assert built.info.left_out == 1
 
 
 def test_nothing_to_index_replaces_nothing(tmp_path: Path) -> None:
@@ -195,25 +200,25 @@ def test_two_builds_of_one_index_at_once_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_index_and_a_damaged_one_are_said(tmp_path: Path) -> None:
-    with pytest.raises(NoIndexError, match="reranker index build"):
+    with pytest.raises(ConfigurationError, match="reranker index build"):
         IndexFolder(tmp_path).current()
     version = _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS)).version
     with (version / "chunks.jsonl").open("ab") as file:
         file.write(b"more")
     with pytest.raises(ConfigurationError, match="not as many bytes"):
-        OpenIndex(version)
+        IndexReader(version)
     (version / "index.json").write_text("{}x")
     with pytest.raises(ConfigurationError, match=r"index\.json"):
-        OpenIndex(version)
+        IndexReader(version)
 
 
 @pytest.mark.parametrize("factory", ["HNSW16", "IVF4,Flat", "SQ8"])
 async def test_other_indexes_of_faiss_filter_too(tmp_path: Path, factory: str) -> None:
     many = {f"n{number}": f"number{number} whale" for number in range(400)}
-    facts = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED, factory=factory))
+    info = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED, factory=factory))
     one = _lines(tmp_path / "a.jsonl", many, lang="en")
     other = _lines(tmp_path / "b.jsonl", {f"o{key}": text for key, text in many.items()}, lang="de")
-    await asyncio.to_thread(_build, tmp_path / "idx", one, other, facts=facts)
+    await asyncio.to_thread(_build, tmp_path / "idx", one, other, info=info)
     dense = first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())["dense"]
     found = await dense.search("number7 whale", 5, read_filter({"lang": "de"}))
     assert len(found) == 5
@@ -221,6 +226,56 @@ async def test_other_indexes_of_faiss_filter_too(tmp_path: Path, factory: str) -
 
 
 def test_an_index_that_faiss_does_not_know_is_refused(tmp_path: Path) -> None:
-    facts = IndexFacts(embedding=EmbeddingFacts(model=SIMULATED, factory="Nonsense"))
+    info = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED, factory="Nonsense"))
     with pytest.raises(ConfigurationError, match="FAISS cannot make 'Nonsense'"):
-        _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), facts=facts)
+        _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS), info=info)
+
+
+async def test_index_that_an_earlier_release_built_is_searched_and_added_to(tmp_path: Path) -> None:
+    """`tests/golden/index` is of `tests.indexes.DOCUMENTS`, built before embedding models could be behind a URL."""
+    index = tmp_path / "index"
+    shutil.copytree(GOLDEN, index)
+    stages = first_stages(_open(index), SimulatedEmbedder())
+    for name in ("bm25", "dense", "hybrid"):
+        assert _ids(await stages[name].search("captain hunts", 1)) == ["whale"]
+    await asyncio.to_thread(_build, index, _lines(tmp_path / "b.jsonl", {"new": "ducks"}), info=_info(index), add=True)
+    assert _ids(await first_stages(_open(index), SimulatedEmbedder())["hybrid"].search("ducks", 1)) == ["new"]
+    assert _info(index).left_out == 1
+
+
+def test_index_of_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "index")
+    file = tmp_path / "index" / "versions" / "000001" / "index.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ConfigurationError, match="of format 2, and this release reads 1; build the index again"):
+        _open(tmp_path / "index")
+
+
+def test_best_rows_are_those_above_0_and_equal_ones_stay_in_order() -> None:
+    scores = np.asarray([0, 2, 1, 2, 0, 1, 3, 1], dtype=np.float32)
+    assert best_rows(scores, 3) == [6, 1, 3]
+    assert best_rows(scores, 5) == [6, 1, 3, 2, 5]
+    assert best_rows(scores, 100) == [6, 1, 3, 2, 5, 7]
+    assert best_rows(np.zeros(4, dtype=np.float32), 2) == []
+
+
+def test_part_with_rejects_only_has_no_vectors_and_stops_no_build(tmp_path: Path) -> None:
+    """A part is 64 records where they are embedded."""
+    (tmp_path / "a.jsonl").write_text("no json\n" * 64 + '{"id": "a", "text": "whale"}\n')
+    built = _build(tmp_path / "idx", tmp_path / "a.jsonl")
+    assert (built.info.documents, built.info.left_out) == (1, 64)
+    _open(tmp_path / "idx")
+
+
+def test_chunks_are_read_rightly_from_many_threads(tmp_path: Path) -> None:
+    """Searches run in threads and share one reader."""
+    many = {f"n{number}": "x" * (number % 97 + 1) for number in range(500)}
+    _build(tmp_path / "idx", _lines(tmp_path / "a.jsonl", many), info=IndexInfo())
+    chunks = _open(tmp_path / "idx").chunks
+
+    def read(seed: int) -> bool:
+        rows = random.Random(seed).choices(range(len(chunks)), k=5_000)
+        return all(chunks[row].id == f"n{row}" for row in rows)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(read, range(8)))

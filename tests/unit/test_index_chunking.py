@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 
 from reranker.errors import ConfigurationError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.search.base import Chunk, Document
-from reranker.search.chunking import Chunker, ChunkRules
+from reranker.search.text import Chunker, ChunkSize
+from reranker.search.types import Chunk, Document
 
 TOKENIZER = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
 
 
 def _chunks(text: str, tokens: int, overlap: int) -> list[Chunk]:
-    [chunks] = Chunker(DEMO_MODEL, ChunkRules(tokens, overlap)).chunks([Document("d", text, "T", {"k": 1})])
+    [chunks] = Chunker(DEMO_MODEL, ChunkSize(tokens, overlap)).chunks([Document("d", text, "T", {"k": 1})])
     return chunks
 
 
@@ -57,4 +57,4 @@ def test_neighbours_overlap_and_end_with_a_sentence() -> None:
 @pytest.mark.parametrize(("tokens", "overlap"), [(0, 0), (10, 6), (10, -1)])
 def test_sizes_that_make_no_progress_are_refused(tokens: int, overlap: int) -> None:
     with pytest.raises(ConfigurationError, match="at most half"):
-        ChunkRules(tokens, overlap)
+        ChunkSize(tokens, overlap)

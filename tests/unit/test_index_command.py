@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from deployments.cli.main import main
-from reranker.search.folder import IndexFolder
-from reranker.search.opened import OpenIndex
+from reranker.search.index import IndexFolder, IndexReader
 
 
 @pytest.fixture
@@ -25,8 +24,8 @@ def files(tmp_path: Path) -> Path:
 def _info(index: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     assert main(["index", "info", str(index), "--json", "--verify"]) == 0
-    facts: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return facts
+    info: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return info
 
 
 def test_files_are_indexed_and_what_is_left_out_is_said(
@@ -37,8 +36,8 @@ def test_files_are_indexed_and_what_is_left_out_is_said(
     said = capsys.readouterr()
     assert said.out == f"{index}: 2 documents in 2 chunks; 1 left out\n"
     assert f"left out: {files / 'b.jsonl'}:2: is not JSON" in said.err
-    facts = _info(index, capsys)
-    assert (facts["documents"], facts["left_out"], facts["embedding"]["dimensions"]) == (2, 1, 256)
+    info = _info(index, capsys)
+    assert (info["documents"], info["left_out"], info["embedding"]["dimensions"]) == (2, 1, 256)
     assert main(["index", "info", str(index)]) == 0
     shown = capsys.readouterr().out
     assert "documents  2 in 2 chunks of at most 512 tokens" in shown
@@ -51,10 +50,10 @@ def test_settings_are_kept_for_what_is_added(files: Path, tmp_path: Path, capsys
     assert main(["index", "build", str(files / "a.txt"), "--out", str(index), *options]) == 0
     more.write_text(json.dumps({"id": "c", "text": "one two three four five six seven eight nine ten eleven"}))
     assert main(["index", "add", str(index), str(more)]) == 0
-    facts = _info(index, capsys)
-    assert (facts["documents"], facts["words"]) == (2, {"stemmer": "none", "ideographs": "pairs"})
-    assert facts["chunks"] > 2
-    assert {chunk.id for chunk in OpenIndex(IndexFolder(index).current()).chunks} == {"a.txt", "c"}
+    info = _info(index, capsys)
+    assert (info["documents"], info["words"]) == (2, {"stemmer": "none", "ideographs": "pairs"})
+    assert info["chunks"] > 2
+    assert {chunk.id for chunk in IndexReader(IndexFolder(index).current()).chunks} == {"a.txt", "c"}
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from reranker.errors import InvalidRequestError
-from reranker.search import chunkfile
-from reranker.search.base import Chunk
-from reranker.search.chunkfile import ChunkFile, to_line
-from reranker.search.filters import matches, read_filter
-from reranker.search.rows import RowFilter
+from reranker.search.filters import RowFilter, matches, read_filter
+from reranker.search.index import ChunkFile, to_line
+from reranker.search.types import Chunk
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"lang": "de", "year": 2020, "tags": ["a", "b"]},
@@ -46,11 +44,12 @@ DOCUMENTS: list[dict[str, Any]] = [
     ],
 )
 def test_filters_let_through_what_they_say(tmp_path: Path, given: dict[str, Any], found: list[int]) -> None:
-    wanted = read_filter(given)
-    assert [place for place, one in enumerate(DOCUMENTS) if matches(wanted, one)] == found
-    chunkfile.write(tmp_path, (to_line(Chunk(str(i), 0, "text", metadata=one)) for i, one in enumerate(DOCUMENTS)))
-    rows = RowFilter(ChunkFile(tmp_path)).rows(wanted)
-    assert (list(range(4)) if rows is None else np.flatnonzero(rows).tolist()) == found
+    where = read_filter(given)
+    assert [place for place, one in enumerate(DOCUMENTS) if matches(where, one)] == found
+    ChunkFile.write(tmp_path, (to_line(Chunk(str(i), 0, "text", metadata=one)) for i, one in enumerate(DOCUMENTS)))
+    chunks = ChunkFile(tmp_path)
+    if where is not None:
+        assert np.flatnonzero(RowFilter(len(chunks), chunks.metadata).rows(where)).tolist() == found
 
 
 @pytest.mark.parametrize(

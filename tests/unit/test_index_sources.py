@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from reranker.errors import ConfigurationError
-from reranker.search.base import Document
-from reranker.search.sources import Problem, TextFields, find_sources, read
+from reranker.search.sources import Reject, TextFields, find_sources, read
+from reranker.search.types import Document
 
 
 def _read(path: Path, fields: TextFields | None = None) -> tuple[list[Document], list[str]]:
     [source] = find_sources([path])
     records = list(read(source, fields or TextFields()))
-    problems = [str(one).removeprefix(f"{path}:") for one in records if isinstance(one, Problem)]
+    problems = [str(one).removeprefix(f"{path}:") for one in records if isinstance(one, Reject)]
     return [one for one in records if isinstance(one, Document)], problems
 
 

@@ -15,8 +15,7 @@ from deployments.http.address import bound_socket
 from deployments.http.address import configured_address as address
 from reranker.errors import ConfigurationError, ModelNotFoundError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.search.folder import NoIndexError
-from reranker.search.simulated import SIMULATED
+from reranker.search.embedding import SIMULATED
 from tests.indexes import DOCUMENTS, build
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
@@ -198,8 +197,26 @@ def test_indexes_are_served_with_the_model_that_their_vectors_come_from(tmp_path
     assert search["embedding"]["model"] == SIMULATED
 
 
+@pytest.mark.parametrize(
+    ("configured", "served"),
+    [
+        ({}, {"model": SIMULATED, "revision": None, "url": "http://host:8000/v1"}),
+        ({"model": SIMULATED, "cpus": 2}, {"model": SIMULATED, "cpus": 2}),  # it is loaded here
+    ],
+)
+def test_index_that_a_url_embedded_is_served_with_it_unless_the_configuration_says_how(
+    tmp_path: Path, free_port: int, configured: dict[str, object], served: dict[str, object]
+) -> None:
+    index = build(tmp_path / "index", DOCUMENTS)
+    info = index / "versions" / "000001" / "index.json"
+    info.write_text(info.read_text().replace('"url": null', '"url": "http://host:8000/v1"'))
+    written = _edited(tmp_path, args={"search": {"embedding": configured}})
+    config = load(written, port=free_port, indexes={"index": index})
+    assert config["applications"][0]["args"]["search"]["embedding"] == served
+
+
 def test_index_that_is_not_there_is_named_before_the_start(tmp_path: Path, free_port: int) -> None:
-    with pytest.raises(NoIndexError, match="reranker index build"):
+    with pytest.raises(ConfigurationError, match="reranker index build"):
         load(CONFIG, port=free_port, indexes={"docs": tmp_path})
 
 

@@ -10,7 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.http.listener import CancelledByClient, Listener, listen
+from deployments.http import SERVICE_HEADER
+from deployments.http.keys import Keyring
+from deployments.http.middleware import RequestMiddleware
+from deployments.http.server import Listener, listen
+from reranker.config import AccessConfig, LimitsConfig
 from reranker.errors import ConfigurationError, NotReadyError
 from tests.integration.conftest import free_port
 
@@ -19,7 +23,7 @@ class App:
     """Answers with its name, once it may."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.may_answer = name, asyncio.Event()
+        self.name, self.service, self.may_answer = name, "", asyncio.Event()
         self.started, self.cancelled = asyncio.Event(), asyncio.Event()
         self.may_answer.set()
 
@@ -34,7 +38,8 @@ class App:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        headers = [(SERVICE_HEADER.encode(), self.service.encode())] if scope["path"] == "/health" else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": self.name.encode()})
 
 
@@ -46,12 +51,16 @@ def _options(port: int) -> Any:  # stands for Serve's HTTPOptions
 async def _listen(app: App, port: int, service: str = "ours") -> Listener:
     # In a thread: who comes second asks the first who it is, and here both are served by one event loop.
     listening = await asyncio.to_thread(listen, _options(port), service)
-    return Listener(CancelledByClient(app), _options(port), listening, service)
+    app.service = service
+    listener: Listener
+    front = RequestMiddleware(app, LimitsConfig(), Keyring(AccessConfig()), draining=lambda: listener.draining)
+    listener = Listener(front, _options(port), listening)
+    return listener
 
 
 @pytest.fixture(autouse=True)
 def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.http.listener._LINGER_S", 0.2)
+    monkeypatch.setattr("deployments.http.server._LINGER_S", 0.2)
 
 
 @pytest.fixture

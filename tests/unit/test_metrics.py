@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from deployments.http import search
 from deployments.scaling import REASONS
-from reranker.dialects.choose import DIALECTS, PATHS
+from reranker.dialects import DIALECTS, PATHS
 from reranker.metrics import catalog
 from reranker.metrics.book import SUFFIX, Book, Page, cell, pages
 from reranker.metrics.exposition import exposition
 from reranker.metrics.kinds import Counter, Gauge, Histogram, Label
 from reranker.metrics.ledger import Ledger
-from reranker.search import dialect as search
 
 TURNS = Counter("turns_total", "Turns.", (Label("way", ("left", "right", "other")),))
 HELD = Gauge("held", "Held.")
@@ -150,5 +150,5 @@ def test_names_and_labels_are_as_prometheus_wants_them() -> None:
 
 def test_labels_have_every_value_that_the_code_gives_them() -> None:
     assert {one.name for one in DIALECTS} < set(catalog.DIALECTS)
-    assert {*PATHS, *search.PATHS} == set(catalog.RANKING_PATHS)
+    assert {*PATHS, *search.DIALECT.paths} == set(catalog.RANKING_PATHS)
     assert set(REASONS) == set(catalog.SCALING_REASONS)

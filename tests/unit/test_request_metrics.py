@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from deployments.http.observed import Observed
 from reranker.errors import NotReadyError, OverloadedError
 from reranker.metrics import catalog
 from reranker.metrics.requests import record_request
 from reranker.record import Timeline
 from reranker.types import EngineScores
 from tests.recorders import KeptMetrics
-from tests.unit.doors import BODY, KEYS, WordBackend, routes, visitor
+from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 
 
 class Counted:
@@ -25,8 +23,8 @@ class Counted:
     def __init__(self, **settings: Any) -> None:
         self.backend = WordBackend()
         self.kept = KeptMetrics()
-        app = Observed(routes(self.backend, **settings), count=lambda one: record_request(self.kept, one))
-        self.visitor = visitor(app)
+        self.app = door(self.backend, count=lambda one: record_request(self.kept, one), **settings)
+        self.visitor = visitor(self.app)
 
     def requests(self) -> dict[tuple[str, ...], float]:
         return self.kept.labelled[catalog.REQUESTS]
@@ -83,12 +81,7 @@ async def test_what_the_guard_refuses_and_what_is_no_ranking_are_counted() -> No
 async def test_request_whose_client_hangs_up_is_counted_once() -> None:
     counted = Counted()
     counted.backend.go_on.clear()
-    async with counted.visitor as client:
-        asking = asyncio.ensure_future(client.post("/v1/rerank", json=BODY))
-        await counted.backend.arrived.wait()
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
+    await hang_up(counted.app, counted.backend)
     assert counted.requests() == {("rerank", "client_gone"): 1}
 
 
@@ -96,7 +89,7 @@ async def test_answer_is_counted_before_it_goes_out() -> None:
     """An ingress killed right after an answer must not have forgotten it."""
     seen: list[float] = []
     kept = KeptMetrics()
-    app = Observed(routes(WordBackend()), count=lambda one: record_request(kept, one))
+    app = door(WordBackend(), count=lambda one: record_request(kept, one))
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
         async def noted(message: Any) -> None:

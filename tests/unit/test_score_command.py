@@ -16,7 +16,7 @@ import pytest
 from deployments.cli import rankers
 from deployments.cli.main import main
 from reranker.client import RerankerClient, ScoredDocument, UnreachableError, rebuild_error
-from reranker.dialects.envelope import Problem, universal
+from reranker.dialects.answers import error_body
 from reranker.errors import (
     ClientError,
     InvalidRequestError,
@@ -135,7 +135,7 @@ def test_client_gives_up_with_the_last_error(client: RerankerClient, service: Fa
 def test_client_raises_the_class_the_service_raised(
     client: RerankerClient, service: FakeService, error: RerankerError
 ) -> None:
-    service.first = [(error.status_code, {}, json.dumps(universal(Problem.of(error))))]
+    service.first = [(error.status_code, {}, json.dumps(error_body(error)))]
     with pytest.raises(type(error)) as caught:
         client.rerank("q", ["a"])
     assert str(caught.value) == str(error)

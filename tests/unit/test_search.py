@@ -10,40 +10,47 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.http.search import Search
+from deployments.search import Indexes
 from reranker.config import RerankerConfig
 from reranker.dialects.base import Asked
 from reranker.record import Timeline
-from reranker.search import dialect as search
-from reranker.search.serving import Indexes
-from reranker.search.simulated import SIMULATED, SimulatedEmbedder
+from reranker.search.embedding import SIMULATED, SimulatedEmbedder
+from reranker.search.types import Query, Retrieval
 from reranker.types import Caller, Ranking
 from tests.indexes import DOCUMENTS, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 
 
+class LocalIndexes:
+    """Real indexes in this process, in place of the search deployment."""
+
+    def __init__(self, config: RerankerConfig) -> None:
+        self.indexes = Indexes(config.search, SimulatedEmbedder(), {})
+        self.queries: list[str] = []
+        self.pause_s = 0.0
+
+    async def search(self, query: Query) -> Retrieval:
+        self.queries.append(query.text)
+        await asyncio.sleep(self.pause_s)
+        return await self.indexes.search(query)
+
+    async def describe(self) -> list[dict[str, Any]]:
+        return await self.indexes.describe()
+
+
 class SearchBackend(WordBackend):
     """Searches real indexes, in this process."""
 
-    searches = True
-
     def __init__(self, config: RerankerConfig) -> None:
         super().__init__()
-        self._config = config
-        self.served = Indexes(config.search, SimulatedEmbedder(), {})
-
-    async def retrieve(self, asked: Asked, timeline: Timeline) -> Asked:
-        body: search.SearchBody = asked.body
-        count = search.count_of(asked, self._config)
-        with timeline.stage("retrieve"):
-            found = await self.served.search(body.index, body.first_stage, "two whale", count, body.wanted())
-        return search.found(asked, found, self._config, 5)
+        self.local = LocalIndexes(config)
+        self.served = self.local.indexes
+        self.search = Search(self.local, config)
 
     async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
-        assert body_bytes > sum(len(text) for text in asked.lists[0].documents)
+        assert timeline.size_bytes == body_bytes > sum(len(text) for text in asked.lists[0].documents)
         return await super().rank(asked, body_bytes, caller, timeline)
-
-    async def indexes(self) -> list[dict[str, Any]]:
-        return self.served.describe()
 
 
 def _config(tmp_path: Path) -> RerankerConfig:
@@ -197,7 +204,25 @@ async def test_an_index_of_another_embedding_model_is_not_served(tmp_path: Path)
     path = build(tmp_path / "books", DOCUMENTS)
     settings = {"indexes": {"books": {"path": str(path)}}, "embedding": {"model": "Qwen/Qwen3-Embedding-0.6B"}}
     backend = SearchBackend(RerankerConfig.model_validate({"search": settings}))
-    assert [one["available"] for one in backend.served.describe()] == [False]
+    assert [one["available"] for one in await backend.served.describe()] == [False]
+
+
+async def test_search_has_the_time_of_the_request_and_no_longer(
+    client: httpx.AsyncClient, backend: SearchBackend
+) -> None:
+    """The clock of the request's head holds for finding and for ranking."""
+    await _search(client, timeout_s=7)
+    assert backend.asked[0].lists[0].timeout_s == 7
+    backend.local.pause_s = 5
+    response = await client.post("/v1/search", json={"query": "two whale", "timeout_s": 0.05})
+    assert (response.status_code, response.json()["error_type"]) == (504, "deadline_exceeded")
+
+
+async def test_first_stage_gets_the_head_of_a_very_long_query(
+    client: httpx.AsyncClient, backend: SearchBackend
+) -> None:
+    await _search(client, query="two whale " * 5_000)
+    assert [len(query) for query in backend.local.queries] == [20_000]
 
 
 async def test_search_needs_a_key_and_counts_for_its_limits(backend: SearchBackend) -> None:

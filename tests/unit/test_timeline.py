@@ -14,7 +14,7 @@ from reranker.errors import ReplicaLostError
 from reranker.ranking.ranker import Ranker
 from reranker.record import STAGES, Interval, ShardRecord, Timeline, covered_s
 from reranker.types import ANONYMOUS, EngineScores, RankRequest
-from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor
+from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 from tests.unit.fleets import Call, FakeFleet, by_length, never
 from tests.unit.rankers import CONFIG, RENDERER, TEXTS, until
 
@@ -150,11 +150,7 @@ async def test_client_that_goes_away_is_told_of_as_499() -> None:
     told: list[Timeline] = []
     backend = WordBackend()
     backend.go_on.clear()
-    async with visitor(door(backend, told.append)) as client:
-        asked = asyncio.create_task(client.post("/v1/rerank", json=BODY))
-        await backend.arrived.wait()
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+    assert not await hang_up(door(backend, told.append), backend)
     assert [(one.status, one.error, one.documents) for one in told] == [(499, "client_gone", 3)]
 
 

@@ -1,0 +1,135 @@
+"""Read a request: its body within its limit, in time, decompressed; and what it asks to have ranked."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from starlette.requests import Request
+
+from deployments.http import Backend
+from reranker.config import LimitsConfig
+from reranker.dialects.base import TIMEOUT_HEADER, Asked, Dialect
+from reranker.dialects.parse import parse
+from reranker.errors import InvalidRequestError, RequestTooLargeError, SlowRequestError, UnknownEncodingError
+from reranker.record import Timeline
+
+_RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
+"""What Ray Serve's own proxy obeys; for clients that send it."""
+_INLINE_BYTES = 64 * 1024
+"""Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+async def read_asked(request: Request, dialect: Dialect | None) -> Asked:
+    """Read what is to be ranked, and note it in the request's record.
+
+    Args:
+        request: Of a ranking, with the service's `backend` and `limits` in the application's state.
+        dialect: The dialect of its path. None: its fields say.
+
+    Raises:
+        ClientError: It cannot be answered as it stands.
+        OverloadedError: There is no room for it.
+    """
+    record: Timeline = request.state.timeline
+    limits: LimitsConfig = request.app.state.limits
+    record.dialect = dialect.name if dialect else ""
+    with record.stage("read"):
+        body = await read_body(request, limits)
+    record.body_bytes = len(body)
+    with record.stage("admit"):
+        backend: Backend = request.app.state.backend
+        backend.require_any_room(len(body))
+    with record.stage("parse"):
+        timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
+        if len(body) <= _INLINE_BYTES:
+            asked = parse(body, dialect, limits, timeout)
+        else:
+            asked = await asyncio.to_thread(parse, body, dialect, limits, timeout)
+    note_asked(record, asked)
+    return asked
+
+
+def note_asked(record: Timeline, asked: Asked) -> None:
+    """Note what is asked for."""
+    record.dialect = asked.dialect.name
+    record.lists, record.documents = len(asked.lists), sum(len(one.documents) for one in asked.lists)
+    record.priority = asked.lists[0].priority
+
+
+async def read_body(request: Request, limits: LimitsConfig) -> bytes:
+    """Receive a body as the client sends it, and give it decompressed. Nothing over the limit is buffered.
+
+    Raises:
+        RequestTooLargeError: It is over the limit; said at once where its length is declared.
+        SlowRequestError: It did not arrive in time.
+        UnknownEncodingError: It is compressed in a way we do not know.
+        InvalidRequestError: It is not compressed as it says.
+    """
+    encoding = compression(request.headers.get("content-encoding", ""))
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal():
+        _require_size(int(declared), limits)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.receive_timeout_s):
+            async for part in request.stream():
+                size += len(part)
+                _require_size(size, limits)
+                parts.append(part)
+    except TimeoutError:
+        raise SlowRequestError(limits.receive_timeout_s) from None
+    body = b"".join(parts)
+    if encoding:
+        body = await asyncio.to_thread(decompress, body, encoding, limits.max_request_bytes)
+    return body
+
+
+def _require_size(size: int, limits: LimitsConfig) -> None:
+    if size > limits.max_request_bytes:
+        raise RequestTooLargeError("body", size, limits.max_request_bytes, "bytes")
+
+
+def compression(content_encoding: str) -> str:
+    """Read a header Content-Encoding: gzip, x-gzip or deflate; empty where the body comes as it is.
+
+    Raises:
+        UnknownEncodingError: It is another one.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return ""
+    if encoding not in _WINDOW_BITS:
+        raise UnknownEncodingError
+    return encoding
+
+
+def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Decompress a body. A bomb costs no more memory than a body of the largest size.
+
+    Args:
+        body: As it came.
+        encoding: What `compression` gave.
+        max_bytes: Limit of the result.
+
+    Raises:
+        InvalidRequestError: It is not compressed like this, or it is cut off.
+        RequestTooLargeError: It has more than `max_bytes`; no more than that is ever decompressed.
+    """
+    parts: list[bytes] = []
+    left = max_bytes
+    while body:  # a gzip file may have several members, one after the other
+        decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
+        try:
+            parts.append(decompressor.decompress(body, left + 1))
+        except zlib.error:
+            raise InvalidRequestError("", f"the body is not what its Content-Encoding says: {encoding}") from None
+        left -= len(parts[-1])
+        if left < 0:
+            raise RequestTooLargeError("body", max_bytes - left, max_bytes, "bytes")
+        if not decompressor.eof:
+            raise InvalidRequestError("", f"the body's {encoding} is cut off before its end")
+        body = decompressor.unused_data
+    return b"".join(parts)

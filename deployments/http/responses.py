@@ -1,0 +1,144 @@
+"""Answers: JSON throughout, the one way in which an error is written, and what the OpenAPI page says of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from deployments.http import Backend
+from reranker import dialects, errors
+from reranker.dialects.answers import ErrorBody, error_body
+from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Asked, Dialect, Served
+from reranker.errors import MethodNotAllowedError, RerankerError, UnauthorizedError
+from reranker.record import Timeline
+from reranker.types import Ranking
+
+Described: TypeAlias = dict[str, Any]
+"""Arguments of FastAPI's for a route. (Any: of every type.)"""
+
+
+def reply(content: JSON, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with JSON."""
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+def error_response(error: RerankerError, dialect: Dialect | None = None, **more: JSON) -> Response:
+    """Answer with an error.
+
+    Args:
+        error: Its class says the status.
+        dialect: Whose body for errors it gets. None: the one that suits every client.
+        more: Further fields of the body.
+    """
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowedError):
+        headers["Allow"] = error.allowed
+    body = dialect.error(error) if dialect else error_body(error)
+    return reply(body | more, error.status_code, headers)
+
+
+def ranking_response(request: Request, asked: Asked, rankings: Sequence[Ranking]) -> Response:
+    """Answer with rankings.
+
+    Args:
+        request: Asked for them.
+        asked: The same, as it was read.
+        rankings: One for each list.
+    """
+    record: Timeline = request.state.timeline
+    backend: Backend = request.app.state.backend
+    with record.stage("respond"):
+        wanted = asked.lists[0].model
+        model = wanted if wanted and wanted in backend.adapters else backend.model
+        response = reply(asked.write(rankings, Served(record.request_id, model, int(time.time()), record)))
+    response.headers["x-compute-tokens"] = str(sum(ranking.prompt_tokens for ranking in rankings))
+    response.headers["server-timing"] = server_timing(record)
+    ignored = asked.ignored
+    if backend.adapters and wanted and wanted != model:  # an adapter's name, misspelt?
+        ignored = ("model", *ignored)
+    if ignored:
+        response.headers[IGNORED_HEADER] = ", ".join(ignored)
+    return response
+
+
+def server_timing(record: Timeline) -> str:
+    """Say what each stage took so far, in milliseconds, as W3C's Server Timing has it."""
+    took_s = record.stages_s() | {"total": record.total_s}
+    return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in took_s.items())
+
+
+def _meanings() -> dict[int, str]:
+    """Say of each status which errors have it, from the tree in errors.py."""
+    meanings: dict[int, list[str]] = {}
+    for one in errors.for_clients():
+        meanings.setdefault(one.status_code, []).append(f"`{one.code}`: {(one.__doc__ or '').splitlines()[0]}")
+    return {status: "\n\n".join(lines) for status, lines in meanings.items()}
+
+
+MEANINGS = _meanings()
+_EVERYWHERE = (401, 414, 431, 500)
+_NOT_OF_A_RANKING = (404, 405)
+
+
+def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  # Any: a type
+    """Describe a route for the OpenAPI page: the arguments for FastAPI.
+
+    Args:
+        answer: The type of its answer, of which the schema is made.
+        failures: Statuses that it may answer with, besides those that every route may.
+        tag: The page's section.
+    """
+    responses: dict[int, Described] = {
+        status: {"model": ErrorBody, "description": MEANINGS[status]} for status in sorted({*_EVERYWHERE, *failures})
+    }
+    for status in responses.keys() & {429, 503}:
+        responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    return {"response_model": answer, "responses": responses, "tags": [tag]}
+
+
+def describe_ranking(path: str, *spoken: Dialect) -> Described:
+    """Describe a ranking route for the OpenAPI page.
+
+    Args:
+        path: Its path.
+        spoken: The dialects that are spoken there.
+    """
+    answer: Any = spoken[0].answer
+    for one in spoken[1:]:
+        answer = answer | one.answer
+    described = describe(answer, *(status for status in MEANINGS if status not in _NOT_OF_A_RANKING), tag="ranking")
+    described["responses"][200] = {
+        "headers": {
+            IGNORED_HEADER: {
+                "schema": {"type": "string"},
+                "description": "Fields of the request that could change the ranking and were not obeyed.",
+            }
+        }
+    }
+    first = (spoken[0].paths or dialects.SHARED_PATHS)[0]
+    schemas = [one.body.model_json_schema() for one in spoken]
+    examples = {name: {"summary": name, "value": value} for one in spoken for name, value in one.examples.items()}
+    content = {"schema": {"anyOf": schemas} if len(schemas) > 1 else schemas[0], "examples": examples}
+    timeout = {
+        "name": TIMEOUT_HEADER,
+        "in": "header",
+        "schema": {"type": "number", "minimum": 0.001},
+        "description": "Seconds until an answer is due; the shorter of this and `timeout_s` counts.",
+    }
+    return described | {
+        "summary": spoken[0].summary if path == first else f"Another path of {first}.",
+        "operation_id": path.strip("/").replace("/", "_"),
+        "openapi_extra": {
+            "parameters": [timeout],
+            "requestBody": {"required": True, "content": {"application/json": content}},
+        },
+    }

@@ -1,0 +1,258 @@
+"""The HTTP routes: each reads, asks the backend, and answers. What all of them share is in `middleware.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, NotRequired
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from pydantic import Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from deployments.http import SERVICE_HEADER, VERSION, Backend
+from deployments.http.keys import Keyring
+from deployments.http.metrics_routes import add_metrics_routes
+from deployments.http.middleware import Observer, RequestMiddleware
+from deployments.http.requests import read_asked
+from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
+from deployments.http.search import search_router
+from deployments.ui.routes import add_ui_routes
+from reranker.config import LimitsConfig
+from reranker.dialects import DIALECTS, PATHS
+from reranker.dialects.base import Dialect
+from reranker.dialects.tei import TeiInfo
+from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
+from reranker.record import Timeline
+from reranker.types import Caller
+
+_DESCRIPTION = """One query, N documents: each document's relevance score, best first.
+
+Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
+told apart by the body. Errors are JSON on every path and status.
+"""
+_KEY = HTTPBearer(
+    scheme_name="API key", description="Where the service has API keys; `middleware.py` checks them.", auto_error=False
+)
+"""For the page only: it has a field for a key then."""
+_STARTED_S = int(time.time())
+
+router = APIRouter()
+
+
+class Health(TypedDict):
+    """A service that can score."""
+
+    status: str
+    model: str
+    replicas: int
+
+
+class Load(TypedDict):
+    """What is in flight in one ingress, and in every replica."""
+
+    lists: int
+    tokens: int
+    shards: int
+    replicas: list[dict[str, Any]]
+
+
+class ModelCard(TypedDict):
+    """A model, or an adapter of it."""
+
+    id: str
+    object: str
+    created: Annotated[int, Field(description="Unix time.")]
+    owned_by: str
+    parent: NotRequired[Annotated[str, Field(description="The model that an adapter is of, as vLLM gives it.")]]
+    model_type: Annotated[str, Field(description="For xinference's client, as `model_name`.")]
+    model_name: str
+
+
+class ModelList(TypedDict):
+    """What a request can ask for as `model`."""
+
+    object: str
+    data: list[ModelCard]
+
+
+class CacheReport(TypedDict):
+    """What the score caches hold and have done."""
+
+    enabled: bool
+    ingress_replicas: NotRequired[int]
+    hit_rate: NotRequired[
+        Annotated[
+            float | None,
+            Field(description="Share of the documents looked up that were known, or were being scored."),
+        ]
+    ]
+    hits: NotRequired[int]
+    misses: NotRequired[int]
+    coalesced: NotRequired[int]
+    memory: NotRequired[dict[str, Any]]
+    redis: NotRequired[dict[str, Any]]
+
+
+class Auth(TypedDict):
+    """Whether a key is needed."""
+
+    auth: bool
+
+
+def build_api(
+    backend: Backend,
+    limits: LimitsConfig,
+    keys: Keyring,
+    observers: Sequence[Observer] = (),
+    count: Observer | None = None,
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        backend: Does the work.
+        limits: What one request may have.
+        keys: Who may use it.
+        observers: See `RequestMiddleware`.
+        count: See `RequestMiddleware`.
+    """
+    handlers = {HTTPException: _raise, RequestValidationError: _raise}
+    api = FastAPI(
+        title="Reranker",
+        description=_DESCRIPTION,
+        version=VERSION,
+        dependencies=[Depends(_KEY)],
+        exception_handlers=handlers,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    api.state.backend, api.state.limits, api.state.keys = backend, limits, keys
+    api.include_router(router)
+    if backend.search is not None:
+        api.include_router(search_router(backend.search))
+    add_metrics_routes(api, backend, keys)
+    add_ui_routes(api, backend, limits)
+    ranking_paths = [route.path for route in api.routes if "ranking" in getattr(route, "tags", ())]
+    api.add_middleware(
+        RequestMiddleware, limits, keys, ranking_paths, observers, count, draining=lambda: backend.draining
+    )
+    return api
+
+
+async def _raise(request: Request, error: Exception) -> Response:
+    """Leave the framework's own errors to the middleware."""
+    raise error
+
+
+def _ranking(dialect: Dialect | None) -> Callable[[Request], Awaitable[Response]]:
+    async def rank(request: Request) -> Response:
+        backend: Backend = request.app.state.backend
+        asked = await read_asked(request, dialect)
+        record: Timeline = request.state.timeline
+        record.rankings = await backend.rank(asked, record.body_bytes, request.state.caller, record)
+        return ranking_response(request, asked, record.rankings)
+
+    return rank
+
+
+for _path, _dialect in PATHS.items():
+    _spoken = (_dialect,) if _dialect else tuple(one for one in DIALECTS if one.shares_paths)
+    router.add_api_route(_path, _ranking(_dialect), methods=["POST"], **describe_ranking(_path, *_spoken))
+
+
+@router.head("/health", include_in_schema=False)
+@router.get("/health", **describe(Health, 503))
+async def health(request: Request) -> Response:
+    """200 once an engine can score, 503 before."""
+    backend: Backend = request.app.state.backend
+    service = {SERVICE_HEADER: backend.service}
+    try:
+        live = await backend.live_replicas()
+    except NotReadyError as error:
+        response = error_response(error, status=error.status, replicas=await backend.replicas_loading())
+        response.headers.update(service)
+        return response
+    return reply({"status": "ok", "model": backend.model, "replicas": live}, headers=service)
+
+
+@router.get("/-/healthz", include_in_schema=False)
+async def alive() -> Response:
+    """Where KubeRay looks whether this pod takes requests, in the words of Serve's proxy."""
+    return Response("success", media_type="text/plain")
+
+
+@router.get("/v1/load", **describe(Load))
+async def load(request: Request) -> Response:
+    """What is in flight here, and what every replica has to do. Checks the sums on the way."""
+    backend: Backend = request.app.state.backend
+    return reply(await backend.load())
+
+
+@router.get("/v1/models", **describe(ModelList))
+async def models(request: Request) -> Response:
+    """The model this service has, and its adapters."""
+    backend: Backend = request.app.state.backend
+    cards = [_model_card(name, backend) for name in (backend.model, *backend.adapters)]
+    return reply({"object": "list", "data": cards})
+
+
+@router.get("/v1/models/{model_id:path}", **describe(ModelCard, 404))
+async def model(request: Request, model_id: str) -> Response:
+    """The model of this name."""
+    backend: Backend = request.app.state.backend
+    known = (backend.model, *backend.adapters)
+    if model_id not in known:
+        raise NotFoundError(f"no such model; this service has {', '.join(known)}")
+    return reply(_model_card(model_id, backend))
+
+
+def _model_card(name: str, backend: Backend) -> ModelCard:
+    card: ModelCard = {"id": name, "object": "model", "created": _STARTED_S, "owned_by": "reranker"}
+    if name in backend.adapters:
+        card["parent"] = backend.model
+    return {**card, "model_type": "rerank", "model_name": name}
+
+
+@router.get("/v1/cache", **describe(CacheReport, 403, 503))
+async def cache_report(request: Request) -> Response:
+    """What the score cache holds, its hit rate, and how Redis does. Of all ingress replicas together."""
+    return reply(await _admins_backend(request).cache_report())
+
+
+@router.delete("/v1/cache", **describe(CacheReport, 403, 503))
+async def clear_cache(request: Request) -> Response:
+    """Forget every score, in all ingress replicas and in Redis; then as GET."""
+    backend = _admins_backend(request)
+    await backend.clear_cache()
+    return reply(await backend.cache_report())
+
+
+def _admins_backend(request: Request) -> Backend:
+    caller: Caller = request.state.caller
+    if not caller.admin:
+        raise ForbiddenError
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+@router.get("/v1/cluster/auth", **describe(Auth))
+async def auth(request: Request) -> Response:
+    """Whether a key is needed, as xinference's client asks."""
+    return reply({"auth": request.app.state.keys.needed})
+
+
+@router.get("/info", **describe(TeiInfo))
+async def info(request: Request) -> Response:
+    """What Hugging Face's TEI says of itself."""
+    return reply(request.app.state.backend.info())
+
+
+@router.get("/", include_in_schema=False)
+async def root(request: Request) -> Response:
+    """Say what this is, to whoever opens it in a browser."""
+    model_name = request.app.state.backend.model
+    return reply({"service": "reranker", "model": model_name, "rerank": "POST /v1/rerank", "docs": "/docs"})

@@ -1,0 +1,236 @@
+"""The ingress's own HTTP server, on an address that all ingress replicas of a node share, with limits uvicorn lacks.
+
+Not Serve's proxy: that is a second process in Python that every request passes, with a call to the replica, one back
+for the body, and a stream of messages for the answer. Figures: docs/decisions/0006-no-proxy.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from deployments.http import SERVICE_HEADER
+from deployments.http.address import bound_socket, local_url, shown_address
+from deployments.http.responses import error_response
+from reranker.errors import (
+    ConfigurationError,
+    HeadersTooLargeError,
+    MalformedRequestError,
+    RerankerError,
+    SlowRequestError,
+)
+
+if TYPE_CHECKING:  # Ray takes a second to import, and tests of this do without
+    from ray.serve.config import HTTPOptions
+
+_BACKLOG = 2_048
+_LINGER_S = 2
+"""How long a draining server keeps idle connections open. A client that asks once more in that time hears that its
+connection ends; one whose request meets a closed connection gets an error."""
+_SIBLING_TIMEOUT_S = 5
+_KEEP_ALIVE_S = 90
+"""Longer than clients keep an unused connection (httpx 5 s, load balancers mostly 60 s), so that they end it."""
+
+
+class Listener:
+    """Serves an ASGI application from this process's event loop."""
+
+    def __init__(self, app: ASGIApp, options: HTTPOptions, listening: socket.socket) -> None:
+        """Take connections from the moment the event loop runs.
+
+        Args:
+            app: The application.
+            options: Serve's; of them those of TLS.
+            listening: What `listen` gave.
+        """
+        self._listening = listening
+        self.draining = False
+        """Whether connections end as each has its answer."""
+        config = uvicorn.Config(
+            app,
+            http=LimitedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=max(_KEEP_ALIVE_S, options.keep_alive_timeout_s),
+            ssl_keyfile=options.ssl_keyfile,
+            ssl_certfile=options.ssl_certfile,
+            ssl_keyfile_password=options.ssl_keyfile_password,
+            ssl_ca_certs=options.ssl_ca_certs,
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]))
+
+    @property
+    def healthy(self) -> bool:
+        """False once the server has ended."""
+        return not self._serving.done()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more connections, and end the open ones as each has its answer.
+
+        Args:
+            timeout_s: After this, open requests are cut.
+        """
+        self.draining = True
+        if self._server.started:
+            await self._close_address()
+        if self._server.server_state.connections:
+            await asyncio.sleep(_LINGER_S)
+        self._server.config.timeout_graceful_shutdown = math.ceil(timeout_s)
+        self._server.should_exit = True
+        await self._serving
+
+    async def _close_address(self) -> None:
+        """Stop listening, but accept the connections that wait for it: closing would reset them."""
+        waiting: list[socket.socket] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting.append(self._listening.accept()[0])
+        for one in self._server.servers:
+            one.close()
+        taking = [asyncio.ensure_future(self._take(connection)) for connection in waiting]
+        if taking:
+            await asyncio.wait(taking, timeout=_LINGER_S)  # a client may be slow with its TLS
+
+    async def _take(self, connection: socket.socket) -> None:
+        loop, server = asyncio.get_running_loop(), self._server
+        protocol = LimitedProtocol(server.config, server.server_state, server.lifespan.state, loop)
+        with contextlib.suppress(OSError):  # it has hung up meanwhile
+            await loop.connect_accepted_socket(lambda: protocol, connection, ssl=server.config.ssl)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Uvicorn's protocol for one connection, with limits on what no ASGI application sees.
+
+    These are heads that are slow or too large, bodies that nobody waits for, and what is not HTTP.
+    """
+
+    max_head_bytes = 128 * 1024
+    """Of a head that is not complete; `limits.max_header_bytes` is exact, and holds for complete ones."""
+    head_timeout_s = 30.0
+    """From the connection, or a request's first byte, to the end of its head."""
+    rest_timeout_s = 30.0
+    """For the rest of a body that was answered before it was all there. A client that sends before it reads gets its
+    answer; one that sends for ever loses the connection."""
+
+    _head_bytes = 0
+    _in_head = True
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Wait for a request."""
+        super().connection_made(transport)
+        self._set_timer(self.head_timeout_s, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._unset_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before the head's end."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.max_head_bytes:
+                self._refuse(HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
+
+    def on_message_begin(self) -> None:
+        """A request's first byte is there."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        self._set_timer(self.head_timeout_s, self._too_slow)
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._in_head = False
+        self._unset_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is there."""
+        self._unset_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer is out."""
+        super().on_response_complete()
+        if self.cycle.more_body:
+            self._set_timer(self.rest_timeout_s, None)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say so in JSON where uvicorn says it in plain text."""
+        self._refuse(MalformedRequestError())
+
+    @property
+    def _too_slow(self) -> RerankerError:
+        return SlowRequestError(self.head_timeout_s, "head")
+
+    def _refuse(self, error: RerankerError | None) -> None:
+        self._unset_timer()
+        if self.transport.is_closing():
+            return
+        if error is not None:
+            response = error_response(error)
+            headers = [*response.raw_headers, (b"connection", b"close")]
+            lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+            self.transport.write(STATUS_LINE[response.status_code] + lines + b"\r\n" + response.body)
+        self.transport.close()
+
+    def _set_timer(self, seconds: float, error: RerankerError | None) -> None:
+        self._unset_timer()
+        self._timer = self.loop.call_later(seconds, self._refuse, error)
+
+    def _unset_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: they are Ray's here."""
+        yield
+
+
+def listen(options: HTTPOptions, service: str) -> socket.socket:
+    """Listen together with the other replicas of this service on this machine, and with nobody else.
+
+    Args:
+        options: Serve's; of them host, port, and whether there is TLS.
+        service: Which service this is; see `SERVICE_HEADER`.
+
+    Raises:
+        ConfigurationError: Somebody else listens there, or nobody can.
+    """
+    host, port = options.host or "127.0.0.1", options.port
+    try:
+        bound_socket(host, port).close()
+    except OSError as error:
+        if not _is_ours(local_url(host, port, tls=bool(options.ssl_certfile)), service):
+            raise ConfigurationError(f"cannot listen on {shown_address(host, port)} ({error.strerror})") from None
+    listening = bound_socket(host, port, shared=True)
+    listening.listen(_BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+def _is_ours(url: str, service: str) -> bool:
+    try:
+        answer = httpx.get(f"{url}/health", timeout=_SIBLING_TIMEOUT_S, verify=False)  # noqa: S501 - no secret is told
+    except httpx.HTTPError:
+        return False
+    return bool(answer.headers.get(SERVICE_HEADER) == service)

@@ -1,0 +1,257 @@
+"""The fields that dialects share, how they become our own terms, and how a document or query becomes text.
+
+Lenient where clients differ: `null` for every optional field, "true" for true, unknown fields. Strict where a wrong
+value would give a wrong ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
+
+from reranker.errors import InvalidRequestError
+from reranker.types import Aggregate, CacheMode, LongDocuments, Priority, TruncationSide
+
+Item = StrictStr | dict[str, Any]
+"""A document or query as it may come; Any: JSON."""
+Items = Annotated[list[Item], Field(fail_fast=True)]
+"""Failing fast: a list of a million wrong ones would bring a million complaints."""
+Seconds = Annotated[float, Field(ge=0.001, allow_inf_nan=False)]
+_SIDES: dict[str | None, TruncationSide | None] = {"left": "start", "right": "end", None: None}
+_OBEYED: dict[str, tuple[object, ...]] = {
+    "truncate": (True, "true", "END"),  # TEI: false refuses the list when a document is too long
+    "truncation": (True, "true"),  # Voyage: the same
+    "truncate_prompt_tokens": (-1,),  # vLLM: cuts the whole prompt, and with it the end of its template
+    "max_tokens_per_query": (0,),  # vLLM
+    "max_query_length": (),  # Jina
+    "max_doc_length": (),  # Jina
+    "add_special_tokens": (True, "true"),  # vLLM
+    "chat_template": (),  # vLLM
+    "mm_processor_kwargs": ({},),  # vLLM
+    "kwargs": ("{}", "", {}),  # xinference
+}
+"""Fields of other services that would change the ranking and that we do not obey, and the values of each that ask for
+what happens anyway; null does for every field."""
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it
+_NO_TEXT = "this model reads text only"
+
+
+class Options(BaseModel):
+    """What may come with a list in every dialect."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    model: str | None = None
+    """The name of an adapter that the service has, to be scored with it. Clients send all sorts of names: any other
+    stands for the model itself. The answer says what it was."""
+    instruction: str | None = None
+    """What "relevant" means for this list, or the name of a configured one ("@medical"); absent, null or empty: the
+    configured default."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """vLLM's other place for `instruction`; nothing else in it is used."""
+    max_tokens_per_doc: NonNegativeInt | None = None
+    """Cut every document to so many tokens (Cohere v2, vLLM); 0: not cut."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Which end of a too long document is cut off (vLLM): "right" is its end."""
+    long_documents: LongDocuments | None = None
+    """What happens to a document that does not fit the model: "truncate", or "windows" to score all of it."""
+    window_aggregate: Aggregate | None = None
+    """The document's score from its windows': "max", "mean" or "first"."""
+    max_chunks_per_doc: PositiveInt | None = None
+    """Score long documents in windows, at most so many for each (Cohere v1)."""
+    overlap_tokens: NonNegativeInt | None = None
+    """Tokens that neighbouring windows share."""
+    raw_scores: bool | None = None
+    """Return log-odds in place of scores in [0, 1]."""
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Leave out documents with a lower relevance score; they are listed under `excluded`."""
+    priority: Literal["interactive", "bulk"] | StrictInt | None = None
+    """"interactive" (the default): somebody waits for the answer; "bulk": it may take its time. As a number (Cohere v2,
+    vLLM), what is above 0 is bulk."""
+    timeout_s: Seconds | None = None
+    """Seconds until an answer is due, within the service's own limit; also as header X-Reranker-Timeout-S."""
+    allow_partial: bool | None = None
+    """When time is up, answer with the documents scored so far; the others are listed under `unscored`."""
+    cache: CacheMode | None = None
+    """Scores computed before: absent: use and remember them; "read": only use them; "refresh": compute and remember
+    anew; "off": neither."""
+
+    timings: bool | None = None
+    """Say what each stage took and which replica scored which documents, under `timings`; not on /score, nor to TEI's
+    client."""
+
+    @property
+    def log_odds(self) -> bool:
+        """Whether log-odds are wanted in place of scores."""
+        return bool(self.raw_scores)
+
+    def terms(self) -> dict[str, Any]:  # Any: of every type
+        """Give the arguments of `RankRequest` that these fields are."""
+        instruction = self.instruction or (self.chat_template_kwargs or {}).get("instruction")
+        if instruction is not None and not isinstance(instruction, str):
+            raise InvalidRequestError("chat_template_kwargs.instruction", "must be a string")
+        return {
+            "instruction": instruction or None,
+            "max_document_tokens": self.max_tokens_per_doc or None,
+            "truncation_side": _SIDES[self.truncation_side],
+            "long_documents": self.long_documents or ("windows" if self.max_chunks_per_doc else None),
+            "aggregate": self.window_aggregate,
+            "max_windows": self.max_chunks_per_doc,
+            "overlap_tokens": self.overlap_tokens,
+            "score_threshold": self.score_threshold,
+            "priority": self._priority(),
+            "timeout_s": self.timeout_s,
+            "allow_partial": bool(self.allow_partial),
+            "cache": self.cache,
+            "model": self.model,
+        }
+
+    def _priority(self) -> Priority:
+        if isinstance(self.priority, int):
+            return "bulk" if self.priority > 0 else "interactive"
+        return self.priority or "interactive"
+
+
+Body = TypeVar("Body", bound=Options)
+
+
+def validate(model: type[Body], fields: Mapping[str, Any]) -> Body:
+    """Make a body of what was in the JSON.
+
+    Raises:
+        InvalidRequestError: Names the first wrong field. Never quotes its value.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+
+
+def _first_problem(error: ValidationError) -> InvalidRequestError:
+    # What is neither of two types brings a complaint for each branch of the union, with the branch's name in its path.
+    # Only lists are nested, so that the numbers in the path are the places; the deepest complaint is the most exact.
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    top = str(problems[0]["loc"][0])
+    problem = max((one for one in problems if one["loc"][0] == top), key=lambda one: len(_places(one["loc"])))
+    places = _places(problem["loc"])
+    kinds = {one["type"] for one in problems if one["loc"][0] == top and _places(one["loc"]) == places}
+    field = top + "".join(f"[{place}]" for place in places)
+    kind, message = problem["type"], problem["msg"]
+    if {"string_type", "dict_type"} <= kinds:
+        message = "must be a string or an object" + (", or a list of these" if "list_type" in kinds else "")
+    if kind == "too_short":
+        message = "must not be empty"
+    return InvalidRequestError(field, message[:1].lower() + message[1:])
+
+
+def _places(location: tuple[int | str, ...]) -> tuple[int, ...]:
+    return tuple(part for part in location if isinstance(part, int))
+
+
+def ignored_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the fields that a body has with a value that we do not obey.
+
+    Args:
+        fields: The body. (Any: JSON.)
+    """
+    return tuple(
+        name for name, obeyed in _OBEYED.items() if fields.get(name) is not None and fields[name] not in obeyed
+    )
+
+
+def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ()) -> tuple[str, ...]:
+    """Give the text of each document.
+
+    Args:
+        items: As they came.
+        where: Name of the field they came in.
+        rank_fields: Fields of objects that count, in this order.
+
+    Returns:
+        A string as it is. An object's `text`; with `rank_fields`, those fields of it as YAML; without either, all of it
+        as YAML, as Cohere advises for structured data. vLLM's `{"content": [{"type": "text", …}]}` is its parts.
+
+    Raises:
+        InvalidRequestError: An object without a text; named by its place.
+    """
+    return tuple(
+        item if isinstance(item, str) else _text_of(item, f"{where}[{index}]", rank_fields)
+        for index, item in enumerate(items)
+    )
+
+
+def query_of(item: Item, where: str) -> str:
+    """Give the text of a query.
+
+    Raises:
+        InvalidRequestError: It has none.
+    """
+    if not (isinstance(item, str) or "text" in item or _is_content(item.get("content"))):
+        raise InvalidRequestError(where, "must be a string or an object with a string `text`")
+    text = item if isinstance(item, str) else _text_of(item, where, ())
+    if not text.strip():
+        raise InvalidRequestError(where, "must not be empty")
+    return text
+
+
+def _text_of(item: dict[str, Any], where: str, rank_fields: Sequence[str]) -> str:
+    if rank_fields:
+        chosen = {name: item[name] for name in rank_fields if item.get(name) is not None}
+        if not chosen:
+            raise InvalidRequestError(where, "has none of the fields that rank_fields names")
+        if list(chosen) != ["text"]:
+            return _as_yaml(chosen)
+    if "text" in item:
+        text = item["text"]
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"{where}.text", "must be a string")
+        return text
+    if _is_content(item.get("content")):
+        return _joined(item["content"], where)
+    if not item:
+        raise InvalidRequestError(where, "must not be an empty object; give it a text")
+    if item.keys() <= {"image", "image_url"}:
+        raise InvalidRequestError(where, _NO_TEXT)
+    return _as_yaml(item)
+
+
+def metadata_of(items: Sequence[Item]) -> tuple[Mapping[str, object], ...]:
+    """Give what came with each document besides its text; empty when all are strings."""
+    if all(isinstance(item, str) for item in items):
+        return ()
+    return tuple(
+        {} if isinstance(item, str) else {key: value for key, value in item.items() if key != "text"} for item in items
+    )
+
+
+def echoed(item: Item, text: str) -> dict[str, Any]:
+    """Give back a document as an object with its `text`: its own, or what it was read as."""
+    return {"text": text} if isinstance(item, str) else {"text": text} | item
+
+
+def _is_content(content: object) -> bool:
+    return isinstance(content, list) and bool(content) and all(isinstance(p, dict) and "type" in p for p in content)
+
+
+def _joined(parts: Sequence[Mapping[str, Any]], where: str) -> str:
+    for number, part in enumerate(parts):
+        if not (part["type"] == "text" and isinstance(part.get("text"), str)):
+            raise InvalidRequestError(f"{where}.content[{number}]", _NO_TEXT)
+    return "\n".join(part["text"] for part in parts)
+
+
+def _as_yaml(fields: Mapping[str, Any]) -> str:
+    dumped: str = yaml.dump(dict(fields), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**30)
+    return dumped

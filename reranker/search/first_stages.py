@@ -1,0 +1,359 @@
+"""First stages, each behind `FirstStage`: BM25, dense and hybrid search of an index, and an existing Milvus."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reranker.config import MilvusConfig
+from reranker.errors import ConfigurationError, InvalidRequestError, RetrievalError
+from reranker.search.filters import Filter, Term
+from reranker.search.index import IndexReader
+from reranker.search.text import Analyzer
+from reranker.search.types import Candidate, Chunk, Embedder, FirstStage
+from reranker.types import BoolArray, FloatArray
+
+logger = logging.getLogger(__name__)
+
+MILVUS_TOKEN = "RERANKER_MILVUS_TOKEN"  # noqa: S105 - the name of a variable
+"""Environment variable with Milvus' token, or "user:password"."""
+_BM25, VECTORS, _FAISS = "bm25", "vectors.npy", "faiss.index"
+_STOP_WORDS = {"german", "dutch", "french", "spanish", "portuguese", "italian", "russian", "swedish", "norwegian"}
+_STOP_WORDS |= {"danish", "turkish"}
+"""Languages besides English that bm25s has a list of stop words for."""
+_RRF_CONSTANT = 60
+_MILVUS_OPERATORS = {"$eq": "==", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_MILVUS_OPERATORS |= {"$in": "in", "$nin": "not in"}
+
+
+def first_stages(index: IndexReader, embedder: Embedder | None) -> dict[str, FirstStage]:
+    """Give the first stages of an index by their names, the default first.
+
+    Args:
+        index: What is searched.
+        embedder: Of the model that the index's vectors come from. None: there is none.
+    """
+    bm25 = Bm25(index)
+    if embedder is None or index.info.embedding is None:
+        return {"bm25": bm25}
+    dense = Dense(index, embedder)
+    return {"hybrid": Hybrid(bm25, dense), "bm25": bm25, "dense": dense}
+
+
+def check_integrity(index: IndexReader) -> None:
+    """Compare the parts of an index; raises RuntimeError if they disagree or a chunk is there twice."""
+    seen = {(chunk.id, chunk.number) for chunk in index.chunks}
+    if len(seen) != len(index.chunks):
+        raise RuntimeError(f"{len(index.chunks) - len(seen)} chunks are there twice. This is a bug")
+    counts = {"info": index.info.chunks, "chunks": len(index.chunks), "bm25": len(Bm25(index))}
+    if index.info.embedding is not None:
+        faiss = _faiss()
+        counts["vectors"] = faiss.read_index(str(index.folder / _FAISS), faiss.IO_FLAG_MMAP).ntotal
+    if len(set(counts.values())) != 1 or len({name for name, _ in seen}) != index.info.documents:
+        raise RuntimeError(f"the parts of the index do not agree: {counts}. This is a bug")
+
+
+class Bm25:
+    """BM25 by bm25s: needs no model. See `FirstStage`."""
+
+    name = "bm25"
+
+    def __init__(self, index: IndexReader) -> None:
+        """Open an index's postings; they are read where they lie."""
+        import bm25s
+
+        self._index, self._analyzer = index, index.info.words
+        self._bm25 = bm25s.BM25.load(str(index.folder / _BM25), mmap=True, show_progress=False)
+        list(self._analyzer.words("\u8bcd"))  # loads the dictionary now, and not in a request
+
+    @staticmethod
+    def write(folder: Path, texts: Iterable[str], analyzer: Analyzer) -> None:
+        """Index texts, in their order, into a version's folder: bm25s' defaults (k1 1.5, b 0.75, Lucene's formula)."""
+        import bm25s  # here: it brings numba, which vLLM's start trips over, and takes half a second
+        from bm25s.tokenization import Tokenized
+
+        vocabulary: dict[str, int] = {}
+        ids = [
+            np.asarray([vocabulary.setdefault(word, len(vocabulary)) for word in analyzer.words(text)], dtype=np.int32)
+            for text in texts
+        ]
+        if not vocabulary:  # documents of punctuation only; bm25s fails on them
+            vocabulary[""] = 0
+            ids[0] = np.zeros(1, dtype=np.int32)
+        index = bm25s.BM25(backend="numpy")
+        index.index(Tokenized(ids=ids, vocab=vocabulary), show_progress=False)
+        index.save(str(folder / _BM25), show_progress=False)
+
+    def __len__(self) -> int:
+        return int(self._bm25.scores["num_docs"])
+
+    async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
+        """Find the chunks that share words with the query; in a thread."""
+        return await asyncio.to_thread(self._search, query, count, where)
+
+    def _search(self, query: str, count: int, where: Filter | None) -> list[Candidate]:
+        known, stop_words = self._bm25.vocab_dict, _stop_words(self._analyzer)
+        words = list(self._analyzer.words(query))
+        # Stop words say nothing, unless the query is nothing else ("The Who").
+        telling = [word for word in words if word not in stop_words] or words
+        ids = [known[word] for word in telling if word in known]
+        if not ids:
+            return []
+        scores = self._bm25.get_scores_from_ids(ids, weight_mask=self._index.rows(where))
+        return [Candidate(self._index.chunks[row], float(scores[row])) for row in best_rows(scores, count)]
+
+
+def best_rows(scores: Any, count: int) -> list[int]:  # Any: an array of numbers
+    """The rows of the highest scores above 0, highest first; equal scores in the order of the index.
+
+    bm25s' own top-k leaves it to chance which of several equal scores it takes, and in what order.
+    """
+    count = min(count, len(scores))
+    lowest = np.partition(scores, len(scores) - count)[len(scores) - count]
+    rows = np.flatnonzero(scores > max(lowest, 0))
+    if lowest > 0:
+        rows = np.concatenate([rows, np.flatnonzero(scores == lowest)[: count - len(rows)]])
+    ordered: list[int] = rows[np.argsort(-scores[rows], kind="stable")].tolist()
+    return ordered
+
+
+@cache
+def _stop_words(analyzer: Analyzer) -> frozenset[str]:
+    from bm25s import stopwords
+
+    lists: list[Any] = [stopwords.STOPWORDS_CHINESE]
+    if analyzer.stemmer == "english":
+        lists.append(stopwords.STOPWORDS_EN_PLUS)
+    elif analyzer.stemmer in _STOP_WORDS:
+        lists.append(getattr(stopwords, f"STOPWORDS_{analyzer.stemmer.upper()}"))
+    return frozenset(word for words in lists for text in words for word in analyzer.words(text))
+
+
+class Dense:
+    """The chunks' vectors nearest to the query's, by FAISS. See `FirstStage`.
+
+    Vectors have length 1, so that their product is the cosine.
+    """
+
+    name = "dense"
+
+    def __init__(self, index: IndexReader, embedder: Embedder) -> None:
+        """Open an index's vectors; raises ConfigurationError if it has none."""
+        faiss = _faiss()
+        if index.info.embedding is None:
+            raise ConfigurationError(f"{index.folder}: has no vectors; build it with --embedding MODEL")
+        self._index, self._embedder = index, embedder
+        self._vectors = faiss.read_index(str(index.folder / _FAISS), faiss.IO_FLAG_MMAP)
+
+    @staticmethod
+    def write(folder: Path, vectors: FloatArray, factory: str) -> None:
+        """Index vectors, in their order, into a version's folder.
+
+        Args:
+            folder: The version's.
+            vectors: Shape (chunks, dimensions), of length 1 each.
+            factory: FAISS's description of the index: "Flat" searches exactly; "HNSW32", "IVF4096,SQ8" … faster.
+
+        Raises:
+            ConfigurationError: FAISS has no such index, or cannot make it of so few vectors.
+        """
+        faiss = _faiss()
+        try:
+            index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            index.train(vectors)
+            index.add(vectors)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ConfigurationError(f"FAISS cannot make {factory!r} of {len(vectors)} vectors: {reason}") from None
+        faiss.write_index(index, str(folder / _FAISS))
+        np.save(folder / VECTORS, vectors)  # `index add` starts from these: an index may keep less than was put in
+
+    async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
+        """Find the chunks nearest to the query; in a thread, once it is embedded."""
+        vector = await self._embedder.embed([query], "query")
+        return await asyncio.to_thread(self._search, vector, count, where)
+
+    def _search(self, vector: FloatArray, count: int, where: Filter | None) -> list[Candidate]:
+        if vector.shape[1] != self._vectors.d:
+            said = "%s: of %d dimensions, and the query's vector has %d: it was built with another model"
+            logger.error(said, self._index.folder, self._vectors.d, vector.shape[1])
+            raise RetrievalError
+        rows = self._index.rows(where)
+        count = min(count, len(self._index.chunks) if rows is None else int(rows.sum()))
+        if count == 0:
+            return []
+        scores, places = self._vectors.search(vector, count, params=_parameters(self._vectors, rows, count))
+        found = zip(scores[0].tolist(), places[0].tolist(), strict=True)
+        return [Candidate(self._index.chunks[place], score) for score, place in found if place >= 0]
+
+
+def _parameters(index: Any, rows: BoolArray | None, count: int) -> Any:  # Any: faiss is untyped
+    """FAISS's search parameters: the rows that pass, and for a graph a search wide enough for so many."""
+    faiss = _faiss()
+    index = faiss.downcast_index(index)
+    selector = None if rows is None else faiss.IDSelectorBitmap(np.packbits(rows, bitorder="little"))
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=max(index.hnsw.efSearch, 2 * count))
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(sel=selector, nprobe=max(index.nprobe, index.nlist // 16))
+    return faiss.SearchParameters(sel=selector)
+
+
+@cache
+def _faiss() -> Any:  # Any: its type stubs know half of it
+    import faiss  # here: commands that search nothing need not wait for it
+
+    return faiss
+
+
+class Hybrid:
+    """Several first stages, fused by reciprocal rank. See `FirstStage`."""
+
+    name = "hybrid"
+
+    def __init__(self, *stages: FirstStage) -> None:
+        """Fuse these."""
+        self._stages = stages
+
+    async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
+        """Ask all stages at once, each for so many candidates, and fuse what they find."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(stage.search(query, count, where)) for stage in self._stages]
+        except ExceptionGroup as failures:  # several may fail; the client hears of the first
+            raise failures.exceptions[0] from None
+        return fuse([task.result() for task in tasks])[:count]
+
+
+def fuse(rankings: Sequence[Sequence[Candidate]]) -> list[Candidate]:
+    """Fuse rankings: a chunk's score is the sum of 1 / (60 + rank) over the rankings that have it.
+
+    Equal sums stay in the order of the first ranking that has them.
+
+    Source: Cormack, Clarke and Buettcher, Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
+    Methods, SIGIR 2009; the constant is theirs.
+    """
+    chunks = {(one.chunk.id, one.chunk.number): one.chunk for ranking in rankings for one in ranking}
+    sums = dict.fromkeys(chunks, 0.0)
+    for ranking in rankings:
+        for rank, one in enumerate(ranking, start=1):
+            sums[one.chunk.id, one.chunk.number] += 1 / (_RRF_CONSTANT + rank)
+    return [Candidate(chunks[key], sums[key]) for key in sorted(sums, key=lambda key: -sums[key])]
+
+
+class Milvus:
+    """A collection of an existing Milvus, searched by vectors, by its own BM25, or by both. See `FirstStage`."""
+
+    name = "milvus"
+
+    def __init__(self, config: MilvusConfig, secrets: Mapping[str, str], embedder: Embedder | None) -> None:
+        """Connect.
+
+        Args:
+            config: Address, collection and fields.
+            secrets: The environment.
+            embedder: Of the model that its vectors come from; given if there is a field with vectors.
+
+        Raises:
+            ConfigurationError: It cannot be reached, or there is no such collection or field.
+        """
+        from pymilvus import DataType, MilvusClient
+        from pymilvus.exceptions import MilvusException
+
+        self._config, self._embedder = config, embedder
+        self._failures = (MilvusException, OSError)
+        try:
+            self._client = MilvusClient(
+                config.uri, token=secrets.get(MILVUS_TOKEN, ""), db_name=config.database, timeout=config.timeout_s
+            )
+            there = self._client.has_collection(config.collection, timeout=config.timeout_s)
+        except self._failures as error:
+            raise ConfigurationError(f"Milvus at {config.uri} cannot be reached ({type(error).__name__})") from None
+        if not there:
+            raise ConfigurationError(f"Milvus at {config.uri} has no collection {config.collection}")
+        described = self._client.describe_collection(config.collection)
+        types = {field["name"]: DataType(field["type"]) for field in described["fields"]}
+        missing = {config.text_field, config.vector_field, config.words_field, config.id_field} - {None, *types}
+        if missing and not (described.get("enable_dynamic_field") and missing <= {config.text_field, config.id_field}):
+            raise ConfigurationError(
+                f"collection {config.collection} of Milvus has no field {sorted(map(str, missing))}"
+            )
+        # Not "*": the vectors would travel, too.
+        self._fields = [name for name, kind in types.items() if "VECTOR" not in kind.name]
+        self._fields += ["$meta"] if described.get("enable_dynamic_field") else []
+        self._client.load_collection(config.collection)
+
+    async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
+        """Search each configured field; what two fields give is fused."""
+        expression = "" if where is None else _milvus_expression(where)
+        asked: list[tuple[str, Any]] = []
+        if self._config.vector_field is not None:
+            assert self._embedder is not None  # noqa: S101 - the configuration sees to it; for the type checker
+            vectors = await self._embedder.embed([query], "query")
+            asked.append((self._config.vector_field, vectors[0].tolist()))
+        if self._config.words_field is not None:
+            asked.append((self._config.words_field, query))
+        try:
+            found = [await asyncio.to_thread(self._find, *one, count, expression) for one in asked]
+        except self._failures as error:
+            logger.warning("Milvus did not answer a search: %s", type(error).__name__)
+            raise RetrievalError from None
+        return found[0] if len(found) == 1 else fuse(found)[:count]
+
+    def _find(self, field: str, data: Any, count: int, expression: str) -> list[Candidate]:
+        [hits] = self._client.search(
+            self._config.collection,
+            data=[data],
+            anns_field=field,
+            limit=count,
+            filter=expression,
+            output_fields=self._fields,
+            timeout=self._config.timeout_s,
+        )
+        return [Candidate(self._chunk(hit["entity"], str(hit["id"])), float(hit["distance"])) for hit in hits]
+
+    def _chunk(self, entity: Mapping[str, Any], key: str) -> Chunk:
+        config = self._config
+        ours = {config.id_field, config.text_field, config.title_field, config.vector_field, config.words_field}
+        title = entity.get(config.title_field) if config.title_field else None
+        metadata = {name: value for name, value in entity.items() if name not in ours}
+        text = str(entity.get(config.text_field) or "")
+        return Chunk(str(entity.get(config.id_field, key)), 0, text, title=str(title or ""), metadata=metadata)
+
+
+def _milvus_expression(where: Filter) -> str:
+    """Write a filter in Milvus' language, where, as in SQL, a missing field is neither equal nor unequal to anything.
+
+    Values are written as JSON, which Milvus reads, so that no string can end early. (Milvus before 2.5 and Milvus Lite
+    have no templates, which would keep values apart.)
+
+    Raises:
+        InvalidRequestError: Milvus has no way to write a field's name or a list with null.
+    """
+    if isinstance(where, Term):
+        return _milvus_term(where)
+    if where.how == "$not":
+        return f"not ({_milvus_expression(where.parts[0])})"
+    return "(" + (" and " if where.how == "$and" else " or ").join(map(_milvus_expression, where.parts)) + ")"
+
+
+def _milvus_term(one: Term) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", one.field):
+        raise InvalidRequestError("filter", "in Milvus, a field's name has letters, digits, _ and . only")
+    first, *inner = one.field.split(".")
+    place = first + "".join(f'["{part}"]' for part in inner)
+    if one.operator == "$exists":
+        return f"{place} is {'not ' if one.value else ''}null"
+    if one.value is None:
+        return f"{place} is {'not ' if one.operator == '$ne' else ''}null"
+    if isinstance(one.value, list) and None in one.value:
+        raise InvalidRequestError("filter", "in Milvus, null cannot be one of several values; use $exists and $or")
+    return f"{place} {_MILVUS_OPERATORS[one.operator]} {json.dumps(one.value, ensure_ascii=False, allow_nan=False)}"

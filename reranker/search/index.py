@@ -1,0 +1,266 @@
+"""An index on disk: its folder with versions, what a version says of itself, its chunks, and a reader of them all.
+
+    INDEX/CURRENT             name of the version that is served; replaced in one step
+    INDEX/versions/000001/    a version: never changed once it has this name
+    INDEX/building/           a build under way; its finished parts are kept for the next attempt
+    INDEX/lock                held by the process that builds
+
+A build writes a version aside, makes it durable, gives it its name, and only then replaces CURRENT. Whenever it is
+interrupted, CURRENT names a whole version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reranker.errors import ConfigurationError
+from reranker.search.filters import Filter, RowFilter
+from reranker.search.sources import TextFields
+from reranker.search.text import Analyzer, ChunkSize
+from reranker.search.types import Chunk, Metadata
+from reranker.types import BoolArray
+
+FORMAT = 1
+_INFO, _LINES, _OFFSETS = "index.json", "chunks.jsonl", "chunks.npy"
+_CURRENT, _VERSIONS, _BUILDING, _LOCK = "CURRENT", "versions", "building", "lock"
+_KEPT_VERSIONS = 2  # the one that is served, and the one before it, which a reader may be opening
+
+
+class EmbeddingInfo(BaseModel):
+    """The model that an index's vectors come from; queries must be embedded by the same."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    """As it was given: a local folder, a hub id, or the name that the endpoint at `url` knows it by."""
+    revision: str | None = None
+    url: str | None = None
+    """OpenAI-compatible endpoint that embedded the documents. None: the model was loaded by the build."""
+    dimensions: int = 0
+    factory: str = "Flat"
+    """FAISS's description of its index: "Flat" searches exactly."""
+
+
+class IndexInfo(BaseModel):
+    """How a version was made, and how much is in it: `index.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    format: int = FORMAT
+    built_at: str = ""
+    """UTC, ISO 8601."""
+    documents: int = 0
+    chunks: int = 0
+    left_out: int = 0
+    """Records that could not be read; `left_out.jsonl` lists them."""
+    tokenizer: str = "demo"
+    """The model whose tokenizer counts the tokens of a chunk."""
+    chunking: ChunkSize = ChunkSize()
+    words: Analyzer = Analyzer()
+    fields: TextFields = TextFields()
+    embedding: EmbeddingInfo | None = None
+    """None: the index has no vectors."""
+
+    @classmethod
+    def read(cls, version: Path) -> Self:
+        """Read a version's; raises ConfigurationError if this release cannot read that version."""
+        try:
+            info = cls.model_validate_json((version / _INFO).read_bytes())
+        except (OSError, ValidationError):
+            raise ConfigurationError(f"{version}: its {_INFO} is missing or not one of ours") from None
+        if info.format != FORMAT:
+            said = f"{version}: of format {info.format}, and this release reads {FORMAT}"
+            raise ConfigurationError(f"{said}; build the index again")
+        return info
+
+    def write(self, version: Path) -> None:
+        """Write it into a version's folder."""
+        (version / _INFO).write_text(self.model_dump_json(indent=2), encoding="utf-8")
+
+
+class IndexFolder:
+    """One index, over time."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; it need not exist yet."""
+        self.path = path
+        self.building = path / _BUILDING
+
+    def serving(self) -> Path | None:
+        """The folder of the version that is served. None: there is none."""
+        try:
+            name = (self.path / _CURRENT).read_text(encoding="utf-8").strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        version = self.path / _VERSIONS / name
+        return version if name and version.is_dir() else None
+
+    def current(self) -> Path:
+        """The folder of the version that is served; raises ConfigurationError if there is none."""
+        version = self.serving()
+        if version is None:
+            said = f"{self.path}: no index there; make one: reranker index build FILES --out {self.path}"
+            raise ConfigurationError(said)
+        return version
+
+    def next_name(self) -> str:
+        """The name for the version after the one that is served."""
+        return f"{self._serving_number() + 1:06d}"
+
+    def drop_unserved(self) -> None:
+        """Remove versions that a killed build named and never let be served. Only while `locked`."""
+        for one in self._versions():
+            if int(one.name) > self._serving_number():
+                shutil.rmtree(one)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the right to build here. It ends with the process, however that ends.
+
+        Raises:
+            ConfigurationError: Another process holds it, or the folder cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = (self.path / _LOCK).open("a")
+        except OSError as error:
+            raise ConfigurationError(f"{self.path}: cannot be written to ({error.strerror})") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigurationError(f"{self.path}: another build of this index is under way") from None
+            yield
+
+    def publish(self, made: Path, name: str) -> Path:
+        """Let a version that was written aside be served from now on, and drop old ones. Only while `locked`.
+
+        Args:
+            made: Its folder, on the same file system.
+            name: Its name from now on.
+
+        Returns:
+            Its new folder.
+        """
+        version = self.path / _VERSIONS / name
+        version.parent.mkdir(exist_ok=True)
+        for file in made.rglob("*"):
+            if file.is_file():
+                sync(file)
+        sync(made)
+        os.rename(made, version)
+        sync(version.parent)
+        write_whole(self.path / _CURRENT, name)
+        for old in self._versions()[:-_KEPT_VERSIONS]:
+            shutil.rmtree(old, ignore_errors=True)
+        return version
+
+    def _serving_number(self) -> int:
+        version = self.serving()
+        return int(version.name) if version else 0
+
+    def _versions(self) -> list[Path]:
+        """Oldest first."""
+        folder = self.path / _VERSIONS
+        return sorted(one for one in folder.iterdir() if one.name.isdecimal()) if folder.is_dir() else []
+
+
+class ChunkFile:
+    """The chunks of a version, a JSON line each, read where they lie. Safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        """Map the file; raises ConfigurationError if it is damaged."""
+        try:
+            self._offsets = np.load(folder / _OFFSETS)
+            with (folder / _LINES).open("rb") as file:
+                self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{folder}: its chunks cannot be read ({error})") from None
+        if len(self._offsets) < 1 or self._offsets[-1] != len(self._lines):
+            raise ConfigurationError(f"{folder}: its chunks are not as many bytes as they should be")
+
+    @staticmethod
+    def write(folder: Path, lines: Iterable[bytes]) -> int:
+        """Write the chunks of a version; returns how many there are."""
+        offsets = [0]
+        with (folder / _LINES).open("wb") as file:
+            for line in lines:
+                file.write(line)
+                offsets.append(offsets[-1] + len(line))
+        np.save(folder / _OFFSETS, np.asarray(offsets, dtype=np.int64))
+        return len(offsets) - 1
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> Chunk:
+        return from_line(self.line(row))
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return (self[row] for row in range(len(self)))
+
+    def line(self, row: int) -> bytes:
+        """One chunk as it is on disk."""
+        return self._lines[self._offsets[row] : self._offsets[row + 1]]
+
+    def metadata(self) -> Iterator[Metadata]:
+        """The metadata of all chunks, in order."""
+        return (orjson.loads(self.line(row)).get("metadata", {}) for row in range(len(self)))
+
+
+def to_line(chunk: Chunk) -> bytes:
+    """Write one chunk."""
+    row: dict[str, Any] = {"id": chunk.id, "chunk": chunk.number, "text": chunk.text}
+    row |= {"start": chunk.start, "title": chunk.title, "metadata": chunk.metadata}
+    kept = {name: value for name, value in row.items() if value or name in ("id", "chunk", "text")}
+    return orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+
+
+def from_line(line: bytes) -> Chunk:
+    """Read one chunk."""
+    row = orjson.loads(line)
+    return Chunk(
+        row["id"], row["chunk"], row["text"], row.get("start", 0), row.get("title", ""), row.get("metadata", {})
+    )
+
+
+class IndexReader:
+    """One version of an index, open: its info, its chunks, and the rows that a filter lets through."""
+
+    def __init__(self, version: Path) -> None:
+        """Open it; raises ConfigurationError if it is damaged or of another release."""
+        self.folder = version
+        self.info = IndexInfo.read(version)
+        self.chunks = ChunkFile(version)
+        self._filter = RowFilter(len(self.chunks), self.chunks.metadata)
+
+    def rows(self, where: Filter | None) -> BoolArray | None:
+        """Say of each chunk whether it passes a filter: shape (chunks,). None: there is no filter."""
+        return None if where is None else self._filter.rows(where)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it has its old content, or all of the new, at any moment."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_bytes(content.encode() if isinstance(content, str) else content)
+    sync(aside)
+    os.replace(aside, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file or a folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
