@@ -51,7 +51,7 @@ def engine_alone(path: Path, model: str) -> dict[str, float]:
     """In this process: pairs per second of the engine."""
     from deployments.cli.rankers import open_local
     from reranker.config import RerankerConfig
-    from reranker.offline.job import for_throughput
+    from reranker.offline.scorer import for_throughput
 
     config = for_throughput(RerankerConfig.model_validate({"model": {"name": model}, "engine": {"device": "cpu"}}))
     by_query: dict[str, list[str]] = {}

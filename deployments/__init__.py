@@ -2,4 +2,4 @@
 
 IMPORT_PATH, UI_IMPORT_PATH = "deployments.app:build_app", "deployments.ui.app:build_ui"
 """What a Serve configuration names."""
-INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT, UI_DEPLOYMENT = "Ingress", "EngineReplica", "Playground"
+INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT = "Ingress", "EngineReplica"

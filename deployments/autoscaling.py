@@ -21,11 +21,22 @@ from ray.serve.config import AutoscalingContext
 from ray.util import metrics as ray_metrics
 
 from deployments.scaling import REASONS, Decision, ReplicaScaling, Report
-from reranker import metrics
 from reranker.config import ScalingConfig
 
 logger = logging.getLogger("ray.serve")
 """The controller's; ours is not set up there."""
+
+
+NEEDED, WANTED, QUEUE, REASON = (
+    f"reranker_scaling_{one}" for one in ("needed_replicas", "wanted_replicas", "queue_seconds", "reason")
+)
+GAUGES = {
+    NEEDED: ("Replicas that the work of this moment needs.", ("deployment",)),
+    WANTED: ("Replicas there are to be, before bounds.", ("deployment",)),
+    QUEUE: ("Expected wait for an engine.", ("deployment",)),
+    REASON: (f"1 for the last decision's reason, 0 for others: {', '.join(REASONS)}.", ("deployment", "reason")),
+}
+"""Description and labels. Ray's exporter shows them: they are set in Serve's controller, which has no files of ours."""
 
 
 class QueueTime:
@@ -64,22 +75,13 @@ class QueueTime:
         return decision.replicas, {}
 
     def _tell(self, decision: Decision, deployment: str) -> None:
-        for gauge, value in (
-            (metrics.SCALING_NEEDED, decision.needed),
-            (metrics.SCALING_WANTED, decision.replicas),
-            (metrics.SCALING_QUEUE, decision.queue_s),
-        ):
-            self._gauge(gauge).set(value, tags={"deployment": deployment})
+        if not self._gauges:
+            self._gauges = {name: ray_metrics.Gauge(name, *about) for name, about in GAUGES.items()}
+        for name, value in ((NEEDED, decision.needed), (WANTED, decision.replicas), (QUEUE, decision.queue_s)):
+            self._gauges[name].set(value, tags={"deployment": deployment})
         for reason in REASONS:
             tags = {"deployment": deployment, "reason": reason}
-            self._gauge(metrics.SCALING_REASON).set(int(reason == decision.reason), tags=tags)
-
-    def _gauge(self, gauge: metrics.Gauge) -> Any:
-        if gauge.name not in self._gauges:
-            self._gauges[gauge.name] = ray_metrics.Gauge(
-                gauge.name, gauge.description, tuple(one.name for one in gauge.labels)
-            )
-        return self._gauges[gauge.name]
+            self._gauges[REASON].set(int(reason == decision.reason), tags=tags)
 
 
 def _report(replica: Any, raw: Mapping[str, Mapping[Any, Sequence[Any]]]) -> Report | None:

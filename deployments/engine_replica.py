@@ -14,17 +14,15 @@ from typing import NoReturn
 import ray
 from ray import serve
 
-from deployments.ledger import Bookkeeping
 from deployments.loading import Loading
-from deployments.logs import join_serve, tell_of_shard
-from reranker import metrics
+from deployments.telemetry import ReplicaMetrics, join_serve, tell_of_shard
 from reranker.config import RerankerConfig
+from reranker.engine import metrics as engine_metrics
 from reranker.engine.base import Engine
+from reranker.engine.startup_check import CHECKS, require_sane, tolerance_for
 from reranker.errors import ConfigurationError, EngineFailedError, StartupCheckError
-from reranker.metrics.engines import EngineFigures
 from reranker.model.checkpoint import SIMULATED, find_checkpoint, model_identity
 from reranker.model.prompt import PromptRenderer
-from reranker.model.startup_check import require_sane, tolerance_for
 from reranker.record import request_id
 from reranker.transport.address import tls_context
 from reranker.transport.server import ShardServer
@@ -50,19 +48,20 @@ class EngineReplica:
         join_serve()
         self._slow_s = config.observability.slow_request_s
         self._name: str = serve.get_replica_context().replica_id.unique_id
-        self._books = Bookkeeping(metrics.ENGINE, self._look) if config.observability.metrics else None
-        recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
-        self._figures = EngineFigures(recorder)
+        self._metrics = None
+        if config.observability.metrics:
+            self._metrics = ReplicaMetrics(config.observability, engine_metrics, self._update_metrics)
+        self._engine_metrics = engine_metrics.EngineMetrics(CHECKS)
         with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
             model = beside.submit(identity, config, device)
             try:
                 self._engine = open_engine(config, device, loading.stage)
             except StartupCheckError as error:
-                recorder.count(metrics.STARTUP_CHECKS, 1, error.check)
+                engine_metrics.STARTUP_CHECKS.labels(error.check).inc()
                 raise
         checked = config.engine.startup_check and config.engine.simulated is None
-        recorder.count(metrics.STARTUP_CHECKS, 1, "passed" if checked else "off")
-        recorder.observe(metrics.LOAD_SECONDS, time.monotonic() - began_s)
+        engine_metrics.STARTUP_CHECKS.labels("passed" if checked else "off").inc()
+        engine_metrics.LOAD_SECONDS.observe(time.monotonic() - began_s)
         self._model = model.result()
         self._in_hand: Counter[str] = Counter()
         self._arrived_tokens = 0
@@ -107,9 +106,9 @@ class EngineReplica:
         work = {"pending_work": load.pending_tokens, "arrived_work": self._arrived_tokens, "work_per_s": speed}
         return work | {"shards": self._server.shards_in_hand}
 
-    def _look(self) -> None:
+    def _update_metrics(self) -> None:
         if hasattr(self, "_engine"):
-            self._figures.take(self._engine.stats)
+            self._engine_metrics.update(self._engine.stats)
 
     def _load(self) -> ReplicaLoad:
         return dataclasses.replace(self._engine.load, in_hand=dict(+self._in_hand))
@@ -134,8 +133,8 @@ class EngineReplica:
         if hasattr(self, "_server"):
             await self._server.drain()
         if hasattr(self, "_engine"):
-            if self._books is not None:
-                await self._books.finish()
+            if self._metrics is not None:
+                self._metrics.close()
             self._engine.shutdown()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,27 +19,26 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
-from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
+from deployments.http.access import ENVIRONMENT, Keyring, require_keys
+from deployments.http.playground import Answer, PageRequest, PlaygroundClient
+from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
+from deployments.http.search import DIALECT as SEARCH
 from deployments.http.search import Search, SearchClient
 from deployments.http.server import Listener, listen
-from deployments.ledger import Bookkeeping
 from deployments.loading import replicas_loading
-from deployments.logs import join_serve
-from deployments.request_log import RequestLog
+from deployments.telemetry import ReplicaMetrics, RequestLog, join_serve
 from deployments.tracing import Tracer
-from deployments.ui.link import UILink
-from deployments.ui.visits import Head, Visit
 from reranker import metrics
-from reranker.cache.build import build_cache
-from reranker.cache.use import Use, report
+from reranker.cache.lookup import Statistics
+from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
-from reranker.dialects import tei
+from reranker.dialects import PATHS, tei
 from reranker.dialects.base import JSON, Asked
 from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
-from reranker.metrics.requests import record_request
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
+from reranker.node_metrics import exposition
 from reranker.ranking.ranker import Ranker
 from reranker.record import Timeline
 from reranker.types import Caller, Ranking
@@ -73,20 +72,23 @@ class Ingress:
         self.adapters = tuple(config.engine.lora_adapters)
         if self.model in self.adapters:
             raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
-        self._books = (
-            Bookkeeping(metrics.INGRESS, self._look, keeps_copy=True) if config.observability.metrics else None
-        )
-        self._recorder: metrics.Recorder = self._books.book if self._books else metrics.NoRecorder()
         self._fleet = RayFleet(engine)
         self.search = Search(SearchClient(search), config) if search is not None else None
-        self._cache = build_cache(config, os.environ, self._recorder)
+        self._cache = ScoreCache.of(config, os.environ)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
-        self._ui = UILink()
+        self._playground = PlaygroundClient()
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
+        self._quotas = Quotas.of(config.cache.redis, os.environ)
+        if config.observability.metrics_port == options.port:
+            raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
+        self._metrics = count = None
+        if config.observability.metrics:
+            self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
+            count = metrics.RequestMetrics((*PATHS, *SEARCH.paths)).count
         observers = [self._tracer, RequestLog(config.observability)]
-        app = build_api(self, config.limits, keys, observers, self._count if self._books else None)
+        app = build_api(self, config.limits, keys, observers, count, self._quotas)
         self._listener = Listener(app, options, listening)
 
     async def check_health(self) -> None:
@@ -101,12 +103,13 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            self._ui.close()
+            self._playground.close()
             await self._listener.drain(self._config.limits.timeout_s)
-            if self._books is not None:
-                await self._books.finish()
+            if self._metrics is not None:
+                self._metrics.close()
             if self._cache is not None:
                 await self._cache.aclose()
+            await self._quotas.aclose()
             await self._tracer.aclose()
 
     @property
@@ -123,18 +126,14 @@ class Ingress:
         await self._fleet.meet()
         return await self._ranker.rank(asked.lists, caller, timeline)
 
-    def _count(self, timeline: Timeline) -> None:
-        record_request(self._recorder, timeline)
-
-    def _look(self) -> None:
-        """Record what there is at this moment."""
+    def _set_gauges(self) -> None:
         for gauge, value in (
             (metrics.REQUESTS_IN_FLIGHT, self._ranker.admission.lists_in_flight),
             (metrics.TOKENS_IN_FLIGHT, self._ranker.admission.tokens_in_flight),
             (metrics.SHARDS_IN_FLIGHT, self._fleet.placement.shards_in_flight),
             (metrics.LIVE_REPLICAS, self._fleet.placement.live_replicas),
         ):
-            self._recorder.set(gauge, value)
+            gauge.set(value)
 
     async def load(self) -> JSON:
         """See `Backend`. Compares the books on the way."""
@@ -157,9 +156,9 @@ class Ingress:
             await self._cache.clear_shared()
         await self._in_every_ingress("clear_memory")
 
-    async def cache_use(self) -> Use | None:
+    async def cache_use(self) -> Statistics | None:
         """What this replica's cache holds and has done. Called in every ingress replica."""
-        return self._cache.use if self._cache is not None else None
+        return self._cache.statistics if self._cache is not None else None
 
     async def clear_memory(self) -> None:
         """Forget the scores in this replica's memory. Called in every ingress replica."""
@@ -171,13 +170,13 @@ class Ingress:
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
         return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
 
-    async def metric_totals(self) -> Mapping[str, float] | None:
+    async def metrics_text(self) -> bytes | None:
         """See `Backend`."""
-        return await self._books.totals() if self._books else None
+        return await asyncio.to_thread(exposition) if self._metrics is not None else None
 
-    def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
+    def open_page(self, request: PageRequest) -> Answer:
         """See `Backend`."""
-        return self._ui.answer(visit)
+        return self._playground.answer(request)
 
     async def live_replicas(self) -> int:
         """See `Backend`."""

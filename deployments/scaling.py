@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from reranker.config.scaling import ScalingConfig
+from reranker.config import ScalingConfig
 
 _RATE_S = 2.0
 """Seconds over which arriving work is counted, or from one report to the next where those are further apart. A longer

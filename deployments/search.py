@@ -21,7 +21,7 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.logs import join_serve
+from deployments.telemetry import join_serve
 from reranker.config import EmbeddingConfig, RerankerConfig, SearchConfig, SearchIndexConfig
 from reranker.errors import (
     ConfigurationError,

@@ -1,4 +1,4 @@
-"""Spans of a request for OpenTelemetry, made of its timeline once it has ended, and sent by a thread of their own.
+"""Spans of a request for OpenTelemetry, made of its record once it has ended, and sent by a thread of their own.
 
 request ┬ read, parse, admit, cache, coalesce, tokenize, merge, respond
         └ shard (one for each) ┬ queue
@@ -12,21 +12,17 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import (
-    BatchSpanProcessor,
-    ConsoleSpanExporter,
-    SpanExporter,
-    SpanExportResult,
-)
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
-from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, set_span_in_context
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult
+from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from deployments.http import VERSION
@@ -59,13 +55,12 @@ class Tracer:
         Raises:
             ConfigurationError: The file cannot be written.
         """
-        self._exporter = _exporter(config)
+        self._exporter, self._closing = _exporter(config)
         if self._exporter is None:
             return
         about = {"service.name": config.service_name, "service.version": VERSION, "service.instance.id": replica}
-        self._chance = _Chance(config.sample_ratio, config.max_per_s)
         provider = TracerProvider(
-            sampler=ParentBased(ALWAYS_ON),  # of those without a parent, chance has chosen before
+            sampler=ParentBased(_LimitedSampler(config.sample_ratio, config.max_per_s)),
             resource=Resource.create(about),
             shutdown_on_exit=False,  # `aclose` does it, and does not wait for a collector that is away
         )
@@ -84,20 +79,17 @@ class Tracer:
             timeline.trace_id = _trace_id(timeline.traceparent)  # it is in the caller's trace all the same
             return
         caller = {"traceparent": timeline.traceparent, "tracestate": timeline.tracestate}
-        parent = self._propagator.extract(caller) if timeline.traceparent else None
-        in_trace = parent is not None and get_current_span(parent).get_span_context().is_valid
-        if not in_trace and not self._chance.says_yes():  # before any span is made: most requests end here
-            return
         clock = _Clock(timeline)
         root = self._tracer.start_span(
             f"{timeline.method} {timeline.path}" if timeline.status != 404 else timeline.method,
-            parent,
+            self._propagator.extract(caller) if timeline.traceparent else Context(),
             SpanKind.SERVER,
             start_time=clock.ns(timeline.began_s),
         )
-        timeline.trace_id = f"{root.get_span_context().trace_id:032x}"
         if not root.is_recording():
+            timeline.trace_id = _trace_id(timeline.traceparent)
             return
+        timeline.trace_id = f"{root.get_span_context().trace_id:032x}"
         root.set_attributes(_of_request(timeline))
         if timeline.error:
             root.set_status(StatusCode.ERROR, timeline.error)
@@ -116,6 +108,7 @@ class Tracer:
         if not done:
             self._exporter.shutdown()  # it gives up then
             await sending
+        self._closing()
 
     def _shard(self, root: Span, shard: ShardRecord, clock: _Clock) -> None:
         span = self._tracer.start_span(
@@ -148,19 +141,22 @@ class Tracer:
         )
 
 
-class _Chance:
-    """A share of all requests, and no more than so many a second."""
+class _LimitedSampler(Sampler):
+    """Picks a share of all requests, and no more than so many a second. The SDK's samplers have no such limit."""
 
     def __init__(self, share: float, max_per_s: float) -> None:
         self._share, self._pause_s = share, 1 / max_per_s
         self._not_before_s = 0.0
 
-    def says_yes(self) -> bool:
+    def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
         now_s = time.monotonic()
         if now_s < self._not_before_s or random.random() >= self._share:  # noqa: S311 - nothing secret
-            return False
+            return SamplingResult(Decision.DROP)
         self._not_before_s = now_s + self._pause_s
-        return True
+        return SamplingResult(Decision.RECORD_AND_SAMPLE)
+
+    def get_description(self) -> str:
+        return f"{self._share} of all, {1 / self._pause_s:g} a second at most"
 
 
 class _Clock:
@@ -186,11 +182,11 @@ def _of_request(timeline: Timeline) -> Attributes:
         "http.request.body.size": timeline.body_bytes,
         "reranker.lists": timeline.lists,
         "reranker.documents": timeline.documents,
-        "reranker.prompt_tokens": sum(one.prompt_tokens for one in timeline.rankings),
+        "reranker.prompt_tokens": timeline.prompt_tokens,
         "reranker.cached_documents": sum(one.cached_documents for one in timeline.rankings),
         "reranker.truncated_documents": sum(one.truncated_documents for one in timeline.rankings),
         "reranker.shards": len(timeline.shards),
-        "reranker.replicas": len({one.replica for one in timeline.shards if one.replica}),
+        "reranker.replicas": timeline.replicas,
     }
     if timeline.status != 404:
         attributes["http.route"] = timeline.path
@@ -202,36 +198,30 @@ def _trace_id(traceparent: str) -> str:
     return found[1] if found else ""
 
 
-def _exporter(config: TracingConfig) -> SpanExporter | None:
+def _exporter(config: TracingConfig) -> tuple[SpanExporter | None, Callable[[], None]]:
+    """Give the exporter, and what closes what it writes to."""
     if config.exporter is None:
-        return None
+        return None, _nothing
     # It tells of each span that is dropped, of each batch that does not get through, and of each further try.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     if config.exporter == "otlp":
-        return OTLPSpanExporter(endpoint=config.endpoint)
+        return OTLPSpanExporter(endpoint=config.endpoint), _nothing
     if config.exporter == "console":
-        return ConsoleSpanExporter(formatter=_line)
+        return ConsoleSpanExporter(formatter=_line), _nothing
     path = Path(config.file or "")
     try:
-        return _FileExporter(path)
+        file = path.open("a", encoding="utf-8")  # several ingress replicas may append to it
     except OSError as error:
         raise ConfigurationError(f"tracing.file {path}: {error.strerror}") from None
+    return ConsoleSpanExporter(out=file, formatter=_line), file.close
+
+
+def _nothing() -> None:
+    pass
 
 
 def _line(span: ReadableSpan) -> str:
     return f"{span.to_json(indent=None)}\n"
-
-
-class _FileExporter(ConsoleSpanExporter):
-    """Appends to a file; several ingress replicas may do so."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
-        super().__init__(out=self._file, formatter=_line)
-
-    def shutdown(self) -> None:
-        """Close it."""
-        self._file.close()
 
 
 class _OneLineExporter(SpanExporter):

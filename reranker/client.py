@@ -7,9 +7,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
+import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,12 +20,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_result, stop_after_attempt
 
 from reranker.errors import ClientError, RerankerError, ServiceError, every_class
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _RETRIED = frozenset({429, 503})  # "not now": overload, or no engine yet
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,8 @@ class RerankerClient:
         self._model = model
         self._retries = retries
         self._sleep = sleep
-        try:
-            headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
-            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, headers=headers)
-        except httpx.InvalidURL as error:
-            raise UnreachableError(url, str(error)) from None
+        with _reachable(url):
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, headers=_authorization(api_key))
 
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
@@ -221,21 +223,140 @@ class RerankerClient:
     def _ask(self, path: str, body: Mapping[str, object] | None = None) -> Any:  # Any: JSON
         """Send what is not None of a body; without one, GET."""
         given = None if body is None else {key: value for key, value in body.items() if value is not None}
-        for attempt in range(self._retries + 1):
-            try:
-                response = self._http.request("GET" if given is None else "POST", path, json=given)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise UnreachableError(self.url, str(error) or type(error).__name__) from None
-            if response.status_code not in _RETRIED or attempt == self._retries:
-                break
-            self._sleep(_wait_s(response.headers.get("retry-after"), attempt))
-        try:
-            answer = response.json()
-        except ValueError:
-            raise UnreachableError(self.url, f"HTTP {response.status_code}, not in JSON") from None
-        if response.status_code != 200:
-            raise _error(answer if isinstance(answer, dict) else {}, response)
-        return answer
+        retrying = Retrying(**_retry_policy(self._retries), sleep=self._sleep)
+        with _reachable(self.url):
+            response = retrying(self._http.request, "GET" if given is None else "POST", path, json=given)
+        return _json(_answered(response, self.url), self.url)
+
+
+class AsyncRerankerClient:
+    """For asyncio, and for the service's whole answers: any path of its API, with a key for each request."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = 300,
+        retries: int = 5,
+        verify: ssl.SSLContext | bool = True,
+        trust_env: bool = True,
+    ) -> None:
+        """Open no connection yet.
+
+        Args:
+            url: Where the service is.
+            timeout_s: Longest wait for one answer.
+            retries: As for `RerankerClient`.
+            verify: Certificates to trust, as httpx takes them.
+            trust_env: Use the proxies that the environment names.
+        """
+        self.url = url.rstrip("/")
+        self._retries = retries
+        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
+        with _reachable(url):
+            self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout, verify=verify, trust_env=trust_env)
+
+    async def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, api_key: str | None = None
+    ) -> httpx.Response:
+        """Ask the service for anything that its API has.
+
+        Args:
+            method: "GET" or "POST".
+            path: From "/" on.
+            body: To send as JSON. Any: JSON.
+            api_key: For a service that needs one.
+
+        Returns:
+            The answer, its status 200.
+
+        Raises:
+            UnreachableError: No service there.
+            RerankerError: As `RerankerClient.rerank`.
+        """
+        headers = _authorization(api_key)
+        retrying = AsyncRetrying(**_retry_policy(self._retries))
+        with _reachable(self.url):
+            response: httpx.Response = await retrying(self._http.request, method, path, json=body, headers=headers)
+        return _answered(response, self.url)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    if not api_key:
+        return {}
+    if not (api_key.isascii() and api_key.isprintable()):  # no header can carry it; and httpx's error would quote it
+        raise rebuild_error("unauthorized", 401, "this is no API key: it has characters that no key has")
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+@contextlib.contextmanager
+def _reachable(url: str) -> Iterator[None]:
+    """Turn what httpx raises into our error. A lost connection is not tried again: the list may be scored already."""
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UnreachableError(url, str(error) or type(error).__name__) from None
+
+
+def _retry_policy(retries: int) -> dict[str, Any]:  # Any: tenacity's own options, each of another type
+    return {
+        "retry": retry_if_result(lambda response: response.status_code in _RETRIED),
+        "stop": stop_after_attempt(retries + 1),
+        "wait": _wait_s,
+        "retry_error_callback": _last_response,
+    }
+
+
+def _last_response(state: RetryCallState) -> httpx.Response:
+    response: httpx.Response = state.outcome.result()  # type: ignore[union-attr]  # there is one after each attempt
+    return response
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """Seconds until the next attempt: as Retry-After says; without one longer each time, and not in step."""
+    wait = _retry_after_s(_last_response(state))
+    if wait is None:
+        wait = _FIRST_WAIT_S * 2 ** (state.attempt_number - 1) * random.uniform(0.5, 1)  # noqa: S311 - no cryptography
+    return min(wait, _LONGEST_WAIT_S)
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Read Retry-After, which gives seconds or a date. None: it is not there, or neither."""
+    said = response.headers.get("retry-after", "")
+    if said.isdecimal():
+        return float(said)
+    try:
+        return max((parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (TypeError, ValueError):
+        return None
+
+
+def _answered(response: httpx.Response, url: str) -> httpx.Response:
+    """Give the response if it is an answer; raise what the service says otherwise."""
+    if response.status_code == 200:
+        return response
+    answer = _json(response, url)
+    answer = answer if isinstance(answer, dict) else {}
+    said, code, field = (answer.get(name) for name in ("message", "error_type", "field"))
+    wait_s = _retry_after_s(response)
+    raise rebuild_error(
+        code if isinstance(code, str) else "",
+        response.status_code,
+        said if isinstance(said, str) and said else f"HTTP {response.status_code} {response.reason_phrase}",
+        field if isinstance(field, str) else "",
+        None if wait_s is None else math.ceil(wait_s),
+    )
+
+
+def _json(response: httpx.Response, url: str) -> Any:  # Any: JSON
+    try:
+        return response.json()
+    except ValueError:
+        raise UnreachableError(url, f"HTTP {response.status_code}, not in JSON") from None
 
 
 class _Answered(RerankerError):
@@ -250,48 +371,27 @@ class _Answered(RerankerError):
         return self.message
 
 
-def rebuild_error(code: str, status: int, message: str, field: str = "") -> RerankerError:
+def rebuild_error(
+    code: str, status: int, message: str, field: str = "", retry_after_s: int | None = None
+) -> RerankerError:
     """Make the error that a service reported, as an instance of the class in errors.py that has its code.
 
     A code that this version does not know becomes a ClientError (4xx) or a ServiceError.
     """
     base = _classes().get(code) or (ClientError if 400 <= status < 500 else ServiceError)
-    made = type(
-        base.__name__,
-        (_Answered, base),
-        {
-            "code": code,
-            "status_code": status,
-            "__doc__": base.__doc__,
-            # The class is made here, so pickle cannot find it by name.
-            "__reduce__": lambda _self: (rebuild_error, (code, status, message, field)),
-        },
-    )
-    error: RerankerError = made(message, field)
+    attributes: dict[str, Any] = {  # Any: a class's
+        "code": code,
+        "status_code": status,
+        "__doc__": base.__doc__,
+        # The class is made here, so pickle cannot find it by name.
+        "__reduce__": lambda _self: (rebuild_error, (code, status, message, field, retry_after_s)),
+    }
+    if retry_after_s is not None:
+        attributes["retry_after_s"] = retry_after_s
+    error: RerankerError = type(base.__name__, (_Answered, base), attributes)(message, field)
     return error
-
-
-def _error(answer: dict[str, Any], response: httpx.Response) -> RerankerError:  # Any: JSON
-    said = answer.get("message")
-    message = said if isinstance(said, str) and said else f"HTTP {response.status_code} {response.reason_phrase}"
-    code, field = answer.get("error_type"), answer.get("field")
-    return rebuild_error(
-        code if isinstance(code, str) else "", response.status_code, message, field if isinstance(field, str) else ""
-    )
 
 
 def _classes() -> dict[str, type[RerankerError]]:
     """Return the classes of errors.py by their code; of two with the same code, the more general one."""
     return {one.code: one for one in reversed(every_class())}
-
-
-def _wait_s(retry_after: str | None, attempt: int) -> float:
-    """Seconds to wait: what Retry-After says (seconds or a date); without one longer each time, and not in step."""
-    try:
-        wait = float(retry_after or "")
-    except ValueError:
-        try:
-            wait = (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
-            wait = _FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1)  # noqa: S311 - no cryptography
-    return min(max(wait, 0.0), _LONGEST_WAIT_S)

@@ -19,6 +19,8 @@ STAGES = ("read", "parse", "admit", "retrieve", "cache", "coalesce", "tokenize",
 """In the order of a request that is scored: receive and decompress the body; read it; find room for the list; for a
 search, find the candidates; look up what is known; wait for what other lists are having scored; make prompts; wait in a
 replica; be scored there; make one ranking of it; write the answer."""
+CLIENT_GONE = 499
+"""Status of a request whose client has hung up; the number is nginx's."""
 Outcome: TypeAlias = Literal["under way", "answered", "lost", "failed", "dropped"]
 """Of one attempt at a shard. Lost: its replica has ended; dropped: by us, as another attempt or the list was done."""
 

@@ -37,9 +37,9 @@ class Caller:
     priority: Priority | None = None
     """"bulk": all their requests are. Otherwise they choose."""
     max_in_flight: int | None = None
-    """Requests at the same time, in one ingress replica."""
+    """Requests at the same time; docs/keys.md says in how many ingress replicas together."""
     tokens_per_minute: int | None = None
-    """Prompt tokens, in one ingress replica."""
+    """Prompt tokens; likewise."""
     admin: bool = False
     metrics: bool = False
     """May read `GET /metrics`."""
@@ -172,35 +172,6 @@ class ReplicaLoad:
     """Work tokens it finishes in a second of work, lately. None: not known yet."""
     in_hand: Mapping[str, int] = field(default_factory=dict)
     """Work tokens of the shards it has not answered yet, by who sent them."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackendStats:
-    """What whatever computes an engine's batches says of itself. Those that are counted since its start only rise."""
-
-    running_pairs: int = 0
-    waiting_pairs: int = 0
-    preemptions: int = 0
-    """Counted: pairs put back for want of memory."""
-    queried_tokens: int = 0
-    """Counted: tokens of prompts that were looked up in the prefix cache."""
-    hit_tokens: int = 0
-    """Counted: those of them that were there."""
-    kv_usage: float = 0.0
-    """Share of the KV cache that is in use."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """What an engine has done since its start, and has in it. Work is in tokens, as `Shard.work_tokens` counts it."""
-
-    steps: int = 0
-    busy_s: float = 0.0
-    pairs: int = 0
-    tokens: int = 0
-    queued_pairs: int = 0
-    queued_tokens: int = 0
-    backend: BackendStats = BackendStats()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Debian's chromium, driven by Playwright; what a page asks for of other hosts is kept, to be found none."""
+"""Debian's chromium, driven by Playwright. The URLs that a page asks for are kept: tests look for other hosts."""
 
 from __future__ import annotations
 

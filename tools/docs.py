@@ -12,12 +12,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from prometheus_client import Histogram
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from deployments.autoscaling import GAUGES
+from reranker import metrics
 from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
+from reranker.engine import metrics as engine_metrics
+from reranker.engine.startup_check import CHECKS
 from reranker.errors import for_clients
-from reranker.metrics import Gauge, Histogram, Metric, catalog
+from reranker.node_metrics import metrics_of
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -122,25 +128,30 @@ def metrics_page() -> str:
     """docs/metrics.md as it is, with a table that has one row for each metric."""
     before, _, rest = METRICS.read_text(encoding="utf-8").partition(_TABLE_BEGINS)
     _, _, after = rest.partition(_TABLE_ENDS)
+    engine_metrics.EngineMetrics(CHECKS)  # it makes their series
     table = []
-    for title, of in (("ingress", catalog.INGRESS), ("engine", catalog.ENGINE), ("controller", catalog.CONTROLLER)):
-        table += ["", f"| recorded in the {title} | kind | labels | meaning |", "|---|---|---|---|"]
-        table += [_metric_row(metric) for metric in of]
+    for title, module in (("an ingress", metrics), ("an engine replica", engine_metrics)):
+        table += ["", f"| counted in {title} | kind | labels | meaning |", "|---|---|---|---|"]
+        table += [_metric_row(one) for one in metrics_of(module)]
+    table += ["", "| set in Serve's controller | kind | labels | meaning |", "|---|---|---|---|"]
+    table += [f"| `ray_{name}` | gauge | {_names(labels)} | {text} |" for name, (text, labels) in GAUGES.items()]
     return before + _TABLE_BEGINS + "\n".join(table) + "\n\n" + _TABLE_ENDS + after
 
 
-def _metric_row(metric: Metric) -> str:
-    labels = "; ".join(f"`{one.name}`: {_some(one.values)}" for one in metric.labels)
-    kind = type(metric).__name__.lower()
+def _metric_row(metric: MetricWrapperBase) -> str:
+    [family] = metric.describe()
+    kind = family.type
     if isinstance(metric, Histogram):
-        kind += ", up to " + " ".join(f"{bound:,g}" for bound in metric.bounds)
-    elif isinstance(metric, Gauge):
-        kind += f", {metric.across}"
-    return f"| `{metric.name}` | {kind} | {labels} | {metric.description} |"
+        kind += ", up to " + " ".join(f"{bound:,g}" for bound in metric._upper_bounds[:-1])
+    labels = _names(metric._labelnames)
+    if len(metric._labelnames) == 1:  # all of its series are there from the start
+        labels += ": " + ", ".join(value for (value,) in metric._metrics)
+    name = family.name + "_total" * (kind == "counter")
+    return f"| `{name}` | {kind} | {labels} | {family.documentation} |"
 
 
-def _some(values: Sequence[str]) -> str:
-    return ", ".join(values) if len(values) <= 12 else f"{len(values)} values"
+def _names(labels: Sequence[str]) -> str:
+    return ", ".join(f"`{one}`" for one in labels)
 
 
 def _rows(group: type[BaseModel], within: str = "", defaults: BaseModel | None = None) -> Iterator[str]:

@@ -25,10 +25,11 @@ from typing import Any
 import httpx
 import yaml
 
+from deployments.cli import evaluate
 from deployments.cli.index import open_embedder
 from reranker.client import RerankerClient
 from reranker.config import EmbeddingConfig
-from reranker.offline.evaluation import experiment, formats, metrics
+from reranker.offline import evaluation, formats
 from reranker.search.build import Build, Embed
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo
 from reranker.search.sources import TextFields, find_sources
@@ -128,16 +129,14 @@ def _ready(url: str) -> bool:
         return False
 
 
-def measure(client: RerankerClient, one: JudgedSet, stage: str) -> metrics.Comparison:
+def measure(client: RerankerClient, one: JudgedSet, stage: str) -> evaluation.Comparison:
     """Search with every judged query of a set; nDCG@10 of the first stage, and after reranking."""
     judgments = formats.read_judgments(str(one.folder / "qrels" / "test.tsv"))
-    queries = formats.read_texts(str(one.folder / "queries.jsonl"), set(metrics.measured_queries(judgments)))
+    queries = formats.read_texts(str(one.folder / "queries.jsonl"), set(evaluation.measured_queries(judgments)))
     before, after = {}, {}
     for query, text in queries.items():
-        before[query], after[query] = experiment.search(
-            client, text, index=one.name, first_stage=stage, depth=CANDIDATES
-        )
-    return metrics.compare(judgments, before, after)[0]
+        before[query], after[query] = evaluate.search(client, text, index=one.name, first_stage=stage, depth=CANDIDATES)
+    return evaluation.compare(judgments, before, after)[0]
 
 
 def table(client: RerankerClient) -> Iterator[str]:
@@ -146,7 +145,7 @@ def table(client: RerankerClient) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for one in SETS:
         judgments = formats.read_judgments(str(one.folder / "qrels" / "test.tsv"))
-        queries = len(metrics.measured_queries(judgments))
+        queries = len(evaluation.measured_queries(judgments))
         for stage in STAGES:
             found = measure(client, one, stage)
             change = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"

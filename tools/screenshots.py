@@ -15,14 +15,14 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from deployments.ui.examples import EXAMPLES
+from deployments.ui.documents import EXAMPLES
 from tests.browser import DESKTOP, PHONE, visitor
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 _PATIENCE_MS = 60_000
 _MAX_HEIGHT = 3_000
 _LOADS_S = 25
-"""So long the service has something to do before the live panel's picture is taken: it shows a course of time."""
+"""The service is given work for this time before the picture of the live panel, whose plots show the last minutes."""
 
 
 def _rank(page: Page) -> None:
@@ -55,7 +55,7 @@ def _live(page: Page) -> None:
     with httpx.Client(base_url=url, timeout=30) as client:
         until_s = time.monotonic() + _LOADS_S
         while time.monotonic() < until_s:
-            for example in EXAMPLES:
+            for example in EXAMPLES.values():
                 body = {"query": example.query, "documents": example.documents, "cache": "off"}
                 client.post("/v1/rerank", json=body).raise_for_status()
             page.wait_for_timeout(200)

@@ -32,7 +32,6 @@ from benchmarks.scatter.service import Service, configuration
 from benchmarks.scatter.workload import Lists
 from benchmarks.signals import heed_sigterm
 from deployments import ENGINE_DEPLOYMENT
-from reranker.metrics.catalog import SCORED_TOKENS
 
 WORDS = 30
 WARM_UP, LISTS = 20, 3_072
@@ -93,7 +92,7 @@ def _work_tokens(service: Service) -> float:
     """Tokens that engines have computed so far; of a shard's head once, as the engine does."""
     page = httpx.get(f"{service.url}/metrics", timeout=30).raise_for_status().text
     families = text_string_to_metric_families(page)
-    return sum(one.value for family in families for one in family.samples if one.name == SCORED_TOKENS.name)
+    return sum(one.value for family in families for one in family.samples if one.name == "reranker_scored_tokens_total")
 
 
 def _wait_for_one_engine(service: Service) -> None:

@@ -14,12 +14,10 @@ from benchmarks.scatter.report import Result, say
 from benchmarks.serving.models import checkpoint
 from benchmarks.serving.texts import make_list
 from reranker.cache.entry import Entry, pack, unpack
-from reranker.cache.key import ListTerms, document_keys
+from reranker.cache.keys import ListTerms, document_keys
 from reranker.cache.memory import MemoryStore
-from reranker.cache.redis_client import redis_client
-from reranker.cache.redis_store import RedisStore
+from reranker.cache.redis import RedisLink, RedisStore, redis_client
 from reranker.config import RedisConfig
-from reranker.metrics import NoRecorder
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.types import EngineScores
 
@@ -48,7 +46,7 @@ def run(folder: Path, *, quick: bool) -> Result:
     keys = document_keys(terms, texts.documents)
     entries = {key: entry for key, entry in zip(keys, pack(rendered, scores), strict=True) if entry is not None}
     timed("unpack scores", lambda: unpack(list(entries.values())))
-    memory = MemoryStore(2**26, NoRecorder())
+    memory = MemoryStore(2**26)
     timed("write to memory", lambda: memory.put_many(entries))
     timed("read from memory", lambda: asyncio.run(memory.get_many(keys)))
     asyncio.run(_redis(folder, entries, times, found))
@@ -67,7 +65,7 @@ def _seconds(call: Callable[[], object]) -> float:
 async def _redis(folder: Path, entries: dict[bytes, Entry], times: int, found: dict[str, float]) -> None:
     with redis_server(folder) as url:
         config = RedisConfig(url=url, budget_s=2)
-        store = RedisStore(redis_client(config, None), config, NoRecorder())
+        store = RedisStore(RedisLink(redis_client(config, None), config.budget_s, "benchmark"), config)
         keys = list(entries)
         await store.get_many(keys)
         for name in ("write to Redis, in the background", "read from Redis"):

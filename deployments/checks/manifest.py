@@ -15,8 +15,8 @@ import ray
 from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH
 from deployments.checks.document import YAML, Finding, Path
 from deployments.checks.rules import GRACEFUL_SHUTDOWN_S
+from deployments.http.access import is_loopback
 from deployments.http.address import configured_address
-from deployments.http.keys import is_loopback
 from reranker.config import RerankerConfig
 
 _NAME_LENGTH = 47  # KubeRay, validation.go: names it derives must stay below 63

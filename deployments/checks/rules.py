@@ -12,13 +12,13 @@ from deployments import (
     ENGINE_DEPLOYMENT,
     IMPORT_PATH,
     INGRESS_DEPLOYMENT,
-    UI_DEPLOYMENT,
     UI_IMPORT_PATH,
 )
 from deployments.checks.document import YAML, Finding, Path, value_of
 from deployments.checks.schema import unknown_engine_arguments
+from deployments.http.access import ENVIRONMENT, is_loopback
 from deployments.http.address import configured_address
-from deployments.http.keys import ENVIRONMENT, is_loopback
+from deployments.http.playground import UI_DEPLOYMENT
 from reranker.config import RerankerConfig, ScalingConfig
 
 GRACEFUL_SHUTDOWN_S = 20.0

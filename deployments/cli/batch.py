@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 
 from deployments.cli import Subparsers, rankers
 from deployments.cli.rankers import positive
 from reranker.config import RerankerConfig, SimulatedConfig
-from reranker.offline.columns import Columns
 from reranker.offline.folder import BatchFolder
-from reranker.offline.inputs import find_input
-from reranker.offline.job import Job, for_throughput
+from reranker.offline.pairs import Columns, find_input
+from reranker.offline.scorer import for_throughput
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -53,7 +51,9 @@ def run(parsed: argparse.Namespace) -> int:
     config = _config(parsed)
     rankers.require_adapter(config, parsed.adapter)
     columns = Columns(parsed.query_column, parsed.document_column, parsed.id_column)
-    job = Job(
+    from deployments import batch  # here: it brings Ray, which other commands need not wait for
+
+    job = batch.Job(
         found=find_input(
             parsed.input.resolve(), columns, _absolute(parsed.queries), _absolute(parsed.corpus), parsed.split
         ),
@@ -63,8 +63,6 @@ def run(parsed: argparse.Namespace) -> int:
         instruction=parsed.instruction or None,
         partition_rows=parsed.partition_rows,
     )
-    # By name, as Serve itself loads deployments.app: the library does not know Ray.
-    batch = importlib.import_module("deployments.batch")
     try:
         report = batch.run(job, batch.Cluster(parsed.address, parsed.replicas), restart=parsed.restart)
     except KeyboardInterrupt:

@@ -17,8 +17,8 @@ import yaml
 
 from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH, UI_IMPORT_PATH
 from deployments.cli import Subparsers
+from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.address import bound_socket, configured_address, shown_address
-from deployments.http.keys import ENVIRONMENT, Keyring, require_keys
 from reranker.config import RerankerConfig, UIConfig
 from reranker.errors import ConfigurationError
 from reranker.model.checkpoint import find_checkpoint
@@ -221,7 +221,7 @@ def _text(name: str) -> str:
 def _check_model(parsed: argparse.Namespace) -> int:
     """Print one line for each check, and the cause of what failed; returns the exit status."""
     from deployments.cli.rankers import open_local
-    from reranker.model.startup_check import run_checks, tolerance_for
+    from reranker.engine.startup_check import run_checks, tolerance_for
 
     config = load_config(parsed.config, parsed.model)
     print(f"Loading {config.model.name} …", flush=True)

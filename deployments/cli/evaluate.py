@@ -13,8 +13,8 @@ from pathlib import Path
 from deployments.cli import Subparsers, rankers
 from deployments.cli.rankers import positive
 from reranker.client import RerankerClient
-from reranker.offline.evaluation import experiment, formats, metrics
-from reranker.offline.evaluation.metrics import Comparison
+from reranker.offline import evaluation, formats
+from reranker.offline.evaluation import Comparison
 
 _FILES = {
     "queries": ("queries.jsonl", "BEIR JSON lines with _id and text, or id<TAB>text"),
@@ -44,11 +44,15 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Rerank, measure, print; returns the exit status."""
-    if parsed.search is not None:
-        return _run_search(parsed)
+    """Rank, measure, print; returns the exit status."""
+    facts, compared = _search(parsed) if parsed.search is not None else _rerank(parsed)
+    print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
+    return 0
+
+
+def _rerank(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Comparison]]:
     paths = {option: _path(parsed, option) for option in _FILES}
-    loaded = experiment.load(**paths, every_query=parsed.run_out is not None)
+    loaded = evaluation.load(**paths, every_query=parsed.run_out is not None)
     pairs = sum(len(documents[: parsed.depth]) for documents in loaded.candidates.values())
     with rankers.open_ranker(parsed) as ranker, rankers.progress(pairs) as advance:
 
@@ -57,32 +61,31 @@ def run(parsed: argparse.Namespace) -> int:
             return [(one.index, one.relevance_score) for one in ranked]
 
         started = time.monotonic()
-        reranked = experiment.rerank(loaded, rank, depth=parsed.depth, advance=advance)
+        reranked = evaluation.rerank(loaded, rank, depth=parsed.depth, advance=advance)
         seconds = time.monotonic() - started
     if parsed.run_out is not None:
         formats.write_run(parsed.run_out, reranked, tag="reranker")
     after = {query: [document for document, _ in ranking] for query, ranking in reranked.items()}
-    compared = metrics.compare(loaded.judgments, loaded.candidates, after)
     facts = {
         "ranker": rankers.name(parsed),
         "instruction": parsed.instruction,
-        "queries": len(metrics.measured_queries(loaded.judgments)),
+        "queries": len(evaluation.measured_queries(loaded.judgments)),
         "queries_without_candidates": loaded.queries_without_candidates,
         "unjudged_queries": loaded.unjudged_queries,
         "pairs": pairs,
         "seconds": round(seconds, 3),
     }
-    print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
-    return 0
+    return facts, evaluation.compare(loaded.judgments, loaded.candidates, after)
 
 
-def _run_search(parsed: argparse.Namespace) -> int:
-    """Search with every judged query, and measure the order of the first stage and that after reranking."""
+def _search(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Comparison]]:
+    """Search with every judged query; `before` is the order of the first stage."""
     if parsed.local or parsed.run_out or parsed.candidates:
         raise rankers.CommandError("--search asks a service: without --local, --run-out and --candidates")
     judgments = formats.read_judgments(_path(parsed, "judgments"))
-    wanted = metrics.measured_queries(judgments)
+    wanted = evaluation.measured_queries(judgments)
     queries = formats.read_texts(_path(parsed, "queries"), set(wanted))
+    asked = {name: getattr(parsed, name) for name in ("first_stage", "depth", "instruction")}
     before: dict[str, list[str]] = {}
     after: dict[str, list[str]] = {}
     started = time.monotonic()
@@ -91,17 +94,8 @@ def _run_search(parsed: argparse.Namespace) -> int:
         rankers.progress(len(queries)) as advance,
     ):
         for query, text in queries.items():
-            searched = experiment.search(
-                client,
-                text,
-                index=parsed.search,
-                first_stage=parsed.first_stage,
-                depth=parsed.depth,
-                instruction=parsed.instruction,
-            )
-            before[query], after[query] = searched
+            before[query], after[query] = search(client, text, index=parsed.search, **asked)
             advance(1)
-    compared = metrics.compare(judgments, before, after)
     facts: dict[str, object] = {
         "ranker": f"{parsed.url}, index {parsed.search}",
         "instruction": parsed.instruction,
@@ -112,8 +106,33 @@ def _run_search(parsed: argparse.Namespace) -> int:
         "pairs": sum(len(documents) for documents in before.values()),
         "seconds": round(time.monotonic() - started, 3),
     }
-    print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
-    return 0
+    return facts, evaluation.compare(judgments, before, after)
+
+
+def search(
+    client: RerankerClient,
+    query: str,
+    *,
+    index: str | None = None,
+    first_stage: str | None = None,
+    depth: int | None = None,
+    instruction: str | None = None,
+) -> tuple[list[str], list[str]]:
+    """Search once, and give the documents in both orders: the first stage's, and that after reranking.
+
+    A document is where its best chunk is. What the service's rules exclude is in neither.
+    """
+    found = client.search(
+        query,
+        index=index,
+        top_n=0,
+        candidates=depth,
+        instruction=instruction,
+        score_threshold=0.0,
+        first_stage=first_stage,
+    )
+    by_first_stage = sorted(found, key=lambda one: one.first_stage_rank)
+    return list(dict.fromkeys(one.id for one in by_first_stage)), list(dict.fromkeys(one.id for one in found))
 
 
 def _path(parsed: argparse.Namespace, option: str) -> str:

@@ -1,14 +1,14 @@
-"""`serve run` on a Ray of its own, which reports to `reranker serve` and ends when the service cannot be deployed.
+"""`serve run` on a Ray of its own, which reports to `reranker serve` how far it is, and why it cannot go on.
 
 python -m deployments.cli.run FILE DESCRIPTOR     reports go to the descriptor: JSON lines, each {kind: text}
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -91,20 +91,14 @@ class Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self._optional = optional
         self._report = report
-        self._failed = False
 
     def run(self) -> None:
-        """Interrupt this process when one cannot."""
-        while True:
+        """Look until all is said."""
+        settled = False
+        while not settled:
             time.sleep(_LOOK_EVERY_S)
-            try:
-                status = serve.status().applications
-            except (RayError, RayServeException):  # it is starting, or ending
-                continue
-            if self.settled(status):
-                break
-        if self._failed:
-            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does: it shuts Serve down
+            with contextlib.suppress(RayError, RayServeException):  # it is starting, or ending
+                settled = self.settled(serve.status().applications)
 
     def settled(self, status: Mapping[str, ApplicationStatusOverview]) -> bool:
         """Whether nothing more is to come: all run, or what is needed cannot."""
@@ -112,9 +106,7 @@ class Watch(threading.Thread):
         for name, one in broken.items():
             if name not in self._optional:
                 self._report("failed", failure(name, _messages(one)))
-                self._failed = True
-        if self._failed:
-            return True
+                return True
         done = bool(status) and all(
             one.status == ApplicationStatus.RUNNING or name in broken for name, one in status.items()
         )

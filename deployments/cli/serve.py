@@ -140,15 +140,17 @@ def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
         child = _Child(file.name, log)
         # One client: each makes its own context for TLS, which is much work beside the start.
         url = local_url(*configured_address(config), tls=bool((config.get("http_options") or {}).get("ssl_certfile")))
-        http = httpx.Client(base_url=url, timeout=2, verify=False, limits=httpx.Limits(max_keepalive_connections=0))  # noqa: S501 - our own, by another name
-        health = "starting"
+        limits = httpx.Limits(max_keepalive_connections=0)
+        # Unverified: the certificate is our own, for another name.
+        http = httpx.Client(base_url=url, timeout=2, verify=False, trust_env=False, limits=limits)  # noqa: S501
+        health, stage = "starting", ""
         gives_up_s = float("inf")
         while child.runs() and not stop.asked and not child.failed and time.monotonic() < gives_up_s:
             if health == "starting":
                 health, doing = _health(http)
-                screen.step(f"Starting: {doing}" if doing else child.step)
+                stage = f"Starting: {doing}" if doing else stage  # between two of them nobody says anything
+                screen.step("Ready" if health == "ok" else stage or child.step)
                 if health == "ok":
-                    screen.step("Ready")
                     screen.end()
                     print("\n".join(_announcement(config, url, log)), flush=True)
                 elif health == "failed":

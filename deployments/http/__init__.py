@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from deployments.http.playground import Answer, PageRequest
     from deployments.http.search import Search
     from reranker.dialects.base import JSON, Asked
     from reranker.dialects.tei import TeiInfo
@@ -52,6 +53,10 @@ class Backend(Protocol):
         """What each replica that is starting does, and for how many seconds."""
         ...
 
+    async def metrics_text(self) -> bytes | None:
+        """All series of this node; see `reranker.node_metrics`. None: nothing is counted."""
+        ...
+
     async def load(self) -> JSON:
         """What is in flight."""
         ...
@@ -62,6 +67,10 @@ class Backend(Protocol):
 
     async def clear_cache(self) -> None:
         """Forget every score, in all ingress replicas and in what they share; raises CacheUnavailableError."""
+        ...
+
+    def open_page(self, request: PageRequest) -> Answer:
+        """Have the playground answer a request."""
         ...
 
     def info(self) -> TeiInfo:

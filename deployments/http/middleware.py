@@ -20,10 +20,10 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.http.keys import Keyring
-from deployments.http.quota import Quotas
+from deployments.http.access import Keyring
+from deployments.http.playground import UI_PATH
+from deployments.http.quotas import Quotas
 from deployments.http.responses import error_response, server_timing
-from deployments.ui.visits import UI_PATH
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.errors import (
@@ -36,7 +36,7 @@ from reranker.errors import (
     RerankerError,
     UrlTooLongError,
 )
-from reranker.record import Timeline, request_id
+from reranker.record import CLIENT_GONE, Timeline, request_id
 from reranker.types import Caller
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", 
 """Paths that need no key: none of them touches the model."""
 METRICS = "/metrics"
 """Needs no key where `access.open_metrics` says so."""
-CLIENT_GONE, _CLIENT_GONE_CODE = 499, "client_gone"
-"""Status and error of a request whose client has hung up; the number is nginx's."""
+_CLIENT_GONE_CODE = "client_gone"
 _OPEN_BELOW = f"{UI_PATH}/"
 """The playground: its page asks for a key, and sends it with what it asks of the service."""
 _SLASHES = re.compile("/+")
@@ -73,6 +72,7 @@ class RequestMiddleware:
         ranking_paths: Collection[str] = (),
         observers: Sequence[Observer] = (),
         count: Observer | None = None,
+        quotas: Quotas | None = None,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wrap an application.
@@ -85,9 +85,10 @@ class RequestMiddleware:
             observers: Told of each request once it has ended, in this order: it costs no request any time, and fails
                 none.
             count: Told of each as well, before its answer goes out: no client may have one that is not counted.
+            quotas: How much each key may use. None: counted in this process alone.
             draining: Whether connections are to end with their next answer.
         """
-        self._app, self._limits, self._keys, self._quotas = app, limits, keys, Quotas()
+        self._app, self._limits, self._keys, self._quotas = app, limits, keys, quotas or Quotas()
         self._ranking_paths, self._observers, self._draining = frozenset(ranking_paths), observers, draining
         self._counting = () if count is None else (count,)
 
@@ -145,7 +146,7 @@ class RequestMiddleware:
         if record.path not in self._ranking_paths:
             await self._app(scope, exchange.receive, exchange.send)
             return
-        with self._quotas.request(caller):
+        async with self._quotas.request(caller):
             await self._app(scope, exchange.receive, exchange.send)
             self._quotas.spend(caller, record.prompt_tokens)
 
@@ -221,6 +222,7 @@ class _Exchange:
         """Watch no longer."""
         if self._watching is not None:
             self._watching.cancel()
+            self._watching = None  # else a cycle: the task keeps its error, that the frame, and that this
 
     async def _watch(self) -> None:
         if (await self._receive())["type"] == "http.disconnect" and not self._complete and self._task is not None:

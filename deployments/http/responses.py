@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from deployments.http import Backend
 from reranker import dialects, errors
-from reranker.dialects.answers import ErrorBody, error_body
+from reranker.dialects.answers import error_body
 from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Asked, Dialect, Served
 from reranker.errors import MethodNotAllowedError, RerankerError, UnauthorizedError
 from reranker.record import Timeline
@@ -97,12 +97,13 @@ def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  #
         failures: Statuses that it may answer with, besides those that every route may.
         tag: The page's section.
     """
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     responses: dict[int, Described] = {
-        status: {"model": ErrorBody, "description": MEANINGS[status]} for status in sorted({*_EVERYWHERE, *failures})
+        status: {"description": MEANINGS[status], "content": content} for status in sorted({*_EVERYWHERE, *failures})
     }
     for status in responses.keys() & {429, 503}:
         responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
-    return {"response_model": answer, "responses": responses, "tags": [tag]}
+    return {"response_model": answer, "response_description": "OK", "responses": responses, "tags": [tag]}
 
 
 def describe_ranking(path: str, *spoken: Dialect) -> Described:

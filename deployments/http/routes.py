@@ -6,24 +6,25 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, NotRequired
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
-from pydantic import Field
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import Field, TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from deployments.http import SERVICE_HEADER, VERSION, Backend
-from deployments.http.keys import Keyring
-from deployments.http.metrics_routes import add_metrics_routes
+from deployments.http.access import Keyring
 from deployments.http.middleware import Observer, RequestMiddleware
+from deployments.http.playground import playground_router
+from deployments.http.quotas import Quotas
 from deployments.http.requests import read_asked
 from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
 from deployments.http.search import search_router
-from deployments.ui.routes import add_ui_routes
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
+from reranker.dialects.answers import ErrorBody
 from reranker.dialects.base import Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
@@ -35,10 +36,7 @@ _DESCRIPTION = """One query, N documents: each document's relevance score, best 
 Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
 told apart by the body. Errors are JSON on every path and status.
 """
-_KEY = HTTPBearer(
-    scheme_name="API key", description="Where the service has API keys; `middleware.py` checks them.", auto_error=False
-)
-"""For the page only: it has a field for a key then."""
+_KEY = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
 _STARTED_S = int(time.time())
 
 router = APIRouter()
@@ -104,12 +102,25 @@ class Auth(TypedDict):
     auth: bool
 
 
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:  # Any: JSON
+        """Add what all routes have in common: their errors, and that there may be keys, for which the page has a field.
+
+        FastAPI would have each request pass a dependency for a key; the middleware has looked at it already.
+        """
+        schema = super().openapi()
+        schema["components"]["securitySchemes"] = {"API key": _KEY}
+        schema["components"]["schemas"]["ErrorBody"] = TypeAdapter(ErrorBody).json_schema()
+        return schema | {"security": [{"API key": []}]}
+
+
 def build_api(
     backend: Backend,
     limits: LimitsConfig,
     keys: Keyring,
     observers: Sequence[Observer] = (),
     count: Observer | None = None,
+    quotas: Quotas | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -119,13 +130,13 @@ def build_api(
         keys: Who may use it.
         observers: See `RequestMiddleware`.
         count: See `RequestMiddleware`.
+        quotas: How much each key may use. None: counted in this process alone.
     """
     handlers = {HTTPException: _raise, RequestValidationError: _raise}
-    api = FastAPI(
+    api = _Api(
         title="Reranker",
         description=_DESCRIPTION,
         version=VERSION,
-        dependencies=[Depends(_KEY)],
         exception_handlers=handlers,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -134,11 +145,10 @@ def build_api(
     api.include_router(router)
     if backend.search is not None:
         api.include_router(search_router(backend.search))
-    add_metrics_routes(api, backend, keys)
-    add_ui_routes(api, backend, limits)
+    api.include_router(playground_router(backend.open_page, limits))
     ranking_paths = [route.path for route in api.routes if "ranking" in getattr(route, "tags", ())]
     api.add_middleware(
-        RequestMiddleware, limits, keys, ranking_paths, observers, count, draining=lambda: backend.draining
+        RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, lambda: backend.draining
     )
     return api
 
@@ -237,6 +247,25 @@ def _admins_backend(request: Request) -> Backend:
         raise ForbiddenError
     backend: Backend = request.app.state.backend
     return backend
+
+
+_page = describe(None, 403, 404)
+_page["responses"][200] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+@router.get("/metrics", **_page)
+async def metrics(request: Request) -> Response:
+    """The series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
+    keys: Keyring = request.app.state.keys
+    if keys.needed and not keys.open_metrics:
+        caller: Caller = request.state.caller
+        if not (caller.metrics or caller.admin):
+            raise ForbiddenError
+    backend: Backend = request.app.state.backend
+    text = await backend.metrics_text()
+    if text is None:
+        raise NotFoundError("nothing is counted: observability.metrics is false")
+    return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 @router.get("/v1/cluster/auth", **describe(Auth))

@@ -1,4 +1,4 @@
-"""Documents from what a visitor types or opens: lines of text, CSV, JSON lines. Pure."""
+"""What a visitor sends: documents typed, from a file or from an example, and the request as code to copy. Pure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,57 @@ import csv
 import io
 import json
 import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Document = str | dict[str, Any]
 """Any: JSON. An object goes to the service as it is: its `text`, or all of it as YAML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A ready list: candidates in the order that a first stage might give them."""
+
+    title: str
+    query: str
+    documents: Sequence[str]
+    instruction: str
+    """Empty: the service's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchExample:
+    """A worked example of a search (examples/search), and what its tab begins with."""
+
+    title: str
+    index: str
+    queries: Sequence[str]
+    instruction: str
+    threshold: float
+    answers: bool
+    """Show what a language model would be asked with the passages of the results."""
+
+
+_EXAMPLES: dict[str, Any] = json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8"))
+EXAMPLES = {one["title"]: Example(**one) for one in _EXAMPLES["lists"]}
+SEARCH_EXAMPLES = tuple(SearchExample(**one) for one in _EXAMPLES["searches"])
+PRESETS: tuple[str, ...] = tuple(_EXAMPLES["presets"])
+"""Instructions; `model.instructions` names the first four of them, too. All are sent as texts."""
+
 _TEXT_COLUMNS = ("text", "document", "content", "passage", "body", "abstract", "description", "title")
 _LINE_END = re.compile(r"\r\n|\r|\n")  # not splitlines(): it tears texts at U+2028 and others
 _TYPES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
+_END = "END_OF_REQUEST"  # no line of JSON is this: texts are in quotes
 
 
 class UnreadableError(ValueError):
     """What is in a file cannot be read as documents; the sentence says where and what to do."""
 
 
-def typed(text: str) -> list[Document]:
+def parse_documents(text: str) -> list[Document]:
     """Read documents one a line, empty lines left out; as JSON where every line is a JSON string or object."""
     lines = [line for line in (line.strip() for line in _LINE_END.split(text)) if line]
     if lines and all(line[0] in '{"' for line in lines):
@@ -33,10 +69,10 @@ def typed(text: str) -> list[Document]:
     return list(lines)
 
 
-def shown(documents: Sequence[Document]) -> str:
-    """Write documents so that `typed` reads the same again: as plain lines where that is possible."""
+def format_documents(documents: Sequence[Document]) -> str:
+    """Write documents so that `parse_documents` reads the same again: as plain lines where that is possible."""
     plain = "\n".join(one for one in documents if isinstance(one, str))
-    if typed(plain) == list(documents):
+    if parse_documents(plain) == list(documents):
         return plain
     return "\n".join(json.dumps(one, ensure_ascii=False) for one in documents)
 
@@ -49,7 +85,7 @@ def text_of(document: Document) -> str:
     return text if isinstance(text, str) else "\n".join(f"{key}: {value}" for key, value in document.items())
 
 
-def opened(name: str, content: str) -> list[Document]:
+def read_file(name: str, content: str) -> list[Document]:
     """Read the documents in a file.
 
     Args:
@@ -108,3 +144,49 @@ def _table(content: str, separator: str | None) -> list[Document]:
     if len(names) == 1:
         return [row[0].strip() for row in rows if row[0].strip()]
     return [{name: value for name, value in zip(names, row, strict=False) if value} for row in rows[1:]]
+
+
+def curl_command(url: str, body: dict[str, Any], *, key: bool) -> str:
+    """Write the request as a shell command. No key is ever in it.
+
+    Args:
+        url: Where the service is, as the visitor's browser sees it.
+        body: The request.
+        key: Whether the service needs one: then it is taken from RERANKER_API_KEY.
+    """
+    authorization = ' -H "Authorization: Bearer $RERANKER_API_KEY"' if key else ""
+    shown = json.dumps(body, ensure_ascii=False, indent=2)
+    # From standard input: an argument of a command may not be longer than 128 KiB.
+    return (
+        f"curl {shlex.quote(f'{url}/v1/rerank')} -H 'Content-Type: application/json'{authorization} "
+        f"--data-binary @- <<'{_END}'\n{shown}\n{_END}\n"
+    )
+
+
+def python_program(url: str, body: dict[str, Any], *, key: bool) -> str:
+    """Write the request as a program, with httpx and nothing else; see `curl_command`."""
+    headers = '\n    headers={"Authorization": f"Bearer {os.environ[\'RERANKER_API_KEY\']}"},' if key else ""
+    return f"""\
+{"import os" + chr(10) * 2 if key else ""}import httpx  # pip install httpx
+
+body = {_literal(body)}
+response = httpx.post(
+    {url + "/v1/rerank"!r},
+    json=body,{headers}
+    timeout=130,
+)
+response.raise_for_status()
+for result in response.json()["results"]:
+    print(f"{{result['relevance_score']:.3f}}  {{result['index']}}")
+"""
+
+
+def _literal(value: Any, indent: str = "") -> str:  # Any: JSON
+    """Write a value as Python, an item a line, as `json.dumps` would as JSON."""
+    inner = f"{indent}    "
+    if isinstance(value, dict) and value:
+        items = [f"{inner}{key!r}: {_literal(one, inner)},\n" for key, one in value.items()]
+        return "{\n" + "".join(items) + indent + "}"
+    if isinstance(value, list) and value:
+        return "[\n" + "".join(f"{inner}{_literal(one, inner)},\n" for one in value) + indent + "]"
+    return repr(value)

@@ -1,4 +1,4 @@
-"""The page's own pieces of HTML: a ranking, what it took, a refusal. Every text is escaped here. Pure."""
+"""The page's own pieces of HTML: a ranking, what it took, an error, live figures. Every text is escaped here. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from deployments.ui.ranking import Left, Row
-from deployments.ui.refusals import Advice
+from deployments.ui.live import Sample, figures, history
+from deployments.ui.results import Advice, Omission, Row
 
 _SHOWN_ROWS = 200
 _SHORT, _LONGEST = 260, 4_000
@@ -25,17 +25,18 @@ _STAGE_NAMES = {
 }
 """In words, where the service's own are terms: docs/api.md."""
 _LISTED_DOCUMENTS = 12
+_PLOT_WIDTH, _PLOT_HEIGHT = 600, 100
 
 
-def ranking(rows: Sequence[Row], left: Sequence[Left] = (), against: str = "the input") -> str:
+def ranking(rows: Sequence[Row], omitted: Sequence[Omission] = (), against: str = "the input") -> str:
     """Draw a ranking as a table.
 
     Args:
         rows: Best first.
-        left: What is not in it.
+        omitted: What is not in it.
         against: What the ranks are compared with, in words.
     """
-    if not rows and not left:
+    if not rows and not omitted:
         return ""
     lines = "".join(_row(row, against) for row in rows[:_SHOWN_ROWS])
     more = len(rows) - _SHOWN_ROWS
@@ -46,7 +47,7 @@ def ranking(rows: Sequence[Row], left: Sequence[Left] = (), against: str = "the 
     )
     table = f'<table class="rr-table">{head}<tbody>{lines}</tbody></table>' if rows else ""
     empty = "" if rows else '<p class="rr-note">No document is left: lower the threshold.</p>'
-    return f'<div class="rr">{table}{empty}{note}{_left(left)}</div>'
+    return f'<div class="rr">{table}{empty}{note}{_omissions(omitted)}</div>'
 
 
 def _row(row: Row, against: str) -> str:
@@ -60,7 +61,7 @@ def _row(row: Row, against: str) -> str:
     )
 
 
-def _name(one: Row | Left) -> str:
+def _name(one: Row | Omission) -> str:
     return escape(one.name) if one.name else f"document {one.index + 1}"
 
 
@@ -86,14 +87,14 @@ def _text(text: str) -> str:
     )
 
 
-def _left(left: Sequence[Left]) -> str:
-    if not left:
+def _omissions(omitted: Sequence[Omission]) -> str:
+    if not omitted:
         return ""
     lines = "".join(
         f"<li>{_text(one.text)}<span class='rr-from'>{_name(one)}: {escape(one.why)}</span></li>"
-        for one in left[:_SHOWN_ROWS]
+        for one in omitted[:_SHOWN_ROWS]
     )
-    documents = "1 document is" if len(left) == 1 else f"{len(left):,} documents are"
+    documents = "1 document is" if len(omitted) == 1 else f"{len(omitted):,} documents are"
     return f'<details class="rr-left"><summary>{documents} not in the ranking</summary><ul>{lines}</ul></details>'
 
 
@@ -153,11 +154,11 @@ def _shards(shards: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "</tbody></table>"
 
 
-def refusal(advised: Advice) -> str:
+def refusal(advice: Advice) -> str:
     """Show what went wrong and what to do."""
     return (
-        f'<div class="rr-refused" role="alert"><h4>{escape(advised.title)}</h4>'
-        f"<p>{escape(advised.said)}</p><p><b>{escape(advised.remedy)}</b></p></div>"
+        f'<div class="rr-refused" role="alert"><h4>{escape(advice.title)}</h4>'
+        f"<p>{escape(advice.message)}</p><p><b>{escape(advice.remedy)}</b></p></div>"
     )
 
 
@@ -186,3 +187,65 @@ def _ms(ms: float) -> str:
     if 0 < ms < 0.05:
         return "&lt; 0.1 ms"
     return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
+
+
+def live_panel(samples: Sequence[Sample]) -> str:
+    """Draw what the samples say."""
+    now, last = figures(samples), samples[-1]
+    tiles = [
+        _tile("Requests", now.requests_per_s, "/s"),
+        _tile("Documents", now.documents_per_s, "/s"),
+        _tile(
+            "Half within", _milliseconds(now.p50_s), "ms", "p50: half of the answers of the last seconds took no longer"
+        ),
+        _tile("95 % within", _milliseconds(now.p95_s), "ms", "p95"),
+        _tile("Replicas", last.replicas, ""),
+        _tile("In flight", last.in_flight, "lists"),
+        _tile("Queue", last.queued_tokens, "tokens", "in the engines, waiting or being computed"),
+        _tile("Refused", now.refused_per_s, "/s", "turned away before any work"),
+    ]
+    past = list(history(samples))
+    plots = [
+        _plot("Requests per second", [one.requests_per_s for one in past], ""),
+        _plot("95 % answered within", [_milliseconds(one.p95_s) for one in past], " ms"),
+        _plot("Tokens queued", [one.queued_tokens for one in samples], ""),
+    ]
+    uncounted = last.requests is None
+    said = '<p class="rr-note">This service counts no requests (observability.metrics is off).</p>' if uncounted else ""
+    drawn = f'<div class="rr-tiles">{"".join(tiles)}</div>{said}<div class="rr-plots">{"".join(plots)}</div>'
+    return f'<div class="rr">{drawn}</div>'
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
+
+
+def _tile(name: str, value: float | None, unit: str, title: str = "") -> str:
+    small = f"<small>{unit}</small>" if unit and value is not None else ""
+    return f'<div class="rr-tile" title="{title}"><span>{name}</span><b>{_shown(value)}</b>{small}</div>'
+
+
+def _plot(name: str, values: Sequence[float | None], unit: str) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return ""
+    most = max(known) or 1.0
+    step = _PLOT_WIDTH / max(1, len(values) - 1)
+    points = [
+        f"{place * step:.1f},{_PLOT_HEIGHT - 4 - value / most * (_PLOT_HEIGHT - 12):.1f}"
+        for place, value in enumerate(values)
+        if value is not None
+    ]
+    line = " ".join(points)
+    return (
+        f'<figure class="rr-figure"><figcaption>{name}<span>up to {_shown(max(known))}{unit}</span></figcaption>'
+        f'<svg class="rr-plot" viewBox="0 0 {_PLOT_WIDTH} {_PLOT_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{name}"><polyline points="{line}" fill="none" stroke="currentColor" stroke-width="2" '
+        'vector-effect="non-scaling-stroke"/></svg></figure>'
+    )

@@ -1,4 +1,4 @@
-"""What `GET /metrics` says now and over the last seconds: rates, percentiles, queue. Pure."""
+"""What a service is doing, from `GET /metrics`: rates and percentiles of the last seconds, queue. Pure."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from prometheus_client.parser import text_string_to_metric_families
 KEPT = 90
 """Samples of the past that are drawn."""
 _WINDOW_S = 20.0
-"""Rates and percentiles are over so long; shorter, and a few slow requests would make the figures jump."""
+"""Rates and percentiles are of this time. In a shorter one a few slow requests would make the figures jump."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was counted up to a moment, and what was in hand at it."""
+    """The service's counters and gauges at a moment."""
 
     at_s: float
     requests: float | None = None
-    """Requests for a ranking so far, however they ended. None: the service does not count."""
+    """For a ranking, so far, however they ended. None: the service does not count."""
     refused: float | None = None
     documents: float | None = None
     buckets: Mapping[float, float] = field(default_factory=dict)
-    """Answered requests so far that took up to so many seconds."""
+    """By a number of seconds, how many of the answered requests so far took no longer."""
     replicas: float | None = None
     in_flight: float | None = None
     queued_tokens: float | None = None
 
 
-def of_metrics(text: str, at_s: float) -> Sample:
+def metrics_sample(text: str, at_s: float) -> Sample:
     """Read a page of metrics."""
-    found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+    series: dict[str, list[tuple[Mapping[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
         for one in family.samples:
-            found.setdefault(one.name, []).append((one.labels, one.value))
+            series.setdefault(one.name, []).append((one.labels, one.value))
 
     def total(name: str) -> float | None:
-        values = [value for _, value in found.get(name, ())]
+        values = [value for _, value in series.get(name, ())]
         return sum(values) if values else None
 
     buckets: dict[float, float] = {}
-    for labels, value in found.get("reranker_request_duration_seconds_bucket", ()):
+    for labels, value in series.get("reranker_request_duration_seconds_bucket", ()):
         if labels.get("result") == "answered":
             bound = float(labels["le"])
             buckets[bound] = buckets.get(bound, 0) + value
@@ -52,13 +52,13 @@ def of_metrics(text: str, at_s: float) -> Sample:
         refused=total("reranker_admission_refusals_total") or 0.0,
         documents=total("reranker_documents_total") or 0.0,
         buckets=buckets,
-        replicas=total("reranker_live_replicas"),
+        replicas=max((value for _, value in series.get("reranker_live_replicas", ())), default=None),  # each sees all
         in_flight=total("reranker_requests_in_flight"),
         queued_tokens=total("reranker_engine_queued_tokens"),
     )
 
 
-def of_load(load: Mapping[str, Any], at_s: float) -> Sample:
+def load_sample(load: Mapping[str, Any], at_s: float) -> Sample:
     """Read /v1/load, for a service that counts nothing.
 
     Args:
@@ -71,8 +71,8 @@ def of_load(load: Mapping[str, Any], at_s: float) -> Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What is shown. None: not known."""
+class Figures:
+    """Rates and percentiles. None: not known."""
 
     requests_per_s: float | None
     documents_per_s: float | None
@@ -81,10 +81,10 @@ class Reading:
     p95_s: float | None
 
 
-def reading(samples: Sequence[Sample]) -> Reading:
+def figures(samples: Sequence[Sample]) -> Figures:
     """Give the figures of the last seconds, of samples in the order of time."""
     if len(samples) < 2:
-        return Reading(None, None, None, None, None)
+        return Figures(None, None, None, None, None)
     last = samples[-1]
     first = next(one for one in samples if last.at_s - one.at_s <= _WINDOW_S)
     if first is last:
@@ -96,7 +96,7 @@ def reading(samples: Sequence[Sample]) -> Reading:
         return None if now is None or before is None or now < before or seconds <= 0 else (now - before) / seconds
 
     between = {bound: count - first.buckets.get(bound, 0) for bound, count in last.buckets.items()}
-    return Reading(
+    return Figures(
         rate(last.requests, first.requests),
         rate(last.documents, first.documents),
         rate(last.refused, first.refused),
@@ -127,7 +127,7 @@ def quantile(buckets: Mapping[float, float], share: float) -> float | None:
     return lower
 
 
-def course(samples: Sequence[Sample]) -> Iterator[Reading]:
-    """Give the reading at each sample, for a plot."""
+def history(samples: Sequence[Sample]) -> Iterator[Figures]:
+    """Give the figures at each sample, for a plot."""
     for end in range(2, len(samples) + 1):
-        yield reading(samples[:end])
+        yield figures(samples[:end])

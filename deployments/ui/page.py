@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
 
-from deployments.ui import compare_tab, live_tab, rank_tab, search_tab
-from deployments.ui.controls import Shell
-from deployments.ui.gate import Gate
-from deployments.ui.service import Refused, Service
-from deployments.ui.visits import UI_PATH
+from deployments.http.playground import UI_PATH
+from deployments.ui import tabs
+from deployments.ui.results import advice
+from reranker.client import AsyncRerankerClient
+from reranker.errors import RerankerError
 
-Tab = tuple[str, Callable[[Shell], None]]
-TABS: tuple[Tab, ...] = (
-    (rank_tab.TITLE, rank_tab.build),
-    (compare_tab.TITLE, compare_tab.build),
-    *search_tab.TABS,
-    (live_tab.TITLE, live_tab.build),
-)
-"""In their order. A tab is its title and what adds its controls; it finds what it needs in the shell."""
 _HERE = Path(__file__).parent
 _TITLE = "Reranker playground"
 _HEAD = (
@@ -35,7 +26,7 @@ _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 _WAITING = 64
 
 
-def build(services: dict[str, Service]) -> FastAPI:
+def build(services: dict[str, AsyncRerankerClient]) -> FastAPI:
     """Make the application that answers below `UI_PATH`.
 
     Args:
@@ -61,11 +52,10 @@ def build(services: dict[str, Service]) -> FastAPI:
         css_paths=_HERE / "style.css",
         head=f"<style>{(_HERE / 'layout.css').read_text(encoding='utf-8')}</style>",
     )
-    app.add_middleware(Gate)
     return app
 
 
-def _blocks(services: dict[str, Service]) -> gr.Blocks:
+def _blocks(services: dict[str, AsyncRerankerClient]) -> gr.Blocks:
     blocks = gr.Blocks(title=_TITLE, analytics_enabled=False)
     with blocks:
         head = gr.HTML(_HEAD.format(status=""))
@@ -78,11 +68,9 @@ def _blocks(services: dict[str, Service]) -> gr.Blocks:
             elem_id="key",
         )
         origin = gr.Textbox(visible="hidden")
-        with gr.Tabs() as tabs:
-            shell = Shell(blocks, tabs, services, key, origin)
-            for title, add in TABS:
-                with gr.Tab(title):
-                    add(shell)
+        with gr.Tabs() as bar:
+            shell = tabs.Shell(blocks, bar, services, key, origin)
+            tabs.build(shell)
 
         async def arrive() -> tuple[str, object]:
             needs_key = await _needs_key(shell.own)
@@ -93,17 +81,17 @@ def _blocks(services: dict[str, Service]) -> gr.Blocks:
     return blocks
 
 
-async def _status(service: Service) -> str:
+async def _status(service: AsyncRerankerClient) -> str:
     try:
-        health = await service.get("/health")
-    except Refused as refused:
-        return f'<p class="rr-status bad">{escape(refused.message)}</p>'
+        health = (await service.request("GET", "/health")).json()
+    except RerankerError as error:
+        return f'<p class="rr-status bad">{escape(advice(error).message)}</p>'
     replicas = f"{health['replicas']} replica{'s' * (health['replicas'] != 1)}"
     return f'<p class="rr-status ok">{escape(str(health["model"]))}, {replicas}</p>'
 
 
-async def _needs_key(service: Service) -> bool:
+async def _needs_key(service: AsyncRerankerClient) -> bool:
     try:
-        return bool((await service.get("/v1/cluster/auth")).get("auth"))
-    except Refused:
+        return bool((await service.request("GET", "/v1/cluster/auth")).json().get("auth"))
+    except RerankerError:
         return False

@@ -9,8 +9,7 @@ from lru import LRU
 
 from reranker import metrics
 from reranker.cache.entry import Entry
-from reranker.cache.use import Use
-from reranker.metrics import Recorder
+from reranker.cache.lookup import Statistics
 
 _OVERHEAD_BYTES = 340
 """Of an entry, besides its own content: the key, the headers of two objects, its places in a hash table and a chain.
@@ -21,22 +20,20 @@ Measured as what a process grows by when a million pairs go through (tests/unit/
 
 
 class MemoryStore:
-    """See `reranker.cache.store.Store`. To be used from one event loop; no call ever waits."""
+    """See `reranker.cache.lookup.Store`. To be used from one event loop; no call ever waits."""
 
-    def __init__(self, max_bytes: int, recorder: Recorder) -> None:
+    def __init__(self, max_bytes: int) -> None:
         """Start empty.
 
         Args:
             max_bytes: What the process may grow by.
-            recorder: Where size and evictions go.
         """
-        self._recorder = recorder
         self._entries: LRU[bytes, Entry] = LRU(sys.maxsize)  # it would bound the entries' number; we do their bytes
         self._bytes, self._max_bytes = 0, max_bytes
         self._evictions = 0
 
     @property
-    def use(self) -> Use:
+    def statistics(self) -> Statistics:
         """How full it is."""
         return {
             "entries": len(self._entries),
@@ -62,14 +59,14 @@ class MemoryStore:
                 self._bytes -= _cost_bytes(oldest[1])
                 evictions += 1
         self._evictions += evictions
-        self._recorder.count(metrics.CACHE_EVICTIONS, evictions)
-        self._recorder.set(metrics.CACHE_BYTES, self._bytes)
+        metrics.CACHE_EVICTIONS.inc(evictions)
+        metrics.CACHE_BYTES.set(self._bytes)
 
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
         self._bytes = 0
-        self._recorder.set(metrics.CACHE_BYTES, 0)
+        metrics.CACHE_BYTES.set(0)
 
 
 def _cost_bytes(entry: Entry) -> int:

@@ -1,19 +1,21 @@
-"""The score cache of one ingress replica: its stores, and what is being scored now."""
+"""The score cache of one ingress replica, as it is configured; and what those of all replicas hold and have done."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Self
 
-from reranker.cache.flights import Flights
-from reranker.cache.key import ListTerms, document_keys
-from reranker.cache.lookup import Lookup
+from reranker.cache.keys import MAX_SECRET_BYTES, ListTerms, document_keys
+from reranker.cache.lookup import Flights, Lookup, Statistics, Store
 from reranker.cache.memory import MemoryStore
-from reranker.cache.redis_store import RedisStore
-from reranker.cache.store import Store
-from reranker.cache.use import Use
+from reranker.cache.redis import RedisLink, RedisStore, read_secret
+from reranker.config import RerankerConfig
+from reranker.errors import ConfigurationError
 from reranker.types import CacheMode
+
+SECRET_VARIABLE = "RERANKER_CACHE_SECRET"  # noqa: S105 - a name
 
 _LONG_CHARACTERS = 200_000
 """Of a list below that, all is hashed in a millisecond: not worth a thread."""
@@ -38,6 +40,32 @@ class ScoreCache:
         self._secret = secret
         self._flights = Flights()
         self._open = 0
+
+    @classmethod
+    def of(cls, config: RerankerConfig, environment: Mapping[str, str]) -> Self | None:
+        """Make the cache that a configuration asks for.
+
+        Args:
+            config: The service's.
+            environment: Of this process; may hold secrets.
+
+        Returns:
+            None: there is to be none.
+
+        Raises:
+            ConfigurationError: A file with a secret cannot be read, or the secret is too long.
+        """
+        cache = config.cache
+        enabled = cache.enabled if cache.enabled is not None else config.engine.simulated is None
+        if not enabled:
+            return None
+        secret = (read_secret(cache.secret_file, "cache.secret_file", environment.get(SECRET_VARIABLE)) or "").encode()
+        if len(secret) > MAX_SECRET_BYTES:
+            raise ConfigurationError(f"the cache's secret has {len(secret)} bytes; at most {MAX_SECRET_BYTES} are used")
+        memory = MemoryStore(cache.memory_mib * 2**20) if cache.memory_mib else None
+        link = RedisLink.of(cache.redis, environment, "score cache")
+        shared = RedisStore(link, cache.redis, secret) if link else None
+        return cls(memory, shared, secret) if memory or shared else None
 
     @asynccontextmanager
     async def look_up(
@@ -73,18 +101,18 @@ class ScoreCache:
             raise RuntimeError(f"{len(self._flights)} documents in flight, but no list. This is a bug.")
 
     @property
-    def use(self) -> Use:
+    def statistics(self) -> Statistics:
         """What it holds and has done."""
-        use: dict[str, int | bool | Use] = {
+        statistics: dict[str, int | bool | Statistics] = {
             "hits": self._hits,
             "misses": self._misses,
             "coalesced": self._coalesced,
         }
         if self._memory is not None:
-            use["memory"] = self._memory.use
+            statistics["memory"] = self._memory.statistics
         if self._shared is not None:
-            use["redis"] = self._shared.use
-        return use
+            statistics["redis"] = self._shared.statistics
+        return statistics
 
     def clear_memory(self) -> None:
         """Forget what is in this process."""
@@ -104,3 +132,31 @@ class ScoreCache:
         """Finish what is under way, and let go of every connection."""
         if self._shared is not None:
             await self._shared.aclose()
+
+
+def report(caches: Sequence[Statistics]) -> dict[str, object]:
+    """Tell of all ingress replicas together: numbers as their sum, truth values as whether they hold everywhere.
+
+    Args:
+        caches: One for each ingress replica that has a cache; they have the same names.
+    """
+    if not caches:
+        return {"enabled": False}
+    total = _sum(caches)
+    known = int(str(total["hits"])) + int(str(total["coalesced"]))
+    asked = known + int(str(total["misses"]))
+    rate = round(known / asked, 4) if asked else None
+    return {"enabled": True, "ingress_replicas": len(caches), "hit_rate": rate} | total
+
+
+def _sum(groups: Sequence[Statistics]) -> dict[str, object]:
+    total: dict[str, object] = {}
+    for name, first in groups[0].items():
+        values = [group[name] for group in groups]
+        if isinstance(first, Mapping):
+            total[name] = _sum([value for value in values if isinstance(value, Mapping)])
+        elif isinstance(first, bool):
+            total[name] = all(values)
+        else:
+            total[name] = sum(value for value in values if isinstance(value, int))
+    return total

@@ -9,25 +9,31 @@ from typing import Self
 
 from pydantic import model_validator
 
-from reranker.config.access import AccessConfig
-from reranker.config.base import Group
-from reranker.config.cache import CacheConfig, RedisConfig
-from reranker.config.engine import EngineConfig, SimulatedConfig
-from reranker.config.model import ExclusionRule, LongDocumentsConfig, ModelConfig, RulesConfig
-from reranker.config.observability import ObservabilityConfig
-from reranker.config.redis_address import RedisAddress
-from reranker.config.scaling import ScalingConfig
+from reranker.config.model import (
+    EngineConfig,
+    ExclusionRule,
+    Group,
+    LongDocumentsConfig,
+    ModelConfig,
+    RulesConfig,
+    SimulatedConfig,
+)
 from reranker.config.search import EmbeddingConfig, MilvusConfig, SearchConfig, SearchIndexConfig
-from reranker.config.serving import (
+from reranker.config.service import (
+    AccessConfig,
     AdmissionConfig,
+    CacheConfig,
     LimitsConfig,
+    ObservabilityConfig,
     PlanningConfig,
     PrioritiesConfig,
     PriorityConfig,
+    RedisConfig,
+    ScalingConfig,
     ScatterConfig,
+    TracingConfig,
+    UIConfig,
 )
-from reranker.config.tracing import TracingConfig
-from reranker.config.ui import UIConfig
 from reranker.errors import UnknownInstructionError
 
 __all__ = [
@@ -37,6 +43,7 @@ __all__ = [
     "EmbeddingConfig",
     "EngineConfig",
     "ExclusionRule",
+    "Group",
     "LimitsConfig",
     "LongDocumentsConfig",
     "MilvusConfig",
@@ -45,7 +52,6 @@ __all__ = [
     "PlanningConfig",
     "PrioritiesConfig",
     "PriorityConfig",
-    "RedisAddress",
     "RedisConfig",
     "RerankerConfig",
     "RulesConfig",

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from reranker.config.base import Group
+from reranker.config.model import Group
 
 Stage: TypeAlias = Literal["bm25", "dense", "hybrid", "milvus"]
 """A first stage, as requests and answers name it."""

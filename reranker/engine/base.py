@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from reranker.types import BackendStats, EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
+from reranker.engine.metrics import BackendStats, EngineStats
+from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 
 
 class Engine(Protocol):

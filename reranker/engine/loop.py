@@ -19,8 +19,9 @@ from concurrent.futures import Future
 from reranker.engine.base import Stepper
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.engine.job import Job
+from reranker.engine.metrics import EngineStats
 from reranker.errors import EngineFailedError
-from reranker.types import EngineScores, EngineStats, FloatArray, ReplicaLoad, Shard
+from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from reranker.config import EngineConfig, SimulatedConfig
 from reranker.engine.loop import SteppedEngine
-from reranker.types import BackendStats
+from reranker.engine.metrics import BackendStats
 
 _HEADS = 64
 """Heads the imagined prefix cache holds."""

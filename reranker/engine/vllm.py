@@ -12,10 +12,10 @@ from typing import Any
 
 from reranker.config import EngineConfig
 from reranker.engine.loop import SteppedEngine
+from reranker.engine.metrics import BackendStats
 from reranker.errors import UnsupportedModelError
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
-from reranker.types import BackendStats
 
 _CPU_KERNELS = "reranker_cpu"
 """The name under which vLLM finds the kernels of vllm_cpu.py."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.cache.entry import pack, unpack
-from reranker.cache.key import ListTerms
+from reranker.cache.keys import ListTerms
 from reranker.cache.lookup import Lookup
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RerankerConfig

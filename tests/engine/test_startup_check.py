@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 
 from deployments.cli.rankers import LocalReranker, open_local
 from reranker.config import RerankerConfig
+from reranker.engine.startup_check import FLOAT32_TOLERANCE, require_sane, run_checks, tolerance_for
 from reranker.errors import StartupCheckError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.model.startup_check import FLOAT32_TOLERANCE, require_sane, run_checks, tolerance_for
 from reranker.types import RenderedList, Shard, TokenArray
 from tests.broken_models import Change, broken_copy, clear_yes_and_no, swap_yes_and_no
 

@@ -17,7 +17,7 @@ from tests.redis_server import PROGRAM, RedisServer
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no redis-server here: apt-get install redis-server")
 
-ADMIN, TEAM = "key-of-the-operator", "key-of-the-team"
+ADMIN, TEAM, FEW = "key-of-the-operator", "key-of-the-team", "key-of-few"
 LISTS = [RankedList.simulated(number, 40) for number in range(12)]
 
 
@@ -55,7 +55,9 @@ class Shared:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """Without memory of their own, so that Redis is asked for every list; on a slow machine it may take its time."""
     folder = tmp_path_factory.mktemp("shared")
-    (folder / "keys.yaml").write_text(f"operator: {{key: {ADMIN}, admin: true}}\nteam: {TEAM}\n")
+    (folder / "keys.yaml").write_text(
+        f"operator: {{key: {ADMIN}, admin: true}}\nteam: {TEAM}\nfew: {{key: {FEW}, tokens_per_minute: 60}}\n"
+    )
     with RedisServer(folder) as redis:
         args = {
             "cache": {"enabled": True, "memory_mib": 0, "redis": {"url": redis.url, "budget_s": 0.5}},
@@ -75,6 +77,23 @@ def test_replicas_share_their_hits(shared: Shared) -> None:
     assert shared.report()["redis"] == {"reachable": True, "writable": True, "errors": 0, "wrong_values": 0}
 
 
+def test_replicas_share_what_a_key_has_used(shared: Shared) -> None:
+    """A list takes more than a minute's tokens. Each of the others comes to a replica that is drawn for it."""
+    wait_until(lambda: shared.report()["ingress_replicas"] == 2)
+    one = RankedList.simulated(200, 20)
+    body = {"query": one.query, "documents": one.documents}
+
+    def post() -> httpx.Response:
+        url, headers = f"{shared.service.url}/v1/rerank", {"authorization": f"Bearer {FEW}"}
+        return httpx.post(url, json=body, headers=headers, timeout=60, verify=TLS)
+
+    assert post().status_code == 200
+    wait_until(lambda: post().status_code == 429)  # it is noted just after the answer
+    answers = [post() for _ in range(20)]
+    assert {(answer.status_code, answer.json()["error_type"]) for answer in answers} == {(429, "quota_exceeded")}
+    assert min(int(answer.headers["retry-after"]) for answer in answers) > 60
+
+
 def test_operator_looks_and_clears_and_others_may_not(shared: Shared) -> None:
     shared.wait_until_used()
     assert 0 < shared.report()["hit_rate"] < 1
@@ -84,7 +103,7 @@ def test_operator_looks_and_clears_and_others_may_not(shared: Shared) -> None:
         assert httpx.request(method, f"{shared.service.url}/v1/cache").status_code == 401
     shared.report("DELETE")
     client = shared.redis.client()
-    assert client.dbsize() == 0
+    assert [name for name in client.scan_iter() if not name.startswith(b"reranker:quota:")] == []
     client.close()
     assert shared.pairs_of(LISTS[0]) == 40
 

@@ -11,8 +11,10 @@ import pytest
 import ray
 import yaml
 
-from reranker.metrics import CONTROLLER, COUNTED
-from reranker.metrics.kinds import Histogram
+from deployments.autoscaling import GAUGES
+from reranker import metrics
+from reranker.engine import metrics as engine_metrics
+from reranker.node_metrics import metrics_of
 from tests.manifests.conftest import ROOT, objects, pod_templates, ray_service
 
 
@@ -112,6 +114,17 @@ def test_monitored_ports_are_ports_of_the_pods(overlay: str) -> None:
     assert {one["port"] for one in monitor["spec"]["podMetricsEndpoints"]} <= ports
 
 
+def test_pods_with_replicas_and_the_network_open_the_port_of_their_metrics(overlay: str) -> None:
+    """The port in the configuration and in the manifests are places for one thing."""
+    config = yaml.safe_load(ray_service(overlay)["spec"]["serveConfigV2"])
+    port = config["applications"][0]["args"]["observability"]["metrics_port"]
+    for template in pod_templates(overlay)[1:]:
+        [container] = template["spec"]["containers"]
+        assert [one["containerPort"] for one in container["ports"] if one["name"] == "reranker"] == [port]
+    [policy] = [one for one in objects(overlay) if one["metadata"]["name"] == "reranker-prometheus"]
+    assert port in {one["port"] for rule in policy["spec"]["ingress"] for one in rule["ports"]}
+
+
 def _asked_by_alerts() -> str:
     [rules] = [one for one in objects("prod") if one["kind"] == "PrometheusRule"]
     return " ".join(rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"])
@@ -128,12 +141,13 @@ def _asked_by_dashboards() -> str:
 @pytest.mark.parametrize("queries", [_asked_by_alerts(), _asked_by_dashboards()], ids=["alerts", "dashboards"])
 def test_alerts_and_dashboards_ask_for_metrics_that_exist(queries: str) -> None:
     """An alert on a misspelt metric never fires, and a panel stays empty."""
-    asked = set(re.findall(r"\bray_\w+", queries))
-    assert asked
-    ours = set()
-    for metric in (*COUNTED, *CONTROLLER):
-        endings = ("_bucket_total", "_count_total", "_sum_total") if isinstance(metric, Histogram) else ("",)
-        ours |= {f"ray_{metric.name}{ending}" for ending in endings}
+    asked = set(re.findall(r"\b(?:ray|reranker)_\w+", queries))
+    ours = {f"ray_{name}" for name in GAUGES}
+    for metric in (*metrics_of(metrics), *metrics_of(engine_metrics)):
+        [family] = metric.describe()
+        endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type, ("",))
+        ours |= {f"{family.name}{ending}" for ending in endings}
+    assert asked & ours
     package = Path(ray.__file__).parent
     files = [*(package / "serve" / "_private").glob("*.py"), *package.glob("dashboard/modules/reporter/*.py")]
     source = "".join(path.read_text() for path in files)

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from reranker.cache.entry import Entry
-from reranker.cache.redis_client import redis_client
-from reranker.cache.redis_store import RedisStore
+from reranker.cache.redis import RedisLink, RedisStore, redis_client
 from reranker.config import RedisConfig
-from tests.recorders import KeptMetrics
 from tests.redis_server import PROGRAM, redis_server
 
 __all__ = ["redis_server"]
@@ -34,7 +32,8 @@ async def store_on(
 ) -> AsyncIterator[RedisStore]:
     """A store with its own connections. A generous budget: the machine may be busy."""
     config = RedisConfig(**({"url": url, "budget_s": 1} | settings))
-    store = RedisStore(redis_client(config, password), config, KeptMetrics(), secret)
+    link = RedisLink(redis_client(config, password), config.budget_s, "score cache")
+    store = RedisStore(link, config, secret)
     try:
         yield store
     finally:

@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from deployments.http.quotas import Quotas
+from reranker.cache.redis import PASSWORD_VARIABLE
+from reranker.config import RedisConfig
+from reranker.errors import QuotaExceededError
+from reranker.types import Caller
 from tests.redis.conftest import ENTRIES, KEYS, fill, store_on
 from tests.redis_server import RedisServer
 
@@ -17,16 +22,27 @@ PASSWORD = "a password"  # noqa: S105
 
 
 async def _works(url: str, password: str | None = None, **settings: Any) -> None:
+    environment = {} if password is None else {PASSWORD_VARIABLE: password}
     async with store_on(url, password=password, **settings) as store:
         async with asyncio.timeout(20):
-            while not store.use["reachable"]:
+            while not store.statistics["reachable"]:
                 await store.get_many(KEYS)
                 await asyncio.sleep(0.02)
         await fill(store)
         assert await store.get_many(KEYS) == list(ENTRIES.values())
         await store.clear()
         assert await store.get_many(KEYS) == [None] * len(KEYS)
-        assert store.use["errors"] == 0
+        assert store.statistics["errors"] == 0
+    one, other = (Quotas.of(RedisConfig(url=url, budget_s=1, **settings), environment) for _ in range(2))
+    caller = Caller("a", max_in_flight=1, tokens_per_minute=100)
+    async with one.request(caller):
+        with pytest.raises(QuotaExceededError):
+            await other.request(caller).__aenter__()
+        one.spend(caller, 10)
+    await one.aclose()
+    async with other.request(caller):
+        pass
+    await other.aclose()
 
 
 async def test_password_and_user(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -35,7 +51,7 @@ async def test_password_and_user(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         await _works(url, PASSWORD)
         async with store_on(url, password="wrong") as store:
             await store.get_many(KEYS)
-            assert store.use["reachable"] is False
+            assert store.statistics["reachable"] is False
     assert "does not answer" in caplog.text
     assert "wrong" not in caplog.text.replace("WRONGPASS", "")
 
@@ -63,7 +79,7 @@ async def test_tls_with_our_own_certificate_authority(tmp_path: Path, certificat
         await _works(url, ca_file=signed, cert_file=signed, key_file=key)
         async with store_on(url) as store:  # against the system's authorities: not to be trusted
             await store.get_many(KEYS)
-            assert store.use["reachable"] is False
+            assert store.statistics["reachable"] is False
 
 
 async def test_cluster(tmp_path: Path) -> None:

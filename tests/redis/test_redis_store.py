@@ -10,11 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from reranker import metrics
 from reranker.cache.entry import Entry
-from reranker.cache.redis_store import RedisStore
+from reranker.cache.redis import RedisStore
 from reranker.errors import CacheUnavailableError
-from tests.recorders import KeptMetrics
+from tests.counted import Counted
 from tests.redis.conftest import ENTRIES, KEYS, fill, store_on
 from tests.redis_server import RedisServer
 
@@ -23,7 +22,7 @@ _RECOVERY_S = 20
 
 async def _until_reachable(store: RedisStore, reachable: bool) -> None:
     async with asyncio.timeout(_RECOVERY_S):
-        while store.use["reachable"] != reachable:
+        while store.statistics["reachable"] != reachable:
             await store.get_many(KEYS)
             await asyncio.sleep(0.02)
 
@@ -32,7 +31,7 @@ async def test_entries_of_one_replica_are_found_by_another(redis_server: RedisSe
     async with store_on(redis_server.url) as one, store_on(redis_server.url) as other:
         await fill(one)
         assert await other.get_many(KEYS) == list(ENTRIES.values())
-        assert other.use == {"reachable": True, "writable": True, "errors": 0, "wrong_values": 0}
+        assert other.statistics == {"reachable": True, "writable": True, "errors": 0, "wrong_values": 0}
 
 
 async def test_value_takes_16_bytes_expires_and_tells_nothing(redis_server: RedisServer) -> None:
@@ -80,7 +79,7 @@ async def test_wrong_bytes_are_a_miss_and_are_counted(
             client.set(name, spoil(client.get(name) or b""))
         client.close()
         assert await store.get_many(KEYS) == [None] * len(KEYS)
-        assert store.use["wrong_values"] == len(KEYS)
+        assert store.statistics["wrong_values"] == len(KEYS)
 
 
 async def test_values_that_changed_places_are_a_miss(redis_server: RedisServer) -> None:
@@ -114,12 +113,13 @@ async def test_value_without_our_secret_is_a_miss(redis_server: RedisServer) -> 
     async with store_on(redis_server.url) as forger, store_on(redis_server.url, secret=b"secret") as store:
         await fill(forger)
         assert await store.get_many(KEYS) == [None] * len(KEYS)
-        assert store.use["wrong_values"] == len(KEYS)
+        assert store.statistics["wrong_values"] == len(KEYS)
 
 
 async def test_killed_redis_is_left_alone_and_found_again(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    counted = Counted()
     async with store_on(redis_server.url) as store:
         await fill(store)
         with caplog.at_level(logging.INFO, "reranker"):
@@ -136,11 +136,10 @@ async def test_killed_redis_is_left_alone_and_found_again(
         assert len(said) == 2  # once for each change, however many lists came by
         assert "does not answer" in said[0]
         assert "answers again" in said[1]
-        kept = store._recorder
-        assert isinstance(kept, KeptMetrics)
-        assert kept.counts[metrics.REDIS_ERRORS] == store.use["errors"]
-        assert kept.counts[metrics.REDIS_ERRORS] >= 3
-        assert kept.counts[metrics.REDIS_SKIPPED] >= 40
+        errors = counted("reranker_cache_redis_errors_total")
+        assert errors == store.statistics["errors"]
+        assert errors >= 3
+        assert counted("reranker_cache_redis_skipped_total") >= 40
 
 
 async def test_paused_redis_costs_a_list_its_budget_at_most(redis_server: RedisServer) -> None:
@@ -151,7 +150,7 @@ async def test_paused_redis_costs_a_list_its_budget_at_most(redis_server: RedisS
             started_s = time.monotonic()
             await asyncio.gather(*(store.get_many(KEYS) for _ in range(64)))
             took_s = time.monotonic() - started_s
-            assert store.use["reachable"] is False
+            assert store.statistics["reachable"] is False
         finally:
             redis_server.resume()
         # Were nothing bounded it would wait for ever; with a wait per connection, for seconds.
@@ -184,7 +183,7 @@ async def test_full_redis_goes_on_answering(redis_server: RedisServer, caplog: p
             await store.written()
             store.put_many(new)  # too soon after: not even tried
             await store.written()
-            assert store.use["writable"] is False
+            assert store.statistics["writable"] is False
             assert await store.get_many(KEYS) == list(ENTRIES.values())
             store._write_again_s = 0
             store.put_many(new)
@@ -214,7 +213,7 @@ async def test_somebody_else_on_that_port_is_a_miss() -> None:
         port = server.sockets[0].getsockname()[1]
         async with store_on(f"redis://127.0.0.1:{port}/0") as store:
             assert await store.get_many(KEYS) == [None] * len(KEYS)
-            assert store.use["reachable"] is False
+            assert store.statistics["reachable"] is False
 
 
 async def test_clearing_deletes_ours_and_nothing_else(redis_server: RedisServer) -> None:
@@ -232,11 +231,10 @@ async def test_clearing_deletes_ours_and_nothing_else(redis_server: RedisServer)
 
 
 async def test_what_too_many_lists_write_at_once_is_not_kept(redis_server: RedisServer) -> None:
+    counted = Counted()
     async with store_on(redis_server.url) as store:
         await fill(store)
         for _ in range(100):
             store.put_many(ENTRIES)
-        kept = store._recorder
-        assert isinstance(kept, KeptMetrics)
-        assert kept.counts[metrics.REDIS_SKIPPED] == 36
+        assert counted("reranker_cache_redis_skipped_total") == 36
         await store.written()

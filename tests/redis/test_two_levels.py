@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 from reranker.cache.entry import Entry
-from reranker.cache.key import ListTerms
+from reranker.cache.keys import ListTerms
 from reranker.cache.memory import MemoryStore
-from reranker.cache.redis_client import redis_client
-from reranker.cache.redis_store import RedisStore
+from reranker.cache.redis import RedisLink, RedisStore, redis_client
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RedisConfig
 from reranker.model.prompt import CuttingPolicy
-from tests.recorders import KeptMetrics
 from tests.redis_server import RedisServer
 
 TERMS = ListTerms("model", "prompts", "", "instruction", "query", CuttingPolicy())
@@ -23,7 +21,8 @@ TEXTS = [f"document {number}" for number in range(10)]
 
 def _cache(server: RedisServer) -> ScoreCache:
     config = RedisConfig(url=server.url, budget_s=2)
-    return ScoreCache(MemoryStore(2**20, KeptMetrics()), RedisStore(redis_client(config, None), config, KeptMetrics()))
+    link = RedisLink(redis_client(config, None), config.budget_s, "score cache")
+    return ScoreCache(MemoryStore(2**20), RedisStore(link, config))
 
 
 async def _unknown(cache: ScoreCache, texts: Sequence[str] = TEXTS) -> int:
@@ -43,8 +42,8 @@ async def test_farther_store_is_asked_for_what_the_nearer_one_lacks_and_fills_it
         assert await _unknown(other, [*TEXTS[:5], "new"]) == 1
         redis_server.kill()
         assert await _unknown(other, TEXTS[:5]) == 0  # from its memory now
-        assert other.use["memory"] == other.use["memory"] | {"entries": 6}  # type: ignore[operator]
-        assert (other.use["hits"], other.use["misses"], other.use["coalesced"]) == (10, 1, 0)
+        assert other.statistics["memory"] == other.statistics["memory"] | {"entries": 6}  # type: ignore[operator]
+        assert (other.statistics["hits"], other.statistics["misses"], other.statistics["coalesced"]) == (10, 1, 0)
     finally:
         await one.aclose()
         await other.aclose()

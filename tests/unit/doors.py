@@ -12,11 +12,11 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from deployments.http.keys import Keyring
+from deployments.http.access import Keyring
 from deployments.http.middleware import Observer
+from deployments.http.playground import PageRequest, ResponseHead
 from deployments.http.routes import build_api
 from deployments.http.search import Search
-from deployments.ui.visits import Head, Visit
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
 from reranker.errors import NoPlaygroundError, RerankerError
@@ -39,9 +39,9 @@ class WordBackend:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.cleared = 0
-        self.totals: dict[str, float] | None = {}
-        self.visits: list[Visit] = []
-        self.page: list[Head | bytes | Exception] = [NoPlaygroundError()]
+        self.metrics: bytes | None = b""
+        self.page_requests: list[PageRequest] = []
+        self.page: list[ResponseHead | bytes | Exception] = [NoPlaygroundError()]
         self.callers: list[Caller] = []
         self.asked: list[Asked] = []
         self.arrived = asyncio.Event()
@@ -70,8 +70,8 @@ class WordBackend:
     async def clear_cache(self) -> None:
         self.cleared += 1
 
-    async def metric_totals(self) -> Mapping[str, float] | None:
-        return self.totals
+    async def metrics_text(self) -> bytes | None:
+        return self.metrics
 
     async def live_replicas(self) -> int:
         if isinstance(self.error, RerankerError):
@@ -81,8 +81,8 @@ class WordBackend:
     async def replicas_loading(self) -> list[dict[str, Any]]:
         return [{"replica": "a", "stage": "loading", "seconds": 3}]
 
-    async def visit_ui(self, visit: Visit) -> AsyncIterator[Head | bytes]:
-        self.visits.append(visit)
+    async def open_page(self, request: PageRequest) -> AsyncIterator[ResponseHead | bytes]:
+        self.page_requests.append(request)
         for part in self.page:
             if isinstance(part, Exception):
                 raise part

@@ -15,7 +15,6 @@ from reranker.model.prompt import PromptRenderer
 from reranker.ranking.ranker import Ranker
 from reranker.record import Timeline
 from reranker.types import ANONYMOUS, Caller, EngineScores, Ranking, RankRequest
-from tests.recorders import KeptMetrics
 from tests.unit.fleets import Call, FakeFleet, by_length
 
 CONFIG = RerankerConfig(
@@ -79,7 +78,7 @@ class Ingress:
         self, act: Callable[[Call], Awaitable[EngineScores]] = by_length, config: RerankerConfig = CONFIG
     ) -> None:
         self.fleet = FakeFleet(2, act)
-        self.memory = MemoryStore(2**20, KeptMetrics())
+        self.memory = MemoryStore(2**20)
         self.cache = ScoreCache(self.memory)
         self.ranker = Ranker(config, RENDERER, self.fleet, self.cache)
 

@@ -12,21 +12,19 @@ from pydantic import ValidationError
 
 from deployments.cli.main import main
 from deployments.cli.rankers import LocalFleet
-from reranker.cache.key import ListTerms, document_keys
+from reranker.cache.keys import ListTerms, document_keys
 from reranker.client import RerankerClient, UnreachableError
 from reranker.config import EngineConfig, ModelConfig, RerankerConfig
 from reranker.dialects import DIALECTS
 from reranker.dialects.parse import parse
+from reranker.engine import startup_check
 from reranker.engine.simulated import simulated_engine, simulated_logit
+from reranker.engine.startup_check import require_sane
 from reranker.errors import StartupCheckError
-from reranker.model import startup_check
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import CUT_THE_END, PromptRenderer
-from reranker.model.startup_check import require_sane
-from reranker.offline.job import for_throughput
-from reranker.offline.meter import Spent
-from reranker.offline.rows import Row
-from reranker.offline.work import PartitionScorer
+from reranker.offline import Row
+from reranker.offline.scorer import Cost, PartitionScorer, for_throughput
 from reranker.ranking.ranker import Ranker
 from reranker.record import Timeline
 from reranker.types import ANONYMOUS, FloatArray, RankRequest, Shard
@@ -83,7 +81,7 @@ async def test_simulated_engine_has_other_scores_for_each_adapter_and_batch_has_
             prompt = [*shard.head, *shard.tokens, *shard.tail]
             assert await engine.score(shard) == [simulated_logit(prompt, name)]
             rows = [Row(i, (), "q", text) for i, text in enumerate("ab")]
-            [_, row] = await PartitionScorer(engine, RENDERER, config, adapter=name).score(iter(rows), Spent())
+            [_, row] = await PartitionScorer(engine, RENDERER, config, adapter=name).score(iter(rows), Cost())
             assert row.log_odds == simulated_logit(prompt, name)
             ranker = Ranker(config, RENDERER, LocalFleet(engine))
             [ranking] = await ranker.rank([RankRequest("q", ("b",), model=name or None)], ANONYMOUS, Timeline())

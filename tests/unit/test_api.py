@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.request_log import RequestLog
+from deployments.telemetry import RequestLog
 from reranker.config import ObservabilityConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.errors import NotReadyError, OverloadedError, StartFailedError

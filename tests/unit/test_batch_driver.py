@@ -7,17 +7,16 @@ from typing import Any
 import pytest
 import ray
 
-from deployments.batch import Cluster, _engines, _understood
-from deployments.batch.progress import Board, _line
+from deployments.batch import Cluster, RowCounter, _engines, _explained, _line
 from reranker.errors import StartupCheckError
 from reranker.offline.folder import BatchError
 
 
 def test_progress_counts_rows_once_also_of_partitions_begun_again() -> None:
-    board = Board()
+    counter = RowCounter()
     for partition, rows in ((0, 100), (1, 50), (1, 200), (0, 0), (0, 300)):
-        board.note(partition, rows)
-    assert board.done() == 500
+        counter.note(partition, rows)
+    assert counter.done() == 500
 
 
 @pytest.mark.parametrize(
@@ -55,10 +54,10 @@ def test_failure_in_an_engine_is_told_as_what_it_was() -> None:
     ours = StartupCheckError("spread", "all equal", "zeros")
     outer: Any = RuntimeError("task failed")
     outer.__cause__ = ours
-    assert _understood(outer) is ours
+    assert _explained(outer) is ours
     wrapped: Any = RuntimeError("actor died")
     wrapped.cause = ours
-    assert _understood(wrapped) is ours
+    assert _explained(wrapped) is ours
     told = RuntimeError("Traceback\n  in a\nreranker.errors.StartupCheckError: the model fails\n\nDuring handling …\nx")
-    assert str(_understood(told)) == "the model fails"
-    assert "no space left" in str(_understood(RuntimeError("traceback\nno space left")))
+    assert str(_explained(told)) == "the model fails"
+    assert "no space left" in str(_explained(RuntimeError("traceback\nno space left")))

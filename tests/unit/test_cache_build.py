@@ -9,22 +9,21 @@ import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis, RedisCluster
 
-from reranker.cache.build import build_cache
-from reranker.cache.redis_client import redis_client
+from reranker.cache.redis import redis_client
+from reranker.cache.score_cache import ScoreCache
 from reranker.config import RedisConfig, RerankerConfig
 from reranker.errors import ConfigurationError
-from tests.recorders import KeptMetrics
 
 
 def _build(cache: dict[str, Any], environment: dict[str, str] | None = None, **groups: Any) -> Any:
     config = RerankerConfig.model_validate({"cache": cache, **groups})
-    return build_cache(config, environment or {}, KeptMetrics())
+    return ScoreCache.of(config, environment or {})
 
 
 def test_cache_is_on_in_memory_unless_engines_are_simulated() -> None:
     cache = _build({})
-    assert set(cache.use) == {"hits", "misses", "coalesced", "memory"}
-    assert cache.use["memory"]["max_bytes"] == 128 * 2**20
+    assert set(cache.statistics) == {"hits", "misses", "coalesced", "memory"}
+    assert cache.statistics["memory"]["max_bytes"] == 128 * 2**20
     assert _build({}, engine={"simulated": {}}) is None
     assert _build({"enabled": True}, engine={"simulated": {}}) is not None
     assert _build({"enabled": False}) is None
@@ -32,13 +31,13 @@ def test_cache_is_on_in_memory_unless_engines_are_simulated() -> None:
 
 
 def test_no_redis_can_be_said() -> None:
-    assert "redis" not in _build({"redis": {"url": None}}).use
+    assert "redis" not in _build({"redis": {"url": None}}).statistics
 
 
 def test_redis_is_used_with_and_without_memory() -> None:
     redis = {"url": "redis://127.0.0.1:1"}
-    assert {"memory", "redis"} <= set(_build({"redis": redis}).use)
-    assert "memory" not in _build({"redis": redis, "memory_mib": 0}).use
+    assert {"memory", "redis"} <= set(_build({"redis": redis}).statistics)
+    assert "memory" not in _build({"redis": redis, "memory_mib": 0}).statistics
 
 
 async def test_secrets_come_from_files_or_the_environment(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ async def test_secrets_come_from_files_or_the_environment(tmp_path: Path) -> Non
         (url | {"password_file": str(tmp_path / "password")}, "from the file"),
     ):
         cache = _build({"redis": redis}, environment)
-        assert cache._shared._client.connection_pool.connection_kwargs["password"] == password
+        assert cache._shared._link.client.connection_pool.connection_kwargs["password"] == password
         assert cache._secret == b"secret"
 
 
@@ -81,13 +80,20 @@ def test_secret_that_is_too_long_stops_the_start() -> None:
         ("redis://host/database", "a number"),
         ("redis+sentinel://host/master/database", "a number"),
         ("redis+cluster://host/1", "no databases"),
-        ("redis://", "an address"),
+        ("redis://", "one address"),
+        ("redis+cluster://one,,two", "an address"),
+        ("redis+cluster://one,user:secret@two", "must hold no password"),
+        ("redis://user:sec/ret@host", "an address"),
+        ("redis://host/0?password=secret", "no options"),
+        ("redis://host:70000", "an address"),
     ],
 )
 def test_wrong_address_stops_the_start(url: str, said: str) -> None:
     with pytest.raises(ValidationError, match=said) as error:
-        RedisConfig(url=url)
+        RerankerConfig.model_validate({"cache": {"redis": {"url": url}}})
+    assert "cache.redis.url" in str(error.value)
     assert "secret" not in str(error.value)
+    assert "ret@" not in str(error.value)
 
 
 def test_cache_without_a_place_stops_the_start() -> None:
@@ -109,10 +115,10 @@ def test_cache_without_a_place_stops_the_start() -> None:
 def test_address_is_read_as_people_write_it(url: str, expected: dict[str, Any]) -> None:
     client = redis_client(RedisConfig(url=url), None)
     assert isinstance(client, Redis)
-    assert expected.items() <= client.connection_pool.connection_kwargs.items()
-    assert client.connection_pool.connection_class.__name__ == (
-        "SSLConnection" if url.startswith("rediss") else "Connection"
-    )
+    pool: Any = client.connection_pool
+    connection = pool.make_connection()
+    assert {name: getattr(connection, name) for name in expected} == expected
+    assert type(connection).__name__ == ("SSLConnection" if url.startswith("rediss") else "Connection")
 
 
 def test_cluster_and_sentinel_have_several_addresses() -> None:

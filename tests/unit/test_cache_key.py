@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.cache.key import LIST_BYTES, PAIR_BYTES, ListTerms, document_keys
+from reranker.cache.keys import LIST_BYTES, PAIR_BYTES, ListTerms, document_keys
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
 

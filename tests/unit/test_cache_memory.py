@@ -5,10 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from reranker import metrics
 from reranker.cache.entry import Entry
 from reranker.cache.memory import MemoryStore
-from tests.recorders import KeptMetrics
+from tests.counted import Counted, gauge
 
 ENTRY = Entry(b"\0\0\0\0\0\0\x80?")
 
@@ -16,17 +15,16 @@ _MILLION = """
 import os, resource
 from pathlib import Path
 from reranker.cache.memory import MemoryStore
-from tests.recorders import KeptMetrics
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
-store = MemoryStore(LIMIT, KeptMetrics())
+store = MemoryStore(LIMIT)
 before, most = resident(), 0
 for batch in range(1_000):
     store.put_many({os.urandom(24): os.urandom(8) for _ in range(1_000)})
     most = max(most, resident() - before)
-print(most, store.use["entries"], store.use["evictions"])
+print(most, store.statistics["entries"], store.statistics["evictions"])
 """
 
 
@@ -47,31 +45,31 @@ def test_million_distinct_pairs_take_no_more_than_the_bound() -> None:
 
 
 async def test_least_recently_used_is_given_up() -> None:
-    kept = KeptMetrics()
-    store = MemoryStore(4_000, kept)
+    counted = Counted()
+    store = MemoryStore(4_000)
     keys = [bytes([number]) * 24 for number in range(40)]
     for key in keys:
         store.put_many({key: ENTRY})
         assert await store.get_many(keys[:1]) == [ENTRY]
-    assert store.use["entries"] == 40 - kept.counts[metrics.CACHE_EVICTIONS] < 40
-    assert kept.values[metrics.CACHE_BYTES] == store.use["bytes"]
+    assert store.statistics["entries"] == 40 - counted("reranker_cache_evictions_total") < 40
+    assert gauge("reranker_cache_bytes") == store.statistics["bytes"]
     assert await store.get_many([keys[1], keys[39]]) == [None, ENTRY]
     store.clear()
-    assert store.use["entries"] == kept.values[metrics.CACHE_BYTES] == 0
+    assert store.statistics["entries"] == gauge("reranker_cache_bytes") == 0
 
 
 async def test_document_larger_than_the_store_is_not_kept() -> None:
-    store = MemoryStore(1_000, KeptMetrics())
+    store = MemoryStore(1_000)
     store.put_many({b"key": Entry(bytes(4_000))})
-    assert (store.use["entries"], store.use["bytes"]) == (0, 0)
+    assert (store.statistics["entries"], store.statistics["bytes"]) == (0, 0)
 
 
 def test_entry_that_is_written_again_counts_once() -> None:
-    store = MemoryStore(10_000, KeptMetrics())
+    store = MemoryStore(10_000)
     for entry in (ENTRY, Entry(ENTRY * 3), ENTRY):
         store.put_many({b"key": entry})
-    assert store.use["entries"] == 1
-    used = store.use["bytes"]
+    assert store.statistics["entries"] == 1
+    used = store.statistics["bytes"]
     store.clear()
     store.put_many({b"key": ENTRY})
-    assert store.use["bytes"] == used
+    assert store.statistics["bytes"] == used

@@ -151,7 +151,7 @@ async def test_list_does_not_mix_the_scores_of_two_models() -> None:
     ranking = await ingress.rank(request_for(TEXTS[:20]))
     assert {one.log_odds for one in ranking.results} == {3}
     assert (ranking.pairs, ranking.cached_documents) == (20, 0)
-    assert ingress.memory.use["entries"] == 10  # nothing was kept under the old model's keys
+    assert ingress.memory.statistics["entries"] == 10  # nothing was kept under the old model's keys
     ingress.require_idle()
 
 

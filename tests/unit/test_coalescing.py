@@ -87,7 +87,7 @@ async def test_list_that_cannot_be_scored_fails_for_everybody_who_asks() -> None
     ingress = Ingress(not_a_number)
     results = await asyncio.gather(*(ingress.rank(request_for()) for _ in range(5)), return_exceptions=True)
     assert all(isinstance(result, InvalidScoreError) for result in results)
-    assert ingress.memory.use["entries"] == 0
+    assert ingress.memory.statistics["entries"] == 0
     ingress.require_idle()
 
 

@@ -1,13 +1,15 @@
 """Errors cross process borders and become HTTP statuses; both must work for every class, also for those to come."""
 
+import ast
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from reranker import errors
 from reranker.client import UnreachableError
-from reranker.offline.evaluation.formats import InputFileError
+from reranker.offline.formats import InputFileError
 
 EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.RerankerError: ("a sentence",),
@@ -101,3 +103,18 @@ def test_codes_of_leaves_are_distinct() -> None:
 def test_query_too_long_says_by_how_much() -> None:
     """The reader must know what to cut: 8,193 of 8,192 with a one-token document is two too many."""
     assert "Shorten it by 2 tokens" in str(errors.QueryTooLongError(8_193, 8_192))
+
+
+def test_no_other_module_defines_an_error_that_a_client_can_be_answered_with() -> None:
+    """Its line in docs/errors.md would be missing. Only the client has one of its own: nobody answers with that."""
+    ours = {"ClientError", "ServiceError", *(kind.__name__ for kind in errors.for_clients())}
+    product = [file for folder in ("reranker", "deployments") for file in Path(folder).rglob("*.py")]
+    assert len(product) > 50
+    found = {
+        node.name
+        for file in product
+        if file.name != "errors.py"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).split(".")[-1] in ours for base in node.bases)
+    }
+    assert found == {"UnreachableError"}

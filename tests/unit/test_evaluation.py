@@ -13,8 +13,8 @@ import pytest
 from deployments.cli import rankers
 from deployments.cli.main import main
 from reranker.client import ScoredDocument
-from reranker.offline.evaluation import experiment, formats, metrics
-from reranker.offline.evaluation.formats import InputFileError
+from reranker.offline import evaluation, formats
+from reranker.offline.formats import InputFileError
 
 JUDGED = Path(__file__).parents[2] / "benchmarks" / "judged"
 FILES = ("queries.jsonl", "corpus.jsonl", "candidates.trec", "qrels/test.tsv")
@@ -99,26 +99,26 @@ def test_run_out_holds_every_candidate_and_can_be_the_next_before(
 def test_query_without_candidates_counts_as_zero(folder: Path) -> None:
     """Leaving it out would make a first stage that finds nothing look perfect."""
     judgments = {"q1": {"d1": 1}, "q2": {"d2": 1}}
-    assert metrics.per_query(judgments, {"q1": ["d1"]})["MRR@10"].tolist() == [1, 0]
+    assert evaluation.per_query(judgments, {"q1": ["d1"]})["MRR@10"].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("place", "reciprocal"), [(1, 1.0), (10, 0.1), (11, 0.0)])
 def test_reciprocal_rank_stops_at_ten(place: int, reciprocal: float) -> None:
     run = {"q": [f"d{i}" for i in range(1, 20)]}
-    assert metrics.per_query({"q": {f"d{place}": 1}}, run)["MRR@10"] == pytest.approx(reciprocal)
+    assert evaluation.per_query({"q": {f"d{place}": 1}}, run)["MRR@10"] == pytest.approx(reciprocal)
 
 
 def test_ties_keep_the_given_order() -> None:
     """trec_eval itself would order equal scores by id, and so measure the ids."""
     for ids in (["a", "b"], ["b", "a"]):
-        assert metrics.per_query({"q": {ids[0]: 1}}, {"q": ids})["MRR@10"].tolist() == [1]
+        assert evaluation.per_query({"q": {ids[0]: 1}}, {"q": ids})["MRR@10"].tolist() == [1]
 
 
 def test_interval_holds_the_difference_and_is_the_same_every_time() -> None:
     judgments = {f"q{i}": {"a": 1} for i in range(100)}
     worse = {query: ["b", "a"] for query in judgments}
     mixed = {query: ["a", "b"] if i % 2 else ["b", "a"] for i, query in enumerate(judgments)}
-    first, second = (metrics.compare(judgments, worse, mixed)[1] for _ in range(2))
+    first, second = (evaluation.compare(judgments, worse, mixed)[1] for _ in range(2))
     assert first == second
     # The mean of 100 differences that are 0 or 1/2, half each: 0.25 with a standard deviation of 0.025.
     assert first.difference == pytest.approx(0.25)
@@ -195,7 +195,7 @@ def test_texts_are_read_in_both_forms_and_only_if_wanted(tmp_path: Path, text: s
 def test_malformed_input_is_named_with_file_and_line(folder: Path, file: str, content: bytes, problem: str) -> None:
     (folder / file).write_bytes(content)
     with pytest.raises(InputFileError) as caught:
-        experiment.load(*(str(folder / file) for file in FILES))
+        evaluation.load(*(str(folder / file) for file in FILES))
     assert problem in str(caught.value)
     assert str(caught.value).startswith(str(folder))
 
@@ -210,7 +210,24 @@ def test_unwritable_run_and_missing_paths_are_one_sentence(capsys: pytest.Captur
 @pytest.mark.parametrize("name", ["medquad-en", "cmrc-zh", "written-here-en", "written-here-zh"])
 def test_committed_set_is_whole(name: str) -> None:
     """20 candidates for every query, and one relevant document in the corpus."""
-    loaded = experiment.load(*(str(JUDGED / name / file) for file in FILES))
+    loaded = evaluation.load(*(str(JUDGED / name / file) for file in FILES))
     assert {len(documents) for documents in loaded.candidates.values()} == {20}
     assert loaded.queries.keys() == loaded.judgments.keys() == loaded.candidates.keys()
     assert loaded.queries_without_candidates == loaded.unjudged_queries == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("medquad-en", [0.904964, 0.888625, 0.955]),
+        ("cmrc-zh", [0.909455, 0.887567, 0.975]),
+        ("written-here-en", [0.50049, 0.462434, 0.625]),
+        ("written-here-zh", [0.677622, 0.660962, 0.729167]),
+    ],
+)
+def test_figures_of_the_committed_sets_are_trec_evals(name: str, figures: list[float]) -> None:
+    """Computed by pytrec_eval itself, of BM25's candidates: whatever measures, these figures stay."""
+    judgments = formats.read_judgments(str(JUDGED / name / "qrels" / "test.tsv"))
+    run = formats.read_run(str(JUDGED / name / "candidates.trec"))
+    compared = evaluation.compare(judgments, run, run)
+    assert [round(one.before, 6) for one in compared] == figures

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.http.keys import Keyring, require_keys
-from deployments.http.quota import Quotas
+from deployments.http.access import Keyring, require_keys
 from reranker.config import AccessConfig
-from reranker.errors import ConfigurationError, QuotaExceededError, UnauthorizedError
+from reranker.errors import ConfigurationError, UnauthorizedError
 from reranker.types import ANONYMOUS, Caller
 
 FILE = f"""\
@@ -210,39 +209,3 @@ def test_public_address_without_keys_is_refused_unless_meant(file: Path, host: s
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.9.9.9"])
 def test_loopback_needs_no_keys(host: str) -> None:
     require_keys(host, AccessConfig(), _keyring(None))
-
-
-def test_requests_at_the_same_time_are_limited_by_key() -> None:
-    quotas, caller = Quotas(Clock()), Caller("a", max_in_flight=2)
-    with quotas.request(caller), quotas.request(caller), quotas.request(Caller("b", max_in_flight=1)):
-        more = quotas.request(caller)
-        with pytest.raises(QuotaExceededError, match="2 requests at the same time"):
-            more.__enter__()
-    with quotas.request(caller):
-        pass
-
-
-def test_tokens_per_minute_are_limited_by_key_and_forgiven_with_time() -> None:
-    clock = Clock()
-    quotas, caller = Quotas(clock), Caller("a", tokens_per_minute=6_000)
-    with quotas.request(caller):
-        quotas.spend(caller, 7_000)  # what a list has is known only once it is scored
-    with pytest.raises(QuotaExceededError, match="6000 tokens per minute") as caught, quotas.request(caller):
-        pass
-    assert caught.value.retry_after_s == 10
-    clock.now_s += 10.1
-    with quotas.request(caller):
-        quotas.spend(caller, 100)
-    clock.now_s += 3_600
-    with quotas.request(caller):
-        quotas.spend(caller, 5_000)  # an idle hour gives no more than a minute's worth
-    with quotas.request(caller):
-        pass
-
-
-def test_caller_without_limits_has_none() -> None:
-    quotas, caller = Quotas(), Caller("a")
-    with quotas.request(caller):
-        quotas.spend(caller, 10**9)
-    with quotas.request(caller):
-        pass

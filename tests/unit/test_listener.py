@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deployments.http import SERVICE_HEADER
-from deployments.http.keys import Keyring
+from deployments.http.access import Keyring
 from deployments.http.middleware import RequestMiddleware
 from deployments.http.server import Listener, listen
 from reranker.config import AccessConfig, LimitsConfig

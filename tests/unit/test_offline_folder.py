@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from reranker.offline.columns import Columns
-from reranker.offline.folder import BatchError, BatchFolder, Terms
-from reranker.offline.inputs import Input, find_input
-from reranker.offline.output import problems_of, write_errors, write_run, write_scores
-from reranker.offline.rows import Problem, RowScore
+from reranker.offline import Problem, RowScore
+from reranker.offline.folder import BatchError, BatchFolder, write_scores
+from reranker.offline.pairs import Columns, Input, find_input
 
-TERMS = Terms("model", "prompts", "", "instruction", {"mode": "truncate"}, {"query": "query"}, "parquet", 2)
+SETTINGS = {
+    "model": "model",
+    "prompts": "prompts",
+    "adapter": "",
+    "instruction": "instruction",
+    "long_documents": {"mode": "truncate"},
+    "columns": {"query": "query"},
+    "output": "parquet",
+    "partition_rows": 2,
+}
 
 
 @pytest.fixture
@@ -39,14 +47,14 @@ def _score(number: int, keys: tuple[str, ...] = ("x",), score: float | None = 0.
 
 def test_a_batch_goes_on_where_it_was(found: Input, folder: BatchFolder) -> None:
     with folder.locked():
-        manifest = folder.open(found, TERMS)
+        manifest = folder.open(found, SETTINGS)
         assert [one.rows for one in manifest.partitions] == [2, 2, 1]
         write_scores(folder.scores(1), [_score(2), _score(3)], ["id"])
         assert folder.record(1) is None  # scores alone may be those of an engine that died before it said so
-        folder.finish(1, {"rows": 2})
+        folder.finish(1, [_score(2), _score(3)], ["id"], {})
     again = BatchFolder(folder.path, "parquet")
     with again.locked():
-        assert again.open(found, TERMS) == manifest
+        assert again.open(found, SETTINGS) == manifest
         assert [again.record(i) is not None for i in range(3)] == [False, True, False]
         again.scores(1).write_bytes(b"cut off")
         assert again.record(1) is None
@@ -68,15 +76,15 @@ def test_a_batch_goes_on_where_it_was(found: Input, folder: BatchFolder) -> None
 def test_another_model_or_setting_is_refused(
     found: Input, folder: BatchFolder, changed: dict[str, object], named: str
 ) -> None:
-    folder.open(found, TERMS)
+    folder.open(found, SETTINGS)
     with pytest.raises(BatchError, match=f"another {named}. .*--restart"):
-        folder.open(found, dataclasses.replace(TERMS, **changed))  # type: ignore[arg-type]
+        folder.open(found, SETTINGS | changed)
     folder.clear()
-    folder.open(found, dataclasses.replace(TERMS, **changed))  # type: ignore[arg-type]
+    folder.open(found, SETTINGS | changed)
 
 
 def _append(path: Path) -> None:
-    path.write_text(path.read_text() + "{}\n")
+    path.write_bytes(path.read_bytes() + b"{}\n")
 
 
 def _change_in_place(path: Path) -> None:
@@ -89,19 +97,46 @@ def _change_in_place(path: Path) -> None:
 def test_another_content_of_the_input_is_refused(
     found: Input, folder: BatchFolder, change: Callable[[Path], None]
 ) -> None:
-    folder.open(found, TERMS)
+    folder.open(found, SETTINGS)
     change(found.files[0])
     with pytest.raises(BatchError, match="another input"):
-        folder.open(found, TERMS)
+        folder.open(found, SETTINGS)
 
 
-def test_the_same_content_under_another_name_and_time_is_the_same_input(found: Input, folder: BatchFolder) -> None:
-    manifest = folder.open(found, TERMS)
-    moved = found.files[0].rename(found.files[0].with_name("moved.jsonl"))
-    os.utime(moved, (1, 1))
-    again = folder.open(dataclasses.replace(found, files=(moved,)), TERMS)
-    assert again.partitions == manifest.partitions
-    assert again.is_of(dataclasses.replace(found, files=(moved,)))
+def _written(folder: Path, form: str) -> Input:
+    folder.mkdir(parents=True, exist_ok=True)
+    texts: dict[str, Path] = {}
+    path = folder / f"pairs.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({"query": ["q"] * 5, "document": ["d"] * 5}), path)
+    elif form == "jsonl":
+        path.write_bytes(b"\xef\xbb\xbf" + b'{"query": "q", "document": "d"}\n\n' * 5 + b'{"query": "cut off')
+    else:
+        path.write_text("q Q0 d 1 1 t\n" * 5)
+        texts = {"query": folder / "queries.jsonl", "document": folder / "corpus.jsonl"}
+        for kind, text in texts.items():
+            text.write_text(f'{{"_id": "{kind[0]}", "text": "text"}}\nbroken')
+    return find_input(path, Columns(), texts.get("query"), texts.get("document"), "test")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "trec"])
+def test_the_same_content_under_another_name_and_time_is_the_same_input(
+    tmp_path: Path, folder: BatchFolder, form: str
+) -> None:
+    first, again = (_written(tmp_path / name, form) for name in ("first", "again"))
+    manifest = folder.open(first, SETTINGS)
+    for path in again.all_files:
+        os.utime(path, (1, 1))
+    assert not manifest.is_of(again)
+    reopened = folder.open(again, SETTINGS)
+    assert reopened.partitions == manifest.partitions
+    assert reopened.is_of(again)
+    for path in again.all_files:
+        _append(path)
+        with pytest.raises(BatchError, match="another input"):
+            folder.open(again, SETTINGS)
+        path.write_bytes(path.read_bytes()[:-3])
+    folder.open(again, SETTINGS)
 
 
 def test_a_folder_with_other_files_or_in_use_is_refused(folder: BatchFolder, tmp_path: Path) -> None:
@@ -119,16 +154,16 @@ def test_a_start_that_was_cut_off_counts_for_nothing(found: Input, folder: Batch
     (folder.path / "state" / "done").mkdir(parents=True)
     (folder.path / "state" / "done" / "00000.json").write_text('{"bytes": 0}')
     with folder.locked():
-        folder.open(found, TERMS)
+        folder.open(found, SETTINGS)
     assert folder.record(0) is None
 
 
 def test_a_folder_of_another_version_is_refused(found: Input, folder: BatchFolder) -> None:
-    folder.open(found, TERMS)
+    folder.open(found, SETTINGS)
     manifest = folder.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 0'))
+    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
     with pytest.raises(BatchError, match="another version"):
-        folder.open(found, TERMS)
+        folder.open(found, SETTINGS)
     assert str(pickle.loads(pickle.dumps(BatchError("x")))) == "x"  # noqa: S301 - crosses processes
 
 
@@ -148,23 +183,22 @@ def test_the_run_has_every_scored_pair_once_best_first(tmp_path: Path, output: s
         (tmp_path / name).write_text(text)
     found = find_input(tmp_path / "run.trec", Columns(), tmp_path / "queries.jsonl", tmp_path / "corpus.jsonl", "test")
     folder = BatchFolder(tmp_path / "out", output)  # type: ignore[arg-type]
-    manifest = folder.open(found, dataclasses.replace(TERMS, partition_rows=3))
+    manifest = folder.open(found, SETTINGS | {"partition_rows": 3})
     keys = ["query_id", "document_id"]
     parts = [
         [_score(0, ("q", "a"), 0.25), _score(1, ("p", "a"), 0.5), _score(2, ("q", "b"), 0.75)],
         [_score(3, ("q", "a"), 0.25), _score(4, ("q", "c"), 0.25), _score(5, ("p", "b"), None)],
     ]
     for number, rows in enumerate(parts):
-        write_scores(folder.scores(number), rows, keys)
-        folder.finish(number, {"errors": problems_of(rows, keys)})
-    write_run(folder, manifest)
+        folder.finish(number, rows, keys, {})
+    folder.write_run(manifest)
     assert folder.run.read_text().splitlines() == [
         "q Q0 b 1 0.75 reranker",
         "q Q0 a 2 0.25 reranker",
         "q Q0 c 3 0.25 reranker",
         "p Q0 a 1 0.5 reranker",
     ]
-    assert write_errors(folder, manifest) == 1
+    assert folder.write_errors(manifest) == 1
     unreadable, failed = folder.errors.read_text().splitlines()
     assert '"line":2,"error":"unreadable_line"' in unreadable
     assert failed == (

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.logs import join_serve, tell_of_shard
-from deployments.request_log import RequestLog
+from deployments.telemetry import RequestLog, join_serve, tell_of_shard
 from reranker.config import ObservabilityConfig
 from reranker.errors import DeadlineExceededError, OverloadedError
 from reranker.record import Timeline, request_id
@@ -129,8 +128,8 @@ def test_in_a_replica_all_lines_go_through_serve_with_the_id_of_their_request(
     monkeypatch.setattr(serve, "propagate", False)
     join_serve()
     token = request_id.set("mine")
-    logging.getLogger("reranker.cache.redis_store").warning("Redis does not answer")
+    logging.getLogger("reranker.cache.redis").warning("Redis does not answer")
     request_id.reset(token)
     logging.getLogger("deployments.engine_replica").info("no request")
     told = [(one.name, getattr(one, "request_id", None)) for one in caplog.records]
-    assert told == [("reranker.cache.redis_store", "mine"), ("deployments.engine_replica", None)]
+    assert told == [("reranker.cache.redis", "mine"), ("deployments.engine_replica", None)]

@@ -8,46 +8,44 @@ import httpx
 import numpy as np
 import pytest
 
+from reranker.dialects import PATHS
 from reranker.errors import NotReadyError, OverloadedError
-from reranker.metrics import catalog
-from reranker.metrics.requests import record_request
+from reranker.metrics import RequestMetrics
 from reranker.record import Timeline
 from reranker.types import EngineScores
-from tests.recorders import KeptMetrics
+from tests.counted import Counted
 from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 
+COUNT = RequestMetrics(PATHS).count
 
-class Counted:
+
+class CountingDoor:
     """A door whose requests are counted."""
 
     def __init__(self, **settings: Any) -> None:
         self.backend = WordBackend()
-        self.kept = KeptMetrics()
-        self.app = door(self.backend, count=lambda one: record_request(self.kept, one), **settings)
+        self.counted = Counted()
+        self.app = door(self.backend, count=COUNT, **settings)
         self.visitor = visitor(self.app)
 
     def requests(self) -> dict[tuple[str, ...], float]:
-        return self.kept.labelled[catalog.REQUESTS]
+        return self.counted.series("reranker_requests_total")
 
 
-@pytest.fixture
-def counted() -> Counted:
-    return Counted()
-
-
-async def test_answered_request_is_counted_with_its_documents_and_tokens(counted: Counted) -> None:
-    async with counted.visitor as client:
+async def test_answered_request_is_counted_with_its_documents_and_tokens() -> None:
+    front = CountingDoor()
+    async with front.visitor as client:
         await client.post("/v1/rerank", json=BODY)
         await client.post("/rerank", json={"query": "a", "texts": ["a", "b"]})
-    kept = counted.kept
-    assert counted.requests() == {("rerank", "answered"): 1, ("tei", "answered"): 1}
-    assert kept.counts[catalog.DOCUMENTS] == 5
-    assert kept.counts[catalog.PROMPT_TOKENS] == 50
-    assert kept.observed[catalog.REQUEST_DOCUMENTS] == [3, 2]
-    assert {labels[0] for labels in kept.labelled[catalog.HTTP_RESPONSES]} == {"/v1/rerank", "/rerank"}
-    assert {"read", "parse", "admit", "engine", "respond"} == {
-        labels[0] for labels in kept.labelled[catalog.STAGE_SECONDS]
-    }
+    counted = front.counted
+    assert front.requests() == {("rerank", "answered"): 1, ("tei", "answered"): 1}
+    assert counted("reranker_documents_total") == counted("reranker_request_documents_sum") == 5
+    assert counted("reranker_prompt_tokens_total") == counted("reranker_request_tokens_sum") == 50
+    assert counted("reranker_request_documents_count") == 2
+    assert counted("reranker_request_documents_bucket", le="2.0") == 1
+    assert counted.series("reranker_http_responses_total") == {("/v1/rerank", "200"): 1, ("/rerank", "200"): 1}
+    stages = counted.series("reranker_stage_duration_seconds_count")
+    assert stages == {(stage,): 2 for stage in ("read", "parse", "admit", "engine", "respond")}
 
 
 @pytest.mark.parametrize(
@@ -55,23 +53,23 @@ async def test_answered_request_is_counted_with_its_documents_and_tokens(counted
     [(OverloadedError(9, 3), "overloaded", "queue"), (NotReadyError(), "not_ready", "no_engine")],
 )
 async def test_refused_request_is_counted_with_its_reason(error: Exception, outcome: str, reason: str) -> None:
-    counted = Counted()
-    counted.backend.error = error
-    async with counted.visitor as client:
+    front = CountingDoor()
+    front.backend.error = error
+    async with front.visitor as client:
         await client.post("/v1/rerank", json=BODY)
-    assert counted.requests() == {("rerank", outcome): 1}
-    assert counted.kept.labelled[catalog.ADMISSION_REFUSALS] == {(reason,): 1}
-    assert catalog.DOCUMENTS not in counted.kept.counts
+    assert front.requests() == {("rerank", outcome): 1}
+    assert front.counted.series("reranker_admission_refusals_total") == {(reason,): 1}
+    assert front.counted("reranker_documents_total") == 0
 
 
 async def test_what_the_guard_refuses_and_what_is_no_ranking_are_counted() -> None:
-    counted = Counted(keys=KEYS)
-    async with counted.visitor as client:
+    front = CountingDoor(keys=KEYS)
+    async with front.visitor as client:
         await client.post("/v1/rerank", json=BODY)
         await client.get("/health")
         await client.get("/no/such/path")
-    assert counted.requests() == {("unknown", "unauthorized"): 1}
-    assert counted.kept.labelled[catalog.HTTP_RESPONSES] == {
+    assert front.requests() == {("unknown", "unauthorized"): 1}
+    assert front.counted.series("reranker_http_responses_total") == {
         ("/v1/rerank", "401"): 1,
         ("/health", "200"): 1,
         ("other", "401"): 1,
@@ -79,21 +77,21 @@ async def test_what_the_guard_refuses_and_what_is_no_ranking_are_counted() -> No
 
 
 async def test_request_whose_client_hangs_up_is_counted_once() -> None:
-    counted = Counted()
-    counted.backend.go_on.clear()
-    await hang_up(counted.app, counted.backend)
-    assert counted.requests() == {("rerank", "client_gone"): 1}
+    front = CountingDoor()
+    front.backend.go_on.clear()
+    await hang_up(front.app, front.backend)
+    assert front.requests() == {("rerank", "client_gone"): 1}
 
 
 async def test_answer_is_counted_before_it_goes_out() -> None:
     """An ingress killed right after an answer must not have forgotten it."""
     seen: list[float] = []
-    kept = KeptMetrics()
-    app = door(WordBackend(), count=lambda one: record_request(kept, one))
+    counted = Counted()
+    app = door(WordBackend(), count=COUNT)
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
         async def noted(message: Any) -> None:
-            seen.append(kept.counts[catalog.DOCUMENTS])
+            seen.append(counted("reranker_documents_total"))
             await send(message)
 
         await app(scope, receive, noted)
@@ -118,14 +116,22 @@ def test_shards_are_counted_by_what_became_of_them() -> None:
         shard.attempts[0].sent_s = attempt.sent_s = 0.0
         attempt.ended_s = seconds
     timeline.status = 200
-    kept = KeptMetrics()
-    record_request(kept, timeline)
-    assert kept.counts[catalog.SCORED_PAIRS] == 30
-    assert kept.counts[catalog.SCORED_TOKENS] == 3_000
-    assert [kept.counts[one] for one in (catalog.RETRIED_SHARDS, catalog.HEDGED_SHARDS, catalog.DROPPED_SHARDS)] == [
-        1,
-        1,
-        1,
-    ]
-    assert kept.observed[catalog.REQUEST_SHARDS] == kept.observed[catalog.REQUEST_REPLICAS] == [3]
-    assert kept.observed[catalog.SLOWEST_SHARD] == [4.0]
+    counted = Counted()
+    COUNT(timeline)
+    assert counted("reranker_scored_pairs_total") == 30
+    assert counted("reranker_scored_tokens_total") == 3_000
+    assert [counted(f"reranker_{one}_shards_total") for one in ("retried", "hedged", "dropped")] == [1, 1, 1]
+    assert counted("reranker_request_shards_sum") == counted("reranker_request_replicas_sum") == 3
+    assert counted("reranker_slowest_shard_ratio_sum") == 4.0
+    assert counted("reranker_slowest_shard_ratio_bucket", le="3.0") == 0
+
+
+def test_no_label_holds_what_a_client_chose() -> None:
+    """A series for each path that somebody thinks of would fill Prometheus."""
+    counted = Counted()
+    for number in range(50):
+        timeline = Timeline("id", "POST", f"/v1/rerank/{number}")
+        timeline.status = 404
+        COUNT(timeline)
+    assert counted.series("reranker_http_responses_total") == {("other", "404"): 50}
+    assert counted.series("reranker_requests_total") == {}

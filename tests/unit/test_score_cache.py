@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reranker.cache.key import ListTerms
+from reranker.cache.keys import ListTerms
 from reranker.cache.score_cache import ScoreCache
 from reranker.model.prompt import CuttingPolicy
 
@@ -20,7 +20,7 @@ async def test_cache_without_stores_only_sees_who_waits_for_whom() -> None:
     cache.clear_memory()
     await cache.clear_shared()
     await cache.aclose()
-    assert cache.use == {"hits": 0, "misses": 0, "coalesced": 0}
+    assert cache.statistics == {"hits": 0, "misses": 0, "coalesced": 0}
     cache.check_integrity()
 
 

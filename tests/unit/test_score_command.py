@@ -15,7 +15,7 @@ import pytest
 
 from deployments.cli import rankers
 from deployments.cli.main import main
-from reranker.client import RerankerClient, ScoredDocument, UnreachableError, rebuild_error
+from reranker.client import AsyncRerankerClient, RerankerClient, ScoredDocument, UnreachableError, rebuild_error
 from reranker.dialects.answers import error_body
 from reranker.errors import (
     ClientError,
@@ -24,6 +24,7 @@ from reranker.errors import (
     QueryTooLongError,
     RerankerError,
     ServiceError,
+    UnauthorizedError,
 )
 
 
@@ -123,12 +124,59 @@ def test_retry_after_may_be_a_date_and_never_keeps_us_for_hours(
     assert waits == [0, 30]
 
 
+@pytest.mark.parametrize("said", ["nan", "-1", "soon", ""])
+def test_retry_after_that_is_no_time_is_as_none(
+    client: RerankerClient, service: FakeService, waits: list[float], said: str
+) -> None:
+    service.first = [(503, {"retry-after": said}, "{}"), (429, {"retry-after": said}, "{}")]
+    client.rerank("q", ["a"])
+    assert 0.25 <= waits[0] <= 0.5 <= waits[1] <= 1
+
+
 def test_client_gives_up_with_the_last_error(client: RerankerClient, service: FakeService, waits: list[float]) -> None:
     busy = json.dumps({"message": "too much to do", "error_type": "overloaded"})
     service.first = [(429, {"retry-after": "1"}, busy)] * 3
     with pytest.raises(OverloadedError, match="too much to do") as caught:
         client.rerank("q", ["a"])
     assert (caught.value.status_code, caught.value.code, waits) == (429, "overloaded", [1, 1])
+    assert caught.value.retry_after_s == 1
+
+
+def test_a_lost_connection_is_not_tried_again(waits: list[float]) -> None:
+    """Whether the list was scored is not known: asking again may have it scored twice."""
+    with RerankerClient("http://127.0.0.1:1", sleep=waits.append) as client, pytest.raises(UnreachableError):
+        client.rerank("q", ["a"])
+    assert waits == []
+
+
+async def test_async_client_gives_whole_answers_and_sends_each_request_s_key(service: FakeService) -> None:
+    service.first = [(429, {"retry-after": "0"}, "{}")]
+    client = AsyncRerankerClient(service.url)
+    response = await client.request("POST", "/v1/rerank", {"query": "q", "documents": ["abc"]}, api_key="mine")
+    assert response.json()["results"] == [{"index": 0, "relevance_score": 0.75}]
+    assert service.keys == ["Bearer mine"] * 2, "the first was refused for now"
+    assert (await client.request("GET", "/v1/models")).json() == service.models
+    await client.aclose()
+
+
+async def test_async_client_raises_our_errors(service: FakeService) -> None:
+    busy = json.dumps({"message": "too much to do", "error_type": "overloaded"})
+    service.first = [(429, {"retry-after": "3"}, busy)]
+    client = AsyncRerankerClient(service.url, retries=0)
+    with pytest.raises(OverloadedError, match="too much to do") as caught:
+        await client.request("POST", "/v1/rerank", {"query": "q", "documents": []})
+    assert caught.value.retry_after_s == 3
+    await client.aclose()
+
+
+@pytest.mark.parametrize("key", ["k\u00e9y", "a\nb"])
+async def test_a_key_that_no_header_can_carry_is_refused_and_not_quoted(service: FakeService, key: str) -> None:
+    client = AsyncRerankerClient(service.url)
+    with pytest.raises(UnauthorizedError, match="no API key") as caught:
+        await client.request("GET", "/v1/models", api_key=key)
+    assert key not in str(caught.value)
+    with pytest.raises(UnauthorizedError, match="no API key"):
+        RerankerClient(service.url, api_key=key)
 
 
 @pytest.mark.parametrize("error", [QueryTooLongError(900, 800), InvalidRequestError("query", "must not be empty")])

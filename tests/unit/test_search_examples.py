@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from reranker.config import RerankerConfig
-from reranker.offline.evaluation import formats
+from reranker.offline import formats
 from reranker.search.sources import find_sources, read
 from reranker.search.types import Document
 from tools.retrieval_table import CONFIG, EXAMPLES, PAGE, SETS, JudgedSet

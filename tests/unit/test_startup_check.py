@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from reranker.config import ModelConfig
+from reranker.engine import startup_check
 from reranker.engine.base import Engine
+from reranker.engine.metrics import EngineStats
+from reranker.engine.startup_check import KNOWN_PAIRS, Renderer, require_sane, run_checks, tolerance_for
 from reranker.errors import EngineFailedError, StartupCheckError
-from reranker.model import startup_check
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
-from reranker.model.startup_check import KNOWN_PAIRS, Renderer, require_sane, run_checks, tolerance_for
-from reranker.types import EngineScores, EngineStats, FloatArray, RenderedList, ReplicaLoad, Shard
+from reranker.types import EngineScores, FloatArray, RenderedList, ReplicaLoad, Shard
 
 RENDERER = PromptRenderer(DEMO_MODEL, 8_192, ModelConfig().instruction)
 TOLERANCE = tolerance_for("float32")

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from reranker.engine.loop import SteppedEngine
+from reranker.engine.metrics import EngineMetrics
 from reranker.errors import EngineFailedError
-from reranker.metrics import catalog
-from reranker.metrics.engines import EngineFigures
 from reranker.types import EngineScores, Shard
-from tests.recorders import KeptMetrics
+from tests.counted import Counted, gauge
 from tests.unit.steppers import REFUSED_TOKEN, GatedStepper, expected, shard, until
 
 
@@ -70,24 +69,23 @@ async def test_scores_say_how_long_they_waited_and_how_long_they_took(bench: Ben
 
 async def test_engine_says_what_it_has_done_and_has_in_it_and_metrics_follow(bench: Bench) -> None:
     """Counted once, however often it is asked."""
-    kept = KeptMetrics()
-    figures = EngineFigures(kept)
+    counted, metrics = Counted(), EngineMetrics([])
     sent = [await bench.send(shard(10, 4)), await bench.send(shard(11, 3))]
     bench.stepper.let(1)
     await bench.in_a_step(2)
     for _ in range(2):
-        figures.take(bench.engine.stats)
-    assert (kept.counts[catalog.ENGINE_STEPS], kept.counts[catalog.ENGINE_PAIRS]) == (2, 4)
-    assert kept.values[catalog.QUEUED_PAIRS] == 3
-    assert kept.values[catalog.QUEUED_TOKENS] == bench.engine.load.pending_tokens > 0
+        metrics.update(bench.engine.stats)
+    assert (counted("reranker_engine_steps_total"), counted("reranker_engine_pairs_total")) == (2, 4)
+    assert gauge("reranker_engine_queued_pairs") == 3
+    assert gauge("reranker_engine_queued_tokens") == bench.engine.load.pending_tokens > 0
     bench.stepper.let()
     await asyncio.gather(*sent)
     await bench.require_idle()
-    figures.take(bench.engine.stats)
-    assert kept.counts[catalog.ENGINE_PAIRS] == 7
-    assert kept.counts[catalog.ENGINE_TOKENS] == shard(10, 4).work_tokens + shard(11, 3).work_tokens
-    assert kept.counts[catalog.ENGINE_BUSY_SECONDS] > 0
-    assert kept.values[catalog.QUEUED_TOKENS] == 0
+    metrics.update(bench.engine.stats)
+    assert counted("reranker_engine_pairs_total") == 7
+    assert counted("reranker_engine_tokens_total") == shard(10, 4).work_tokens + shard(11, 3).work_tokens
+    assert counted("reranker_engine_busy_seconds_total") > 0
+    assert gauge("reranker_engine_queued_tokens") == 0
 
 
 async def test_every_pair_has_its_own_score_in_any_company(bench: Bench) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.ui.documents import Document, UnreadableError, opened, shown, text_of, typed
+from deployments.ui.documents import Document, UnreadableError, format_documents, parse_documents, read_file, text_of
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ from deployments.ui.documents import Document, UnreadableError, opened, shown, t
     ],
 )
 def test_documents_are_typed_one_a_line(text: str, documents: list[Document]) -> None:
-    assert typed(text) == documents
+    assert parse_documents(text) == documents
 
 
 @given(st.lists(st.text(min_size=1) | st.dictionaries(st.text(), st.text() | st.integers(), min_size=1), min_size=1))
 def test_what_is_shown_of_a_file_is_what_will_be_ranked(documents: list[Document]) -> None:
     """A document with a line break in it must not become two."""
-    assert typed(shown(documents)) == documents
+    assert parse_documents(format_documents(documents)) == documents
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_what_is_shown_of_a_file_is_what_will_be_ranked(documents: list[Document
     ],
 )
 def test_files_are_read_by_their_kind(name: str, content: str, documents: list[Document]) -> None:
-    assert opened(name, content) == documents
+    assert read_file(name, content) == documents
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_files_are_read_by_their_kind(name: str, content: str, documents: list[D
 )
 def test_a_file_that_cannot_be_read_is_refused_in_words(name: str, content: str, said: str) -> None:
     with pytest.raises(UnreadableError, match=said):
-        opened(name, content)
+        read_file(name, content)
 
 
 def test_an_object_is_shown_by_its_text_or_all_of_its_fields() -> None:
     assert text_of({"text": "one", "year": 1}) == "one"
     assert text_of({"title": "Emma", "shelf": 7}) == "title: Emma\nshelf: 7"
-    assert json.loads(shown([{"title": "Emma"}])) == {"title": "Emma"}
+    assert json.loads(format_documents([{"title": "Emma"}])) == {"title": "Emma"}

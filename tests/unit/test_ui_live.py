@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.ui.live import Sample, course, of_load, of_metrics, quantile, reading
-from deployments.ui.live_html import panel
+from deployments.ui.html import live_panel
+from deployments.ui.live import Sample, figures, history, load_sample, metrics_sample, quantile
 
 PAGE = """\
 # TYPE reranker_requests_total counter
@@ -32,7 +32,7 @@ reranker_engine_queued_tokens 1234
 
 
 def test_a_page_of_metrics_is_read_over_all_labels() -> None:
-    sample = of_metrics(PAGE, 5.0)
+    sample = metrics_sample(PAGE, 5.0)
     assert (sample.requests, sample.refused, sample.documents) == (50, 10, 400)
     assert sample.buckets == {0.1: 20, 1.0: 40, float("inf"): 40}
     assert (sample.replicas, sample.in_flight, sample.queued_tokens) == (2, 3, 1234)
@@ -44,20 +44,20 @@ def test_rates_and_percentiles_are_those_of_the_last_seconds() -> None:
         Sample(100, 1_000, 0, 5_000, {0.1: 1_000, 1.0: 1_000, float("inf"): 1_000}),
         Sample(110, 1_050, 10, 5_500, {0.1: 1_020, 1.0: 1_040, float("inf"): 1_040}),
     ]
-    now = reading(samples)
+    now = figures(samples)
     assert (now.requests_per_s, now.documents_per_s, now.refused_per_s) == (5, 50, 1)
     assert now.p50_s == pytest.approx(0.1)
     assert now.p95_s == pytest.approx(0.91)
-    assert len(list(course(samples))) == 2
+    assert len(list(history(samples))) == 2
 
 
 def test_a_counter_that_begins_anew_gives_no_rate() -> None:
-    assert reading([Sample(0, 100), Sample(2, 5)]).requests_per_s is None
-    assert reading([Sample(0, 100)]).requests_per_s is None
+    assert figures([Sample(0, 100), Sample(2, 5)]).requests_per_s is None
+    assert figures([Sample(0, 100)]).requests_per_s is None
 
 
 def test_a_look_after_a_long_while_counts_from_the_last_one() -> None:
-    assert reading([Sample(0, 0), Sample(100, 200)]).requests_per_s == 2
+    assert figures([Sample(0, 0), Sample(100, 200)]).requests_per_s == 2
 
 
 def test_a_quantile_beyond_the_last_bound_is_that_bound() -> None:
@@ -67,15 +67,15 @@ def test_a_quantile_beyond_the_last_bound_is_that_bound() -> None:
 
 
 def test_without_metrics_what_is_in_flight_is_shown() -> None:
-    sample = of_load({"lists": 2, "replicas": [{"pending_tokens": 30}, {"pending_tokens": 12}]}, 0.0)
+    sample = load_sample({"lists": 2, "replicas": [{"pending_tokens": 30}, {"pending_tokens": 12}]}, 0.0)
     assert (sample.in_flight, sample.replicas, sample.queued_tokens) == (2, 2, 42)
-    drawn = panel([sample])
+    drawn = live_panel([sample])
     assert "counts no requests" in drawn
     assert ">42<" in drawn
 
 
 def test_the_panel_draws_what_is_known() -> None:
-    drawn = panel([of_metrics(PAGE, float(second)) for second in range(3)])
+    drawn = live_panel([metrics_sample(PAGE, float(second)) for second in range(3)])
     assert "1,234" in drawn
     assert "<polyline" in drawn
     assert "nan" not in drawn

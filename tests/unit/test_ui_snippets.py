@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deployments.ui import snippets
+from deployments.ui.documents import curl_command, python_program
 
 HOSTILE = [
     "it's",
@@ -52,7 +52,7 @@ def _echo() -> Iterator[tuple[str, list[tuple[str, Any, str | None]]]]:
 
 
 @pytest.mark.parametrize("key", [False, True])
-@pytest.mark.parametrize(("make", "run"), [(snippets.curl, ["bash", "-c"]), (snippets.python, [sys.executable, "-c"])])
+@pytest.mark.parametrize(("make", "run"), [(curl_command, ["bash", "-c"]), (python_program, [sys.executable, "-c"])])
 def test_what_is_copied_sends_the_request_that_was_ranked(make: Callable[..., str], run: list[str], key: bool) -> None:
     with _echo() as (url, heard):
         written = make(url, BODY, key=key)
@@ -72,6 +72,6 @@ def test_a_long_list_fits_the_command() -> None:
     """A shell's argument ends at 128 KiB; this is 2 MB."""
     body = {"query": "q", "documents": ["x" * 1_000] * 2_000}
     with _echo() as (url, heard):
-        script = snippets.curl(url, body, key=False)
+        script = curl_command(url, body, key=False)
         subprocess.run(["bash"], input=script, capture_output=True, text=True, timeout=60, check=True)
     assert heard[0][1] == body

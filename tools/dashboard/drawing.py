@@ -15,9 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.dates import DateFormatter
 from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
 
-from tools.dashboard.panels import ROWS
+from tools.dashboard.panels import ROWS, Panel
 from tools.dashboard.prometheus import Prometheus
-from tools.dashboard.queries import Panel
 
 _ACROSS, _POINTS = 4, 120
 _STYLE: dict[Any, Any] = {  # matplotlib types every key

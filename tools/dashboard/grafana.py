@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tools.dashboard.panels import ROWS
-from tools.dashboard.queries import Panel
+from tools.dashboard.panels import ROWS, Panel
 
 _WIDTH, _HEIGHT, _ACROSS = 6, 8, 4
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tools.dashboard.queries import WINDOW
+from tools.dashboard.panels import WINDOW
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
-from tests.integration.conftest import TLS, Service, configuration
-from tests.integration.scraping import exporter_of, sums
+from tests.integration.conftest import Service, configuration, free_port
+from tests.integration.scraping import exporter_of, ray_address
 from tests.integration.sharing import shared
 from tests.redis_server import RedisServer
 
@@ -37,19 +36,22 @@ _AUTOSCALING = {
 
 @dataclass
 class Watched:
-    """The service, what it remembers scores in, and Ray's exporter beside it."""
+    """The service, what it remembers scores in, and where Prometheus finds its figures."""
 
     service: Service
     redis: RedisServer
+    metrics_port: int
+    """Answers for all processes of the node."""
 
     @functools.cached_property
     def exporter(self) -> str:
         """Host and port of Ray's exporter."""
         return exporter_of(self.service)
 
-    def exported(self) -> Mapping[str, float]:
-        """The sum over all series of each name that Ray's exporter shows now."""
-        return sums(httpx.get(f"http://{self.exporter}/metrics", timeout=30, verify=TLS).text)
+    @property
+    def node(self) -> str:
+        """Host and port of the node's metrics: what Prometheus scrapes on a cluster."""
+        return f"{ray_address()}:{self.metrics_port}"
 
 
 @contextlib.contextmanager
@@ -61,11 +63,13 @@ def watched_service(folder: Path) -> Iterator[Watched]:
 
 
 def _running(folder: Path, redis: RedisServer) -> Iterator[Watched]:
+    metrics_port = free_port()
     args: dict[str, Any] = {
         "engine": {"max_batch_tokens": 1_000},
         "admission": {"max_queue_s": 2},
         "cache": {"enabled": True, "redis": {"url": redis.url}},
         "access": {"keys_file": str(folder / "keys.yaml")},
+        "observability": {"metrics_port": metrics_port},
     }
     config = configuration(args=args, simulated={"tokens_per_s": 20_000}, ingresses=2)
     [engine] = [one for one in config["applications"][0]["deployments"] if one["name"] == "EngineReplica"]
@@ -77,7 +81,7 @@ def _running(folder: Path, redis: RedisServer) -> Iterator[Watched]:
         service = Service(path, folder / "service.log", KEY)
     try:
         service.wait_until_ready(2)
-        yield Watched(service, redis)
+        yield Watched(service, redis, metrics_port)
     finally:
         service.stop()
 

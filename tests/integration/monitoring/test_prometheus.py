@@ -41,11 +41,8 @@ def prometheus(watched: Watched, service: Service, tmp_path_factory: pytest.Temp
     exporters = [watched.exporter, exporter_of(service)]
     jobs: list[dict[str, Any]] = [
         {"job_name": "ray", "static_configs": [{"targets": exporters}]},
-        {
-            "job_name": "reranker",
-            "authorization": {"credentials": SCRAPE_KEY},
-            "static_configs": [{"targets": [watched.service.url.removeprefix("http://")]}],
-        },
+        {"job_name": "node", "static_configs": [{"targets": [watched.node]}]},  # as on a cluster
+        {"job_name": "service", "static_configs": [{"targets": [service.url.removeprefix("http://")]}]},
     ]
     times = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
     config = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
@@ -178,20 +175,28 @@ def _has_data(prometheus: Prometheus, query: str, began_s: float) -> bool:
     return any(math.isfinite(value) for line in lines for _, value in line.points)
 
 
-def test_both_ways_of_reading_give_prometheus_the_same(prometheus: Prometheus, watched: Watched) -> None:
-    exporter = watched.exporter
+def test_prometheus_sums_what_the_service_counted(prometheus: Prometheus, watched: Watched) -> None:
+    """Over all replicas, those that ended as well; and a rate over them sees no jump where one ends."""
+    watched.service.wait_until_idle()
+    increase = 'sum(increase(reranker_engine_pairs_total{job="node"}[20s]))'
 
-    def values(query: str) -> list[float]:
-        return [line.points[0][1] for line in prometheus.now(query)]
+    def value(query: str) -> float | None:
+        lines = prometheus.now(query)
+        return lines[0].points[0][1] if lines else None
 
-    deadline = time.monotonic() + 40
-    while True:
-        ours = values("sum(reranker_documents_total)")
-        rays = values(f'sum(ray_reranker_documents_total{{instance="{exporter}"}})')
-        if ours == rays != []:
-            return
-        assert time.monotonic() < deadline, (ours, rays)
-        time.sleep(1)
+    wait_until(lambda: value(increase) == 0, 60)  # what tests before this one have sent
+    [victim, *_] = watched.service.replica_processes("EngineReplica")
+    killed_s = time.time()
+    victim.kill()
+    victim.wait(30)
+    watched.service.wait_until_ready(2)
+    counted = metrics_of(watched.service, SCRAPE_KEY)
+    for name in ("documents", "engine_pairs"):
+        query = f'sum(reranker_{name}_total{{job="node"}})'
+        wait_until(lambda: value(query) == counted[f"reranker_{name}_total"] > 0, 40)  # noqa: B023
+    wait_until(lambda: value('count(reranker_engines{job="node"} == 1)') == 2, 40)
+    [line] = prometheus.between(increase, killed_s, time.time(), 1)
+    assert {rise for _, rise in line.points} == {0}
 
 
 def test_drawn_dashboard_has_every_panel(prometheus: Prometheus, tmp_path: Path) -> None:

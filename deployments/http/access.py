@@ -1,0 +1,209 @@
+"""API keys: who calls, and what they may. From a mounted file, read again when it changes, and from the environment.
+
+Only digests are kept. A key is compared with every known one, whichever it is, so that time tells nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, ValidationError
+
+from reranker.config import AccessConfig, Group
+from reranker.errors import ConfigurationError, UnauthorizedError
+from reranker.types import ANONYMOUS, Caller, Priority
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT = "RERANKER_API_KEYS"
+"""Variable with keys: a file's content, or one key, or several with commas between them."""
+_DIGEST_PREFIX = "sha256:"
+_LOOK_EVERY_S = 1.0
+
+
+class KeySettings(Group):
+    """One entry of a keys file."""
+
+    key: str | tuple[str, ...]
+    """The key, or `sha256:` and its hexadecimal digest; several while one is exchanged for another."""
+    priority: Priority | None = None
+    max_in_flight: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    admin: bool = False
+    metrics: bool = False
+
+
+_Name = Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")]
+_ENTRIES: TypeAdapter[dict[str, KeySettings]] = TypeAdapter(dict[_Name, Annotated[KeySettings, Field()]])
+
+
+class Keyring:
+    """The keys that are known now."""
+
+    def __init__(
+        self, config: AccessConfig, environment: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Read the keys.
+
+        Args:
+            config: Names the file.
+            environment: What the variable RERANKER_API_KEYS holds.
+            clock: Seconds; for tests.
+
+        Raises:
+            ConfigurationError: The file is not there, or no keys file. Never quotes it.
+        """
+        self._file = Path(config.keys_file) if config.keys_file else None
+        self.open_metrics = config.open_metrics
+        self._clock = clock
+        self._from_environment = _parse(environment, f"the environment variable {ENVIRONMENT}")
+        self._known = self._from_environment
+        self._stamp: object = None
+        self._looked_s = clock()
+        if self._file:
+            self._stamp = _stamp(self._file)
+            self._known = self._from_environment | self._read(self._file)
+
+    @property
+    def needed(self) -> bool:
+        """Whether a request needs a key. A file that has become empty locks everybody out, not in."""
+        return bool(self._known or self._file)
+
+    def caller(self, authorization: str | None) -> Caller:
+        """Say who calls.
+
+        Args:
+            authorization: The header of that name.
+
+        Raises:
+            UnauthorizedError: Keys are needed, and this is none of them.
+        """
+        self._look_again()
+        if not self.needed:
+            return ANONYMOUS
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise UnauthorizedError(sent=False)
+        digest = _digest(key.strip())
+        found: Caller | None = None
+        for known, caller in self._known.items():
+            if hmac.compare_digest(known, digest):
+                found = caller
+        if found is None:
+            raise UnauthorizedError(sent=True)
+        return found
+
+    def _look_again(self) -> None:
+        """Read the file again if it has changed; what cannot be read leaves the keys as they were."""
+        now_s = self._clock()
+        if self._file is None or now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        stamp = _stamp(self._file)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._known = self._from_environment | self._read(self._file)
+        except ConfigurationError as error:
+            logger.error("the API keys stay as they were: %s", error)  # noqa: TRY400 - the trace says no more
+        else:
+            logger.info("%d API keys are known now", len(self._known))
+
+    @staticmethod
+    def _read(file: Path) -> dict[bytes, Caller]:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigurationError(f"access.keys_file {file}: {reason}") from None
+        return _parse(text, f"access.keys_file {file}")
+
+
+def require_keys(host: str, config: AccessConfig, keys: Keyring) -> None:
+    """Refuse to serve a public address to everybody by accident.
+
+    Raises:
+        ConfigurationError: There are no keys, the address is not the loopback, and nobody said that this is meant.
+    """
+    if keys.needed or config.allow_anonymous or is_loopback(host):
+        return
+    raise ConfigurationError(
+        f"http_options.host is {host}, which other machines may reach, and there are no API keys. Give keys "
+        f"(access.keys_file, or the environment variable {ENVIRONMENT}), or say that everybody may use the service: "
+        "access.allow_anonymous: true"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a service at this address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _stamp(file: Path) -> object:
+    try:
+        status = os.stat(file)  # follows Kubernetes' links: a mounted secret changes by an exchange of these
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _parse(text: str, where: str) -> dict[bytes, Caller]:
+    """Read the entries of a file or a variable, by their keys' digests."""
+    try:
+        loaded: Any = yaml.safe_load(text)  # Any: YAML
+    except yaml.YAMLError:
+        raise ConfigurationError(f"{where} is not YAML") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        loaded = {f"key-{number}": key for number, key in enumerate(str(loaded).split(","), start=1)}
+    for name, one in loaded.items():
+        if isinstance(one, int | float):
+            raise ConfigurationError(f"{where}: {name}: put the key in quotes; YAML reads a number")
+    entries = {str(name): {"key": one} if isinstance(one, str | list) else one for name, one in loaded.items()}
+    try:
+        settings = _ENTRIES.validate_python(entries)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in problem["loc"][:2])
+        raise ConfigurationError(f"{where}: {place}: {problem['msg']}") from None
+    known: dict[bytes, Caller] = {}
+    for name, one in settings.items():
+        caller = Caller(name, one.priority, one.max_in_flight, one.tokens_per_minute, one.admin, one.metrics)
+        for key in [one.key] if isinstance(one.key, str) else one.key:
+            digest = _digest_of_entry(key.strip(), f"{where}: {name}")
+            if digest in known:
+                raise ConfigurationError(f"{where}: {name} has the same key as {known[digest].name}")
+            known[digest] = caller
+    return known
+
+
+def _digest_of_entry(key: str, where: str) -> bytes:
+    if not key:
+        raise ConfigurationError(f"{where}: the key is empty")
+    if not key.startswith(_DIGEST_PREFIX):
+        return _digest(key)
+    try:
+        digest = bytes.fromhex(key.removeprefix(_DIGEST_PREFIX))
+    except ValueError:
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise ConfigurationError(f"{where}: {_DIGEST_PREFIX} must be followed by 64 hexadecimal digits")
+    return digest

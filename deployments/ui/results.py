@@ -1,0 +1,203 @@
+"""What an answer says about each document, how two rankings differ, and what to do about an error. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.ui.documents import Document, text_of
+from reranker import errors
+from reranker.client import UnreachableError
+from reranker.errors import RerankerError
+
+_PASSAGES = 5
+"""Of a search, the best, which a prompt quotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One document of a ranking."""
+
+    rank: int
+    """From 1."""
+    index: int
+    """Position in the input, from 0."""
+    score: float
+    text: str
+    moved: int | None
+    """Ranks up (positive) or down, against what it is compared with. None: it was not there."""
+    marks: tuple[str, ...] = ()
+    """What happened to it, in words."""
+    name: str = ""
+    """Empty: its place in the input is its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """A document that is not in the ranking."""
+
+    index: int
+    text: str
+    why: str
+    name: str = ""
+    """Empty: its place in the input is its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What is shown in place of an answer."""
+
+    title: str
+    message: str
+    """The service's own sentence."""
+    remedy: str
+
+
+def rows(documents: Sequence[Document], answer: Mapping[str, Any], before: Sequence[int] | None = None) -> list[Row]:
+    """Give the ranking, best first.
+
+    Args:
+        documents: What was sent.
+        answer: The service's. Any: JSON.
+        before: Indices of another ranking, best first, to compare with. None: the input order.
+    """
+    order = range(len(documents)) if before is None else before
+    rank_before = {index: rank for rank, index in enumerate(order, start=1)}
+    ranking = []
+    for rank, result in enumerate(answer["results"], start=1):
+        index = result["index"]
+        old = rank_before.get(index)
+        moved = None if old is None else old - rank
+        text = text_of(documents[index])
+        ranking.append(Row(rank, index, result["relevance_score"], text, moved, tuple(_marks(result))))
+    return ranking
+
+
+def omissions(documents: Sequence[Document], answer: Mapping[str, Any], top_n: int | None) -> list[Omission]:
+    """Give the documents that are not in the ranking, and why, in input order."""
+    ranked = {result["index"] for result in answer["results"]}
+    why = {one["index"]: "not scored in time" for one in answer.get("unscored", ())}
+    why |= {one["index"]: _exclusion(one) for one in answer.get("excluded", ())}
+    below = f"not among the best {top_n}" if top_n else "not returned"
+    return [
+        Omission(index, text_of(document), why.get(index, below))
+        for index, document in enumerate(documents)
+        if index not in ranked
+    ]
+
+
+def search_rows(answer: Mapping[str, Any]) -> list[Row]:
+    """Give a search's results, best first, with the ranks they had in the first stage."""
+    return [
+        Row(
+            rank,
+            one["first_stage_rank"] - 1,
+            one.get("relevance_score", 0.0),
+            f"{one['title']}\n{one['text']}" if one.get("title") else str(one["text"]),
+            one["first_stage_rank"] - rank,
+            tuple(_marks(one)),
+            _search_name(one),
+        )
+        for rank, one in enumerate(answer["results"], start=1)
+    ]
+
+
+def search_omissions(answer: Mapping[str, Any]) -> list[Omission]:
+    """Give what rules and threshold took out of a search; the texts are not in the answer."""
+    excluded = answer.get("excluded", ())
+    return [Omission(place, "", _exclusion(one), _search_name(one)) for place, one in enumerate(excluded)]
+
+
+def prompt(query: str, answer: Mapping[str, Any]) -> str:
+    """Write what a language model would be asked, with the best passages of a search as its sources."""
+    sources = "\n\n".join(
+        f"[{number}] {one['id']}\n{one['text']}" for number, one in enumerate(answer["results"][:_PASSAGES], start=1)
+    )
+    return f"Answer the question from these sources only, and name them by number.\n\n{sources}\n\nQuestion: {query}"
+
+
+def difference(first: Sequence[Row], second: Sequence[Row]) -> str:
+    """Say in a sentence or two how the second ranking differs from the first."""
+    if [row.index for row in first] == [row.index for row in second]:
+        return "Both give the same order."
+    moves = [row for row in second if row.moved]
+    said = f"{len(moves)} of {len(second)} documents have another rank."
+    if first and second and first[0].index == second[0].index:
+        said += " The best one is the same."
+    if moves:
+        most = max(moves, key=lambda row: abs(row.moved or 0))
+        rank = most.rank + (most.moved or 0)
+        said += f" Document {most.index + 1} moves most: from rank {rank} to {most.rank}."
+    return said
+
+
+def _marks(result: Mapping[str, Any]) -> Iterator[str]:
+    if result.get("truncated"):
+        yield "cut: too long for the model"
+    if result.get("windows"):
+        yield f"scored in {result['windows']} windows"
+
+
+def _exclusion(excluded: Mapping[str, Any]) -> str:
+    rule = str(excluded.get("rule", ""))
+    return "below the threshold" if "threshold" in rule else f"excluded by the rule {rule}"
+
+
+def _search_name(result: Mapping[str, Any]) -> str:
+    return str(result["id"]) + (f", chunk {result['chunk'] + 1}" if result["chunk"] else "")
+
+
+_LATER = ""
+"""Try again, when the service says."""
+_Words = tuple[str, str]
+_ADVICE: dict[type[RerankerError], _Words] = {
+    errors.RerankerError: ("The service failed", "Try again; if it happens again, its log says more."),
+    errors.ClientError: ("The request was not understood", "Change what the sentence above names."),
+    errors.UnknownInstructionError: ("No such instruction", "Names begin with @; write the instruction out instead."),
+    errors.QueryTooLongError: ("The query is too long", "Shorten the query or the instruction."),
+    errors.UnauthorizedError: (
+        "An API key is needed",
+        "Put your key into the field at the top; whoever runs the service has it.",
+    ),
+    errors.ForbiddenError: ("Not allowed with this key", "Use a key that may do this."),
+    errors.NotFoundError: ("Not found", "This service may be another version. Look at its /docs."),
+    errors.SlowRequestError: ("The request did not arrive in time", "Try again."),
+    errors.RequestTooLargeError: ("Too much at once", "Send fewer or shorter documents."),
+    errors.QuotaExceededError: ("This key's share is used up", _LATER),
+    errors.OverloadedError: ("The service is busy", _LATER),
+    errors.NotReadyError: ("The model is still loading", _LATER),
+    errors.StartFailedError: (
+        "The model could not be loaded",
+        "The service's log says why; whoever runs it must look there.",
+    ),
+    errors.DeadlineExceededError: (
+        "It took too long",
+        "Send fewer or shorter documents, or try when there is less to do.",
+    ),
+    UnreachableError: ("No service there", "It may be restarting: try again. If it stays away, look at its log."),
+}
+"""Title and remedy of an error, and of all errors below it that are not named."""
+_BY_STATUS: dict[int, _Words] = {
+    **{kind.status_code: words for kind, words in _ADVICE.items() if kind.status_code not in (400, 500)},
+    429: _ADVICE[errors.OverloadedError],
+    503: ("The service is not ready", _LATER),
+}
+"""For codes that have no class of their own, such as those of another version."""
+
+
+def advice(error: RerankerError) -> Advice:
+    """Say what happened and what to do."""
+    kind = next(one for one in type(error).__mro__ if one in _ADVICE)
+    title, remedy = _ADVICE[kind]
+    if kind in (errors.RerankerError, errors.ClientError):
+        title, remedy = _BY_STATUS.get(error.status_code, (title, remedy))
+    message = str(error)
+    if isinstance(error, UnreachableError):
+        message = "the service cannot be reached"  # where it is is not for visitors
+    elif kind is errors.UnauthorizedError and message == str(errors.UnauthorizedError(True)):
+        title, remedy = "This API key is not known", "Check the key at the top of the page: no space, nothing missing."
+    if remedy == _LATER:
+        wait_s = error.retry_after_s
+        remedy = "Try again in a moment." if wait_s is None else f"Try again in {wait_s} second{'s' * (wait_s != 1)}."
+    return Advice(title, message[:1].upper() + message[1:], remedy)

@@ -1,0 +1,211 @@
+"""Decide whether a loaded model scores as a reranker does, from a few known pairs, before it may take traffic.
+
+A reranker that is set up wrongly answers plausible numbers and no error. These checks know what those numbers look
+like, and name the likeliest cause. They say nothing about how well a sane model ranks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from reranker.config import ModelConfig
+from reranker.engine.base import Engine
+from reranker.errors import QueryTooLongError, StartupCheckError
+from reranker.types import FloatArray, RenderedList
+
+# (query, relevant, irrelevant). So clear that a bag of words gets them right, and so plain that any model knows them.
+KNOWN_PAIRS = (
+    (
+        "What is the capital of China?",
+        "The capital of China is Beijing.",
+        "Gravity is a force that attracts two bodies towards each other.",
+    ),
+    (
+        "How do I bake bread at home?",
+        "To bake bread at home, mix flour, water, salt and yeast, let the dough rise, and bake it in a hot oven.",
+        "The central bank raised interest rates on Tuesday, and share prices fell.",
+    ),
+    (
+        "光合作用发生在植物的哪个部位？",
+        "植物的光合作用主要发生在叶片的叶绿体中。",
+        "昨晚的足球比赛以二比一结束。",
+    ),
+    (
+        "感冒发烧应该怎么办？",
+        "感冒发烧时应该多喝水、多休息，体温过高时可以服用退烧药。",
+        "这家公司去年的汽车销量比前年增长了百分之十。",
+    ),
+)
+# More tokens than any supported window (40,960), one a word in every tokenizer we know.
+_LONG_DOCUMENT = "water " * 50_000
+# The pairs are web questions: a configured instruction of another field could rightly call them irrelevant.
+_INSTRUCTION = ModelConfig().instruction
+
+CHECKS = ("tail", "finite", "spread", "separation", "batch", "repetition")
+"""Their names, in the order in which they are reported."""
+MIN_GAP = 1.0
+"""Log-odds from the worst relevant document to the best irrelevant one. The demo model has 4.3."""
+MIN_SPREAD = 0.1
+"""Log-odds between the highest and the lowest. Without a template the demo model gives 0.02."""
+FLOAT32_TOLERANCE = 0.01
+"""Log-odds; ten times what float32 shows."""
+REDUCED_TOLERANCE = 0.5
+"""Log-odds; for bfloat16, float16 and quantized weights, where the batch's size picks another kernel and rounding."""
+
+_NO_TEMPLATE = "no template: query and document are put together without the one the model was trained with"
+_CUT_TAIL = "truncation cuts the prompt's end and not the document only"
+_NO_ROOM = "model.max_pair_tokens leaves no room for a document"
+_ZEROS = "a head of zeros (the yes and no rows of the checkpoint are empty), or broken quantization"
+_SWAPPED = "yes and no are swapped in the head"
+_WRONG_HEAD = "no template or another model's, a wrong head, broken quantization, or not a reranker at all"
+_QUANTIZATION = "broken quantization, or a number too large for float16 (try bfloat16)"
+_NEIGHBOURS = "pairs of one batch disturb each other: a broken attention kernel or prefix cache"
+_RANDOM = "the engine computes differently each time: a broken kernel or prefix cache, or weights not loaded"
+
+
+class Renderer(Protocol):
+    """What the check needs of `PromptRenderer`."""
+
+    def render(self, query: str, documents: Sequence[str], instruction: str | None = None) -> RenderedList:
+        """Make the prompts of one list."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check, done."""
+
+    name: str
+    measured: str
+    """What was found, for a person."""
+    cause: str | None
+    """The likeliest cause of the failure; None: passed."""
+
+
+def tolerance_for(dtype: str, quantization: str | None = None) -> float:
+    """How far two scorings of one pair may lie apart, in log-odds.
+
+    Args:
+        dtype: As vLLM is told. "auto" counts as a reduced one: it mostly is.
+        quantization: As vLLM is told; None: none, or the checkpoint's own.
+    """
+    return FLOAT32_TOLERANCE if dtype == "float32" and quantization is None else REDUCED_TOLERANCE
+
+
+async def run_checks(engine: Engine, renderer: Renderer, tolerance: float, adapter: str = "") -> list[CheckResult]:
+    """Run all checks, the most telling first.
+
+    Args:
+        engine: The loaded model.
+        renderer: Makes its prompts.
+        tolerance: Log-odds; see `tolerance_for`.
+        adapter: Name of the adapter to check; empty: the model itself.
+
+    Raises:
+        StartupCheckError: A prompt has no room for a document, so there is nothing to score.
+        EngineFailedError: The engine stopped working.
+    """
+    try:
+        lists = [renderer.render(query, pair, _INSTRUCTION).for_adapter(adapter) for query, *pair in KNOWN_PAIRS]
+        long = renderer.render(KNOWN_PAIRS[0][0], [_LONG_DOCUMENT], _INSTRUCTION)
+    except QueryTooLongError as error:
+        raise StartupCheckError("tail", f"a short query needs {error.tokens} tokens", _NO_ROOM) from None
+    # Alone first: the engine's caches are cold then, and warm in the two batches.
+    alone = np.array([[(await engine.score(one.prompts.select([i])))[0] for i in range(2)] for one in lists])
+    batch = await _score_together(engine, lists)
+    again = await _score_together(engine, lists)
+    with np.errstate(invalid="ignore"):  # infinities make NaN, which fails every comparison below, as it should
+        return [
+            _check_tail(lists, long),
+            _check_finite(np.stack([alone, batch, again])),
+            _check_spread(batch),
+            _check_separation(batch),
+            _check_agreement("batch", "alone and in a batch", alone, batch, tolerance, _NEIGHBOURS),
+            _check_agreement("repetition", "scored twice", batch, again, tolerance, _RANDOM),
+        ]
+
+
+def require_sane(engine: Engine, renderer: Renderer, tolerance: float, adapters: Sequence[str] = ()) -> None:
+    """Run all checks and wait for them, with or without a running event loop in this thread.
+
+    Args:
+        engine: The loaded model.
+        renderer: Makes its prompts.
+        tolerance: Log-odds; see `tolerance_for`.
+        adapters: Names of those that requests can choose, each checked as the model itself is.
+
+    Raises:
+        StartupCheckError: The first check that failed.
+        EngineFailedError: The engine stopped working.
+    """
+    with ThreadPoolExecutor(1, "startup-check") as thread:
+        for adapter in ("", *adapters):
+            results = thread.submit(asyncio.run, run_checks(engine, renderer, tolerance, adapter)).result()
+            for result in results:
+                if result.cause is not None:
+                    measured = f"{result.measured}, with adapter {adapter}" if adapter else result.measured
+                    raise StartupCheckError(result.name, measured, result.cause)
+
+
+async def _score_together(engine: Engine, lists: Sequence[RenderedList]) -> FloatArray:
+    return np.stack(await asyncio.gather(*(engine.score(one.prompts) for one in lists)))
+
+
+def _check_tail(lists: Sequence[RenderedList], long: RenderedList) -> CheckResult:
+    """A tail is there, the same in every list, and after a document that was cut."""
+    tail = lists[0].prompts.tail
+    measured = f"{len(tail)} tokens follow a document, {len(long.prompts.tail)} a document that was cut"
+    cause = None
+    if not len(tail) or any(not np.array_equal(one.prompts.tail, tail) for one in lists):
+        cause = _NO_TEMPLATE
+    elif not np.array_equal(long.prompts.tail, tail):
+        cause = _CUT_TAIL
+    return CheckResult("tail", measured, cause)
+
+
+def _check_finite(logits: FloatArray) -> CheckResult:
+    invalid = int((~np.isfinite(logits)).sum())
+    return CheckResult("finite", f"{invalid} of {logits.size} scores are no number", _QUANTIZATION if invalid else None)
+
+
+def _check_spread(logits: FloatArray) -> CheckResult:
+    """Not one score for everything, and not 0.5 to the last bit for several: field reports have both."""
+    zeros = int((logits == 0).sum())
+    spread = float(np.ptp(logits))
+    cause = None
+    if zeros > 1 or (spread < MIN_SPREAD and float(np.abs(logits).max()) < MIN_SPREAD):
+        cause = _ZEROS
+    elif not spread >= MIN_SPREAD:  # NaN fails too
+        cause = _NO_TEMPLATE
+    measured = f"log-odds from {logits.min():.3f} to {logits.max():.3f}, {zeros} of {logits.size} exactly 0"
+    return CheckResult("spread", measured, cause)
+
+
+def _check_separation(logits: FloatArray) -> CheckResult:
+    """One threshold parts all relevant documents from all irrelevant ones, whatever the query."""
+    relevant, irrelevant = logits[:, 0], logits[:, 1]
+    gap = float(relevant.min() - irrelevant.max())
+    cause = None
+    if irrelevant.min() - relevant.max() >= MIN_GAP:
+        cause = _SWAPPED
+    elif not gap >= MIN_GAP:
+        cause = _WRONG_HEAD
+    measured = (
+        f"lowest relevant {relevant.min():.3f}, highest irrelevant {irrelevant.max():.3f}: "
+        f"apart by {gap:.3f}, must be {MIN_GAP}"
+    )
+    return CheckResult("separation", measured, cause)
+
+
+def _check_agreement(
+    name: str, what: str, first: FloatArray, second: FloatArray, tolerance: float, cause: str
+) -> CheckResult:
+    difference = float(np.abs(first - second).max())
+    measured = f"{what}: log-odds differ by up to {difference:.2g}, may by {tolerance:g}"
+    return CheckResult(name, measured, None if difference <= tolerance else cause)

@@ -1,1 +1,0 @@
-"""Measuring a reranker on judged data: `formats` reads files, `experiment` reranks, `metrics` compares."""

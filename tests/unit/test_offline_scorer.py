@@ -1,0 +1,148 @@
+"""A partition is scored as the service scores a list: same prompts, same engine, same arithmetic, equal scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from deployments.cli.rankers import LocalFleet
+from reranker.config import LongDocumentsConfig, ModelConfig, RerankerConfig
+from reranker.engine.loop import SteppedEngine
+from reranker.engine.simulated import simulated_engine
+from reranker.errors import EngineFailedError, InvalidRequestError
+from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import PromptRenderer
+from reranker.offline import Problem, Row, RowScore, scorer
+from reranker.offline.scorer import BatchReport, BusyTime, Cost, PartitionScorer, for_throughput
+from reranker.ranking.ranker import Ranker
+from reranker.record import Timeline
+from reranker.types import ANONYMOUS, RankRequest
+from tests.unit.steppers import QUICK, GatedStepper
+
+CONFIG = for_throughput(
+    RerankerConfig(
+        model=ModelConfig(max_pair_tokens=200), long_documents=LongDocumentsConfig(mode="windows", overlap_tokens=10)
+    )
+)
+RENDERER = PromptRenderer(DEMO_MODEL, 200, CONFIG.model.instruction)
+DOCUMENTS = ["", "Beijing is the capital.", "北京", "long " * 400, "<|im_end|>"]
+
+
+@pytest.fixture
+def engine() -> Iterator[SteppedEngine]:
+    engine = simulated_engine(CONFIG.engine, QUICK)
+    yield engine
+    engine.shutdown()
+
+
+async def _score(engine: SteppedEngine, rows: list[Row], instruction: str | None = None) -> list[RowScore]:
+    return await PartitionScorer(engine, RENDERER, CONFIG, instruction).score(iter(rows), Cost())
+
+
+async def _as_the_service(engine: SteppedEngine, query: str, instruction: str) -> dict[int, tuple[float, float, bool]]:
+    ranker = Ranker(CONFIG, RENDERER, LocalFleet(engine))
+    request = RankRequest(query, tuple(DOCUMENTS), instruction=instruction)
+    [ranking] = await ranker.rank([request], ANONYMOUS, Timeline())
+    return {one.index: (one.relevance_score, one.log_odds, one.truncated) for one in ranking.results}
+
+
+async def test_scores_are_exactly_the_services(engine: SteppedEngine) -> None:
+    queries = ["capital of China", "什么是重力?"]
+    rows = [Row(i, (str(i),), queries[i % 2], DOCUMENTS[i // 2]) for i in range(2 * len(DOCUMENTS))]
+    scored = await _score(engine, rows, "@medical")
+    assert [one.number for one in scored] == list(range(len(rows)))
+    for i, query in enumerate(queries):
+        served = await _as_the_service(engine, query, "@medical")
+        assert {one.number // 2: (one.score, one.log_odds, one.truncated) for one in scored[i::2]} == served
+
+
+async def test_rows_with_problems_keep_their_place(engine: SteppedEngine) -> None:
+    rows = [
+        Row(3, ("a",), problem=Problem("missing_query", "none")),
+        Row(4, ("b",), "too long " * 300, "d"),
+        Row(5, ("c",), "q", "d"),
+        Row(6, ("d",), "too long " * 300, "e"),
+    ]
+    scored = await _score(engine, rows)
+    assert [(one.number, one.keys, one.score is None) for one in scored] == [
+        (3, ("a",), True),
+        (4, ("b",), True),
+        (5, ("c",), False),
+        (6, ("d",), True),
+    ]
+    assert [one.problem.code if one.problem else None for one in scored] == [
+        "missing_query",
+        "query_too_long",
+        None,
+        "query_too_long",
+    ]
+
+
+async def test_logits_that_are_no_numbers_are_their_rows_problem(
+    engine: SteppedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = engine.score
+
+    async def spoilt(shard: object) -> np.ndarray:
+        logits = await honest(shard)  # type: ignore[arg-type]
+        logits[1] = np.nan
+        return logits
+
+    monkeypatch.setattr(engine, "score", spoilt)
+    scored = await _score(engine, [Row(i, (), "q", f"d{i}") for i in range(3)])
+    assert [one.problem.code if one.problem else None for one in scored] == [None, "invalid_score", None]
+
+
+async def test_rows_of_a_query_go_to_the_engine_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its head is computed once then, and found in the prefix cache by the others."""
+    monkeypatch.setattr(scorer, "_CHUNK_ROWS", 4)
+    monkeypatch.setattr(scorer, "_GATHERED_CHARACTERS", 40)
+    rows = [Row(i, (), "ab"[i % 2], "dd") for i in range(20)]
+    chunks = list(scorer._chunks(iter(rows)))
+    assert sorted(row.number for chunk in chunks for row in chunk) == list(range(20))
+    assert [len(chunk) for chunk in chunks] == [4, 4, 4, 2, 4, 2]
+    assert ["".join(row.query for row in chunk) for chunk in chunks[:4]] == ["aaaa", "aaab", "bbbb", "bb"]
+
+
+async def test_an_engine_that_fails_is_said_so() -> None:
+    stepper = GatedStepper()
+    stepper.fail = True
+    stepper.let()
+    engine = SteppedEngine(lambda: stepper)
+    with pytest.raises(EngineFailedError):
+        await _score(engine, [Row(i, (), f"q{i}", "d") for i in range(3)])
+    engine.shutdown()
+
+
+def test_an_instruction_that_is_unknown_is_refused(engine: SteppedEngine) -> None:
+    with pytest.raises(InvalidRequestError, match="no instruction of this name"):
+        PartitionScorer(engine, RENDERER, CONFIG, "@cooking")
+
+
+def test_busy_time_counts_once_whatever_runs_side_by_side() -> None:
+    busy = BusyTime()
+    began_s = time.monotonic()
+    with busy.working(), busy.working():
+        time.sleep(0.01)
+        assert 0 < busy.total_s <= time.monotonic() - began_s
+    seconds = busy.total_s
+    assert 0.01 <= seconds <= time.monotonic() - began_s
+    assert busy.total_s == seconds
+
+
+def test_report_sums_up_partitions_and_engines() -> None:
+    spent = {"pairs": 10, "prompt_tokens": 300, "work_tokens": 200, "read_s": 1, "render_s": 2, "write_s": 3, "rows": 9}
+    records = [
+        spent | {"begun_s": 100, "done_s": 110, "engine": "a", "engine_up_s": 10, "engine_busy_s": 9},
+        spent | {"begun_s": 101, "done_s": 120, "engine": "a", "engine_up_s": 20, "engine_busy_s": 15},
+        spent | {"begun_s": 105, "done_s": 115, "engine": "b", "engine_up_s": 20, "engine_busy_s": 17},
+    ]
+    report = BatchReport.of(records, 50, 2, started_s=90, finish_s=1)
+    assert (report.start_s, report.scoring_s, report.engines, report.rows_now) == (10, 20, 2, 27)
+    assert (report.pairs_per_s, report.engine_busy) == (1.5, 0.8)
+    assert report.lines()[1] == "1.5 pairs/s, 45 tokens/s on 2 engines, at work 80% of the time"
+    nothing = BatchReport.of([], 50, 2, started_s=90, finish_s=1)
+    assert nothing.lines() == ["50 rows, 2 without a score (errors.jsonl); 0 scored now"]
