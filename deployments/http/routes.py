@@ -8,6 +8,7 @@ from typing import Annotated, Any, NotRequired
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import Field, TypeAdapter
 from starlette.exceptions import HTTPException
@@ -132,12 +133,11 @@ def build_api(
         count: See `RequestMiddleware`.
         quotas: How much each key may use. None: counted in this process alone.
     """
-    handlers = {HTTPException: _raise, RequestValidationError: _raise}
     api = _Api(
         title="Reranker",
         description=_DESCRIPTION,
         version=VERSION,
-        exception_handlers=handlers,
+        exception_handlers={HTTPException: _raise, RequestValidationError: _raise},
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
@@ -146,7 +146,7 @@ def build_api(
     if backend.search is not None:
         api.include_router(search_router(backend.search))
     api.include_router(playground_router(backend.open_page, limits))
-    ranking_paths = [route.path for route in api.routes if "ranking" in getattr(route, "tags", ())]
+    ranking_paths = [one.path for one in api.routes if isinstance(one, APIRoute) and "ranking" in one.tags]
     api.add_middleware(
         RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, lambda: backend.draining
     )
@@ -221,10 +221,17 @@ async def model(request: Request, model_id: str) -> Response:
 
 
 def _model_card(name: str, backend: Backend) -> ModelCard:
-    card: ModelCard = {"id": name, "object": "model", "created": _STARTED_S, "owned_by": "reranker"}
+    card: ModelCard = {
+        "id": name,
+        "object": "model",
+        "created": _STARTED_S,
+        "owned_by": "reranker",
+        "model_type": "rerank",
+        "model_name": name,
+    }
     if name in backend.adapters:
         card["parent"] = backend.model
-    return {**card, "model_type": "rerank", "model_name": name}
+    return card
 
 
 @router.get("/v1/cache", **describe(CacheReport, 403, 503))

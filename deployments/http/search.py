@@ -101,7 +101,14 @@ class SearchResult(Place, answers.Marks):
     metadata: NotRequired[dict[str, Any]]
 
 
-class SearchAnswer(answers.Head):
+class LeftOut(TypedDict, total=False):
+    """The chunks that are not among the results, if there are any, and why."""
+
+    unscored: list[Place]
+    excluded: list[Exclusion]
+
+
+class SearchAnswer(answers.Head, LeftOut):
     """What was found, best first."""
 
     index: str
@@ -111,8 +118,6 @@ class SearchAnswer(answers.Head):
     results: list[SearchResult]
     usage: answers.Usage
     meta: answers.Meta
-    unscored: NotRequired[list[Place]]
-    excluded: NotRequired[list[Exclusion]]
     timings: answers.Timings
 
 
@@ -142,7 +147,7 @@ def write(found: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: S
         of_document[candidate.chunk.id] += 1
         if body.max_per_document is None or of_document[candidate.chunk.id] <= body.max_per_document:
             chosen.append(_result(candidate, index, scores, body))
-    answer: SearchAnswer = {
+    return {
         **answers.head_of("search", served),
         "index": found.index,
         "version": found.version,
@@ -153,12 +158,17 @@ def write(found: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: S
         "meta": answers.meta_of(asked, rankings, served),
         # What the stages took is in every answer; `timings: true` adds the shards.
         "timings": answers.timings_of(asked, served).get("timings") or answers.stages_of(served.timeline),
+        **_left_out(found, ranking),
     }
+
+
+def _left_out(found: Retrieval, ranking: Ranking) -> LeftOut:
+    left: LeftOut = {}
     if ranking.unscored:
-        answer["unscored"] = [_place(found.candidates[index]) for index in ranking.unscored]
+        left["unscored"] = [_place(found.candidates[index]) for index in ranking.unscored]
     if ranking.excluded:
-        answer["excluded"] = [{**_place(found.candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
-    return answer
+        left["excluded"] = [{**_place(found.candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
+    return left
 
 
 def _place(candidate: Candidate) -> Place:

@@ -22,4 +22,3 @@ PATHS: Mapping[str, Dialect | None] = dict.fromkeys(SHARED_PATHS) | {
     path: one for one in DIALECTS for path in one.paths
 }
 """Every path of a ranking, with its dialect where the path says it."""
-NAMES = tuple(one.name for one in DIALECTS)
