@@ -60,7 +60,7 @@ test-unit: $(DEV) ## only the tests that need neither Ray nor vLLM (seconds)
 
 .PHONY: fuzz
 fuzz: $(DEV) ## odd and broken requests to a running service, for minutes (URL=…, KEY=…)
-	$(BIN)/python -m tools.fuzz --url $(URL) $(if $(KEY),--key $(KEY))
+	$(BIN)/python -m tests.fuzz --url $(URL) $(if $(KEY),--key $(KEY))
 	$(BIN)/schemathesis --config-file tools/schemathesis.toml run $(URL)/openapi.json --max-examples 500 \
 		$(if $(KEY),--header "Authorization: Bearer $(KEY)")
 
@@ -96,13 +96,14 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 	$(BIN)/python -m tools.dashboard --check
 	$(BIN)/reranker config check serve_config.yaml examples/search/serve.yaml k8s/overlays/*/serve_config.yaml
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/python -m tools.image check
-	$(BIN)/python -m tools.build_demo_model --check
-	$(BIN)/python -m tools.demo_quality --check
+	$(BIN)/python -m tests.manifests.image check
+	$(BIN)/python -m tools.demo_model build --check
+	$(BIN)/python -m tools.demo_model quality --check
+	$(BIN)/python -m tools.house
 
 .PHONY: screenshots
 screenshots: $(DEV) ## the docs' pictures of the playground, from a running service with the demo model (URL=…)
-	$(BIN)/python -m tools.screenshots --url $(URL)
+	$(BIN)/python -m tests.screenshots --url $(URL)
 
 .PHONY: docs
 docs: $(DEV) ## write the generated parts of the docs
@@ -115,11 +116,11 @@ lock: $(DEV) ## resolve pyproject.toml into requirements/*.txt
 
 .PHONY: demo-model
 demo-model: $(DEV) ## write the bundled demo model's weights from their committed inputs
-	$(BIN)/python -m tools.build_demo_model
+	$(BIN)/python -m tools.demo_model build
 
 .PHONY: demo-quality
 demo-quality: $(DEV) ## rank the held-out questions with the demo model and with BM25; writes the model card's table
-	$(BIN)/python -m tools.demo_quality
+	$(BIN)/python -m tools.demo_model quality
 
 .PHONY: k8s
 k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod or prod-4b-tp2), and their tests
@@ -128,7 +129,7 @@ k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod or
 
 .PHONY: image-replay
 image-replay: ## run the image's install steps in a clean folder, without Docker (FLAVOUR=cpu or gpu; minutes)
-	@$(BIN)/python -m tools.image replay $(or $(FLAVOUR),cpu)
+	@$(BIN)/python -m tests.manifests.image replay $(or $(FLAVOUR),cpu)
 
 .PHONY: bench
 bench: $(DEV) ## ours beside `vllm serve`: about 25 minutes (SHAPES=nano,small SYSTEMS=… ROUNDS=3 GPU=1 BENCH="--quick …")
@@ -138,6 +139,10 @@ bench: $(DEV) ## ours beside `vllm serve`: about 25 minutes (SHAPES=nano,small S
 .PHONY: bench-check
 bench-check: $(DEV) ## what CI asks of speed: two ratios to `vllm serve`, with wide limits (a minute and a half)
 	$(BIN)/python -m benchmarks.serving --check
+
+.PHONY: bench-beside
+bench-beside: $(DEV) ## another state of this repository beside this one: half an hour (OLD=checkout SHAPES=nano,small ROUNDS=3)
+	$(BIN)/python -m benchmarks.beside --old $(OLD) $(if $(SHAPES),--shapes $(SHAPES)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .PHONY: bench-engine
 bench-engine: $(DEV) ## the two ways of holding vLLM, side by side (minutes)

@@ -8,15 +8,12 @@ The engine alone: one process, prompts made beforehand, a list for each query, a
 batch is compared by is from its first partition to its last; the start (Ray, model, reading the input) is told, too.
 """
 
-from __future__ import annotations
-
-import argparse
 import asyncio
+import contextlib
 import json
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,9 +23,9 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from benchmarks.serving.machine import RESULTS, describe, program, say
-from benchmarks.shapes import SHAPES, make_checkpoint
-from benchmarks.signals import heed_sigterm
+from benchmarks import models, results
+from benchmarks.results import RESULTS, describe, say
+from benchmarks.service import isolated, program
 
 PAIRS_PER_QUERY = 20
 WORDS = 60
@@ -49,7 +46,7 @@ def write_pairs(path: Path, pairs: int) -> None:
 
 def engine_alone(path: Path, model: str) -> dict[str, float]:
     """In this process: pairs per second of the engine."""
-    from deployments.cli.local import open_local
+    from deployments.cli.rankers import open_local
     from reranker.config import RerankerConfig
     from reranker.offline.scorer import for_throughput
 
@@ -73,12 +70,6 @@ def engine_alone(path: Path, model: str) -> dict[str, float]:
     return {"pairs_per_s": sum(map(len, shards)) / seconds, "seconds": seconds}
 
 
-def batch_command(path: Path, out: Path, model: str, config: Path, partition_rows: int) -> list[str]:
-    """What a user types."""
-    command = [program("reranker"), "batch", str(path), "--out", str(out), "--model", model, "--config", str(config)]
-    return [*command, "--partition-rows", str(partition_rows)]
-
-
 def run_batch(command: list[str], out: Path) -> dict[str, Any]:  # Any: JSON
     """Run it, and sample the memory of all its processes."""
     with (out.parent / "batch.log").open("ab") as log:
@@ -94,25 +85,25 @@ def run_batch(command: list[str], out: Path) -> dict[str, Any]:  # Any: JSON
     return report | {"memory": memory}
 
 
+def _engines(process: psutil.Process) -> list[psutil.Process]:
+    """The engines below a driver."""
+    return [one for one in process.children(recursive=True) if "PartitionActor" in " ".join(one.cmdline())]
+
+
 def sampled(process: subprocess.Popen[bytes]) -> Iterator[dict[str, float]]:
     """Every two seconds: seconds since the start, and MiB of its own of the driver, the engines, and all the rest."""
     started = time.monotonic()
     while process.poll() is None:
         sample = {"at_s": round(time.monotonic() - started, 1), "driver": 0.0, "engines": 0.0, "others": 0.0}
-        try:
+        with contextlib.suppress(psutil.Error):
             family = psutil.Process(process.pid)
             for one in [family, *family.children(recursive=True)]:
-                try:
+                with contextlib.suppress(psutil.Error):
                     kind = "driver" if one.pid == process.pid else "others"
                     kind = "engines" if "PartitionActor" in " ".join(one.cmdline()) else kind
                     sample[kind] += round(one.memory_full_info().uss / 2**20, 1)
-                except psutil.Error:
-                    continue
-        except psutil.Error:
-            break
-        yield sample
+            yield sample
         time.sleep(SAMPLE_S)
-    process.wait()
 
 
 def growth(memory: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -148,11 +139,12 @@ def killed(command: list[str], out: Path, pairs: int, kills: int, longest_s: flo
             before = len(done_now())
             while len(killed_at) % 3 and process.poll() is None and len(done_now()) == before:
                 time.sleep(0.05)
-            wait(process, rng.uniform(0, longest_s))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0, longest_s))
             if process.poll() is not None:
                 break
             family = psutil.Process(process.pid)
-            engines = [one for one in family.children(recursive=True) if "PartitionActor" in " ".join(one.cmdline())]
+            engines = _engines(family)
             victim = "driver" if len(killed_at) % 2 or not engines else "engine"
             killed_at.append(f"{victim} with {len(done_now())} partitions done")
             say(f"kill {len(killed_at)}: {killed_at[-1]}")
@@ -173,56 +165,6 @@ def killed(command: list[str], out: Path, pairs: int, kills: int, longest_s: flo
     }
 
 
-def wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """For so long, or until it ends."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
-
-
-def main() -> None:
-    """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=["demo", *sorted(SHAPES)], default="demo")
-    parser.add_argument("--pairs", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--partition-rows", type=int, default=5_000)
-    parser.add_argument("--kills", type=int, default=0, help="kill so many times instead of measuring")
-    parser.add_argument("--longest-s", type=float, default=40, help="between two kills, at most (%(default)s)")
-    parser.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/batch.json; none with --kills")
-    parser.add_argument("--alone", nargs=2, metavar=("FILE", "MODEL"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.alone:
-        print("RESULT " + json.dumps(engine_alone(Path(arguments.alone[0]), arguments.alone[1])), flush=True)
-        return
-    heed_sigterm()
-    with tempfile.TemporaryDirectory(prefix="reranker-batch-") as scratch:
-        folder = Path(scratch)
-        model = "demo"
-        if arguments.shape != "demo":
-            model = str(folder / "model")
-            make_checkpoint(SHAPES[arguments.shape], folder / "model")
-        config = folder / "serve_config.yaml"
-        # Random weights pass no start-up check.
-        args = {"engine": {"device": "cpu", "startup_check": arguments.shape == "demo"}}
-        ours = [{"name": "reranker", "import_path": "deployments.app:build_app", "args": args}]
-        config.write_text(json.dumps({"http_options": {"host": "127.0.0.1"}, "applications": ours}))
-        pairs, out = folder / "pairs.jsonl", folder / "out"
-        write_pairs(pairs, arguments.pairs)
-        command = batch_command(pairs, out, model, config, arguments.partition_rows)
-        if arguments.kills:
-            result = killed(command, out, arguments.pairs, arguments.kills, arguments.longest_s)
-        else:
-            result = measured(command, out, pairs, model, arguments.rounds)
-    header = describe(sys.argv[1:]) | {"command": " ".join(["python -m benchmarks.batch", *sys.argv[1:]])}
-    shape = {"shape": arguments.shape, "pairs": arguments.pairs, "partition_rows": arguments.partition_rows}
-    text = json.dumps(header | shape | result, indent=1)
-    if arguments.out or not arguments.kills:
-        (arguments.out or RESULTS / "batch.json").write_text(text + "\n")
-    print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=1))
-
-
 def measured(command: list[str], out: Path, pairs: Path, model: str, rounds: int) -> dict[str, Any]:  # Any: JSON
     """Both sides, by turns; the one that goes first changes."""
     done = []
@@ -232,19 +174,43 @@ def measured(command: list[str], out: Path, pairs: Path, model: str, rounds: int
             if side == "batch":
                 found[side] = run_batch([*command, "--restart"], out)
             else:
-                alone = [sys.executable, "-m", "benchmarks.batch", "--alone", str(pairs), model]
-                said = subprocess.run(alone, capture_output=True, text=True, check=True).stdout
-                line = next(one for one in said.splitlines() if one.startswith("RESULT "))
-                found[side] = json.loads(line.removeprefix("RESULT "))
+                found[side] = isolated(engine_alone, pairs, model)
             say(f"round {number + 1} {side}: {found[side]['pairs_per_s']:.1f} pairs/s")
         done.append(found)
     ratios = [one["batch"]["pairs_per_s"] / one["alone"]["pairs_per_s"] for one in done]
-    return {
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "memory_mib": growth(done[-1]["batch"]["memory"]),
-        "rounds": done,
-    }
+    memory = growth(done[-1]["batch"]["memory"])
+    return {"ratio": statistics.median(ratios), "ratios": ratios, "memory_mib": memory, "rounds": done}
+
+
+def main() -> None:
+    """Measure, or kill."""
+    parser = results.parser(__doc__)
+    parser.add_argument("--shape", choices=models.SHAPE_NAMES, default="demo")
+    parser.add_argument("--pairs", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--partition-rows", type=int, default=5_000)
+    parser.add_argument("--kills", type=int, default=0, help="kill so many times instead of measuring")
+    parser.add_argument("--longest-s", type=float, default=40, help="between two kills, at most (%(default)s)")
+    parser.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/batch.json; none with --kills")
+    asked = parser.parse_args()
+    model = "demo" if asked.shape == "demo" else str(models.checkpoint(asked.shape, "bytes"))
+    with tempfile.TemporaryDirectory(prefix="reranker-batch-") as scratch:
+        pairs, out, config = (Path(scratch) / name for name in ("pairs.jsonl", "out", "serve_config.yaml"))
+        # Random weights pass no start-up check.
+        args = {"engine": {"device": "cpu", "startup_check": asked.shape == "demo"}}
+        ours = [{"name": "reranker", "import_path": "deployments.app:build_app", "args": args}]
+        config.write_text(json.dumps({"http_options": {"host": "127.0.0.1"}, "applications": ours}))
+        write_pairs(pairs, asked.pairs)
+        command = [program("reranker"), "batch", str(pairs), "--out", str(out), "--model", model]
+        command += ["--config", str(config), "--partition-rows", str(asked.partition_rows)]
+        if asked.kills:
+            result = killed(command, out, asked.pairs, asked.kills, asked.longest_s)
+        else:
+            result = measured(command, out, pairs, model, asked.rounds)
+    header = describe() | {"shape": asked.shape, "pairs": asked.pairs, "partition_rows": asked.partition_rows}
+    if asked.out or not asked.kills:
+        results.write(asked.out or RESULTS / "batch.json", header | result)
+    print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=1))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,13 @@
 python -m benchmarks.door --url http://127.0.0.1:8000     after `make serve`
 """
 
-from __future__ import annotations
-
-import argparse
 import statistics
 import time
 
 import httpx
 
-from benchmarks.parsing import texts
+from benchmarks import results
+from benchmarks.texts import pieces
 
 _REPEATS = 3
 _DOOR = ("read", "parse", "admit", "cache", "tokenize", "merge", "respond")
@@ -19,11 +17,11 @@ _DOOR = ("read", "parse", "admit", "cache", "tokenize", "merge", "respond")
 
 def main() -> None:
     """Send lists of real text, each document new to the service, and print the medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="a running service (%(default)s)")
     parser.add_argument("--documents", type=int, default=1_000, help="each of 1,000 characters (%(default)s)")
     parsed = parser.parse_args()
-    documents = texts(parsed.documents * (_REPEATS + 1))
+    documents = pieces(parsed.documents * (_REPEATS + 1))
     stages: dict[str, list[float]] = {}
     for repeat in range(_REPEATS + 1):
         part = documents[repeat * parsed.documents : (repeat + 1) * parsed.documents]

@@ -6,23 +6,19 @@ Each round starts each holding in a fresh process, gives it the same shards (ran
 pairs of one list have) and prints pairs per second. Rounds alternate, so that a busy moment of the machine hits both.
 """
 
-from __future__ import annotations
-
-import argparse
 import asyncio
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.shapes import QWEN_VOCABULARY, SHAPES, make_checkpoint
+from benchmarks import results
+from benchmarks.models import QWEN_VOCABULARY, SHAPES, checkpoint
+from benchmarks.results import say
+from benchmarks.service import isolated
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine, engine_args
 from reranker.model.checkpoint import find_checkpoint
@@ -47,17 +43,14 @@ class AsyncLlmHolding:
     async def score(self, shard: Shard) -> FloatArray:
         """Score a shard; see `Engine.score`."""
         from vllm import PoolingParams
-        from vllm.inputs import TokensPrompt
 
         parameters = PoolingParams(task="classify", use_activation=False)
         collectors = []
         for i in range(len(shard)):
             document = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]]
-            prompt = np.concatenate([shard.head, document, shard.tail]).tolist()
+            prompt = {"prompt_token_ids": np.concatenate([shard.head, document, shard.tail]).tolist()}
             self._requests += 1
-            collectors.append(
-                await self._engine.add_request(str(self._requests), TokensPrompt(prompt_token_ids=prompt), parameters)
-            )
+            collectors.append(await self._engine.add_request(str(self._requests), prompt, parameters))
         return np.array([(await collector.get()).outputs.data.item() for collector in collectors], dtype=np.float32)
 
     def shutdown(self) -> None:
@@ -89,55 +82,45 @@ async def measure(engine: Any) -> dict[str, float]:
     return results
 
 
-def run_one(holding: str, folder: Path) -> None:
-    """Measure one holding in this process; print JSON."""
-    checkpoint = find_checkpoint(ModelConfig(name=str(folder)))
-    config = EngineConfig(device="cpu")
+def measured(holding: str, folder: Path) -> dict[str, float]:
+    """Measure one holding in this process."""
+    model, config = find_checkpoint(ModelConfig(name=str(folder))), EngineConfig(device="cpu")
 
     async def go() -> dict[str, float]:
         engine: Any
         if holding == "async_llm":
-            engine = AsyncLlmHolding(engine_args(checkpoint, config, device="cpu"))
+            engine = AsyncLlmHolding(engine_args(model, config, device="cpu"))
         else:
-            engine = VllmEngine(checkpoint, config, device="cpu")
+            engine = VllmEngine(model, config, device="cpu")
         try:
             return await measure(engine)
         finally:
             engine.shutdown()
 
-    print("RESULT " + json.dumps(asyncio.run(go())), flush=True)
+    return asyncio.run(go())
 
 
 def main() -> None:
     """Alternate the holdings and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="nano")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="OpenMP threads of the engine (%(default)s)")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", nargs=2, metavar=("HOLDING", "FOLDER"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        return run_one(arguments.one[0], Path(arguments.one[1]))
+    asked = parser.parse_args()
     rounds: dict[str, list[dict[str, float]]] = {holding: [] for holding in HOLDINGS}
-    with tempfile.TemporaryDirectory() as folder:
-        make_checkpoint(SHAPES[arguments.shape], Path(folder))
-        environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": str(arguments.threads)}
-        for number in range(arguments.rounds):
-            for holding in HOLDINGS:
-                command = [sys.executable, "-m", "benchmarks.engine_holding", "--one", holding, folder]
-                output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-                line = next(line for line in output.splitlines() if line.startswith("RESULT "))
-                result = json.loads(line.removeprefix("RESULT "))
-                rounds[holding].append(result)
-                print(f"round {number + 1} {holding:>10}", {k: round(v) for k, v in result.items()}, flush=True)
+    folder = checkpoint(asked.shape, "bytes")
+    os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": str(asked.threads)}
+    for number in range(asked.rounds):
+        for holding in HOLDINGS:
+            rounds[holding].append(isolated(measured, holding, folder))
+            say(f"round {number + 1} {holding:>10} { {k: round(v) for k, v in rounds[holding][-1].items()} }")
     for workload in WORKLOADS:
         medians = {h: statistics.median(r[workload] for r in rounds[h]) for h in HOLDINGS}
         ratio = medians["in_process"] / medians["async_llm"]
         print(f"{workload:>9}: " + ", ".join(f"{h} {v:.0f} pairs/s" for h, v in medians.items()) + f"; x{ratio:.2f}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"shape": arguments.shape, "threads": arguments.threads, "rounds": rounds}))
-    return None
+    if asked.out:
+        results.write(asked.out, {"shape": asked.shape, "threads": asked.threads, "rounds": rounds})
 
 
 if __name__ == "__main__":

@@ -8,34 +8,26 @@ at a speed that no GPU has, so that the ingress is the limit and every microseco
 share is smaller. Two of the services are the same, with nothing on: how far these differ is what the figure is worth.
 """
 
-from __future__ import annotations
-
-import argparse
 import asyncio
-import copy
 import itertools
-import json
 import math
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
 
-from benchmarks.scatter.client import Client, require_ok
-from benchmarks.scatter.report import ROOT
-from benchmarks.scatter.service import Service
-from benchmarks.signals import heed_sigterm
+from benchmarks import results
+from benchmarks.load import Client, require_ok
+from benchmarks.results import describe, say
+from benchmarks.service import configuration, running
 
-RESULTS = ROOT / "benchmarks" / "results" / "observability.json"
-_CLIENTS = 8
-_DOCUMENTS = 10
+RESULTS = results.RESULTS / "observability.json"
+_CLIENTS, _DOCUMENTS = 8, 10
 _WORDS = ("river", "capital", "museum", "paper", "mountain", "engine", "music", "iron")
 
 # Any: YAML.
@@ -55,17 +47,13 @@ def _bodies() -> Iterator[bytes]:
         yield orjson.dumps({"query": f"question {number}", "documents": documents})
 
 
-def _config(arm: str, folder: Path) -> Path:
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    simulated = {"tokens_per_s": 10_000_000, "step_s": 0.001}
-    args = copy.deepcopy({"engine": {"simulated": simulated}, **ARMS[arm]})
+def _config(arm: str, folder: str) -> dict[str, Any]:
+    args = {"engine": {"simulated": {"tokens_per_s": 10_000_000, "step_s": 0.001}}, **ARMS[arm]}
     if "tracing" in args:
-        args["tracing"]["file"] = str(folder / "traces.jsonl")
-    config["applications"][0]["args"] = args
+        args["tracing"] = args["tracing"] | {"file": str(Path(folder) / f"{arm}.jsonl")}
+    config = configuration(args)
     config["logging_config"]["encoding"] = "TEXT" if arm.startswith("off") else "JSON"
-    path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return config
 
 
 async def _lists_per_s(url: str, seconds: float) -> float:
@@ -79,30 +67,20 @@ async def _lists_per_s(url: str, seconds: float) -> float:
 
 
 def measure(rounds: int, seconds: float, arms: tuple[str, ...]) -> dict[str, list[float]]:
-    """Start the services, and ask them in turns.
-
-    Returns:
-        Lists per second of each round, by arm.
-    """
+    """Start the services, and ask them in turns; lists per second of each round, by arm."""
     found: dict[str, list[float]] = {arm: [] for arm in arms}
-    services: dict[str, Service] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            for arm in arms:
-                folder = Path(temporary) / arm.replace(" ", "-")
-                folder.mkdir()
-                services[arm] = Service(_config(arm, folder), 1, folder, simulated=False)
-            for service in services.values():
-                service.wait_until_ready(1)
-                asyncio.run(_lists_per_s(service.url, 2 * seconds))  # warm
-            for number in range(rounds):
-                turn = number % len(arms)  # what drifts must not always meet the same one
-                for arm in arms[turn:] + arms[:turn]:
-                    found[arm].append(asyncio.run(_lists_per_s(services[arm].url, seconds)))
-                print({arm: round(rates[-1], 1) for arm, rates in found.items()}, flush=True)
-        finally:
-            for service in services.values():
-                service.stop()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        services = {
+            arm: stack.enter_context(running(_config(arm, folder), 1, simulated=False, name=arm)) for arm in arms
+        }
+        for service in services.values():
+            asyncio.run(_lists_per_s(service.url, 2 * seconds))  # warm
+        for number in range(rounds):
+            turn = number % len(arms)  # what drifts must not always meet the same one
+            for arm in arms[turn:] + arms[:turn]:
+                found[arm].append(asyncio.run(_lists_per_s(services[arm].url, seconds)))
+            say({arm: round(rates[-1], 1) for arm, rates in found.items()})
     return found
 
 
@@ -126,14 +104,13 @@ def costs(found: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Measure, print, and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--starts", type=int, default=4, help="of all services anew")
     parser.add_argument("--rounds", type=int, default=12, help="in each start")
     parser.add_argument("--seconds", type=float, default=2, help="of each turn")
     parser.add_argument("--arms", nargs="+", default=["off", "off again", "all"], choices=list(ARMS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    heed_sigterm()
     arms = tuple(arguments.arms)
     found: dict[str, list[float]] = {arm: [] for arm in arms}
     for start in range(arguments.starts):  # two starts of the same service differ as well
@@ -143,9 +120,8 @@ def main() -> None:
     cost = costs(found)
     print("cost: " + ", ".join(f"{arm} {one['share']:.1%} +- {one['standard_error']:.1%}" for arm, one in cost.items()))
     load = f"{_CLIENTS} clients, lists of {_DOCUMENTS} documents, {arguments.starts} starts, {arguments.rounds} rounds"
-    result = {"machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", "load": load, "arms": ARMS}
-    result |= {"lists_per_s": found, "cost": cost}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    result = describe() | {"load": load, "arms": ARMS, "lists_per_s": found, "cost": cost}
+    results.write(arguments.out, result)
 
 
 if __name__ == "__main__":

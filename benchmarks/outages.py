@@ -9,13 +9,8 @@ or one that is kept, as the client's pool has it; a list that fails is not sent 
 (docs/decisions/0006-no-proxy.md): there is none to kill.
 """
 
-from __future__ import annotations
-
-import argparse
 import asyncio
-import contextlib
 import copy
-import json
 import os
 import re
 import secrets
@@ -28,26 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
-import yaml
 
-from benchmarks.scatter.client import Answer, Client
-from benchmarks.scatter.report import ROOT, say
-from benchmarks.scatter.service import Service, configuration
-from benchmarks.scatter.workload import Lists
-from benchmarks.signals import heed_sigterm
+from benchmarks import results
+from benchmarks.load import Answer, Client
+from benchmarks.results import say
+from benchmarks.service import ENGINE, INGRESS, Server, configuration, running
+from benchmarks.texts import Lists
 from tests.broken_models import broken_copy, swap_yes_and_no
 
-RESULTS = ROOT / "benchmarks" / "results" / "outages.json"
+RESULTS = results.RESULTS / "outages.json"
 RATE_PER_S = 8
 QUIET_S, WATCH_S = 2.0, 14.0
 """Before a kill, and after it."""
 REPLICAS = 3
-PROCESSES = {
-    "engine": "ServeReplica:reranker:EngineReplica",
-    "ingress": "ServeReplica:reranker:Ingress",
-    "controller": "ServeController",
-}
+PROCESSES = (ENGINE, INGRESS, "controller")
 SETTLED = {"RUNNING", "DEPLOY_FAILED", "UNHEALTHY"}
 SETTLE_S = 180
 
@@ -98,8 +87,13 @@ def _broken(setup: Setup, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 class Outage:
     """Lists that keep coming while something is done to the service."""
 
-    def __init__(self, service: Service, client: Client, log: Path, token: str) -> None:
-        self.service, self.client, self.log, self.token = service, client, log, token
+    def __init__(self, service: Server, client: Client, token: str) -> None:
+        self.service, self.client = service, client
+        said = re.search(r"dashboard at \S*?(http://[\d.:]+)", service.log.read_text())
+        if said is None:
+            raise RuntimeError("Ray did not say where its dashboard is")
+        headers = {"Authorization": f"Bearer {token}"}
+        self._serve: dict[str, Any] = {"url": f"{said[1]}/api/serve/applications/", "headers": headers, "timeout": 60}
         lists = Lists(seed=3)
         self._bodies = [lists.body(40, 30) for _ in range(32)]
 
@@ -130,45 +124,23 @@ class Outage:
         say(str(found))
         return found
 
-    def processes(self, part: str) -> list[psutil.Process]:
-        """Those of the service that are such a part."""
-        found = []
-        for process in psutil.Process(self.service._process.pid).children(recursive=True):
-            try:
-                if PROCESSES[part] in " ".join(process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    async def deploy(self, config: dict[str, Any]) -> None:
-        """Hand over a configuration, as `serve deploy` does; wait until it is running or has failed."""
-        said = re.search(r"dashboard at \S*?(http://[\d.:]+)", self.log.read_text())
-        if said is None:
-            raise RuntimeError("Ray did not say where its dashboard is")
+    async def deploy(self, config: dict[str, Any]) -> str:
+        """Hand over a configuration, as `serve deploy` does; what Serve says once it has done with it, or at last."""
         config = copy.deepcopy(config)
         config["http_options"]["port"] = int(self.service.url.rpartition(":")[2])
-        headers = {"Authorization": f"Bearer {self.token}"}
-        async with httpx.AsyncClient(headers=headers, timeout=60) as http:
-            url = f"{said[1]}/api/serve/applications/"
-            (await http.put(url, json=config)).raise_for_status()
-            await asyncio.sleep(1)
-
-    async def settled(self) -> str:
-        """Wait until Serve has done with a configuration, one way or the other; gives what it says of it."""
+        (await asyncio.to_thread(httpx.put, json=config, **self._serve)).raise_for_status()
+        await asyncio.sleep(1)
         deadline_s = time.perf_counter() + SETTLE_S
         while True:
-            status = await self.status()
+            answer = await asyncio.to_thread(httpx.get, **self._serve)
+            status = str(answer.json()["applications"]["reranker"]["status"])
             if status in SETTLED or time.perf_counter() > deadline_s:
                 return status
             await asyncio.sleep(0.5)
 
-    async def status(self) -> str:
-        """What Serve says of the application."""
-        said = re.search(r"dashboard at \S*?(http://[\d.:]+)", self.log.read_text())
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {self.token}"}, timeout=60) as http:
-            answer = await http.get(f"{said[1] if said else ''}/api/serve/applications/")
-        return str(answer.json()["applications"]["reranker"]["status"])
+    def engines(self) -> set[int]:
+        """Process ids of the engines."""
+        return {process.pid for process in self.service.processes(ENGINE)}
 
 
 async def _kills(outage: Outage, found: dict[str, Any]) -> None:
@@ -176,7 +148,7 @@ async def _kills(outage: Outage, found: dict[str, Any]) -> None:
         say(f"kill -9 of the {part}")
 
         async def kill(part: str = part) -> None:
-            [victim, *_] = outage.processes(part)
+            [victim, *_] = outage.service.processes(part)
             victim.kill()
 
         killed = found[f"kill {part}"] = await outage.during(kill, WATCH_S)
@@ -188,16 +160,8 @@ async def _kills(outage: Outage, found: dict[str, Any]) -> None:
 async def _deployments(outage: Outage, setup: Setup, folder: Path, found: dict[str, Any]) -> None:
     async def deploy(config: dict[str, Any]) -> dict[str, Any]:
         """Deploy under load until Serve has settled, and five seconds more."""
-        status = ""
-
-        async def until_settled() -> None:
-            nonlocal status
-            await outage.deploy(config)
-            status = await outage.settled()
-
-        before = {process.pid for process in outage.processes("engine")}
-        started_s = time.perf_counter()
-        deploying = asyncio.create_task(until_settled())
+        before, started_s = outage.engines(), time.perf_counter()
+        deploying = asyncio.create_task(outage.deploy(config))
 
         async def go_on() -> None:
             return None
@@ -206,16 +170,14 @@ async def _deployments(outage: Outage, setup: Setup, folder: Path, found: dict[s
         while not deploying.done():
             parts.append(await outage.during(go_on, 3))
         parts.append(await outage.during(go_on, 5))
-        await deploying
-        kept = before & {process.pid for process in outage.processes("engine")}
         return {
-            "status": status,
+            "status": await deploying,
             "took_s": round(time.perf_counter() - started_s - 5, 1),
             "lists": sum(one["lists"] for one in parts),
             "failed": sum(one["failed"] for one in parts),
             "as": dict(sum((Counter(one["as"]) for one in parts), Counter())),
             "slowest_ranked_s": max(one["slowest_ranked_s"] for one in parts),
-            "engines_kept": f"{len(kept)} of {len(before)}",
+            "engines_kept": f"{len(before & outage.engines())} of {len(before)}",
         }
 
     for name, config in (
@@ -235,40 +197,27 @@ def _span(moments_s: list[float]) -> list[float] | None:
     return [round(min(moments_s), 2), round(max(moments_s), 2)] if moments_s else None
 
 
-@contextlib.contextmanager
-def _service(setup: Setup, folder: Path) -> Iterator[Service]:
-    path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(setup.configuration()), encoding="utf-8")
-    service = Service(path, None, folder, simulated=True)
-    try:
-        service.wait_until_ready(setup.engines)
-        time.sleep(3)
-        yield service
-    finally:
-        service.stop()
+async def _play(service: Server, setup: Setup, token: str, found: dict[str, Any]) -> None:
+    await asyncio.sleep(3)
+    with tempfile.TemporaryDirectory() as folder:
+        async with Client(service.url, timeout_s=30) as client:
+            outage = Outage(service, client, token)
+            if setup.kills:
+                await _kills(outage, found)
+            await _deployments(outage, setup, Path(folder), found)
 
 
 def main() -> None:
     """Run all, or some; and write what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=SETUPS, default=list(SETUPS))
-    heed_sigterm()
+    asked = parser.parse_args()
     os.environ["RAY_AUTH_TOKEN"] = token = secrets.token_hex()
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for name in parser.parse_args().only:
-        setup = SETUPS[name]
-        found = results[name] = {}
-
-        async def play(service: Service, folder: Path, setup: Setup = setup, found: Any = found) -> None:
-            async with Client(service.url, timeout_s=30) as client:
-                outage = Outage(service, client, folder / "service.log", token)
-                if setup.kills:
-                    await _kills(outage, found)
-                await _deployments(outage, setup, folder, found)
-
-        with tempfile.TemporaryDirectory() as folder, _service(setup, Path(folder)) as service:
-            asyncio.run(play(service, Path(folder)))
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name in asked.only:
+        setup, found = SETUPS[name], dict[str, Any]()
+        with running(setup.configuration(), setup.engines, count=False) as service:
+            asyncio.run(_play(service, setup, token, found))
+        results.write(RESULTS, results.read(RESULTS) | {name: found})
 
 
 if __name__ == "__main__":

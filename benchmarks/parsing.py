@@ -3,25 +3,21 @@
 python -m benchmarks.parsing
 """
 
-from __future__ import annotations
-
 import json
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import orjson
 from pydantic import BaseModel, StrictStr
 
+from benchmarks.stages import milliseconds
+from benchmarks.texts import pieces
 from reranker.config import LimitsConfig
 from reranker.dialects.base import Served
 from reranker.dialects.parse import parse
 from reranker.types import RankedDocument, Ranking
 
-_JUDGED = Path(__file__).parent / "judged"
-_CHARACTERS = 1_000
 _REPEATS = 7
 
 
@@ -37,27 +33,9 @@ class _Msgspec(msgspec.Struct):
     top_n: int | None = None
 
 
-def texts(count: int) -> list[str]:
-    """Real English and Chinese text, in pieces of a thousand characters."""
-    lines = [
-        json.loads(line)["text"]
-        for name in ("medquad-en", "cmrc-zh")
-        for line in (_JUDGED / name / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    step = len(lines) // 2
-    mixed = " ".join(text for pair in zip(lines[:step], lines[step:], strict=False) for text in pair)
-    mixed *= count * _CHARACTERS // len(mixed) + 1
-    return [mixed[start : start + _CHARACTERS] for start in range(0, count * _CHARACTERS, _CHARACTERS)]
-
-
 def best_ms(work: Callable[[], object]) -> float:
     """Milliseconds that it takes, undisturbed."""
-    times = []
-    for _ in range(_REPEATS):
-        started_s = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started_s)
-    return min(times) * 1e3
+    return min(milliseconds(work, _REPEATS))
 
 
 def main() -> None:
@@ -67,7 +45,7 @@ def main() -> None:
     print("| documents | as | MB | json | pydantic | msgspec | orjson + pydantic | the whole of `parse` |")
     print("|---|---|---|---|---|---|---|---|")
     for count in (1_000, 10_000):
-        documents = texts(count)
+        documents = pieces(count)
         for kind, ascii_only in (("strings", False), ("strings", True), ("objects", False)):
             sent = documents if kind == "strings" else [{"text": text, "year": 2020, "id": "x1"} for text in documents]
             body = {"query": "what is the capital", "documents": sent, "top_n": 10}
@@ -84,7 +62,7 @@ def main() -> None:
     print("\n| answer of 1,000 results | json | msgspec | orjson |\n|---|---|---|---|")
     ranking = Ranking(tuple(RankedDocument(index, index / 1_000, 0.0) for index in range(1_000)), prompt_tokens=10)
     for echo in (False, True):
-        asked = parse(orjson.dumps({"query": "q", "documents": texts(1_000), "return_documents": echo}), None, limits)
+        asked = parse(orjson.dumps({"query": "q", "documents": pieces(1_000), "return_documents": echo}), None, limits)
         answer = asked.write([ranking], Served("id", "demo", 0))
         times = (
             best_ms(lambda answer=answer: json.dumps(answer, ensure_ascii=False).encode()),  # type: ignore[misc]

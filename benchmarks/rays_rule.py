@@ -4,8 +4,6 @@ Our shards pass Serve by (docs/decisions/0007-socket.md), so that it has nothing
 would have counted: the shards that each replica has in hand, averaged by Serve as it does its own number.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ray.serve.autoscaling_policy import replica_queue_length_autoscaling_policy

@@ -117,10 +117,8 @@ class Indexes:
             if index is None:
                 described.append({"name": name, "available": False})
                 continue
-            stages = {
-                "first_stages": list(index.stages),
-                "first_stage": config.first_stage or next(iter(index.stages)),
-            }
+            default: str = config.first_stage or next(iter(index.stages))
+            stages = {"first_stages": list(index.stages), "first_stage": default}
             described.append({"name": name, "available": True, "version": index.version, **stages, **index.info})
         return described
 
@@ -188,6 +186,8 @@ class EmbeddingReplica:
         """
         join_serve()
         self.model: VllmEmbedder | None = None
+        self._waiting: list[tuple[list[list[int]], asyncio.Future[FloatArray]]] = []
+        self._running: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "embedding")  # one: OpenMP makes its threads anew for each that calls
         if config.model == SIMULATED:
             logger.warning("SIMULATED embedding model: it knows words only")
@@ -199,22 +199,37 @@ class EmbeddingReplica:
         if self.model is None:
             return await SimulatedEmbedder().embed(texts, kind)
         ids = await asyncio.to_thread(self.model.prompts.ids, texts, kind)
-        vectors: FloatArray = await self._embed_batch(ids)
-        return vectors
+        answer: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ids, answer))
+        if self._running is None or self._running.done():
+            self._running = asyncio.ensure_future(self._run(self.model))
+        return await answer
+
+    async def _run(self, model: VllmEmbedder) -> None:
+        """Embed batch after batch: what comes while one is computed is the next."""
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            wanted = [(ids, answer) for ids, answer in waiting if not answer.done()]  # a cancelled call wants nothing
+            if not wanted:
+                continue
+            prompts = [prompt for ids, _ in wanted for prompt in ids]
+            try:
+                vectors = await asyncio.get_running_loop().run_in_executor(self._thread, model.embed_ids, prompts)
+            except Exception as error:  # noqa: BLE001 - whatever vLLM raises is told to those who wait
+                for _, answer in wanted:
+                    if not answer.done():
+                        answer.set_exception(error)
+                continue
+            ends = list(accumulate(len(ids) for ids, _ in wanted))
+            for part, (_, answer) in zip(np.split(vectors, ends[:-1]), wanted, strict=True):
+                if not answer.done():
+                    answer.set_result(part)
 
     def shutdown(self) -> None:
         """Stop the model; for tests."""
         self._thread.shutdown()
         if self.model is not None:
             self.model.shutdown()
-
-    @serve.batch(max_batch_size=_EMBEDDINGS, batch_wait_timeout_s=0)  # type: ignore[untyped-decorator]
-    async def _embed_batch(self, calls: list[list[list[int]]]) -> list[FloatArray]:
-        """Embed the token ids of several calls at once: all that came while the last batch was computed."""
-        assert self.model is not None  # noqa: S101 - looked at before; for the type checker
-        prompts = [ids for call in calls for ids in call]
-        vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self.model.embed_ids, prompts)
-        return np.split(vectors, list(accumulate(len(call) for call in calls))[:-1])
 
 
 class ReplicaEmbedder:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from tools.build_qwen_tokenizer import ADDED_TOKENS, SPECIAL_TOKENS
+from tools.qwen_tokenizer import ADDED_TOKENS, SPECIAL_TOKENS
 
 _LINES = (Path(__file__).parent / "golden" / "hostile.jsonl").read_text(encoding="utf-8").splitlines()
 HOSTILE: dict[str, str] = {entry["name"]: entry["text"] for entry in map(json.loads, _LINES)}

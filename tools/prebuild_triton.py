@@ -7,8 +7,6 @@ and hands out its library; anything else it refuses. No GPU and no driver is nee
 the result, and found when it is loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys
@@ -33,15 +31,7 @@ cp "$known" "$library"
 
 
 def build(folder: Path, compiler: str = "gcc") -> Path:
-    """Compile Triton's driver module.
-
-    Args:
-        folder: Where the library and `cc` shall be, in the image.
-        compiler: A C compiler.
-
-    Returns:
-        The library; its name is the digest of its source.
-    """
+    """Compile Triton's driver module into the folder it has in the image; its name is its source's digest."""
     import triton.backends.nvidia
 
     nvidia = Path(triton.backends.nvidia.__file__).parent

@@ -5,26 +5,20 @@
 It does what a user would: builds an index of each set, starts the service on all of them, and asks POST /v1/search.
 """
 
-from __future__ import annotations
-
-import argparse
-import contextlib
 import importlib.util
 import re
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import yaml
 
+from benchmarks import results
+from benchmarks.service import Server, ours, started
 from deployments.cli import evaluate
 from deployments.cli.index import open_embedder
 from reranker.client import RerankerClient
@@ -40,7 +34,6 @@ CONFIG = ROOT / "examples" / "search" / "serve.yaml"
 STAGES = ("bm25", "dense", "hybrid")
 CANDIDATES = 20
 _TABLE = re.compile(r"<!-- retrieval -->\n.*?<!-- /retrieval -->", re.DOTALL)
-_START_TIMEOUT_S = 900
 JUDGED, EXAMPLES = ROOT / "benchmarks" / "judged", ROOT / "examples" / "search"
 
 
@@ -86,47 +79,16 @@ def build(one: JudgedSet, out: Path, embedding: str, embed: Embed) -> None:
     print(f"{one.name}: {built.info.documents} documents, {built.info.chunks} chunks", flush=True)
 
 
-@contextlib.contextmanager
-def service(indexes: dict[str, Path], model: str, log: Path) -> Iterator[str]:
-    """Serve the indexes; gives the address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = [option for name, path in indexes.items() for option in ("--index", f"{name}={path}")]
-    config = log.with_name("serve.yaml")
-    config.write_text(yaml.safe_dump(_without_rules(), sort_keys=False), encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "reranker"), "serve", "--config", str(config), "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
-    with log.open("wb") as output:
-        process = subprocess.Popen([*command, "--model", model, *options], stdout=output, stderr=subprocess.STDOUT)
-        try:
-            deadline_s = time.monotonic() + _START_TIMEOUT_S
-            while not _ready(url):
-                if process.poll() is not None or time.monotonic() > deadline_s:
-                    raise SystemExit(f"the service did not start:\n{log.read_text()[-3000:]}")
-                time.sleep(1)
-            yield url
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _without_rules() -> Any:  # Any: YAML
-    """The examples' configuration; their rules exclude documents that are answers in another set."""
+def start(indexes: dict[str, Path], model: str) -> Server:
+    """Serve the indexes by the examples' configuration, without its rules: they exclude other sets' answers."""
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     del config["applications"][0]["args"]["rules"]
-    return config
-
-
-def _ready(url: str) -> bool:
-    """Whether engines and embedding model are there: the first search waits for the latter."""
-    try:
-        return (
-            httpx.get(f"{url}/health", timeout=5).status_code == 200
-            and httpx.post(f"{url}/v1/search", json={"query": "ready"}, timeout=120).status_code == 200
-        )
-    except httpx.HTTPError:
-        return False
+    options = [option for name, path in indexes.items() for option in ("--index", f"{name}={path}")]
+    server = started(ours(config, "retrieval", "--model", model, *options), "retrieval")
+    # The embedding model may come later.
+    while httpx.post(f"{server.url}/v1/search", json={"query": "ready"}, timeout=900).status_code == 503:
+        time.sleep(1)
+    return server
 
 
 def measure(client: RerankerClient, one: JudgedSet, stage: str) -> evaluation.Comparison:
@@ -154,11 +116,10 @@ def table(client: RerankerClient) -> Iterator[str]:
 
 def main() -> int:
     """Measure, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--model", default="demo", help="the reranker (%(default)s)")
     parser.add_argument("--embedding", help="the embedding model; default: all-MiniLM-L6-v2, from a package")
     parsed = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service ends with us
     embedding = parsed.embedding or minilm()
     lines = [f"Reranker: `{parsed.model}`. Embedding model: `{parsed.embedding or 'all-MiniLM-L6-v2'}`.", ""]
     with tempfile.TemporaryDirectory(prefix="reranker-retrieval-") as folder:
@@ -166,10 +127,7 @@ def main() -> int:
         with open_embedder(EmbeddingConfig(model=embedding)) as embed:
             for one in SETS:
                 build(one, indexes[one.name], embedding, embed)
-        with (
-            service(indexes, parsed.model, Path(folder) / "service.log") as url,
-            RerankerClient(url) as client,
-        ):
+        with start(indexes, parsed.model) as server, RerankerClient(server.url) as client:
             for line in table(client):
                 print(line, flush=True)
                 lines.append(line)

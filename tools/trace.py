@@ -4,8 +4,6 @@ python -m tools.trace spans.jsonl                  the last trace
 python -m tools.trace spans.jsonl REQUEST_ID       that of one request
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections import defaultdict

@@ -3,10 +3,6 @@
 One process, no cluster, three quarters of an hour; writes benchmarks/results/fleet.json and prints its tables.
 """
 
-from __future__ import annotations
-
-import argparse
-import json
 import math
 import random
 import statistics
@@ -15,20 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.autoscaling import trace
-from benchmarks.autoscaling.report import summary
-from benchmarks.fleet.parts import SPEED, Strategy
-from benchmarks.fleet.simulation import Fleet
-from benchmarks.scatter.report import ROOT, say
+from benchmarks import autoscaling as trace
+from benchmarks import results
+from benchmarks.fleet.simulation import SPEED, Fleet, Strategy
+from benchmarks.results import say
 from deployments.scaling import ReplicaScaling
 from reranker.config import PlanningConfig, ScalingConfig
 from reranker.ranking.placement import Placement, Route
 from reranker.ranking.planning import most_shards, plan
 
-RESULTS = ROOT / "benchmarks" / "results" / "fleet.json"
-SIZES = (10, 100, 1_000)
-SHARES = (0.70, 0.25, 0.05)
-"""How many lists are of which size."""
+RESULTS = results.RESULTS / "fleet.json"
+SIZES, SHARES = (10, 100, 1_000), (0.70, 0.25, 0.05)
+"""Documents of a list, and how many lists are of which size."""
 MEAN_TOKENS = 200
 LATE_S = 5.0
 """Of queue the service refuses lists; there is no refusal here, so this is what it would refuse, about."""
@@ -37,13 +31,13 @@ PRICE_PER_HOUR = 0.80
 STRATEGIES = {
     "ours": Strategy(),
     "ours, first come first served": Strategy(fair=False),
-    "split, two choices": Strategy("two choices"),
-    "split, round robin": Strategy("round robin"),
-    "split, random": Strategy("random"),
-    "whole lists, two choices": Strategy("two choices", split=False, fair=False),
-    "whole lists, round robin": Strategy("round robin", split=False, fair=False),
-    "whole lists, random": Strategy("random", split=False, fair=False),
+    **{f"split, {one}": Strategy(one) for one in ("two choices", "round robin", "random")},
+    **{
+        f"whole lists, {one}": Strategy(one, split=False, fair=False)
+        for one in ("two choices", "round robin", "random")
+    },
 }
+Scale = Callable[[Fleet], None]
 
 
 def traffic(
@@ -53,15 +47,7 @@ def traffic(
     seed: int,
     sizes: Sequence[tuple[int, float]] = tuple(zip(SIZES, SHARES, strict=True)),
 ) -> None:
-    """Send lists at random moments.
-
-    Args:
-        fleet: Where to.
-        rate: Engines' worth of work that arrives at a moment.
-        until_s: When it ends.
-        seed: Of the draws; the same for every strategy.
-        sizes: Documents of a list, and the share of the lists that have so many.
-    """
+    """Send lists at random moments: so many engines' worth of work at a moment, of these sizes with their shares."""
     draw = random.Random(seed)
     tokens = MEAN_TOKENS * sum(size * share for size, share in sizes)
     numbers, shares = zip(*sizes, strict=True)
@@ -91,16 +77,23 @@ def latencies(fleet: Fleet, warm_s: float = 0.0) -> dict[str, Any]:  # Any: JSON
         if len(took) > 1:
             cuts = statistics.quantiles(took, n=100)
             found[str(size)] = {"lists": len(took), "p50_ms": round(cuts[49]), "p99_ms": round(cuts[98])}
-    late = [one for one in fleet.done if one.done_s is not None and one.done_s - one.arrived_s > LATE_S]
+    late = sum(one.done_s is not None and one.done_s - one.arrived_s > LATE_S for one in fleet.done)
     pairs = sum(len(one.pair_tokens) for one in fleet.done)
     hours = fleet.replica_s / 3_600
-    cost = round(hours * PRICE_PER_HOUR / pairs * 1e6, 2) if pairs else None
     return {
         "by_size": found,
-        "late_share": round(len(late) / len(fleet.done), 4),
+        "late_share": round(late / len(fleet.done), 4),
         "gpu_hours": round(hours, 3),
-        "dollars_per_million_pairs": cost,
+        "dollars_per_million_pairs": round(hours * PRICE_PER_HOUR / pairs * 1e6, 2) if pairs else None,
     }
+
+
+def _by_size(fleet: Fleet, load: float, seconds: float, end_s: float) -> dict[str, Any]:
+    """Latencies at a steady load."""
+    traffic(fleet, lambda _: load, seconds, seed=3)
+    fleet.run(end_s)
+    found: dict[str, Any] = latencies(fleet, warm_s=seconds * 0.1)["by_size"]
+    return found
 
 
 def placement() -> dict[str, Any]:
@@ -111,11 +104,8 @@ def placement() -> dict[str, Any]:
         for name, strategy in STRATEGIES.items():
             started_s = time.perf_counter()
             fleet = Fleet(replicas, strategy, ingresses=max(2, replicas // 16))
-            load = 0.7 * replicas
-            traffic(fleet, lambda _, load=load: load, seconds, seed=3)  # type: ignore[misc]
-            fleet.run(seconds * 3)
-            found[str(replicas)][name] = latencies(fleet, warm_s=seconds * 0.1)["by_size"]
-            said = {size: (one["p50_ms"], one["p99_ms"]) for size, one in found[str(replicas)][name].items()}
+            sizes = found[str(replicas)][name] = _by_size(fleet, 0.7 * replicas, seconds, seconds * 3)
+            said = {size: (one["p50_ms"], one["p99_ms"]) for size, one in sizes.items()}
             say(f"{replicas} replicas, {name}: {said} ({time.perf_counter() - started_s:.0f} s)")
     return found
 
@@ -126,10 +116,7 @@ def uneven() -> dict[str, Any]:
     share, seconds = 0.125, 10.0
     for name in ("ours", "split, two choices", "split, round robin", "split, random"):
         fleet = Fleet(256, STRATEGIES[name], ingresses=16, slow_share=share)
-        load = 0.7 * 256 * (1 - share / 2)
-        traffic(fleet, lambda _, load=load: load, seconds, seed=3)  # type: ignore[misc]
-        fleet.run(seconds * 5)
-        found[name] = latencies(fleet, warm_s=seconds * 0.1)["by_size"]
+        found[name] = _by_size(fleet, 0.7 * 256 * (1 - share / 2), seconds, seconds * 5)
         say(f"{name}: {found[name]}")
     return found
 
@@ -140,26 +127,23 @@ def _day(now_s: float) -> float:
     return curve * (3 if 500 <= now_s < 540 or 1_300 <= now_s < 1_340 else 1)
 
 
+def _ours(keep_s: float, bounds: tuple[int, int], load_s: float) -> Scale:
+    config = ScalingConfig(target_queue_s=1, keep_s=keep_s)
+    return lambda fleet: fleet.autoscale(ReplicaScaling(config), bounds, load_s)
+
+
+def _rays(target: float, bounds: tuple[int, int], load_s: float, **delays: Any) -> Scale:
+    return lambda fleet: fleet.autoscale_by_count(target, bounds, load_s, **delays)
+
+
 def scaling() -> dict[str, Any]:
     """A day with bursts: our policy, Ray's rule, and fixed numbers of replicas; a model loads for 60 s."""
-    until_s, load_s, bounds = 1_800.0, 60.0, (2, 64)
+    until_s, room = 1_800.0, ((2, 64), 60.0)
     found: dict[str, Any] = {}
-
-    def by_ours(keep_s: float) -> Callable[[Fleet], None]:
-        config = ScalingConfig(target_queue_s=1, keep_s=keep_s)
-        return lambda fleet: fleet.autoscale(ReplicaScaling(config), bounds, load_s)
-
-    def by_count(target: float) -> Callable[[Fleet], None]:
-        return lambda fleet: fleet.autoscale_by_count(target, bounds, load_s)
-
-    ways: dict[str, tuple[int, Callable[[Fleet], None] | None]] = {
-        "ours, keep_s 180": (4, by_ours(180)),
-        "ours, keep_s 60": (4, by_ours(60)),
-        "Ray's rule, 2 shards": (4, by_count(2)),
-        "Ray's rule, 4 shards": (4, by_count(4)),
-        "Ray's rule, 8 shards": (4, by_count(8)),
-        "16 replicas": (16, None),
-        "32 replicas": (32, None),
+    ways: dict[str, tuple[int, Scale | None]] = {
+        **{f"ours, keep_s {keep_s}": (4, _ours(keep_s, *room)) for keep_s in (180, 60)},
+        **{f"Ray's rule, {shards} shards": (4, _rays(shards, *room)) for shards in (2, 4, 8)},
+        **{f"{replicas} replicas": (replicas, None) for replicas in (16, 32)},
     }
     for name, (replicas, scale) in ways.items():
         fleet = Fleet(replicas, Strategy(), ingresses=2)
@@ -187,23 +171,16 @@ def _engines(fleet: Fleet, until_s: float) -> list[tuple[float, int]]:
 
 def burst() -> dict[str, Any]:
     """The trace that benchmarks/autoscaling plays on a live service, drawn many times; a replica starts in 9 s."""
-    until_s, load_s, bounds, draws = float(trace.TRACE[-1][0]), 9.0, (1, 8), 32
-    quick = {"look_s": 5, "up_s": 0, "down_s": 30}
-
-    def by_ours(fleet: Fleet) -> None:
-        fleet.autoscale(ReplicaScaling(ScalingConfig(target_queue_s=1, keep_s=30)), bounds, load_s)
-
-    def by_count(target: float, **delays: Any) -> Callable[[Fleet], None]:
-        return lambda fleet: fleet.autoscale_by_count(target, bounds, load_s, **delays)
-
-    ways = {"ours": by_ours, "Ray's rule, its own delays, 2 shards": by_count(2)} | {
-        f"Ray's rule, {target} shards": by_count(target, **quick) for target in (0.5, 0.75, 1, 1.25, 1.5, 2)
+    until_s, room, draws = float(trace.TRACE[-1][0]), ((1, 8), 9.0), 32
+    quick: dict[str, Any] = {"look_s": 5, "up_s": 0, "down_s": 30}
+    ways = {"ours": _ours(30, *room), "Ray's rule, its own delays, 2 shards": _rays(2, *room)} | {
+        f"Ray's rule, {target} shards": _rays(target, *room, **quick) for target in (0.5, 0.75, 1, 1.25, 1.5, 2)
     }
     found: dict[str, Any] = {}
     for kind, sizes in trace.SIZES.items():
         for name, scale in ways.items():
-            p95_s, replica_s, held = [], [], []
-            after: list[float] = []  # of the draws in which the burst made it scale up
+            runs: list[dict[str, Any]] = []
+            replica_s = []
             for seed in range(draws):
                 fleet = Fleet(1, Strategy(), ingresses=1, seed=seed)
                 traffic(fleet, trace.engines_wanted, until_s, seed, sizes)
@@ -217,15 +194,14 @@ def burst() -> dict[str, Any]:
                     for one in fleet.done
                     if one.done_s is not None
                 ]
-                run = summary(answers, counts)
-                p95_s.append(run["p95_s"])
-                held.append(run["seconds_in_target"])
-                after += [] if run["seconds_in_target_after_it"] is None else [run["seconds_in_target_after_it"]]
+                runs.append(trace.summary(answers, counts))
+            # Of the draws in which the burst made it scale up.
+            after = [one for run in runs if (one := run["seconds_in_target_after_it"]) is not None]
             found[f"{name}, {kind} lists"] = {
-                "p95_s": round(statistics.mean(p95_s), 2),
+                "p95_s": round(statistics.mean(run["p95_s"] for run in runs), 2),
                 "replica_seconds": round(statistics.mean(replica_s)),
                 "replica_seconds_standard_error": round(statistics.stdev(replica_s) / math.sqrt(draws), 1),
-                "seconds_in_target": round(statistics.mean(held), 3),
+                "seconds_in_target": round(statistics.mean(run["seconds_in_target"] for run in runs), 3),
                 "seconds_in_target_after_the_first_scale_up": round(statistics.mean(after), 3) if after else None,
                 "draws_with_95_percent_of_them": f"{sum(one >= 0.95 for one in after)} of {len(after)}",
             }
@@ -273,24 +249,16 @@ def router() -> dict[str, Any]:
     return found
 
 
-EXPERIMENTS = {
-    "placement": placement,
-    "uneven": uneven,
-    "scaling": scaling,
-    "burst": burst,
-    "failures": failures,
-    "router": router,
-}
+EXPERIMENTS = {one.__name__: one for one in (placement, uneven, scaling, burst, failures, router)}
 
 
 def main() -> None:
     """Run experiments, and write what they found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in parser.parse_args().only:
-        results[name] = EXPERIMENTS[name]()
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        found = EXPERIMENTS[name]()
+        results.write(RESULTS, results.read(RESULTS) | {name: found})
 
 
 if __name__ == "__main__":

@@ -4,25 +4,88 @@ What decides is the service's own code, imported: `planning.plan`, `placement.Pl
 `scaling.ReplicaScaling`. What is imagined is time: an engine's step, a hop, a model's load.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 
-from benchmarks.fleet.parts import HOP_S, SPEED, STEP_S, STEP_TOKENS, RankedList, Replica, ShardOnItsWay, Strategy
 from deployments.scaling import ReplicaScaling, Report
 from reranker.config import PlanningConfig, PrioritiesConfig
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.ranking.placement import Placement, Route
 from reranker.ranking.planning import most_shards, plan
+from reranker.types import ReplicaLoad
 
 _PLANNING = PlanningConfig()
 _WEIGHT = PrioritiesConfig().interactive.weight
+SPEED = 40_000.0
+"""Tokens a second, of the order of a 0.6B model on an L4."""
+STEP_TOKENS, STEP_S = 2_000, 0.005
+HOP_S = 0.003
+
+
+@dataclass(slots=True, eq=False)
+class RankedList:
+    """A list on its way."""
+
+    arrived_s: float
+    pair_tokens: Sequence[int]
+    done_s: float | None = None
+    left: int = 0
+    """Shards without an answer."""
+
+
+@dataclass(slots=True, eq=False)
+class MovingShard:
+    """A shard: its list, its pairs, and its sending."""
+
+    of: RankedList
+    costs: Sequence[int]
+    route: Route
+    ingress: int
+    left: int = 0
+    sending: AbstractContextManager[str] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Its work."""
+        return sum(self.costs)
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """An engine that steps."""
+
+    name: str
+    queue: FairQueue[MovingShard]
+    shards: set[MovingShard] = field(default_factory=set)
+    in_hand: Counter[str] = field(default_factory=Counter)
+    speed: float = SPEED
+    pending: int = 0
+    arrived: int = 0
+    stepping: bool = False
+    dead: bool = False
+    leaving: bool = False
+
+    def load(self) -> ReplicaLoad:
+        """What it says with every answer."""
+        return ReplicaLoad(self.pending, self.speed, dict(+self.in_hand))
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How lists get to replicas."""
+
+    placement: str = "ours"
+    """"ours", "random", "two choices" (the emptier of two, by shards), "round robin"."""
+    split: bool = True
+    """Cut lists; False: a whole list to one replica, as a load balancer does."""
+    fair: bool = True
+    """Pairs by turns; False: first come, first served."""
 
 
 class Fleet:
@@ -47,7 +110,7 @@ class Fleet:
         self._turns = [self.random.randrange(1_000) for _ in range(ingresses)]
         self.live: dict[str, Replica] = {}
         self._names: list[str] = []
-        self._waiting: deque[ShardOnItsWay] = deque()
+        self._waiting: deque[MovingShard] = deque()
         for _ in range(replicas):
             self._add()
         self.at(1.0, self._tell_all)
@@ -68,8 +131,6 @@ class Fleet:
         self.replica_s += (time_s - self.now_s) * (len(self.live) + self.loading)
         self.now_s = time_s
 
-    # ------------------------------------------------------------------ lists
-
     def send(self, pair_tokens: Sequence[int]) -> None:
         """A list arrives at one of the ingresses."""
         ranked = RankedList(self.now_s, pair_tokens)
@@ -81,9 +142,9 @@ class Fleet:
         used = Counter[str]()
         for indices in shards:
             costs = [pair_tokens[index] for index in indices]
-            self._place(ShardOnItsWay(ranked, costs, Route(used, shortlist.replicas), ingress))
+            self._place(MovingShard(ranked, costs, Route(used, shortlist.replicas), ingress))
 
-    def _place(self, shard: ShardOnItsWay) -> None:
+    def _place(self, shard: MovingShard) -> None:
         if not self._names:
             self._waiting.append(shard)
             return
@@ -95,7 +156,7 @@ class Fleet:
         self._ongoing[shard.ingress][name] += 1
         self.at(self.now_s + HOP_S, lambda: self._arrive(shard, name))
 
-    def _chosen(self, shard: ShardOnItsWay) -> str | None:
+    def _chosen(self, shard: MovingShard) -> str | None:
         """Choose as the strategy does. None: the service's own placement chooses."""
         placement = self.strategy.placement
         if placement == "ours":
@@ -108,10 +169,11 @@ class Fleet:
         pair = self.random.sample(self._names, min(2, len(self._names)))
         return min(pair, key=lambda name: self._ongoing[shard.ingress][name])
 
-    def _arrive(self, shard: ShardOnItsWay, name: str) -> None:
+    def _arrive(self, shard: MovingShard, name: str) -> None:
         replica = self.live.get(name)
         if replica is None:
-            self._again(shard, name)
+            self._close(shard, name)
+            self._place(shard)
             return
         shard.left = len(shard.costs)
         replica.shards.add(shard)
@@ -122,20 +184,14 @@ class Fleet:
         if not replica.stepping:
             self._step(replica)
 
-    def _again(self, shard: ShardOnItsWay, name: str) -> None:
-        self._close(shard, name)
-        self._place(shard)
-
-    def _close(self, shard: ShardOnItsWay, name: str) -> None:
+    def _close(self, shard: MovingShard, name: str) -> None:
         self._ongoing[shard.ingress][name] -= 1
         if shard.sending is not None:
             shard.sending.__exit__(None, None, None)
             shard.sending = None
 
-    # ---------------------------------------------------------------- engines
-
     def _step(self, replica: Replica) -> None:
-        batch: list[Turn[ShardOnItsWay]] = []
+        batch: list[Turn[MovingShard]] = []
         tokens = 0
         while tokens < STEP_TOKENS and (turn := replica.queue.pop()) is not None:
             batch.append(turn)
@@ -147,7 +203,7 @@ class Fleet:
         elif replica.leaving and not replica.shards:
             self._remove(replica)
 
-    def _stepped(self, replica: Replica, batch: list[Turn[ShardOnItsWay]]) -> None:
+    def _stepped(self, replica: Replica, batch: list[Turn[MovingShard]]) -> None:
         if replica.dead:
             return
         for turn in batch:
@@ -160,15 +216,13 @@ class Fleet:
                 self.at(self.now_s + HOP_S, lambda shard=shard: self._answered(shard, replica))  # type: ignore[misc]
         self._step(replica)
 
-    def _answered(self, shard: ShardOnItsWay, replica: Replica) -> None:
+    def _answered(self, shard: MovingShard, replica: Replica) -> None:
         self._placements[shard.ingress].note_load(replica.name, replica.load())
         self._close(shard, replica.name)
         shard.of.left -= 1
         if not shard.of.left:
             shard.of.done_s = self.now_s
             self.done.append(shard.of)
-
-    # ------------------------------------------------------- replicas come, go
 
     def _tell_all(self) -> None:
         for replica in self.live.values():
@@ -209,7 +263,8 @@ class Fleet:
             replica.dead = True
             self._remove(replica)
             for shard in list(replica.shards):
-                self._again(shard, replica.name)
+                self._close(shard, replica.name)
+                self._place(shard)
 
     def _remove(self, replica: Replica) -> None:
         self.live.pop(replica.name, None)
@@ -221,8 +276,6 @@ class Fleet:
             placement.set_live(self._names)
         while self._names and self._waiting:
             self._place(self._waiting.popleft())
-
-    # ---------------------------------------------------------------- scaling
 
     def reports(self) -> dict[str, Report | None]:
         """What running replicas say to the policy."""

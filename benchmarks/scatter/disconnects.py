@@ -9,35 +9,32 @@ long until /v1/load is empty, and the resident memory of the ingress and the rep
 Limits: the p99 until a cancelled list has left all queues is 0.2 s; after the 1,000, nothing is in flight.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.scatter.client import Client, require_ok
-from benchmarks.scatter.report import Result, percentiles, say
-from benchmarks.scatter.service import Service, ServiceError, running
-from benchmarks.scatter.workload import Lists, qwen_folder
+from benchmarks import models
+from benchmarks.load import Client, require_ok
+from benchmarks.results import Result, percentiles, say
+from benchmarks.service import ENGINE, INGRESS, Server, ServiceError, running
+from benchmarks.texts import Lists
 from reranker.config import EngineConfig
 
 REPLICAS, DOCUMENTS, WORDS = 2, 1_000, 91
 CROWD, CROWD_DOCUMENTS = 200, 150
 STEPS_S = (EngineConfig().target_step_s, 0.1, None)
 """The default; longer; None: always full batches, of 8,192 tokens."""
-_HANG_UP_WITHIN_S = 2.0
-_EMPTY_TIMEOUT_S = 120
+_HANG_UP_WITHIN_S, _EMPTY_TIMEOUT_S = 2.0, 120
 
 
-def run(folder: Path, *, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Hang up one by one, then in crowds; see the module's first lines."""
     singles, crowds = (10, 2) if quick else (100, 5)
-    model = qwen_folder(folder)
+    model = {"name": str(models.checkpoint("nano"))}
     result = Result(
         "What is left behind by clients that hang up in the middle?",
         {"replicas": REPLICAS, "simulated": "default cost", "one_by_one": singles, "documents": DOCUMENTS}
@@ -45,13 +42,10 @@ def run(folder: Path, *, quick: bool) -> Result:
     )
     left_s = result.raw["until_a_list_has_left_s, by target_step_s"] = {}
     for step_s in STEPS_S:
-        args = {
-            "model": {"name": str(model)},
-            "engine": {"target_step_s": step_s},
-            "admission": {"max_queue_s": 3_600},
-        }
-        with running(folder, args, REPLICAS) as service:
-            left_s[str(step_s)] = asyncio.run(_one_by_one(service, singles))
+        patient = {"admission": {"max_queue_s": 3_600}, "limits": {"timeout_s": 3_600}}
+        args = {"model": model, "engine": {"target_step_s": step_s}, **patient}
+        with running(args, REPLICAS) as service:
+            left_s[str(step_s)] = asyncio.run(_one_by_one(service.url, singles))
             say(f"target_step_s {step_s}: gone after {left_s[str(step_s)]}")
             if step_s == STEPS_S[0]:
                 asyncio.run(_crowds(service, crowds, result))
@@ -60,10 +54,10 @@ def run(folder: Path, *, quick: bool) -> Result:
     return result
 
 
-async def _one_by_one(service: Service, times: int) -> dict[str, float]:
+async def _one_by_one(url: str, times: int) -> dict[str, float]:
     lists, draw = Lists(11), random.Random(11)
     found_s = []
-    async with Client(service.url) as client, httpx.AsyncClient(base_url=service.url, timeout=60) as asker:
+    async with Client(url) as client, httpx.AsyncClient(base_url=url, timeout=60) as asker:
         require_ok(await client.one_by_one([lists.body(DOCUMENTS, WORDS) for _ in range(2)]))
         for _ in range(times):
             task = asyncio.create_task(client.rerank(lists.body(DOCUMENTS, WORDS)))
@@ -78,10 +72,9 @@ async def _one_by_one(service: Service, times: int) -> dict[str, float]:
     return percentiles(found_s)
 
 
-async def _crowds(service: Service, crowds: int, result: Result) -> None:
+async def _crowds(service: Server, crowds: int, result: Result) -> None:
     lists, draw = Lists(12), random.Random(12)
-    memory = [_memory_mib(service)]
-    empty_s, halfway = [], []
+    memory, empty_s, halfway = [_memory_mib(service)], [], []
     async with httpx.AsyncClient(base_url=service.url, timeout=60) as asker:
         for number in range(crowds):
             bodies = [lists.body(CROWD_DOCUMENTS, WORDS) for _ in range(CROWD)]
@@ -94,12 +87,13 @@ async def _crowds(service: Service, crowds: int, result: Result) -> None:
                         halfway.append(await _load(asker))
                     await asyncio.sleep(max(0.0, start_s + moment_s - time.perf_counter()))
                     task.cancel()
-                answered = sum(not isinstance(one, BaseException) for one in await _ends(tasks))
+                ends = await asyncio.gather(*tasks, return_exceptions=True)
                 empty_s.append(await _until_empty(asker))
             memory.append(_memory_mib(service))
             say(
-                f"crowd {number + 1}: {answered} answered before, {halfway[-1]['lists']} lists and "
-                f"{halfway[-1]['shards']} shards in flight halfway, empty after {empty_s[-1]:.2f} s, MiB {memory[-1]}"
+                f"crowd {number + 1}: {sum(not isinstance(one, BaseException) for one in ends)} answered before, "
+                f"{halfway[-1]['lists']} lists and {halfway[-1]['shards']} shards in flight halfway, "
+                f"empty after {empty_s[-1]:.2f} s, MiB {memory[-1]}"
             )
         left = await _load(asker)
     result.raw |= {"until_empty_after_a_crowd_s": percentiles(empty_s), "memory_mib": memory}
@@ -107,14 +101,8 @@ async def _crowds(service: Service, crowds: int, result: Result) -> None:
     result.check("lists, tokens and shards left after all", _in_flight(left), "<=", 0)
 
 
-async def _ends(tasks: list[asyncio.Task[Any]]) -> list[Any]:
-    return await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def _load(asker: httpx.AsyncClient) -> dict[str, Any]:
-    response = await asker.get("/v1/load")
-    response.raise_for_status()
-    answer: dict[str, Any] = response.json()
+    answer: dict[str, Any] = (await asker.get("/v1/load")).raise_for_status().json()
     return answer
 
 
@@ -133,6 +121,8 @@ async def _until_empty(asker: httpx.AsyncClient) -> float:
     return time.perf_counter() - start_s
 
 
-def _memory_mib(service: Service) -> dict[str, float]:
-    engines = [process.memory_info().rss / 2**20 for process in service.engines()]
-    return {"ingress": round(service.ingress().memory_info().rss / 2**20), "replica": round(statistics.mean(engines))}
+def _memory_mib(service: Server) -> dict[str, float]:
+    """Of the ingress, and the mean of the replicas."""
+    roles = {"ingress": INGRESS, "replica": ENGINE}
+    rss = {name: [one.memory_info().rss / 2**20 for one in service.processes(role)] for name, role in roles.items()}
+    return {name: round(statistics.mean(mib)) for name, mib in rss.items()}

@@ -1,6 +1,6 @@
 """Fairness: how long do lists of 10 documents take while a list of 600 is being scored?
 
-Real vLLM on the CPU, one replica, one thread, a random model of the shape "small" (benchmarks/shapes.py). One client
+Real vLLM on the CPU, one replica, one thread, a random model of the shape "small" (benchmarks/models.py). One client
 sends a list of 600 documents, and the next as soon as it has its answer; two others send lists of 10 at fixed times,
 whether or not the last was answered. Fixed times, so that both orders get the same work: clients that wait for their
 answers would send fewer lists the longer they wait, and flatter first come, first served.
@@ -13,21 +13,18 @@ list's own times at most 1.15 times. Then, with fair queueing, what `engine.targ
 interrupted, so a small list waits for the one under way.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from benchmarks.scatter.client import Answer, Client, require_ok, took
-from benchmarks.scatter.report import Result, percentiles, say
-from benchmarks.scatter.service import running
-from benchmarks.scatter.workload import Lists, random_model_folder
+from benchmarks import models
+from benchmarks.load import Answer, Client, require_ok, took
+from benchmarks.results import Result, percentiles, say
+from benchmarks.service import running
+from benchmarks.texts import Lists
 
 SHAPE, WORDS = "small", 15
 """15 words are about 100 tokens of this model's, whose tokens are single bytes."""
@@ -48,26 +45,30 @@ class Measured:
     pairs: int = 0
     lasted_s: float = 0.0
 
-    def add(self, other: Measured) -> None:
-        """Take in another round."""
-        self.small_s += other.small_s
-        self.big_s += other.big_s
-        self.pairs += other.pairs
-        self.lasted_s += other.lasted_s
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            self.small_s + other.small_s,
+            self.big_s + other.big_s,
+            self.pairs + other.pairs,
+            self.lasted_s + other.lasted_s,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Percentiles of the latencies, and all pairs scored in a second."""
-        return {
-            "small_s": percentiles(self.small_s),
-            "big_s": percentiles(self.big_s),
-            "pairs_per_s": self.pairs / self.lasted_s,
-        }
+        latencies = {"small_s": percentiles(self.small_s), "big_s": percentiles(self.big_s)}
+        return latencies | {"pairs_per_s": self.pairs / self.lasted_s}
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.small_s)} small lists p50 {statistics.median(self.small_s):.2f} s, "
+            f"p99 {percentiles(self.small_s)['p99']:.2f} s; big {statistics.median(self.big_s):.2f} s; "
+            f"{self.pairs / self.lasted_s:.0f} pairs/s"
+        )
 
 
-def run(folder: Path, *, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Measure both orders, then the steps; see the module's first lines."""
     rounds, bigs, swept_bigs = (1, 2, 1) if quick else (3, 7, 6)
-    model = random_model_folder(folder, SHAPE)
     result = Result(
         "How long do lists of 10 documents take while one of 600 is being scored, and what does the big one pay?",
         {"model": f"random, shape {SHAPE}", "big": BIG, "small": SMALL, "words_per_document": WORDS}
@@ -76,42 +77,34 @@ def run(folder: Path, *, quick: bool) -> Result:
     measured = {order: Measured() for order in ORDERS}
     every_s = None
     for number, order in itertools.product(range(rounds), ORDERS):
-        args = _args(model, scheduling=order)
-        part, every_s = _measure(folder, args, bigs, number, every_s)
-        measured[order].add(part)
-        say(f"round {number + 1}, {order}: {_line(part)}")
-    result.parameters |= {"args": args, "each_small_client_sends_every_s": every_s}
+        part, every_s = _measure(bigs, number, every_s, scheduling=order)
+        measured[order] += part
+        say(f"round {number + 1}, {order}: {part}")
+    result.parameters["each_small_client_sends_every_s"] = every_s
     result.raw |= {order: one.as_json() for order, one in measured.items()}
     sweep = result.raw["by target_step_s"] = {}
     for step_s in STEPS_S:
-        part, _ = _measure(folder, _args(model, target_step_s=step_s), swept_bigs, 100, every_s)
+        part, _ = _measure(swept_bigs, 100, every_s, target_step_s=step_s)
         sweep[str(step_s)] = part.as_json()
-        say(f"target_step_s {step_s}: {_line(part)}")
-    _conclude(result)
-    return result
-
-
-def _conclude(result: Result) -> None:
+        say(f"target_step_s {step_s}: {part}")
     fair, fcfs = (result.raw[order] for order in ORDERS)
     small = fair["small_s"]["p99"] / fcfs["small_s"]["p99"]
     result.check("p99 of the lists of 10, fair over first come first served", small, "<=", 0.25)
     big = fair["big_s"]["p50"] / fcfs["big_s"]["p50"]
     result.check("the list of 600, fair over first come first served", big, "<=", 1.15)
+    return result
 
 
-def _args(model: Path, **engine: Any) -> dict[str, Any]:
-    return {
-        "model": {"name": str(model)},
+def _measure(bigs: int, seed: int, every_s: float | None, **engine: Any) -> tuple[Measured, float]:
+    """One round; `every_s` None: find out first how long a big list takes alone."""
+    args = {
+        "model": {"name": str(models.checkpoint(SHAPE, "bytes"))},
         # Random weights are no reranker: without the check that refuses them.
         "engine": {"device": "cpu", "startup_check": False, **engine},
-        "admission": {"max_queue_s": 3_600},
+        "admission": {"max_queue_s": 600},
         "limits": {"timeout_s": 600},
     }
-
-
-def _measure(folder: Path, args: dict[str, Any], bigs: int, seed: int, every_s: float | None) -> tuple[Measured, float]:
-    """One round; `every_s` None: find out first how long a big list takes alone."""
-    with running(folder, args, 1, simulated=False) as service:
+    with running(args, 1, simulated=False) as service:
         return asyncio.run(_traffic(service.url, Lists(seed), bigs, every_s))
 
 
@@ -139,11 +132,3 @@ async def _traffic(url: str, lists: Lists, bigs: int, every_s: float | None) -> 
         lasted_s = time.perf_counter() - started_s
     require_ok([*big, *small])
     return Measured(took(small), took(big), len(big) * BIG + len(small) * SMALL, lasted_s), every_s
-
-
-def _line(one: Measured) -> str:
-    small: Sequence[float] = one.small_s
-    return (
-        f"{len(small)} small lists p50 {statistics.median(small):.2f} s, p99 {percentiles(small)['p99']:.2f} s; "
-        f"big {statistics.median(one.big_s):.2f} s; {one.pairs / one.lasted_s:.0f} pairs/s"
-    )

@@ -6,8 +6,6 @@ gets SIGKILL, the next one once all are back. With 4 simulated replicas, then wi
 Limits: no request fails, and every answer has the scores that were taken before, to the last bit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
@@ -15,15 +13,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.scatter.client import Answer, Client, require_ok, took
-from benchmarks.scatter.report import Result, percentiles, say
-from benchmarks.scatter.service import Service, ServiceError, running
-from benchmarks.scatter.workload import Lists
+from benchmarks.load import Answer, Client, require_ok, took
+from benchmarks.results import Result, percentiles, say
+from benchmarks.service import ENGINE, Server, ServiceError, running
+from benchmarks.texts import Lists
 
 CLIENTS, LISTS = 8, 24
 SIMULATED = {"replicas": 4, "documents": 200, "words": 60, "simulated": True}
@@ -31,7 +28,7 @@ REAL = {"replicas": 2, "documents": 60, "words": 30, "simulated": False}
 _NOTICED_TIMEOUT_S, _BACK_TIMEOUT_S = 60, 240
 
 
-def run(folder: Path, *, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Kill simulated replicas, then real ones; see the module's first lines."""
     kills = 3 if quick else 20
     result = Result(
@@ -41,16 +38,20 @@ def run(folder: Path, *, quick: bool) -> Result:
     for name, how in (("simulated", SIMULATED), ("vllm", REAL)):
         # Let in everything: what a dead replica should have done queues up at the others, and a 429 is no failure.
         # Without the cache: a list that is sent again is to reach an engine again.
-        args = {"admission": {"max_queue_s": 600}, "model": {"name": "demo"}, "cache": {"enabled": False}}
-        with running(folder, args, int(how["replicas"]), simulated=bool(how["simulated"])) as service:
-            raw = asyncio.run(_measure(service, how, kills))
-        result.raw[name] = raw
+        args = {
+            "admission": {"max_queue_s": 120},
+            "limits": {"timeout_s": 120},
+            "model": {"name": "demo"},
+            "cache": {"enabled": False},
+        }
+        with running(args, int(how["replicas"]), simulated=bool(how["simulated"])) as service:
+            raw = result.raw[name] = asyncio.run(_measure(service, how, kills))
         result.check(f"failed requests, {name}, of {raw['requests']}", raw["failed"], "<=", 0)
         result.check(f"largest difference of a score, {name}", raw["largest_difference"], "<=", 0)
     return result
 
 
-async def _measure(service: Service, how: dict[str, Any], kills: int) -> dict[str, Any]:
+async def _measure(service: Server, how: dict[str, Any], kills: int) -> dict[str, Any]:
     draw = Lists(7)
     bodies = [draw.body(how["documents"], how["words"]) for _ in range(LISTS)]
     async with Client(service.url) as client:
@@ -101,12 +102,12 @@ async def _under_load(client: Client, bodies: list[bytes], during: Callable[[], 
     return pairs
 
 
-async def _kill(service: Service, replicas: int, kills: int, times_s: list[float]) -> None:
+async def _kill(service: Server, replicas: int, kills: int, times_s: list[float]) -> None:
     """Kill one replica after the other, each time waiting until it is back."""
     draw = random.Random(0)
     for number in range(kills):
         await asyncio.sleep(draw.uniform(0.5, 1.5))
-        before = await asyncio.to_thread(service.engines)
+        before = await asyncio.to_thread(service.processes, ENGINE)
         victim = draw.choice(sorted(before, key=lambda process: process.pid))
         victim.kill()
         killed_s = time.monotonic()
@@ -120,7 +121,7 @@ async def _kill(service: Service, replicas: int, kills: int, times_s: list[float
                 raise ServiceError(f"process {victim.pid} survived SIGKILL")
 
 
-async def _until(service: Service, reached: Callable[[int], bool], timeout_s: float, problem: str) -> None:
+async def _until(service: Server, reached: Callable[[int], bool], timeout_s: float, problem: str) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not reached(await asyncio.to_thread(service.live_replicas)):
         if time.monotonic() > deadline_s:

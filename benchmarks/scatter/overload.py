@@ -8,7 +8,9 @@ Measured in turn, on one service:
 - capacity: the lists per second that clients get who always have some waiting, less than admission lets queue;
 - overload: lists at random moments (a Poisson process) at twice the capacity, whatever the answers do; then, for some
   seconds, a probe every 0.2 s;
-- what a refusal costs, in time and in processor time (benchmarks/scatter/refusals.py).
+- what a refusal costs: as the client sees it, in processor time of each part, and in the admission alone. Lists are
+  refused while one huge list is being scored: it fills the queue alone, and once it is tokenized only the replicas have
+  to do with it. What the parts use when idle is subtracted.
 
 Limits: in the overload, the lists ranked per second are at least 90 % of the capacity; all others get 429 with a
 Retry-After of whole seconds from 1 to max_queue_s + 1; the p99 of the ranked ones is at most twice the unloaded one
@@ -16,79 +18,90 @@ plus max_queue_s; 5 s after its end, latency is back at the unloaded p99. The lo
 and says how late it was.
 """
 
-from __future__ import annotations
-
 import asyncio
+import contextlib
 import itertools
+import random
 import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 
-from benchmarks.scatter.client import Answer, Client, require_ok, took
-from benchmarks.scatter.refusals import costs, microseconds_of_a_refusal
-from benchmarks.scatter.report import Result, percentiles, say
-from benchmarks.scatter.service import Service, cpu_s, running
-from benchmarks.scatter.workload import Lists, qwen_folder
-from reranker.config import AdmissionConfig
+from benchmarks import models
+from benchmarks.load import Answer, Client, require_ok, took
+from benchmarks.results import Result, percentiles, say
+from benchmarks.service import INGRESS, Server, cpu_s, running
+from benchmarks.texts import Lists
+from reranker.config import AdmissionConfig, PrioritiesConfig
+from reranker.errors import OverloadedError
+from reranker.ranking.admission import Admission
+from reranker.types import ReplicaLoad
 
 REPLICAS, DOCUMENTS, WORDS = 2, 20, 91
 SATURATING_CLIENTS = 64
 """Lists that wait while capacity is measured: two seconds of work, less than admission lets queue."""
 MAX_QUEUE_S = AdmissionConfig().max_queue_s
-_PROBE_EVERY_S, _PROBES = 0.2, 60
-_RECOVERED_PROBES = 5
+_PROBE_EVERY_S, _PROBES, _RECOVERED_PROBES = 0.2, 60, 5
+_IDLE_S, _MEASURED_S = 3.0, 1.5
+_HUGE_DOCUMENTS, _LONG_DOCUMENTS = 9_000, 1_000
+_CALLS, _SERIES = 20_000, 5
 
 
-def run(folder: Path, *, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Measure in turn; see the module's first lines."""
     overload_s, capacity_s, unloaded = (10, 6, 60) if quick else (60, 25, 400)
-    args = {"model": {"name": str(qwen_folder(folder))}}
     result = Result(
         "What do clients get when they send twice as much as the service can do?",
         {"replicas": REPLICAS, "documents": DOCUMENTS, "words_per_document": WORDS, "simulated": "default cost"}
         | {"overload_s": overload_s, "max_queue_s": MAX_QUEUE_S, "saturating_clients": SATURATING_CLIENTS},
     )
-    with running(folder, args, REPLICAS) as service:
+    with running({"model": {"name": str(models.checkpoint("nano"))}}, REPLICAS) as service:
         asyncio.run(_measure(service, result, overload_s, capacity_s, unloaded))
-    result.raw["costs"]["admission alone, us per refusal"] = microseconds_of_a_refusal()
+    result.raw["costs"]["admission alone, us per refusal"] = _microseconds_of_a_refusal()
     say(f"costs: {result.raw['costs']}")
     return result
 
 
-async def _measure(service: Service, result: Result, overload_s: float, capacity_s: float, unloaded: int) -> None:
+async def _measure(service: Server, result: Result, overload_s: float, capacity_s: float, unloaded: int) -> None:
     lists = Lists(3)
-    bodies = (lists.body(DOCUMENTS, WORDS) for _ in itertools.count())
-    async with Client(service.url) as client:
-        require_ok(await client.one_by_one(list(itertools.islice(bodies, 20))))
-        calm = await client.one_by_one(list(itertools.islice(bodies, unloaded)), pause_s=0.02)
-        require_ok(calm)
-        unloaded_p99_s = percentiles(took(calm))["p99"]
-        result.raw["unloaded_s"] = percentiles(took(calm))
-        say(f"unloaded: p50 {result.raw['unloaded_s']['p50'] * 1e3:.0f} ms, p99 {unloaded_p99_s * 1e3:.0f} ms")
 
-        capacity = await _capacity(client, list(itertools.islice(bodies, round(60 * capacity_s))), capacity_s)
+    def bodies(count: float) -> list[bytes]:
+        return [lists.body(DOCUMENTS, WORDS) for _ in range(round(count))]
+
+    async with Client(service.url) as client:
+        require_ok(await client.one_by_one(bodies(20)))
+        calm = await client.one_by_one(bodies(unloaded), pause_s=0.02)
+        require_ok(calm)
+        unloaded_s = result.raw["unloaded_s"] = percentiles(took(calm))
+        say(f"unloaded: p50 {unloaded_s['p50'] * 1e3:.0f} ms, p99 {unloaded_s['p99'] * 1e3:.0f} ms")
+
+        capacity = await _capacity(client, bodies(60 * capacity_s), capacity_s)
         result.raw["capacity_lists_per_s"] = capacity
         say(f"capacity: {capacity:.1f} lists/s")
 
-        ready = list(itertools.islice(bodies, round(2 * capacity * overload_s)))
-        probes = list(itertools.islice(bodies, _PROBES))
+        ready, probes, draw = bodies(2 * capacity * overload_s), bodies(_PROBES), random.Random(5)
+        moments_s = list(itertools.accumulate(draw.expovariate(2 * capacity) for _ in ready))
         generator = psutil.Process()
-        own_s, front_s, start_s = cpu_s([generator]), cpu_s(service.fronts()), time.perf_counter()
-        probing = asyncio.create_task(_probe(client, probes, start_s + overload_s))
-        answers, late_s = await client.at_rate(ready, 2 * capacity, seed=5)
-        after = await probing
-        lasted_s = max(answer.sent_s for answer in answers) - start_s
-        result.raw["generator_cores"] = (cpu_s([generator]) - own_s) / (time.perf_counter() - start_s)
-        result.raw["front_cores"] = (cpu_s(service.fronts()) - front_s) / (time.perf_counter() - start_s)
-        result.raw["sent_late_s"] = percentiles(late_s)
-        _judge(result, answers, lasted_s, capacity, unloaded_p99_s)
-        _judge_recovery(result, after, unloaded_p99_s)
-        result.raw["costs"] = await costs(service, client, lists, DOCUMENTS, WORDS)
+        own_s, front_s, start_s = cpu_s(generator), service.cpu_s()[INGRESS], time.perf_counter()
+        probe_moments_s = [overload_s + number * _PROBE_EVERY_S for number in range(_PROBES)]
+        probing = asyncio.create_task(client.at_moments(probes, probe_moments_s))
+        answers, late_s = await client.at_moments(ready, moments_s)
+        after, _ = await probing
+        lasted_s = time.perf_counter() - start_s
+        result.raw |= {
+            "generator_cores": (cpu_s(generator) - own_s) / lasted_s,
+            "front_cores": (service.cpu_s()[INGRESS] - front_s) / lasted_s,
+            "sent_late_s": percentiles(late_s),
+        }
+        overloaded_s = max(answer.sent_s for answer in answers) - start_s
+        _judge(result, answers, overloaded_s, capacity, unloaded_s["p99"])
+        _judge_recovery(result, after, unloaded_s["p99"])
+        result.raw["costs"] = await _costs(service, client, lists)
 
 
 async def _capacity(client: Client, bodies: Sequence[bytes], seconds: float) -> float:
@@ -100,15 +113,6 @@ async def _capacity(client: Client, bodies: Sequence[bytes], seconds: float) -> 
     done_s = [answer.sent_s + answer.took_s for answer in answers]
     first_s, last_s = start_s + 0.1 * seconds, end_s - 0.1 * seconds
     return sum(first_s <= moment_s < last_s for moment_s in done_s) / (last_s - first_s)
-
-
-async def _probe(client: Client, bodies: Sequence[bytes], from_s: float) -> list[Answer]:
-    """A list every now and then, from a moment on; the first at that moment."""
-    tasks = []
-    for number, body in enumerate(bodies):
-        await asyncio.sleep(max(0.0, from_s + number * _PROBE_EVERY_S - time.perf_counter()))
-        tasks.append(asyncio.create_task(client.rerank(body)))
-    return list(await asyncio.gather(*tasks))
 
 
 def _judge(result: Result, answers: Sequence[Answer], lasted_s: float, capacity: float, unloaded_p99_s: float) -> None:
@@ -147,3 +151,55 @@ def _judge_recovery(result: Result, probes: Sequence[Answer], unloaded_p99_s: fl
         for number, one in enumerate(probes)
     ]
     result.check("back at the unloaded p99 after the end", next(recovered, _PROBES) * _PROBE_EVERY_S, "<=", 5.0, "s")
+
+
+async def _costs(service: Server, client: Client, lists: Lists) -> dict[str, Any]:
+    """Lists ranked, lists refused, and long lists refused, one after the other."""
+    before_s = service.cpu_s()
+    await asyncio.sleep(_IDLE_S)
+    idle_cores = {part: (spent_s - before_s[part]) / _IDLE_S for part, spent_s in service.cpu_s().items()}
+
+    async def measure(bodies: list[bytes], *, status: int) -> dict[str, Any]:
+        answers: list[Answer] = []
+        before_s, start_s = service.cpu_s(), time.perf_counter()
+        while (lasted_s := time.perf_counter() - start_s) < _MEASURED_S:
+            answers.append(await client.rerank(bodies[len(answers) % len(bodies)]))
+        after_s = service.cpu_s()
+        if any(answer.status != status for answer in answers):
+            raise RuntimeError(f"not all lists were answered {status}")
+        per_list = {
+            part: (after_s[part] - before_s[part] - idle_cores[part] * lasted_s) / len(answers) for part in idle_cores
+        }
+        times = percentiles([answer.took_s for answer in answers])
+        return {"bytes": len(bodies[0]), "took_s": times, "cpu_s_per_list": per_list}
+
+    short = [lists.body(DOCUMENTS, WORDS) for _ in range(40)]
+    long = [lists.body(_LONG_DOCUMENTS, WORDS) for _ in range(4)]
+    found = {"idle_cores": idle_cores, "ranked": await measure(short, status=200)}
+    huge = asyncio.create_task(client.rerank(lists.body(_HUGE_DOCUMENTS, WORDS)))
+    while await asyncio.to_thread(_pending_tokens, service) < _HUGE_DOCUMENTS * WORDS / 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1.0)  # now all of it is tokenized and sent off
+    found["refused"] = await measure(short, status=429)
+    found["refused, long lists"] = await measure(long, status=429)
+    require_ok([await huge])
+    return found
+
+
+def _pending_tokens(service: Server) -> int:
+    load = httpx.get(f"{service.url}/v1/load", timeout=30).raise_for_status().json()
+    return sum(one["pending_tokens"] for one in load["replicas"])
+
+
+def _microseconds_of_a_refusal() -> float:
+    """Of `Admission.require_any_room` with a full queue; the median of a few series."""
+    admission = Admission(AdmissionConfig(), PrioritiesConfig())
+    full = ReplicaLoad(pending_tokens=10_000_000, tokens_per_s=80_000)
+    times_us = []
+    for _ in range(_SERIES):
+        started_s = time.perf_counter()
+        for _ in range(_CALLS):
+            with contextlib.suppress(OverloadedError):
+                admission.require_any_room(12_000, full)
+        times_us.append((time.perf_counter() - started_s) / _CALLS * 1e6)
+    return statistics.median(times_us)

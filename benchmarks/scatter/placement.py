@@ -7,24 +7,20 @@ with the shorter queue, 6 of 100 did (fa69ca6; shards have gone past Ray's route
 Limit: 100 of 100 lists on 4 replicas.
 """
 
-from __future__ import annotations
-
 import asyncio
-import itertools
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from benchmarks.scatter.client import Answer, Client, require_ok, took
-from benchmarks.scatter.report import Result, percentiles, say
-from benchmarks.scatter.service import Service, running
-from benchmarks.scatter.workload import Lists
+from benchmarks.load import Answer, Client, require_ok, took
+from benchmarks.results import Result, percentiles, say
+from benchmarks.service import running
+from benchmarks.texts import Lists
 
 REPLICAS, DOCUMENTS, WORDS = 4, 120, 100
 """About 12,000 tokens: enough for 4 shards of more than planning.min_shard_tokens, one portion."""
 
 
-def run(folder: Path, *, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Measure; see the module's first lines."""
     lists = 20 if quick else 100
     # Quick devices: an idle one is what counts here. Without hedging, which would add a replica to some lists.
@@ -33,8 +29,8 @@ def run(folder: Path, *, quick: bool) -> Result:
         "Do the 4 shards of one list reach 4 idle replicas, every time?",
         {"lists": lists, "replicas": REPLICAS, "documents": DOCUMENTS, "words_per_document": WORDS, "args": args},
     )
-    with running(folder, args, REPLICAS) as service:
-        answers = asyncio.run(_measure(service, lists))
+    with running(args, REPLICAS) as service:
+        answers = asyncio.run(_measure(service.url, lists))
     metas = [answer.json()["meta"] for answer in answers]
     reached = Counter(meta["replicas"] for meta in metas)
     result.raw |= {
@@ -42,16 +38,16 @@ def run(folder: Path, *, quick: bool) -> Result:
         "shards": dict(Counter(str(meta["shards"]) for meta in metas)),
         "latency_s": percentiles(took(answers)),
     }
-    say(str(result.raw))
+    say(result.raw)
     result.check("share of the lists that reached 4 of 4 replicas", reached[REPLICAS] / lists, ">=", 1.0)
     return result
 
 
-async def _measure(service: Service, lists: int) -> list[Answer]:
+async def _measure(url: str, lists: int) -> list[Answer]:
     draw = Lists(1)
     bodies = [draw.body(DOCUMENTS, WORDS) for _ in range(lists + 4)]
-    async with Client(service.url) as client:
-        require_ok(await client.one_by_one(bodies[lists:]))  # a handle's first calls find their way
-        answers = await client.one_by_one(list(itertools.islice(bodies, lists)), pause_s=0.02)
+    async with Client(url) as client:
+        require_ok(await client.one_by_one(bodies[lists:]))  # the first calls find their way
+        answers = await client.one_by_one(bodies[:lists], pause_s=0.02)
     require_ok(answers)
     return answers

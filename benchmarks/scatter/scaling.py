@@ -8,18 +8,17 @@ Limit: the median latency on 8 replicas is at most 1.15 times an eighth of that 
 after the other per size, no two the same; sizes in alternating rounds, each on a service of its own.
 """
 
-from __future__ import annotations
-
 import asyncio
+import itertools
 import statistics
-from pathlib import Path
 from typing import Any
 
-from benchmarks.scatter.client import Client, require_ok
-from benchmarks.scatter.report import Result, percentiles, say
-from benchmarks.scatter.service import cpu_s, running
-from benchmarks.scatter.stages import device_s, stages_ms, work_tokens
-from benchmarks.scatter.workload import Lists, qwen_folder
+from benchmarks import models
+from benchmarks.load import Client, require_ok
+from benchmarks.results import Result, percentiles, say
+from benchmarks.service import INGRESS, Server, running
+from benchmarks.stages import device_s, stages_ms, work_tokens
+from benchmarks.texts import Lists
 
 SIZES = (1, 2, 4, 8)
 DOCUMENTS, WORDS = 1_000, 91
@@ -27,10 +26,10 @@ DOCUMENTS, WORDS = 1_000, 91
 _PAUSE_S = 0.3
 
 
-def run(folder: Path, *, quick: bool) -> Result:
+def run(quick: bool) -> Result:
     """Measure every size; see the module's first lines."""
     rounds, lists_per_round = (1, 4) if quick else (3, 8)
-    args: dict[str, Any] = {"model": {"name": str(qwen_folder(folder))}}
+    model = models.checkpoint("nano")
     result = Result(
         "How much faster do 8 replicas answer one list of 1,000 documents than one?",
         {"documents": DOCUMENTS, "words_per_document": WORDS, "rounds": rounds, "lists_per_round": lists_per_round}
@@ -38,34 +37,12 @@ def run(folder: Path, *, quick: bool) -> Result:
     )
     latencies: dict[int, list[float]] = {size: [] for size in SIZES}
     work: dict[int, dict[str, float]] = {}
-    for number in range(rounds):
-        for size in SIZES:
-            with running(folder, args, size) as service:
-                lists = Lists(1_000 * number + size)
-                bodies = [lists.body(DOCUMENTS, WORDS) for _ in range(lists_per_round)]
-                warm = [lists.body(DOCUMENTS, WORDS) for _ in range(2)]
-
-                async def measure(url: str, warm: list[bytes], bodies: list[bytes]) -> tuple[list[float], float, Any]:
-                    async with Client(url) as client:
-                        require_ok(await client.one_by_one(warm, _PAUSE_S))
-                        before_s = cpu_s(service.fronts())
-                        answers = await client.one_by_one(bodies, _PAUSE_S)
-                        spent_s = cpu_s(service.fronts()) - before_s
-                        require_ok(answers)
-                        return [one.took_s for one in answers], spent_s / len(bodies), answers[-1].json()
-
-                took_s, front_cpu_s, last = asyncio.run(measure(service.url, warm, bodies))
-            latencies[size] += took_s
-            work[size] = {"shards": last["meta"]["shards"], "front_cpu_s_per_list": front_cpu_s}
-            median_ms = statistics.median(took_s) * 1e3
-            say(f"round {number + 1}, {size} replicas: median {median_ms:.0f} ms, meta {last['meta']}")
-    _conclude(result, latencies, work, qwen_folder(folder))
-    return result
-
-
-def _conclude(
-    result: Result, latencies: dict[int, list[float]], work: dict[int, dict[str, float]], model: Path
-) -> None:
+    for number, size in itertools.product(range(rounds), SIZES):
+        with running({"model": {"name": str(model)}}, size) as service:
+            took_s, front_cpu_s, meta = asyncio.run(_measure(service, Lists(1_000 * number + size), lists_per_round))
+        latencies[size] += took_s
+        work[size] = {"shards": meta["shards"], "front_cpu_s_per_list": front_cpu_s}
+        say(f"round {number + 1}, {size} replicas: median {statistics.median(took_s) * 1e3:.0f} ms, meta {meta}")
     median = {size: statistics.median(times) for size, times in latencies.items()}
     sample = Lists(99).body(DOCUMENTS, WORDS)
     tokens = work_tokens(model, sample)
@@ -79,6 +56,18 @@ def _conclude(
             "besides_s": median[size] - device_s(tokens, size),
             **work[size],
         }
-    result.raw["stages_ms"] = stages
-    result.raw["speedup"] = {str(size): median[1] / median[size] for size in SIZES}
+    result.raw |= {"stages_ms": stages, "speedup": {str(size): median[1] / median[size] for size in SIZES}}
     result.check("latency of 8 replicas", median[8], "<=", 1.15 * median[1] / 8 + 0.015, "s")
+    return result
+
+
+async def _measure(service: Server, lists: Lists, count: int) -> tuple[list[float], float, Any]:
+    """Seconds of each list, the ingress' processor seconds for one, and the last one's meta data."""
+    bodies = [lists.body(DOCUMENTS, WORDS) for _ in range(count)]
+    async with Client(service.url) as client:
+        require_ok(await client.one_by_one([lists.body(DOCUMENTS, WORDS) for _ in range(2)], _PAUSE_S))
+        before_s = service.cpu_s()[INGRESS]
+        answers = await client.one_by_one(bodies, _PAUSE_S)
+        spent_s = service.cpu_s()[INGRESS] - before_s
+    require_ok(answers)
+    return [one.took_s for one in answers], spent_s / count, answers[-1].json()["meta"]

@@ -1,6 +1,4 @@
-"""From the raw rounds to medians, spreads and ratios. Pure."""
-
-from __future__ import annotations
+"""From the raw rounds to medians, spreads and ratios, and whether they are within their limits. Pure."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -8,58 +6,49 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import Check, short
+from benchmarks.serving.systems import OURS, PEER
+
 Record = dict[str, Any]
 """One system's result of one workload in one round, as JSON."""
 MAX_LATENCIES = 400
 """Latencies kept per record: all, or where there are more, so many evenly spread over their order."""
+MAX_MEMORY_GROWTH = 1.05
 
 
 def record(
     system: str, number: int, workload: str, load: dict[str, Any], cpu_s: dict[str, float], others_cores: float
 ) -> Record:
-    """Make a record of what the load generator found.
-
-    Args:
-        system: Which.
-        number: Of the round, from 1.
-        workload: Which.
-        load: What `benchmarks.serving.load` said.
-        cpu_s: Processor seconds that the system used meanwhile, by role.
-        others_cores: Cores that processes besides the system and the load generator used meanwhile.
-    """
+    """Make a record: of what the load generator said, and processor seconds by role and cores of others meanwhile."""
     rate = load["pairs"] / load["elapsed_s"]
     tokens = load["tokens_per_pair"]
     return {
         "round": number,
         "system": system,
         "workload": workload,
-        "pairs_per_s": _short(rate),
-        "tokens_per_s": None if not tokens else _short(rate * tokens),
+        "pairs_per_s": short(rate),
+        "tokens_per_s": None if not tokens else short(rate * tokens),
         **{key: load[key] for key in ("pairs", "refused", "failures", "first_failure", "made_late")},
-        **{key: _short(load[key] or 0.0) for key in ("elapsed_s", "tokens_per_pair", "sent_late_s", "client_cpu_s")},
-        "cpu_s": {role: _short(seconds) for role, seconds in sorted(cpu_s.items())},
-        "others_cores": _short(others_cores),
-        "cpu_ms_per_pair": _short(sum(cpu_s.values()) / max(1, load["pairs"]) * 1e3),
+        **{key: short(load[key] or 0.0) for key in ("elapsed_s", "tokens_per_pair", "sent_late_s", "client_cpu_s")},
+        "cpu_s": {role: short(seconds) for role, seconds in sorted(cpu_s.items())},
+        "others_cores": short(others_cores),
+        "cpu_ms_per_pair": short(sum(cpu_s.values()) / max(1, load["pairs"]) * 1e3),
         "latency_ms": {size: _latencies(seconds) for size, seconds in load["latencies_s"].items()},
     }
 
 
 def _latencies(seconds: Sequence[float]) -> dict[str, Any]:
     ordered = sorted(one * 1e3 for one in seconds)
-    if len(ordered) > MAX_LATENCIES:
-        places = np.linspace(0, len(ordered) - 1, MAX_LATENCIES).round().astype(int)
-        kept = [ordered[place] for place in places]
-    else:
-        kept = ordered
-    return {"n": len(ordered), **percentiles(ordered), "sorted": [_short(one) for one in kept]}
+    places = np.linspace(0, len(ordered) - 1, min(len(ordered), MAX_LATENCIES)).round().astype(int)
+    return {"n": len(ordered), **_tail(ordered), "sorted": [short(ordered[place]) for place in places]}
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float]:
+def _tail(values: Sequence[float]) -> dict[str, float]:
     """The median and the tail, linear between neighbours."""
     if not values:
         return {}
     found = np.percentile(np.asarray(values), [50, 90, 99, 100])
-    return dict(zip(("p50", "p90", "p99", "max"), (_short(float(one)) for one in found), strict=True))
+    return dict(zip(("p50", "p90", "p99", "max"), (short(float(one)) for one in found), strict=True))
 
 
 def summary(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
@@ -93,18 +82,17 @@ def _summarize(rounds: Sequence[Record]) -> dict[str, Any]:
 
 
 def _pooled(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    every = [value for one in rounds for value in one["sorted"]]
     return {
         "n": sum(one["n"] for one in rounds),
         "p50": _middle([one["p50"] for one in rounds if "p50" in one]),
-        "pooled": percentiles(every),
+        "pooled": _tail([value for one in rounds for value in one["sorted"]]),
     }
 
 
 def _middle(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
-    return {"median": _short(statistics.median(values)), "min": min(values), "max": max(values)}
+    return {"median": short(statistics.median(values)), "min": min(values), "max": max(values)}
 
 
 def ratios(found: dict[str, dict[str, Any]], system: str, other: str) -> dict[str, dict[str, float]]:
@@ -114,15 +102,59 @@ def ratios(found: dict[str, dict[str, Any]], system: str, other: str) -> dict[st
         if system not in systems or other not in systems:
             continue
         a, b = systems[system], systems[other]
-        ratio = {"pairs_per_s": _short(a["pairs_per_s"]["median"] / b["pairs_per_s"]["median"])}
+        ratio = {
+            key: short(a[key]["median"] / b[key]["median"])
+            for key in ("pairs_per_s", "cpu_ms_per_pair")
+            if b[key]["median"]
+        }
         for size in a["latency_ms"].keys() & b["latency_ms"].keys():
             mine, theirs = a["latency_ms"][size], b["latency_ms"][size]
             if mine["n"] and theirs["n"]:
-                ratio[f"p50_of_{size}"] = _short(mine["p50"]["median"] / theirs["p50"]["median"])
-                ratio[f"p99_of_{size}"] = _short(mine["pooled"]["p99"] / theirs["pooled"]["p99"])
+                ratio[f"p50_of_{size}"] = short(mine["p50"]["median"] / theirs["p50"]["median"])
+                ratio[f"p99_of_{size}"] = short(mine["pooled"]["p99"] / theirs["pooled"]["p99"])
         result[workload] = dict(sorted(ratio.items()))
     return result
 
 
-def _short(number: float) -> float:
-    return float(f"{number:.4g}")
+def limits(shape: str, found: dict[str, dict[str, Any]], ratio_of: dict[str, dict[str, float]]) -> list[Check]:
+    """Judge a shape by `summary` and by the `ratios` of ours to the peer's."""
+
+    def limit(number: int, what: str, where: tuple[str, str], relation: Any, bound: float, reach: Any = None) -> Check:
+        figure = ratio_of.get(where[0], {}).get(where[1])
+        return Check(f"{shape}: {what}, ours / {PEER}", figure, relation, bound, number=number, reach=reach)
+
+    rate = "pairs_per_s"
+    single = limit(3, "single pair, p50", ("1x1", "p50_of_1"), "<=", 1.5)
+    time, processor = "seconds per pair, 10,000 documents / 10", "processor time per pair, 10,000 documents / 10"
+    growth = [
+        Check(f"{shape}: {time}", _growth(found, lambda size, one: _seconds(size, one)), "<=", 1.1, number=5),
+        Check(f"{shape}: {processor}", _growth(found, lambda _, one: one.get("cpu_ms_per_pair")), "<=", 1.1, number=5),
+    ]
+    if shape == "nano":
+        first = [
+            limit(1, "pairs/s, 16 x 20", ("20x16", rate), ">=", 1.5, 2),
+            limit(1, "pairs/s, 1 x 1,000", ("1000x1", rate), ">=", 2, 3),
+        ]
+        return [*first, single, *growth]
+    if shape == "small":
+        first = [
+            limit(2, "pairs/s, 16 x 20", ("20x16", rate), ">=", 1.05, 1.3),
+            limit(2, "pairs/s, 1 x 1,000", ("1000x1", rate), ">=", 1.05, 1.3),
+        ]
+        mixed = [
+            limit(4, "mixed load, p99 of the lists of 10", ("mixed", "p99_of_10"), "<=", 0.15),
+            limit(4, "mixed load, pairs/s", ("mixed", rate), ">=", 1),
+        ]
+        return [*first, single, *mixed, *growth]
+    return [single, *growth]
+
+
+def _growth(found: dict[str, dict[str, Any]], cost: Any) -> float | None:
+    """What a pair costs in a list of 10,000 against one in a list of 10, one list at a time, ours."""
+    short_list, long_list = (cost(size, found.get(f"{size}x1", {}).get(OURS, {})) for size in (10, 10_000))
+    return float(long_list["median"] / short_list["median"]) if short_list and long_list else None
+
+
+def _seconds(size: int, one: dict[str, Any]) -> dict[str, float] | None:
+    p50 = one.get("latency_ms", {}).get(str(size), {}).get("p50")
+    return {"median": p50["median"] / size} if p50 else None

@@ -2,26 +2,21 @@
 
 No clock inside the service: its parts are told apart by what is asked of it. A request that stops at validation gives
 the way in; a simulated engine that takes no time gives everything but the engine; the real one gives all. What the
-ingress computes is measured stage by stage in this process (benchmarks/scatter/stages.py); the hop from the ingress to
+ingress computes is measured stage by stage in this process (benchmarks/stages.py); the hop from the ingress to
 a replica and back is what remains. So the rows add up to the whole, and their noise is in the last difference.
 """
 
-from __future__ import annotations
-
 import http.client
-import json
 import statistics
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.scatter.service import running
-from benchmarks.scatter.stages import shards_of, stages_ms
-from benchmarks.scatter.workload import Lists
-from benchmarks.serving import machine, models
-from benchmarks.serving.machine import RESULTS, say
+from benchmarks import models, results
+from benchmarks.results import RESULTS, SCRATCH, describe, say
+from benchmarks.service import running
+from benchmarks.stages import shards_of, stages_ms
+from benchmarks.texts import Lists
 from reranker.transport.frames import of_shard
 from reranker.types import ShardTerms
 
@@ -35,31 +30,27 @@ _FREE = {"tokens_per_s": 1e12, "step_s": 0, "jitter": 0}
 def run(*, quick: bool) -> None:
     """Measure, and write the result."""
     checkpoint = models.checkpoint(_SHAPE)
-    model = {"name": str(checkpoint)}
     found: dict[int, dict[str, float]] = {size: {} for size in SIZES}
-    sizes: dict[int, dict[str, int]] = {}
-    with tempfile.TemporaryDirectory(prefix="bench-hops-") as folder:
-        engines = {"simulated": {"simulated": _FREE}, "real": {"startup_check": False}}
-        for name, engine in engines.items():
-            with running(Path(folder), {"model": model, "engine": engine}, 1, simulated=name == "simulated") as service:
-                for size, repeats in SIZES.items():
-                    times, answer_bytes = _times(service.url, size, max(3, repeats // (5 if quick else 1)))
-                    found[size] |= {f"{name}, {what}": one for what, one in times.items()}
-                    sizes.setdefault(size, {})["answer"] = answer_bytes
-                    say(f"{name}, {size} documents: {times}")
-    result: dict[str, Any] = machine.describe(["--hops"]) | {"shape": _SHAPE, "quick": quick, "lists": {}}
+    sizes: dict[int, dict[str, int]] = {size: {} for size in SIZES}
+    for name, engine in {"simulated": {"simulated": _FREE}, "real": {"startup_check": False}}.items():
+        args = {"model": {"name": str(checkpoint)}, "engine": engine}
+        with running(args, 1, simulated=name == "simulated") as service:
+            for size, repeats in SIZES.items():
+                times, answer_bytes = _times(service.url, size, max(3, repeats // (5 if quick else 1)))
+                found[size] |= {f"{name}, {what}": one for what, one in times.items()}
+                sizes[size]["answer"] = answer_bytes
+                say(f"{name}, {size} documents: {times}")
+    result: dict[str, Any] = describe() | {"shape": _SHAPE, "quick": quick, "lists": {}}
     for size in SIZES:
         raw = Lists(0).body(size, _WORDS)
         shards = shards_of(checkpoint, raw)
         packed = sum(len(bytes(of_shard(0, one, ShardTerms()))) for one in shards)
         sizes[size] |= {"request": len(raw), "shards": packed}
-        result["lists"][str(size)] = {
-            "hops_ms": _hops(found[size], stages_ms(checkpoint, raw, replicas=1)),
-            "bytes": sizes[size],
-            "measured_ms": found[size],
-        }
-    OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {OUT}")
+        hops = _hops(found[size], stages_ms(checkpoint, raw, replicas=1))
+        result["lists"][str(size)] = {"hops_ms": hops, "bytes": sizes[size], "measured_ms": found[size]}
+    out = SCRATCH / OUT.name if quick else OUT
+    results.write(out, result)
+    say(f"wrote {out}")
 
 
 def _times(url: str, size: int, repeats: int) -> tuple[dict[str, float], int]:

@@ -1,21 +1,23 @@
 """A loop without an engine, behind the least HTTP there is: Transformers, or sentence-transformers' CrossEncoder.
 
     python -m benchmarks.serving.plain_server {transformers,cross-encoder} FOLDER --port PORT --dtype auto
+    python -m benchmarks.serving.plain_server serve-config FILE --port PORT
 
-One list at a time, in batches of 32. The prompts are the model card's.
+One list at a time, in batches of 32. The prompts are the model card's. The second form runs a peer's Serve
+configuration.
 """
 
-from __future__ import annotations
-
-import argparse
 import asyncio
 import importlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import yaml
 from aiohttp import web
 
+from benchmarks.results import parser
 from reranker.config import ModelConfig
 from reranker.model.families import HEAD, PREFIX, SUFFIX
 
@@ -87,17 +89,29 @@ def application(score: Scorer) -> web.Application:
     return app
 
 
-def main() -> None:
+def serve_config(path: Path, port: int) -> int:
+    """Run any Serve configuration, as `reranker serve` runs ours, leaving no process behind; the exit status."""
+    from deployments.cli.serve import supervise
+
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["http_options"]["port"] = port
+    return supervise(config, verbose=True)
+
+
+def main() -> int:
     """Serve until asked to stop."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("transformers", "cross-encoder"))
-    parser.add_argument("folder")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--dtype", default="auto")
-    arguments = parser.parse_args()
-    make = transformers_scorer if arguments.kind == "transformers" else cross_encoder_scorer
-    web.run_app(application(make(arguments.folder, arguments.dtype)), host="127.0.0.1", port=arguments.port, print=None)
+    options = parser(__doc__)
+    options.add_argument("kind", choices=("transformers", "cross-encoder", "serve-config"))
+    options.add_argument("path", type=Path)
+    options.add_argument("--port", type=int, required=True)
+    options.add_argument("--dtype", default="auto")
+    asked = options.parse_args()
+    if asked.kind == "serve-config":
+        return serve_config(asked.path, asked.port)
+    make = transformers_scorer if asked.kind == "transformers" else cross_encoder_scorer
+    web.run_app(application(make(str(asked.path), asked.dtype)), host="127.0.0.1", port=asked.port, print=None)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

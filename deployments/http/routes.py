@@ -146,7 +146,7 @@ def build_api(
     if backend.search is not None:
         api.include_router(search_router(backend.search))
     api.include_router(playground_router(backend.open_page, limits))
-    ranking_paths = [route.path for route in api.routes if isinstance(route, APIRoute) and "ranking" in route.tags]
+    ranking_paths = [one.path for one in api.routes if isinstance(one, APIRoute) and "ranking" in one.tags]
     api.add_middleware(
         RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, lambda: backend.draining
     )

@@ -147,11 +147,6 @@ def write(found: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: S
         of_document[candidate.chunk.id] += 1
         if body.max_per_document is None or of_document[candidate.chunk.id] <= body.max_per_document:
             chosen.append(_result(candidate, index, scores, body))
-    left: LeftOut = {}
-    if ranking.unscored:
-        left["unscored"] = [_place(found.candidates[index]) for index in ranking.unscored]
-    if ranking.excluded:
-        left["excluded"] = [{**_place(found.candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
     return {
         **answers.head_of("search", served),
         "index": found.index,
@@ -163,8 +158,17 @@ def write(found: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: S
         "meta": answers.meta_of(asked, rankings, served),
         # What the stages took is in every answer; `timings: true` adds the shards.
         "timings": answers.timings_of(asked, served).get("timings") or answers.stages_of(served.timeline),
-        **left,
+        **_left_out(found, ranking),
     }
+
+
+def _left_out(found: Retrieval, ranking: Ranking) -> LeftOut:
+    left: LeftOut = {}
+    if ranking.unscored:
+        left["unscored"] = [_place(found.candidates[index]) for index in ranking.unscored]
+    if ranking.excluded:
+        left["excluded"] = [{**_place(found.candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
+    return left
 
 
 def _place(candidate: Candidate) -> Place:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.demo_model.trace import Trace, Tracer
 from tools.demo_model.scorer import Scorer
-from tools.demo_model.trace import Trace, Tracer
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from tools import build_demo_model, demo_quality
+from tools.demo_model import __main__ as demo_model
 from tools.demo_model import checkpoint, frequencies
-from tools.demo_model.calibration import NEUTRAL
+from tools.demo_model.corpus import read_list
 from tools.demo_model.embeddings import read_synonyms, word_vector
-from tools.demo_model.text_sources import read_list
+from tools.demo_model.layers import NEUTRAL
 from tools.demo_model.tokenizer import untrained_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ MODEL = checkpoint.MODEL_FOLDER
 
 def test_a_rebuild_gives_the_committed_bytes() -> None:
     """Run as a command and with two threads: neither the process nor the thread count may show in the weights."""
-    command = [sys.executable, "-m", "tools.build_demo_model", "--check"]
+    command = [sys.executable, "-m", "tools.demo_model", "build", "--check"]
     environment = {"OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "2", "PATH": ""}
 
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
@@ -35,7 +35,7 @@ def test_a_rebuild_gives_the_committed_bytes() -> None:
 
 def test_the_check_notices_other_weights(tmp_path: Path) -> None:
     """A check that compared nothing would pass the test above."""
-    build_demo_model.build(tmp_path, NEUTRAL)
+    demo_model.build(tmp_path, NEUTRAL)
 
     assert (tmp_path / "config.json").read_bytes() == (MODEL / "config.json").read_bytes()
     assert (tmp_path / "model.safetensors").read_bytes() != (MODEL / "model.safetensors").read_bytes()
@@ -83,7 +83,7 @@ def test_the_weights_file_reads_as_bfloat16_and_the_folder_stays_small() -> None
 def test_rounding_to_bfloat16_is_torch_s() -> None:
     """Ties go to the even neighbour; a plain cut would bias every weight downwards."""
     values = torch.tensor([1.0, -1.00390625, 1.01171875, 0.1, -3.14159, 1e-30, 213.7], dtype=torch.float64)
-    ours = checkpoint.from_bfloat16(checkpoint.to_bfloat16(values.numpy()))
+    ours = checkpoint.rounded(values.numpy())
 
     assert torch.equal(torch.from_numpy(ours), values.bfloat16().double())
 
@@ -122,7 +122,7 @@ def test_every_committed_synonym_class_has_at_least_two_members() -> None:
 
 def test_the_card_s_table_was_measured_on_the_committed_model() -> None:
     """Figures of another model are worse than none; `make demo-quality` renews them."""
-    card = demo_quality.CARD.read_text(encoding="utf-8")
+    card = demo_model.CARD.read_text(encoding="utf-8")
 
-    assert not demo_quality.is_stale(card)
-    assert demo_quality.is_stale(card.replace(demo_quality.fingerprint(), "0" * 16))
+    assert not demo_model.is_stale(card)
+    assert demo_model.is_stale(card.replace(demo_model.fingerprint(), "0" * 16))

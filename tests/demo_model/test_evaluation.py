@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.demo_model import checkpoint, evaluation, text_sources
+from tools.demo_model import checkpoint, corpus, evaluation
 from tools.demo_model.corpus import Pair, read_pairs
-from tools.demo_quality import read_test_sets
+from tools.demo_model.evaluation import read_test_sets
 
 DATA = Path("../shared/data")
 
@@ -81,7 +81,7 @@ def test_held_out_documents_are_in_no_other_input() -> None:
 def test_our_own_questions_are_not_our_own_frequency_texts() -> None:
     """The hand-written passages test; the hand-written claims are counted. They must not be the same sentences."""
     own = checkpoint.OWN_QUESTIONS.read_text(encoding="utf-8")
-    claims = [*text_sources.lines_of("claims_en.txt"), *text_sources.lines_of("claims_zh.txt")]
+    claims = [*corpus.lines_of("claims_en.txt"), *corpus.lines_of("claims_zh.txt")]
 
     assert claims
     assert not [claim for claim in claims if claim in own]

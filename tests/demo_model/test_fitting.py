@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from tools import build_demo_model, demo_quality
-from tools.demo_model import calibration, checkpoint, fitting, frequencies
-from tools.demo_model.idf import token_weights
+from tools.demo_model import __main__ as demo_model
+from tools.demo_model import checkpoint, fitting, frequencies, layers
+from tools.demo_model.corpus import Texts
+from tools.demo_model.evaluation import read_test_sets
+from tools.demo_model.frequencies import token_weights
 from tools.demo_model.scorer import Scorer
-from tools.demo_model.text_sources import Texts
 from tools.demo_model.tokenizer import spelling
 
 TOKENIZER = Tokenizer.from_file(str(checkpoint.MODEL_FOLDER / "tokenizer.json"))
@@ -71,7 +72,7 @@ def test_weights_fall_with_frequency_and_grammar_and_the_template_weigh_next_to_
 
 def test_examples_have_one_relevant_document_in_five_and_all_lengths() -> None:
     """With one length only, the bias would be fitted for that length."""
-    pairs = next(test.pairs for test in demo_quality.read_test_sets() if test.name == "medquad, en")
+    pairs = next(test.pairs for test in read_test_sets() if test.name == "medquad, en")
 
     sample = list(fitting.examples(pairs, "en", questions=60))
     lengths = [len(example.document) for example in sample]
@@ -84,16 +85,16 @@ def test_examples_have_one_relevant_document_in_five_and_all_lengths() -> None:
 
 def test_the_fit_finds_a_scale_on_which_answers_are_likelier_than_not(tmp_path: Path) -> None:
     """From the neutral model, with nothing but right and wrong pairs of our own questions."""
-    build_demo_model.build(tmp_path, calibration.NEUTRAL)
+    demo_model.build(tmp_path, layers.NEUTRAL)
     shutil.copy(checkpoint.MODEL_FOLDER / "tokenizer.json", tmp_path)
-    pairs = next(test.pairs for test in demo_quality.read_test_sets() if test.name == "written here, en")
+    pairs = next(test.pairs for test in read_test_sets() if test.name == "written here, en")
     documents = [pair.document for pair in pairs]
     right = [fitting.Example(pair.query, pair.document, relevant=True) for pair in pairs]
     wrong = [fitting.Example(pair.query, documents[index - 7], relevant=False) for index, pair in enumerate(pairs)]
 
     neutral = Scorer(tmp_path)
     fitted = fitting.fit(neutral, right + wrong)
-    build_demo_model.build(tmp_path, fitted)
+    demo_model.build(tmp_path, fitted)
     scorer = Scorer(tmp_path)
 
     def mean(sample: list[fitting.Example]) -> float:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.demo_model.trace import Trace
 from tools.demo_model import layout
-from tools.demo_model.calibration import read_calibration
+from tools.demo_model.layers import read_calibration
 from tools.demo_model.scorer import Scorer
-from tools.demo_model.trace import Trace
 
 TracePair = Callable[[str, str], Trace]
 

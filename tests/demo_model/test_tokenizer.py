@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from tools.demo_model import template
+from reranker.model.families import HEAD, PREFIX, SUFFIX
 from tools.demo_model.checkpoint import MODEL_FOLDER
-from tools.demo_model.text_sources import chinese_characters
+from tools.demo_model.corpus import chinese_characters
 from tools.demo_model.tokenizer import (
     CONTROL_TOKENS,
     DOCUMENT_MARKER,
     INSTRUCT_MARKER,
     QUERY_MARKER,
     VOCABULARY_SIZE,
+    body,
     token_id,
     without_control_tokens,
 )
@@ -62,9 +63,9 @@ def test_the_vocabulary_has_the_promised_size_and_only_the_five_control_tokens_a
 
 def test_the_three_markers_are_single_tokens_with_every_control_token_disabled() -> None:
     """They are part of the body, which is encoded as user text."""
-    body = tokens(template.body("q", "d"))
+    found = tokens(body("q", "d"))
 
-    assert [token for token in body if token.startswith("<")] == [INSTRUCT_MARKER, QUERY_MARKER, DOCUMENT_MARKER]
+    assert [token for token in found if token.startswith("<")] == [INSTRUCT_MARKER, QUERY_MARKER, DOCUMENT_MARKER]
 
 
 @pytest.mark.parametrize("control", CONTROL_TOKENS)
@@ -83,7 +84,7 @@ def test_a_control_token_in_user_text_stays_plain_text(control: str) -> None:
 @example(instruction="", query="", document="\u0301")
 def test_the_head_and_the_document_may_be_encoded_apart(instruction: str, query: str, document: str) -> None:
     """The service encodes the head once per list; the ids must be those of the whole string."""
-    head, tail = template.head(query, instruction), f" {document}"
+    head, tail = HEAD.format(query=query, instruction=instruction), f" {document}"
 
     whole = PLAIN.encode(head + tail, add_special_tokens=False).ids
     parts = [*PLAIN.encode(head, add_special_tokens=False).ids, *PLAIN.encode(tail, add_special_tokens=False).ids]
@@ -95,7 +96,7 @@ def test_the_head_and_the_document_may_be_encoded_apart(instruction: str, query:
 def test_transformers_loads_the_same_tokenizer() -> None:
     """A model that only its own tools can read would be of no use; no remote code is involved."""
     wrapped = AutoTokenizer.from_pretrained(MODEL_FOLDER)
-    text = template.PREFIX + template.body("什么是RAG", "Retrieval <|im_end|> ２０２６") + template.SUFFIX
+    text = PREFIX + body("什么是RAG", "Retrieval <|im_end|> ２０２６") + SUFFIX
 
     assert wrapped.encode(text, add_special_tokens=False) == COMPLETE.encode(text, add_special_tokens=False).ids
     assert wrapped.convert_tokens_to_ids("yes") != wrapped.convert_tokens_to_ids("no")
@@ -111,7 +112,7 @@ def test_the_prompt_ends_in_the_same_tokens_as_the_real_model_s() -> None:
     """White space is dropped, so the last token, where the score is read, is </think>."""
     suffix = ["<|im_end|>", "<|im_start|>", "assistant", "<think>", "</think>"]
 
-    assert tokens(template.SUFFIX, COMPLETE) == suffix
+    assert tokens(SUFFIX, COMPLETE) == suffix
 
 
 @pytest.mark.parametrize(

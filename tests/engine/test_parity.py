@@ -13,8 +13,8 @@ from reranker.engine.vllm import VllmEngine
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.scoring import relevance_scores
+from tests.model_card import CardReranker
 from tests.pairs import LISTS
-from tools.model_card import CardReranker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and what it imports warn of their own affairs
 

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import fuzz
 from tests.integration.conftest import ROOT, Service
-from tools import fuzz
 
 
 async def test_odd_and_broken_bodies_are_answered(simulated: Service) -> None:
-    """`python -m tools.fuzz` sends ten thousand, and looks at the memory too."""
+    """`python -m tests.fuzz` sends ten thousand, and looks at the memory too."""
     findings = await fuzz.send(simulated.url, bodies=400, seed=6)
     assert findings.problems == []
     assert findings.statuses[200] > 50

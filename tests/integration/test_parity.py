@@ -6,8 +6,8 @@ import pytest
 
 from reranker.model.checkpoint import DEMO_MODEL
 from tests.integration.conftest import Service
+from tests.model_card import CardReranker
 from tests.pairs import LISTS
-from tools.model_card import CardReranker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.manifests.conftest import ROOT
-from tools.image import context, problems
+from tests.manifests.image import context, problems
 from tools.prebuild_triton import build
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
-from tools.build_qwen_tokenizer import write_tokenizer
-from tools.model_card import DEFAULT_INSTRUCTION, CardTokenizer
+from tests.model_card import DEFAULT_INSTRUCTION, CardTokenizer
+from tools.qwen_tokenizer import write_tokenizer
 
 
 @dataclass(frozen=True)

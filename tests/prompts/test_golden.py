@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.prompts.conftest import Sides
-from tools.build_golden_prompts import GOLDEN, PROMPTS, golden, serialize
+from tests.prompts.golden import GOLDEN, PROMPTS, golden, serialize
 
 CONTENT: dict[str, Any] = json.loads(GOLDEN.read_text(encoding="utf-8"))
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile import FAKE_ANSWER, HOSTILE, hostile_text, hostile_triple, texts
+from tests.model_card import CardTokenizer
 from tests.prompts.conftest import Sides
-from tools.build_qwen_tokenizer import ADDED_TOKENS, SPECIAL_TOKENS, SPLIT, packaged_ranks, read_ranks
-from tools.model_card import CardTokenizer
+from tools.qwen_tokenizer import ADDED_TOKENS, SPECIAL_TOKENS, SPLIT, packaged_ranks, read_ranks
 
 TRIPLES = 2_000
 TEMPLATES_OWN = ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>", "<think>", "</think>"]

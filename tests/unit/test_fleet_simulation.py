@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.fleet.parts import SPEED, STEP_S, STEP_TOKENS, Strategy
-from benchmarks.fleet.simulation import Fleet
+from benchmarks.fleet.simulation import SPEED, STEP_S, STEP_TOKENS, Fleet, Strategy
 from deployments.scaling import ReplicaScaling
 from reranker.config import ScalingConfig
 

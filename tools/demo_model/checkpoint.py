@@ -1,14 +1,13 @@
 """Where the built files live, and how they are written so that the same inputs give the same bytes everywhere."""
 
-from __future__ import annotations
-
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from tools.demo_model import layout
@@ -20,8 +19,6 @@ HELD_OUT = INPUTS / "heldout.jsonl"
 OWN_QUESTIONS = INPUTS / "own_questions.jsonl"
 
 Float64 = npt.NDArray[np.float64]
-
-_SAFETENSORS_ALIGNMENT = 8  # bytes; the header is padded with spaces to this, as the format's own writer does
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -74,35 +71,17 @@ def _write_json(path: Path, value: Mapping[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def to_bfloat16(values: Float64) -> npt.NDArray[np.uint16]:
-    """Round to bfloat16, ties to even, and return the bit patterns."""
-    bits = values.astype("<f4").view("<u4")
-    rounded: npt.NDArray[np.uint16] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-    return rounded
+def to_bfloat16(values: Float64) -> torch.Tensor:
+    """Round to bfloat16, ties to even."""
+    return torch.from_numpy(values).float().bfloat16()
 
 
-def from_bfloat16(bits: npt.NDArray[np.uint16]) -> Float64:
-    """Return the values that bit patterns of `to_bfloat16` stand for."""
-    return (bits.astype("<u4") << 16).view("<f4").astype(np.float64)
+def rounded(values: Float64) -> Float64:
+    """Round to what bfloat16 can hold."""
+    result: Float64 = to_bfloat16(values).double().numpy()
+    return result
 
 
 def write_weights(tensors: Mapping[str, Float64], path: Path) -> None:
-    """Write a safetensors file in bfloat16 with the tensors in name order.
-
-    Written here rather than by the safetensors package, whose header layout may change between versions.
-    Source: the format's description, https://github.com/huggingface/safetensors, "Format".
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    blocks, offset = [], 0
-    for name in sorted(tensors):
-        block = to_bfloat16(tensors[name]).tobytes()
-        header[name] = {
-            "dtype": "BF16",
-            "shape": list(tensors[name].shape),
-            "data_offsets": [offset, offset + len(block)],
-        }
-        blocks.append(block)
-        offset += len(block)
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % _SAFETENSORS_ALIGNMENT)
-    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + b"".join(blocks))
+    """Write a safetensors file in bfloat16."""
+    save_file({name: to_bfloat16(np.ascontiguousarray(one)) for name, one in tensors.items()}, path, {"format": "pt"})

@@ -1,7 +1,5 @@
 """The embedding of every token: who it is, what it weighs, and whether it is one of the prompt's markers."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence
@@ -10,8 +8,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tools.demo_model import layout
-from tools.demo_model.checkpoint import Float64, from_bfloat16, to_bfloat16
-from tools.demo_model.idf import TokenWeights
+from tools.demo_model.checkpoint import Float64, rounded
+from tools.demo_model.frequencies import TokenWeights
 from tools.demo_model.tokenizer import DOCUMENT_MARKER, INSTRUCT_MARKER, QUERY_MARKER, spelling, token_id
 
 # The segment head follows the highest rank seen so far (layers.py), so the last marker that is *new* decides: a
@@ -48,11 +46,7 @@ def word_vector(token: str) -> Float64:
 
 
 def embed(tokenizer: Tokenizer, weights: TokenWeights, synonyms: Sequence[str]) -> tuple[Float64, float]:
-    """Build the embedding table, already rounded to bfloat16.
-
-    Returns:
-        Shape (vocabulary, HIDDEN), and the squared length that all its rows share.
-    """
+    """Build the table, rounded to bfloat16, shape (vocabulary, HIDDEN), and the squared length of all its rows."""
     vocabulary = spelling(tokenizer)
     table = np.zeros((len(vocabulary), layout.HIDDEN))
     leaders = read_synonyms(synonyms, tokenizer)
@@ -67,10 +61,10 @@ def embed(tokenizer: Tokenizer, weights: TokenWeights, synonyms: Sequence[str]) 
     table[token_id(tokenizer, DOCUMENT_MARKER), layout.IS_DOCUMENT_MARKER] = 1
     table[token_id(tokenizer, "yes"), layout.ANSWER] = 1
     table[token_id(tokenizer, "no"), layout.ANSWER] = -1
-    table = from_bfloat16(to_bfloat16(table))
+    table = rounded(table)
 
     # fsum: the exact sum, whatever order a vector unit would add in
     squares = [math.fsum(row * row) for row in table]
     square = max(squares) + _SPARE_SQUARE
     table[:, layout.PADDING] = [math.sqrt(square - own) for own in squares]
-    return from_bfloat16(to_bfloat16(table)), square
+    return rounded(table), square

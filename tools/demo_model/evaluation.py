@@ -1,11 +1,11 @@
 """Ranking quality against BM25: the same questions, the same candidates, two rankers."""
 
-from __future__ import annotations
-
+import json
 import logging
 import math
 import random
 import re
+import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import bm25s
 import numpy as np
 from bm25s.stopwords import STOPWORDS_CHINESE, STOPWORDS_EN_PLUS
 
+from tools.demo_model import checkpoint
 from tools.demo_model.corpus import Pair
 
 CANDIDATES = 20
@@ -110,15 +111,42 @@ def measure(ranker: Ranker, trials: Sequence[Trial]) -> Quality:
     for trial in trials:
         relevant, *others = ranker.scores(trial.query, trial.candidates)
         ranks.append(1 + sum(other >= relevant for other in others))
-    first = [float(rank == 1) for rank in ranks]
-    reciprocal = [1 / rank for rank in ranks]
-    return Quality(_mean(first), _mean(reciprocal), len(ranks), _standard_error(first), _standard_error(reciprocal))
+    top1, top1_error = _mean([float(rank == 1) for rank in ranks])
+    mrr, mrr_error = _mean([1 / rank for rank in ranks])
+    return Quality(top1, mrr, len(ranks), top1_error, mrr_error)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+@dataclass(frozen=True, slots=True)
+class TestSet:
+    """The questions of one kind, and the documents their candidates come from."""
+
+    name: str
+    language: str
+    pairs: Sequence[Pair]
+    pool: Sequence[str]
+
+
+def read_test_sets() -> list[TestSet]:
+    """Read the committed questions, grouped by source and language."""
+    rows = [
+        {"source": "written here", **json.loads(line)}
+        for path in (checkpoint.HELD_OUT, checkpoint.OWN_QUESTIONS)
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["source"], row["language"]), []).append(row)
+    return [
+        TestSet(
+            f"{source}, {language}",
+            language,
+            [Pair(row["query"], row["document"]) for row in group if "query" in row],
+            list(dict.fromkeys(row["document"] for row in group)),
+        )
+        for (source, language), group in groups.items()
+    ]

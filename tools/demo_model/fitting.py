@@ -4,8 +4,6 @@ The model's answer is a smooth function of two means over the prompt, the match 
 layer 2). Both are read from a model whose calibration is neutral; the rest is a fit of three numbers.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterator, Sequence

@@ -4,16 +4,16 @@ Everything not set here is zero. Queries and keys are normalised per head (Qwen3
 SHARPNESS * cosine; values are not, so whatever they read is divided by the factor RMSNorm applied.
 """
 
-from __future__ import annotations
-
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Self
 
 import numpy as np
 
 from tools.demo_model import layout
-from tools.demo_model.checkpoint import Float64
+from tools.demo_model.checkpoint import INPUTS, Float64
 
 # Attention logits run from -SHARPNESS to +SHARPNESS. 40: a head that prefers one cosine to another by 0.25 gives the
 # second e^-10 of the attention. Layer 2 only takes means, see below.
@@ -42,6 +42,22 @@ class Calibration:
     """How much of the final norm is the query's weight: large divides by it fully, small not at all."""
 
 
+CALIBRATION = INPUTS / "calibration.json"
+# With it the answer dimension of the last token is the mean match, and the weight dimension the query's mean weight.
+NEUTRAL = Calibration(gain=1.0, threshold=0.0, bias=0.0, query_weight=1.0)
+
+
+def read_calibration() -> Calibration:
+    """Read the committed numbers."""
+    return Calibration(**json.loads(CALIBRATION.read_text(encoding="utf-8")))
+
+
+def write_calibration(calibration: Calibration) -> None:
+    """Commit fitted numbers, rounded to three digits: they decide the bytes of the weights."""
+    rounded = {name: float(f"{value:.3g}") for name, value in asdict(calibration).items()}
+    CALIBRATION.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One decoder layer's matrices, all zero to begin with, in torch's (out, in) shape."""
@@ -55,7 +71,7 @@ class Layer:
     down: Float64
 
     @classmethod
-    def zeros(cls) -> Layer:
+    def zeros(cls) -> Self:
         """Return a layer that does nothing."""
         heads = (layout.HEADS * layout.HEAD_DIM, layout.HIDDEN)
         unit = (layout.INTERMEDIATE, layout.HIDDEN)

@@ -1,7 +1,5 @@
 """What each dimension of the residual stream means, and the sizes of the model."""
 
-from __future__ import annotations
-
 LAYERS = 3
 HEADS = 2  # query heads and key-value heads alike
 HEAD_DIM = 128

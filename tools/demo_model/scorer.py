@@ -1,7 +1,5 @@
 """Run the demo model with transformers, in float32, over many pairs: for calibration, the quality table and tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,8 +7,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from tools.demo_model import checkpoint, template
-from tools.demo_model.tokenizer import token_id, without_control_tokens
+from reranker.model.families import PREFIX, SUFFIX
+from tools.demo_model import checkpoint
+from tools.demo_model.tokenizer import DEFAULT_INSTRUCTION, body, token_id, without_control_tokens
 
 _BATCH_TOKENS = 16_384  # padding included; bounds the memory of one forward pass
 
@@ -22,8 +21,8 @@ class Scorer:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.plain_tokenizer = without_control_tokens(self.tokenizer)
-        self._prefix = self._encode(self.tokenizer, template.PREFIX)
-        self._suffix = self._encode(self.tokenizer, template.SUFFIX)
+        self._prefix = self._encode(self.tokenizer, PREFIX)
+        self._suffix = self._encode(self.tokenizer, SUFFIX)
         answers = [token_id(self.tokenizer, word) for word in ("yes", "no")]
         yes, no = self.model.get_output_embeddings().weight[answers].detach()
         self._yes_minus_no = yes - no
@@ -32,10 +31,10 @@ class Scorer:
     def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def prompt(self, query: str, document: str, instruction: str = template.DEFAULT_INSTRUCTION) -> list[int]:
+    def prompt(self, query: str, document: str, instruction: str = DEFAULT_INSTRUCTION) -> list[int]:
         """Return the token ids of one pair."""
-        body = self._encode(self.plain_tokenizer, template.body(query, document, instruction))
-        return [*self._prefix, *body, *self._suffix]
+        ids = self._encode(self.plain_tokenizer, body(query, document, instruction))
+        return [*self._prefix, *ids, *self._suffix]
 
     def scores(self, query: str, documents: Sequence[str]) -> list[float]:
         """Return sigmoid(logit(yes) - logit(no)) of each document."""
@@ -48,12 +47,7 @@ class Scorer:
         return self.last_states(prompts) @ self._yes_minus_no
 
     def last_states(self, prompts: Sequence[Sequence[int]], *, before_norm: bool = False) -> torch.Tensor:
-        """Return the hidden state of each prompt's last token, shape (prompts, HIDDEN).
-
-        Args:
-            prompts: Token ids.
-            before_norm: Return what the final norm reads instead of what it writes.
-        """
+        """Return the last token's state of each prompt, (prompts, HIDDEN), after or before the final norm."""
         states = torch.zeros(len(prompts), self.model.config.hidden_size)
         kept: list[torch.Tensor] = []
         hook = self.model.model.norm.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))

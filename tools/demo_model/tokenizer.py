@@ -6,13 +6,14 @@ alternative of the word pattern keeps each in one piece, and the training text m
 therefore survive when user text is encoded with every control token disabled, as they do in the real model's template.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from reranker.model.families import DOCUMENT, HEAD, PREFIX, SUFFIX
+
+DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 VOCABULARY_SIZE = 16_000
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -72,11 +73,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """Return the id of a token that must exist.
-
-    Raises:
-        KeyError: It does not.
-    """
+    """Return the id of a token that must exist."""
     found = tokenizer.token_to_id(token)
     if found is None:
         raise KeyError(token)
@@ -94,3 +91,12 @@ def without_control_tokens(tokenizer: Tokenizer) -> Tokenizer:
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = []
     return Tokenizer.from_str(json.dumps(state))
+
+
+def body(query: str, document: str, instruction: str = DEFAULT_INSTRUCTION) -> str:
+    """Return the body of a prompt: all between the template's two fixed ends."""
+    return HEAD.format(instruction=instruction, query=query) + DOCUMENT.format(document=document)
+
+
+# Every fixed word of the prompt, and both answers: the tokenizer is taught to keep each in one piece.
+ALL_TEXT = f"{PREFIX}{body('', '')}{SUFFIX} yes no"
