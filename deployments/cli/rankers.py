@@ -17,7 +17,7 @@ from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError, RerankerError
 from reranker.ranking.ranker import Ranker as ListRanker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest
 
 PART_DOCUMENTS = 256
@@ -166,7 +166,7 @@ class _LocalRanker:
         request = RankRequest(
             query, tuple(documents), instruction=instruction or None, top_n=top_n, model=self._adapter or None
         )
-        [ranking] = self._runner.run(self._ranker.rank([request], ANONYMOUS, Timeline()))
+        [ranking] = self._runner.run(self._ranker.rank([request], ANONYMOUS, RequestRecord()))
         return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in ranking.results]
 
     def close(self) -> None:
