@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from deployments.http.playground import Answer, PageRequest
     from deployments.http.search import Search
-    from reranker.dialects.base import JSON, Asked
+    from reranker.dialects.base import JSON
     from reranker.dialects.tei import TeiInfo
     from reranker.record import RequestRecord
-    from reranker.types import Caller, Ranking
+    from reranker.types import Caller, Ranking, RankRequest
 
 
 VERSION = importlib.metadata.version("reranker")
@@ -41,7 +41,7 @@ class Backend(Protocol):
         """Refuse a body that could not be let in, before it is parsed."""
         ...
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
+    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         """Rank the lists of a request, and note how that goes."""
         ...
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from deployments.http import Backend
 from reranker.config import LimitsConfig
-from reranker.dialects.base import TIMEOUT_HEADER, Asked, Dialect
+from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall
 from reranker.dialects.parse import parse
 from reranker.errors import InvalidRequestError, RequestTooLargeError, SlowRequestError, UnknownEncodingError
 from reranker.record import RequestRecord
@@ -21,7 +21,7 @@ _INLINE_BYTES = 64 * 1024
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-async def read_asked(request: Request, dialect: Dialect | None) -> Asked:
+async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
     """Read what is to be ranked, and note it in the request's record.
 
     Args:
@@ -44,18 +44,18 @@ async def read_asked(request: Request, dialect: Dialect | None) -> Asked:
     with record.stage("parse"):
         timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
         if len(body) <= _INLINE_BYTES:
-            asked = parse(body, dialect, limits, timeout)
+            call = parse(body, dialect, limits, timeout)
         else:
-            asked = await asyncio.to_thread(parse, body, dialect, limits, timeout)
-    note_asked(record, asked)
-    return asked
+            call = await asyncio.to_thread(parse, body, dialect, limits, timeout)
+    note_call(record, call)
+    return call
 
 
-def note_asked(record: RequestRecord, asked: Asked) -> None:
+def note_call(record: RequestRecord, call: RankingCall) -> None:
     """Note what is asked for."""
-    record.dialect = asked.dialect.name
-    record.lists, record.documents = len(asked.lists), sum(len(one.documents) for one in asked.lists)
-    record.priority = asked.lists[0].priority
+    record.dialect = call.dialect.name
+    record.lists, record.documents = len(call.lists), sum(len(one.documents) for one in call.lists)
+    record.priority = call.lists[0].priority
 
 
 async def read_body(request: Request, limits: LimitsConfig) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -13,7 +12,7 @@ from starlette.responses import Response
 from deployments.http import Backend
 from reranker import dialects, errors
 from reranker.dialects.answers import error_body
-from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Asked, Dialect, Served
+from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Dialect, RankingCall
 from reranker.errors import MethodNotAllowedError, RerankerError, UnauthorizedError
 from reranker.record import RequestRecord
 from reranker.types import Ranking
@@ -46,23 +45,23 @@ def error_response(error: RerankerError, dialect: Dialect | None = None, **more:
     return reply(body | more, error.status_code, headers)
 
 
-def ranking_response(request: Request, asked: Asked, rankings: Sequence[Ranking]) -> Response:
+def ranking_response(request: Request, call: RankingCall, rankings: Sequence[Ranking]) -> Response:
     """Answer with rankings.
 
     Args:
         request: Asked for them.
-        asked: The same, as it was read.
+        call: The same, as it was read.
         rankings: One for each list.
     """
     record: RequestRecord = request.state.record
     backend: Backend = request.app.state.backend
     with record.stage("respond"):
-        wanted = asked.lists[0].model
+        wanted = call.lists[0].model
         model = wanted if wanted and wanted in backend.adapters else backend.model
-        response = reply(asked.write(rankings, Served(record.request_id, model, int(time.time()), record)))
+        response = reply(call.write(rankings, model, record))
     response.headers["x-compute-tokens"] = str(sum(ranking.prompt_tokens for ranking in rankings))
     response.headers["server-timing"] = server_timing(record)
-    ignored = asked.ignored
+    ignored = call.ignored
     if backend.adapters and wanted and wanted != model:  # an adapter's name, misspelt?
         ignored = ("model", *ignored)
     if ignored:
