@@ -25,7 +25,7 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
     """Read what is to be ranked, and note it in the request's record.
 
     Args:
-        request: Of a ranking, with the service's `backend` and `limits` in the application's state.
+        request: Of a ranking.
         dialect: The dialect of its path. None: its fields say.
 
     Raises:
@@ -38,8 +38,8 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
     with record.stage("read"):
         body = await read_body(request, limits)
     record.body_bytes = len(body)
+    backend: Backend = request.app.state.backend
     with record.stage("admit"):
-        backend: Backend = request.app.state.backend
         backend.require_any_room(len(body))
     with record.stage("parse"):
         timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
@@ -62,10 +62,10 @@ async def read_body(request: Request, limits: LimitsConfig) -> bytes:
     """Receive a body as the client sends it, and give it decompressed. Nothing over the limit is buffered.
 
     Raises:
-        RequestTooLargeError: It is over the limit; said at once where its length is declared.
+        RequestTooLargeError: Its declared length is over the limit, or what came is.
         SlowRequestError: It did not arrive in time.
-        UnknownEncodingError: It is compressed in a way we do not know.
-        InvalidRequestError: It is not compressed as it says.
+        UnknownEncodingError: See `compression`.
+        InvalidRequestError: See `decompress`.
     """
     encoding = compression(request.headers.get("content-encoding", ""))
     declared = request.headers.get("content-length", "")
@@ -93,11 +93,7 @@ def _require_size(size: int, limits: LimitsConfig) -> None:
 
 
 def compression(content_encoding: str) -> str:
-    """Read a header Content-Encoding: gzip, x-gzip or deflate; empty where the body comes as it is.
-
-    Raises:
-        UnknownEncodingError: It is another one.
-    """
+    """Read a header Content-Encoding. Empty: the body comes as it is. Raises UnknownEncodingError."""
     encoding = content_encoding.strip().lower()
     if encoding in ("", "identity"):
         return ""
@@ -108,11 +104,6 @@ def compression(content_encoding: str) -> str:
 
 def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """Decompress a body. A bomb costs no more memory than a body of the largest size.
-
-    Args:
-        body: As it came.
-        encoding: What `compression` gave.
-        max_bytes: Limit of the result.
 
     Raises:
         InvalidRequestError: It is not compressed like this, or it is cut off.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -27,13 +29,7 @@ def reply(content: JSON, status: int = 200, headers: Mapping[str, str] | None = 
 
 
 def error_response(error: RerankerError, dialect: Dialect | None = None, **more: JSON) -> Response:
-    """Answer with an error.
-
-    Args:
-        error: Its class says the status.
-        dialect: Whose body for errors it gets. None: the one that suits every client.
-        more: Further fields of the body.
-    """
+    """Answer with an error, in a dialect's body for errors or the one that suits every client; `more` goes into it."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
@@ -46,13 +42,7 @@ def error_response(error: RerankerError, dialect: Dialect | None = None, **more:
 
 
 def ranking_response(request: Request, call: RankingCall, rankings: Sequence[Ranking]) -> Response:
-    """Answer with rankings.
-
-    Args:
-        request: Asked for them.
-        call: The same, as it was read.
-        rankings: One for each list.
-    """
+    """Answer a call with the ranking of each of its lists."""
     record: RequestRecord = request.state.record
     backend: Backend = request.app.state.backend
     with record.stage("respond"):
@@ -76,14 +66,14 @@ def server_timing(record: RequestRecord) -> str:
 
 
 def _meanings() -> dict[int, str]:
-    """Say of each status which errors have it, from the tree in errors.py."""
     meanings: dict[int, list[str]] = {}
     for one in errors.for_clients():
         meanings.setdefault(one.status_code, []).append(f"`{one.code}`: {(one.__doc__ or '').splitlines()[0]}")
     return {status: "\n\n".join(lines) for status, lines in meanings.items()}
 
 
-MEANINGS = _meanings()
+_MEANINGS = _meanings()
+"""Which errors have a status, from the tree in errors.py."""
 _EVERYWHERE = (401, 414, 431, 500)
 _NOT_OF_A_RANKING = (404, 405)
 
@@ -92,13 +82,13 @@ def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  #
     """Describe a route for the OpenAPI page: the arguments for FastAPI.
 
     Args:
-        answer: The type of its answer, of which the schema is made.
-        failures: Statuses that it may answer with, besides those that every route may.
+        answer: The type of its answer.
+        failures: Statuses besides those that every route may answer with.
         tag: The page's section.
     """
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     responses: dict[int, Described] = {
-        status: {"description": MEANINGS[status], "content": content} for status in sorted({*_EVERYWHERE, *failures})
+        status: {"description": _MEANINGS[status], "content": content} for status in sorted({*_EVERYWHERE, *failures})
     }
     for status in responses.keys() & {429, 503}:
         responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
@@ -106,16 +96,9 @@ def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  #
 
 
 def describe_ranking(path: str, *spoken: Dialect) -> Described:
-    """Describe a ranking route for the OpenAPI page.
-
-    Args:
-        path: Its path.
-        spoken: The dialects that are spoken there.
-    """
-    answer: Any = spoken[0].answer
-    for one in spoken[1:]:
-        answer = answer | one.answer
-    described = describe(answer, *(status for status in MEANINGS if status not in _NOT_OF_A_RANKING), tag="ranking")
+    """Describe a ranking route for the OpenAPI page, with the dialects that are spoken there."""
+    answer = functools.reduce(operator.or_, [one.answer for one in spoken])
+    described = describe(answer, *(status for status in _MEANINGS if status not in _NOT_OF_A_RANKING), tag="ranking")
     described["responses"][200] = {
         "headers": {
             IGNORED_HEADER: {
