@@ -18,7 +18,7 @@ from deployments.loading import Loading
 from deployments.telemetry import ReplicaMetrics, join_serve, tell_of_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
-from reranker.engine.base import Engine
+from reranker.engine.loop import Engine
 from reranker.engine.startup_check import CHECKS, require_sane, tolerance_for
 from reranker.errors import ConfigurationError, EngineFailedError, StartupCheckError
 from reranker.model.checkpoint import SIMULATED, find_checkpoint, model_identity

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deployments.cli import launcher
 from reranker.config import RerankerConfig
-from reranker.engine.base import Engine
+from reranker.engine.loop import Engine
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.placement import Placement
