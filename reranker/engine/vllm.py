@@ -5,7 +5,6 @@ Why in process and not AsyncLLM, with figures: docs/decisions/0001-engine-in-pro
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 from reranker.config import EngineConfig
 from reranker.engine.loop import Engine
 from reranker.engine.metrics import BackendStats
-from reranker.errors import UnsupportedModelError
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
 
@@ -31,7 +29,7 @@ class VllmEngine(Engine):
             UnsupportedModelError: A configured adapter is not one of this model.
             Exception: Whatever vLLM raises when it cannot load the model.
         """
-        adapters = _find_adapters(checkpoint, config, device)
+        adapters = find_adapters(checkpoint, config, device)
         arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
         super().__init__(
             lambda: VllmStepper(arguments, adapters, device=device, token_types=checkpoint.token_types),
@@ -143,16 +141,6 @@ class VllmStepper:
     def close(self) -> None:
         """Stop vLLM and its worker processes, if any."""
         self._core.shutdown()
-
-
-def _find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:
-    if config.lora_adapter is None and not config.lora_adapters:
-        return {}
-    settings = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-    if device == "cpu" and (config.quantization or settings.get("quantization_config")):
-        # Seen with INT8: vLLM's adapter layers ask for the weights that its CPU kernels have packed away.
-        raise UnsupportedModelError(checkpoint.name, "on a CPU, an adapter needs a model without quantization")
-    return find_adapters(config, checkpoint.name, settings, checkpoint.family.architecture)
 
 
 def engine_args(

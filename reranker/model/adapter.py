@@ -15,6 +15,7 @@ from typing import Any
 
 from reranker.config import EngineConfig
 from reranker.errors import UnsupportedModelError
+from reranker.model.checkpoint import Checkpoint
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's buffer sizes
 _LAYER = re.compile(r"base_model\.model\.(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
@@ -31,42 +32,35 @@ class Adapter:
     """Its largest rank, rounded up to one of vLLM's buffer sizes."""
 
 
-def find_adapters(
-    config: EngineConfig, model: str, settings: Mapping[str, Any], architecture: str
-) -> dict[str, Adapter]:
-    """Find the configured adapters by name; one for every pair has the name "". See `find_adapter`."""
-    if config.lora_adapter is not None:
-        return {"": find_adapter(config.lora_adapter, model, settings, architecture)}
-    return {
-        name: find_adapter(folder, model, settings, architecture, f"engine.lora_adapters.{name}")
-        for name, folder in config.lora_adapters.items()
-    }
+def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:
+    """Find the configured adapters by name; one for every pair has the name "".
 
-
-def find_adapter(
-    folder: str, model: str, settings: Mapping[str, Any], architecture: str, key: str = "engine.lora_adapter"
-) -> Adapter:
-    """Find a configured adapter.
-
-    Args:
-        folder: With adapter_config.json and adapter_model.safetensors, as PEFT saves them.
-        model: The model's name.
-        settings: The model's config.json. (Any: JSON.)
-        architecture: The model's family.
-        key: The configuration key, for the message.
+    Each is a folder with adapter_config.json and adapter_model.safetensors, as PEFT saves them.
 
     Raises:
-        UnsupportedModelError: No such folder, not a LoRA adapter, or one of another model.
+        UnsupportedModelError: No such folder, not a LoRA adapter, one of another model, or a model without adapters.
     """
-    path = Path(folder).resolve()
-    try:
-        if not architecture.startswith("Qwen3"):
-            raise ValueError(f"an adapter needs a Qwen3 model, and this one is a {architecture}")  # noqa: TRY301
-        rank = _largest_rank(_read_config(path))
-        _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)
-    except ValueError as error:
-        raise UnsupportedModelError(model, f"{key} {folder!r}: {error}") from None
-    return Adapter(path, max_rank=min(known for known in _RANKS if known >= rank))
+    folders = config.lora_adapters if config.lora_adapter is None else {"": config.lora_adapter}
+    if not folders:
+        return {}
+    settings = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    if device == "cpu" and (config.quantization or settings.get("quantization_config")):
+        # Seen with INT8: vLLM's adapter layers ask for the weights that its CPU kernels have packed away.
+        raise UnsupportedModelError(checkpoint.name, "on a CPU, an adapter needs a model without quantization")
+    architecture = checkpoint.family.architecture
+    adapters = {}
+    for name, folder in folders.items():
+        path = Path(folder).resolve()
+        try:
+            if not architecture.startswith("Qwen3"):
+                raise ValueError(f"an adapter needs a Qwen3 model, and this one is a {architecture}")  # noqa: TRY301
+            rank = _largest_rank(_read_config(path))
+            _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)
+        except ValueError as error:
+            key = f"engine.lora_adapters.{name}" if name else "engine.lora_adapter"
+            raise UnsupportedModelError(checkpoint.name, f"{key} {folder!r}: {error}") from None
+        adapters[name] = Adapter(path, max_rank=min(known for known in _RANKS if known >= rank))
+    return adapters
 
 
 def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
