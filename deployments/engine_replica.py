@@ -85,7 +85,7 @@ class EngineReplica:
 
     def record_replica_metadata(self) -> dict[str, object]:
         """Called once by Serve, which tells every router: where this replica takes shards."""
-        return self._server.address.as_metadata()
+        return self._server.address.to_metadata()
 
     async def named_load(self) -> tuple[str, ReplicaLoad]:
         """Answer with the replica's name and load, for all replicas to be asked at once."""

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from reranker.ranking.placement import Placement
 from reranker.transport.address import ReplicaAddress, tls_context
-from reranker.transport.client import Links
+from reranker.transport.client import ReplicaConnections
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 _MEETING_S = 2.0
@@ -27,11 +27,11 @@ class EngineReplicas:
     def __init__(self) -> None:
         """Start knowing none."""
         self.placement = Placement()
-        self.links = Links(self._set_live, tls_context(os.environ, server=False))
+        self.connections = ReplicaConnections(self._set_live, tls_context(os.environ, server=False))
 
     def update(self, addresses: Mapping[str, ReplicaAddress], loads: Mapping[str, ReplicaLoad]) -> None:
         """Take over those that are running now, where they listen, and what they say of their load."""
-        self.links.update(addresses)
+        self.connections.update(addresses)
         for name, load in loads.items():
             self.placement.note_load(name, load)
 
@@ -62,7 +62,7 @@ class RayFleet:
         """
         self._engine = engine
         replicas = replicas_of(engine.deployment_name)
-        self.placement, self._links = replicas.placement, replicas.links
+        self.placement, self._connections = replicas.placement, replicas.connections
         self._learning = asyncio.ensure_future(self._learn())
         self._meet_until_s = time.monotonic() + _MEETING_S
 
@@ -86,11 +86,11 @@ class RayFleet:
 
     async def ready(self) -> None:
         """Wait until a replica is live."""
-        await self._links.ready()
+        await self._connections.ready()
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Send one shard to a live replica."""
-        return await self._links.score(replica, shard, terms)
+        return await self._connections.score(replica, shard, terms)
 
     async def replica_loads(self, timeout_s: float = 10.0) -> dict[str, ReplicaLoad]:
         """Ask every replica how loaded it is: a call to each, for people and tests, not for planning.

@@ -28,7 +28,7 @@ class ShardRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
     def update_replicas(self, replicas: Sequence[RunningReplica]) -> None:
         """Take over the set of running replicas and their loads, pushed by Serve's controller."""
         super().update_replicas(replicas)
-        addresses = {one.replica_id.unique_id: ReplicaAddress.of_metadata(one.replica_metadata) for one in replicas}
+        addresses = {one.replica_id.unique_id: ReplicaAddress.from_metadata(one.replica_metadata) for one in replicas}
         replicas_of(self._deployment_id.name).update(
             {name: address for name, address in addresses.items() if address is not None},
             {one.replica_id.unique_id: ReplicaLoad(**one.routing_stats) for one in replicas if one.routing_stats},
