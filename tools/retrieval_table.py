@@ -25,8 +25,8 @@ from reranker.client import RerankerClient
 from reranker.config import EmbeddingConfig
 from reranker.offline import evaluation, formats
 from reranker.search.build import Build, Embed
+from reranker.search.documents import TextFields, find_sources
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo
-from reranker.search.sources import TextFields, find_sources
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "search.md"

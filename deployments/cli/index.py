@@ -14,11 +14,18 @@ from deployments.cli import Subparsers, local
 from reranker.config import EmbeddingConfig
 from reranker.errors import ConfigurationError
 from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
+from reranker.search.documents import (
+    SUFFIXES,
+    Analyzer,
+    ChunkSize,
+    Ideographs,
+    TextFields,
+    find_sources,
+    require_stemmer,
+)
 from reranker.search.embedding import SIMULATED, HttpEmbedder, VllmEmbedder, simulated_vectors
 from reranker.search.first_stages import check_integrity
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexReader
-from reranker.search.sources import SUFFIXES, TextFields, find_sources
-from reranker.search.text import Analyzer, ChunkSize, Ideographs, require_stemmer
 
 _EMBEDDING_TIMEOUT_S = 120
 """For one call of an embedding URL: a build may wait longer than a search."""

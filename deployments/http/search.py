@@ -31,7 +31,7 @@ from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
 from reranker.record import Timeline
 from reranker.search.filters import Filter, read_filter
-from reranker.search.types import Candidate, Query, Retrieval
+from reranker.search.first_stages import Candidate, Query, Retrieval
 from reranker.types import Ranking, RankRequest
 
 DEFAULT_TOP_N = 10

@@ -15,10 +15,10 @@ from deployments.search import Indexes
 from reranker.config import RerankerConfig
 from reranker.dialects.base import Asked
 from reranker.record import Timeline
-from reranker.search.embedding import SIMULATED, SimulatedEmbedder
-from reranker.search.types import Query, Retrieval
+from reranker.search.embedding import SIMULATED
+from reranker.search.first_stages import Query, Retrieval
 from reranker.types import Caller, Ranking
-from tests.indexes import DOCUMENTS, build
+from tests.indexes import DOCUMENTS, SimulatedEmbedder, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 
 
