@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.http.search import Search
+from deployments.http.search import Search, SearchClient
 from deployments.search import Indexes
 from reranker.config import RerankerConfig
 from reranker.dialects.base import Asked
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.search.embedding import SIMULATED
 from reranker.search.first_stages import Query, Retrieval
 from reranker.types import Caller, Ranking
@@ -22,7 +22,7 @@ from tests.indexes import DOCUMENTS, SimulatedEmbedder, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 
 
-class LocalIndexes:
+class LocalIndexes(SearchClient):
     """Real indexes in this process, in place of the search deployment."""
 
     def __init__(self, config: RerankerConfig) -> None:
@@ -48,9 +48,9 @@ class SearchBackend(WordBackend):
         self.served = self.local.indexes
         self.search = Search(self.local, config)
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
-        assert timeline.size_bytes == body_bytes > sum(len(text) for text in asked.lists[0].documents)
-        return await super().rank(asked, body_bytes, caller, timeline)
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
+        assert record.size_bytes == body_bytes > sum(len(text) for text in asked.lists[0].documents)
+        return await super().rank(asked, body_bytes, caller, record)
 
 
 def _config(tmp_path: Path) -> RerankerConfig:
