@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployments.cli import Subparsers
+from deployments.cli import Subparsers, rankers
 from reranker.config import EmbeddingConfig
 from reranker.errors import ConfigurationError
 from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
