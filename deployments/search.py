@@ -49,9 +49,9 @@ class _Index:
 
     version: str
     stages: Mapping[str, FirstStage]
-    """By their names."""
+    """By the names that requests give: "bm25", "dense", "hybrid" or "milvus"."""
     first_stage: str
-    """The default."""
+    """Name of the default."""
     info: Mapping[str, Any]  # Any: JSON
 
 
@@ -124,7 +124,7 @@ class Indexes:
             if before is not None:
                 return before
             milvus = Milvus(config.milvus, self._secrets, self._embedder)
-            return _Index("", {milvus.name: milvus}, milvus.name, {"collection": config.milvus.collection})
+            return _Index("", {"milvus": milvus}, "milvus", {"collection": config.milvus.collection})
         assert config.path is not None  # noqa: S101 - the configuration sees to it; for the type checker
         version = IndexFolder(config.path).current()
         if before is not None and before.version == version.name:
@@ -151,11 +151,9 @@ class SearchReplica(Indexes):
     def __init__(self, config: SearchConfig, embedding: DeploymentHandle | None) -> None:
         """Open the indexes. One that cannot be opened is no reason not to start."""
         join_serve()
-        embedder: Embedder | None = None
+        embedder: Embedder | None = ReplicaEmbedder(embedding) if embedding is not None else None
         if config.embedding.url is not None:
             embedder = HttpEmbedder(config.embedding, os.environ)
-        elif embedding is not None:
-            embedder = ReplicaEmbedder(embedding)
         super().__init__(config, embedder, os.environ)
 
     async def check_health(self) -> None:

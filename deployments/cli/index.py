@@ -111,7 +111,7 @@ def _run(
     sources = find_sources(parsed.paths, without=parsed.index)
     size_bytes, quiet = sum(one.size_bytes for one in sources), not sys.stderr.isatty()
     try:
-        with folder.locked(), _embedding(info.embedding) as embed:
+        with folder.locked(), open_embedder(info.embedding) as embed:
             build = Build(folder, sources, info, add=add, ideographs=ideographs, embed=embed)
             with tqdm(
                 total=size_bytes, initial=build.done_bytes, unit="B", unit_scale=True, disable=quiet, leave=False
@@ -126,33 +126,20 @@ def _run(
 
 
 @contextlib.contextmanager
-def _embedding(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
-    if info is None:
-        yield None
-        return
-    config = EmbeddingConfig(model=info.model, revision=info.revision, url=info.url, timeout_s=_EMBEDDING_TIMEOUT_S)
-    with open_embedder(config, info.dimensions or None) as embed:
-        yield embed
-
-
-@contextlib.contextmanager
-def open_embedder(config: EmbeddingConfig, dimensions: int | None = None) -> Iterator[Embed]:
+def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
     """Give what embeds documents, for as long as the block lasts: a URL, or a model loaded in this process.
-
-    Args:
-        config: Which model.
-        dimensions: Of the vectors that are there already; others are refused. None: there are none.
 
     Raises:
         ConfigurationError: The model is not there, or not one we can embed with.
         Exception: Whatever vLLM raises when it cannot load the model.
     """
-    if config.model == SIMULATED:
-        yield simulated_vectors
+    if info is None or info.model == SIMULATED:
+        yield simulated_vectors if info else None
         return
+    config = EmbeddingConfig(model=info.model, revision=info.revision, url=info.url, timeout_s=_EMBEDDING_TIMEOUT_S)
     if config.url is not None:
         with asyncio.Runner() as runner:
-            remote = HttpEmbedder(config, os.environ, dimensions)
+            remote = HttpEmbedder(config, os.environ, info.dimensions or None)
             try:
                 yield lambda texts: runner.run(remote.call(texts, "document"))
             finally:

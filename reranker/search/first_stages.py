@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 MILVUS_TOKEN = "RERANKER_MILVUS_TOKEN"  # noqa: S105 - the name of a variable
 """Environment variable with Milvus' token, or "user:password"."""
 _BM25, VECTORS, _FAISS = "bm25", "vectors.npy", "faiss.index"
-_STOP_WORDS = {"german", "dutch", "french", "spanish", "portuguese", "italian", "russian", "swedish", "norwegian"}
-_STOP_WORDS |= {"danish", "turkish"}
-"""Languages besides English that bm25s has a list of stop words for."""
 _RRF_CONSTANT = 60
 _MILVUS_OPERATORS = {"$eq": "==", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _MILVUS_OPERATORS |= {"$in": "in", "$nin": "not in"}
@@ -75,9 +72,6 @@ class Retrieval:
 class FirstStage(Protocol):
     """Finds candidates for a query."""
 
-    name: str
-    """As requests and answers name it: "bm25", "dense", "hybrid", "milvus"."""
-
     async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
         """Find at most so many chunks that pass the filter (None: all pass), best first, none twice.
 
@@ -123,8 +117,6 @@ def check_integrity(index: IndexReader) -> None:
 
 class Bm25:
     """BM25 by bm25s; needs no model. See `FirstStage`."""
-
-    name = "bm25"
 
     def __init__(self, index: IndexReader) -> None:
         """Open an index's postings; they are read where they lie."""
@@ -189,11 +181,8 @@ def best_rows(scores: Any, count: int) -> list[int]:  # Any: an array of numbers
 def _stop_words(analyzer: Analyzer) -> frozenset[str]:
     from bm25s import stopwords
 
-    lists: list[Any] = [stopwords.STOPWORDS_CHINESE]
-    if analyzer.stemmer == "english":
-        lists.append(stopwords.STOPWORDS_EN_PLUS)
-    elif analyzer.stemmer in _STOP_WORDS:
-        lists.append(getattr(stopwords, f"STOPWORDS_{analyzer.stemmer.upper()}"))
+    language = "EN_PLUS" if analyzer.stemmer == "english" else analyzer.stemmer.upper()
+    lists = (stopwords.STOPWORDS_CHINESE, getattr(stopwords, f"STOPWORDS_{language}", ()))  # of 12 languages
     return frozenset(word for words in lists for text in words for word in analyzer.words(text))
 
 
@@ -202,8 +191,6 @@ class Dense:
 
     Vectors have length 1, so that their product is the cosine.
     """
-
-    name = "dense"
 
     def __init__(self, index: IndexReader, embedder: Embedder) -> None:
         """Open an index's vectors."""
@@ -266,8 +253,6 @@ def _faiss() -> Any:  # Any: its type stubs know half of it
 class Hybrid:
     """Several first stages, fused by reciprocal rank. See `FirstStage`."""
 
-    name = "hybrid"
-
     def __init__(self, *stages: FirstStage) -> None:
         """Fuse these."""
         self._stages = stages
@@ -300,8 +285,6 @@ def fuse(rankings: Sequence[Sequence[Candidate]]) -> list[Candidate]:
 
 class Milvus:
     """A collection of an existing Milvus, searched by vectors, by its own BM25, or by both. See `FirstStage`."""
-
-    name = "milvus"
 
     def __init__(self, config: MilvusConfig, secrets: Mapping[str, str], embedder: Embedder | None) -> None:
         """Connect; `embedder` is given if there is a field with vectors.

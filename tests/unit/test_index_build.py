@@ -78,7 +78,6 @@ def _ids(found: Sequence[Candidate]) -> list[str]:
 async def test_first_stages_find_a_document_by_its_words(tmp_path: Path, stage: str) -> None:
     await asyncio.to_thread(_build, tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS))
     first_stage = first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())[stage]
-    assert first_stage.name == stage
     for query, wanted in (("capital of China", "beijing"), ("merged branches", "git"), ("政治家", "zh")):
         found = await first_stage.search(query, 2)
         assert _ids(found)[0] == wanted
