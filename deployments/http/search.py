@@ -21,12 +21,12 @@ from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from deployments.http import Backend
-from deployments.http.requests import note_asked, read_asked
+from deployments.http.requests import note_call, read_call
 from deployments.http.responses import describe, describe_ranking, ranking_response, reply
 from reranker.config import RerankerConfig
 from reranker.config.search import Stage
 from reranker.dialects import answers
-from reranker.dialects.base import Asked, Dialect, Served
+from reranker.dialects.base import Dialect, RankingCall
 from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
 from reranker.record import RequestRecord
@@ -129,15 +129,17 @@ def read(body: SearchBody) -> tuple[RankRequest, ...]:
     return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms()),)
 
 
-def write(retrieval: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: Served) -> SearchAnswer:
+def write(
+    retrieval: Retrieval, call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord
+) -> SearchAnswer:
     """Write the answer."""
-    body: SearchBody = asked.body
+    body: SearchBody = call.body
     [ranking] = rankings
     candidates = retrieval.candidates
     scores: dict[int, Mapping[str, Any]] = {one: {} for one in range(len(candidates))}
     if body.rerank is not False:
         scores = {
-            one.index: {"relevance_score": answers.score_of(one, asked), **answers.marks_of(one)}
+            one.index: {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)}
             for one in ranking.results
         }
     results, of_document = [], Counter[str]()
@@ -152,16 +154,16 @@ def write(retrieval: Retrieval, asked: Asked, rankings: Sequence[Ranking], serve
     if ranking.excluded:
         left_out["excluded"] = [{**_place(candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
     return {
-        **answers.head_of("search", served),
+        **answers.head_of("search", model, record),
         "index": retrieval.index,
         "version": retrieval.version,
         "first_stage": retrieval.first_stage,
         "candidates": len(candidates),
         "results": results[: body.max_results],
         "usage": answers.usage_of(rankings),
-        "meta": answers.meta_of(asked, rankings, served),
+        "meta": answers.meta_of(call, rankings, record),
         # What the stages took is in every answer; `timings: true` adds the shards.
-        "timings": answers.timings_of(asked, served).get("timings") or answers.stages_of(served.record),
+        "timings": answers.timings_of(record, shards=bool(body.timings)),
         **left_out,
     }
 
@@ -240,11 +242,11 @@ class Search:
         """Search these indexes, as the service is configured."""
         self.indexes, self._config = indexes, config
 
-    async def find(self, asked: Asked, record: RequestRecord) -> tuple[Asked, Retrieval]:
+    async def find(self, call: RankingCall, record: RequestRecord) -> tuple[RankingCall, Retrieval]:
         """Find candidates, and make them the documents of the request, with the index's settings.
 
         Args:
-            asked: The request.
+            call: The request.
             record: Of the request. Its beginning starts the clock.
 
         Raises:
@@ -254,8 +256,8 @@ class Search:
             RetrievalError: What finds candidates did not answer.
             DeadlineExceededError: Time was up before they were found.
         """
-        body: SearchBody = asked.body
-        [request] = asked.lists
+        body: SearchBody = call.body
+        [request] = call.lists
         config = self._config.search
         index = config.indexes.get(body.index or next(iter(config.indexes)))
         if index is None:
@@ -278,8 +280,8 @@ class Search:
             instruction=request.instruction or index.instruction,
             score_threshold=index.score_threshold if request.score_threshold is None else request.score_threshold,
         )
-        dialect = replace(asked.dialect, write=partial(write, retrieval))
-        return replace(asked, dialect=dialect, lists=(request,)), retrieval
+        dialect = replace(call.dialect, write=partial(write, retrieval))
+        return replace(call, dialect=dialect, lists=(request,)), retrieval
 
 
 class IndexList(TypedDict):
@@ -296,15 +298,15 @@ def search_router(search: Search) -> APIRouter:
     async def answer(request: Request) -> Response:
         backend: Backend = request.app.state.backend
         record: RequestRecord = request.state.record
-        asked = await read_asked(request, DIALECT)
+        call = await read_call(request, DIALECT)
         with record.stage("retrieve"):
-            asked, retrieval = await search.find(asked, record)
-        note_asked(record, asked)
-        record.found_bytes = sum(len(text.encode()) for text in asked.lists[0].documents)
+            call, retrieval = await search.find(call, record)
+        note_call(record, call)
+        record.found_bytes = sum(len(text.encode()) for text in call.lists[0].documents)
         rankings: Sequence[Ranking] = [Ranking()]
-        if retrieval.candidates and asked.body.rerank is not False:
-            record.rankings = rankings = await backend.rank(asked, record.size_bytes, request.state.caller, record)
-        return ranking_response(request, asked, rankings)
+        if retrieval.candidates and call.body.rerank is not False:
+            record.rankings = rankings = await backend.rank(call.lists, request.state.caller, record)
+        return ranking_response(request, call, rankings)
 
     for path in DIALECT.paths:
         router.add_api_route(path, answer, methods=["POST"], **describe_ranking(path, DIALECT))
