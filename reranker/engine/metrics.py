@@ -17,13 +17,13 @@ class BackendStats:
     running_pairs: int = 0
     waiting_pairs: int = 0
     preemptions: int = 0
-    """Counted: pairs put back for want of memory."""
+    """Counted."""
     queried_tokens: int = 0
     """Counted: prompt tokens looked up in the prefix cache."""
     hit_tokens: int = 0
     """Counted: those found there."""
     kv_usage: float = 0.0
-    """Share of the KV cache in use."""
+    """From 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

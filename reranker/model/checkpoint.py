@@ -35,7 +35,7 @@ class Checkpoint:
     folder: Path
     """Of its configuration and tokenizer on this machine."""
     dtype: str
-    """For vLLM: "auto" or a type's name."""
+    """A type's name or "auto"."""
     revision: str | None
     """Commit on the hub, also where the configuration names a branch. None: a local folder."""
     family: Family
@@ -68,29 +68,17 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         raise UnsupportedModelError(name, "its config.json has no max_position_embeddings")
     # float32 for the demo model: 9 MB either way, and in bfloat16 its scores move by up to 0.05.
     dtype = "float32" if config.dtype == "auto" and folder == DEMO_MODEL else config.dtype
-    return Checkpoint(
-        name=name,
-        served_name=served_name,
-        folder=folder,
-        dtype=dtype,
-        revision=revision,
-        family=family,
-        max_pair_tokens=min(config.max_pair_tokens, positions),
-        token_types=has_token_types(settings),
-    )
+    limit = min(config.max_pair_tokens, positions)
+    return Checkpoint(name, served_name, folder, dtype, revision, family, limit, has_token_types(settings))
 
 
 def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _SMALL_FILES) -> Path:
-    """Find a model's folder on this machine, with these files: the bundled one, a local one, or the hub's copy.
-
-    Raises:
-        ModelNotFoundError: Neither a folder here, nor given by the hub.
-    """
+    """Find a folder with these files: the bundled model, a local one or the hub's; ModelNotFoundError if there is none."""
     if name == "demo":
         return DEMO_MODEL
     if Path(name).is_dir():
         return Path(name).resolve()
-    # Imported here: a local model needs no hub client, and its import takes a while.
+    # Imported here: a local model needs no hub client, whose import takes a while.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
