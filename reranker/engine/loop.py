@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from reranker.engine import metrics
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.engine.job import Job
-from reranker.engine.metrics import BackendStats, EngineStats
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 
@@ -59,8 +59,8 @@ class Stepper(Protocol):
         """Forget these pairs."""
         ...
 
-    def stats(self) -> BackendStats:
-        """Report its state and its counts; from any thread, and cheap."""
+    def stats(self) -> metrics.EngineStats:
+        """Figures of its own; from any thread, and cheap."""
         ...
 
     def close(self) -> None:
@@ -136,11 +136,17 @@ class Engine:
         return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
 
     @property
-    def stats(self) -> EngineStats:
-        """Its work since the start, for metrics; may be a step behind."""
-        queued = self.pending_pairs, self._pending_tokens
-        done = self._steps, self._busy_s, self._done_pairs, self._done_tokens
-        return EngineStats(*done, *queued, self._stepper.stats())
+    def stats(self) -> metrics.EngineStats:
+        """Its figures and the stepper's; may be a step behind."""
+        return self._stepper.stats() | {
+            metrics.ENGINES: 1,
+            metrics.STEPS: self._steps,
+            metrics.BUSY_SECONDS: self._busy_s,
+            metrics.PAIRS: self._done_pairs,
+            metrics.TOKENS: self._done_tokens,
+            metrics.QUEUED_PAIRS: self.pending_pairs,
+            metrics.QUEUED_TOKENS: self._pending_tokens,
+        }
 
     async def score(self, shard: Shard) -> FloatArray:
         """Score all pairs of a shard, without a timeout: `EngineScores.logits` of `score_within`."""

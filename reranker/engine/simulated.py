@@ -16,8 +16,8 @@ from hashlib import blake2b
 import numpy as np
 
 from reranker.config import EngineConfig, SimulatedConfig
+from reranker.engine import metrics
 from reranker.engine.loop import Engine
-from reranker.engine.metrics import BackendStats
 
 _HEADS = 64
 """Heads the simulated prefix cache holds."""
@@ -48,9 +48,9 @@ class SimulatedStepper:
         """Take in a pair."""
         heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
 
-    def stats(self) -> BackendStats:
+    def stats(self) -> metrics.EngineStats:
         """Only the queue: there is no memory that could fill."""
-        return BackendStats(waiting_pairs=len(self._waiting))
+        return {metrics.VLLM_WAITING: len(self._waiting), metrics.VLLM_RUNNING: 0, metrics.VLLM_KV_USAGE: 0}
 
     def abort(self, pairs: Sequence[int]) -> None:
         """Forget these pairs."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reranker.config import EngineConfig
+from reranker.engine import metrics
 from reranker.engine.loop import Engine
-from reranker.engine.metrics import BackendStats
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
 
@@ -124,19 +124,19 @@ class VllmStepper:
         """Forget these pairs."""
         self._core.abort_requests([str(pair) for pair in pairs])
 
-    def stats(self) -> BackendStats:
+    def stats(self) -> metrics.EngineStats:
         """Figures of vLLM's scheduler and of its prefix cache."""
         scheduler = self._core.scheduler
         cache = scheduler.kv_cache_manager
         prefix = cache.prefix_cache_stats  # nobody else takes it, so it is never reset
-        return BackendStats(
-            running_pairs=len(scheduler.running),
-            waiting_pairs=len(scheduler.waiting),
-            preemptions=prefix.preempted_requests,
-            queried_tokens=prefix.queries + prefix.preempted_queries,
-            hit_tokens=prefix.hits + prefix.preempted_hits,
-            kv_usage=cache.usage,
-        )
+        return {
+            metrics.VLLM_RUNNING: len(scheduler.running),
+            metrics.VLLM_WAITING: len(scheduler.waiting),
+            metrics.VLLM_PREEMPTIONS: prefix.preempted_requests,
+            metrics.VLLM_QUERIED_TOKENS: prefix.queries + prefix.preempted_queries,
+            metrics.VLLM_HIT_TOKENS: prefix.hits + prefix.preempted_hits,
+            metrics.VLLM_KV_USAGE: cache.usage,
+        }
 
     def close(self) -> None:
         """Stop vLLM and its worker processes, if any."""

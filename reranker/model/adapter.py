@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from reranker.config import EngineConfig
 from reranker.errors import UnsupportedModelError
 from reranker.model.checkpoint import Checkpoint
@@ -20,7 +22,6 @@ from reranker.model.checkpoint import Checkpoint
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's buffer sizes
 _LAYER = re.compile(r"base_model\.model\.(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
 _HEAD = "base_model.model.score.weight"
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +86,12 @@ def _largest_rank(config: Mapping[str, Any]) -> int:
 
 
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    # The header of a safetensors file: its length in 8 bytes, then JSON. Reading it needs no torch.
-    if not file.is_file():
-        raise ValueError("it has no adapter_model.safetensors")
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(length) if length <= _MAX_HEADER_BYTES else b""
     try:
-        return {name: tuple(entry["shape"]) for name, entry in json.loads(header).items() if name != "__metadata__"}
-    except (ValueError, AttributeError, KeyError, TypeError):
+        with safe_open(file, framework="numpy") as tensors:  # reads the header only, and needs no torch
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError("it has no adapter_model.safetensors") from None
+    except SafetensorError:
         raise ValueError("its adapter_model.safetensors is not a safetensors file") from None
 
 

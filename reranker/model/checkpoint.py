@@ -73,7 +73,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
 
 
 def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _SMALL_FILES) -> Path:
-    """Find a folder with these files: the bundled model, a local one or the hub's; ModelNotFoundError if there is none."""
+    """Find a folder with these files: the bundled one, a local one or the hub's. ModelNotFoundError: there is none."""
     if name == "demo":
         return DEMO_MODEL
     if Path(name).is_dir():
