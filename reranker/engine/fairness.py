@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Flow = TypeVar("Flow", bound=Hashable)
-_SCALE = 64
-"""Ticks of virtual time per token at weight 1: tags are integers, as vLLM's priorities are."""
+_SCALE = 64  # ticks of virtual time per token at weight 1: tags are integers, as vLLM's priorities are
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class Turn(Generic[Flow]):
 
     flow: Flow
     position: int
-    """Of the pair in its shard."""
+    """In the shard."""
     cost: int
     """Tokens."""
     tag: int
@@ -67,13 +66,7 @@ class FairQueue(Generic[Flow]):
         return self._pairs
 
     def push(self, flow: Flow, costs: Sequence[int], weight: float) -> None:
-        """Add a flow that is not waiting already.
-
-        Args:
-            flow: Identifies it.
-            costs: Tokens of each pair, in the order they are to be taken. Not empty.
-            weight: Share against the other flows; above 0.
-        """
+        """Add a flow that is not waiting already. Its pairs are taken in the order of their costs, in tokens."""
         if flow in self._flows:
             raise RuntimeError("this flow waits already. This is a bug.")
         self._pushed += 1

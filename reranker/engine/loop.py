@@ -8,6 +8,7 @@ per pair. Pairs wait here and not in the stepper, so a list that arrives late or
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import queue
@@ -26,11 +27,10 @@ from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 logger = logging.getLogger(__name__)
 
 _LOGGED_REQUESTS = 20
-_FIRST_BATCH_TOKENS = 1_024
-"""Size of the first step, before any pace is known."""
+_FIRST_BATCH_TOKENS = 1_024  # before any pace is known
+# Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow a
+# change from small lists to full batches.
 _MEMORY_S = 5.0
-"""Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow
-a change from small lists to full batches."""
 
 
 class Stepper(Protocol):
@@ -42,12 +42,7 @@ class Stepper(Protocol):
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair by its number.
 
-        Args:
-            pair: Its number.
-            prompt: Its tokens.
-            head_tokens: Length of the list's head, which the prompt begins with.
-            priority: Lower goes first.
-            adapter: Empty: none.
+        The prompt begins with the list's head of `head_tokens`. A lower priority goes first. An empty adapter is none.
         """
         ...
 
@@ -94,10 +89,10 @@ class Engine:
     def __init__(
         self, make_stepper: Callable[[], Stepper], *, by_arrival: bool = False, target_step_s: float | None = None
     ) -> None:
-        """Start the thread and make the stepper on it; returns when it can score.
+        """Start the thread and make the stepper on it, whose error is raised here; returns when it can score.
 
         Args:
-            make_stepper: Called on the thread; its error is raised here.
+            make_stepper: Called on the thread.
             by_arrival: Serve lists one after the other instead of in turns.
             target_step_s: Seconds a step should take, which limits its batch. None: only the stepper limits it.
         """
@@ -108,7 +103,7 @@ class Engine:
         self._stepping: dict[int, Turn[Job]] = {}  # the stepper's pairs, by number
         self._stepping_tokens = 0
         self._pending_tokens = 0
-        self._pairs = 0
+        self._numbers = itertools.count()
         self._pace = Pace()
         self._began_s = 0.0  # of the work whose duration is not recorded yet
         self._steps = self._done_pairs = self._done_tokens = 0
@@ -161,7 +156,7 @@ class Engine:
             timeout_s: None: until all pairs are scored.
 
         Raises:
-            EngineFailedError: The engine stopped working, now or before.
+            EngineFailedError: The engine has stopped working.
         """
         if not self.healthy:
             raise EngineFailedError
@@ -265,10 +260,9 @@ class Engine:
             and len(self._stepping) < self._stepper.max_batch_pairs
             and (turn := self._turns.pop()) is not None
         ):
-            job, pair = turn.flow, self._pairs
+            job, pair = turn.flow, next(self._numbers)
             if job.began_s is None:
                 job.began_s = time.monotonic()
-            self._pairs += 1
             prompt = job.prompt(turn.position)
             self._stepping[pair] = turn
             self._stepping_tokens += turn.cost

@@ -19,10 +19,8 @@ from reranker.config import EngineConfig, SimulatedConfig
 from reranker.engine import metrics
 from reranker.engine.loop import Engine
 
-_HEADS = 64
-"""Heads the simulated prefix cache holds."""
-_LATE_S = 0.005
-"""The thread's own work between two steps, at most; a longer gap was idleness."""
+_HEADS = 64  # in the simulated prefix cache
+_LATE_S = 0.005  # the thread's own work between two steps, at most; a longer gap was idleness
 
 
 def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:

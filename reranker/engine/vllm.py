@@ -15,20 +15,14 @@ from reranker.engine.loop import Engine
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
 
-_CPU_KERNELS = "reranker_cpu"
-"""Name of the kernels in vllm_cpu.py."""
+_CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 
 
 class VllmEngine(Engine):
     """One model on one device, "cpu" or "cuda"."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
-        """Load the model; returns when it can score.
-
-        Raises:
-            UnsupportedModelError: A configured adapter is not one of this model.
-            Exception: Whatever vLLM raises when it cannot load the model.
-        """
+        """Load the model; returns when it can score. UnsupportedModelError: an adapter is not one of this model."""
         adapters = find_adapters(checkpoint, config, device)
         arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
         super().__init__(
@@ -48,13 +42,9 @@ class VllmStepper:
     def __init__(
         self, arguments: dict[str, Any], adapters: Mapping[str, Adapter], *, device: str, token_types: bool
     ) -> None:
-        """Load the model.
+        """Load the model with the arguments of `engine_args` and the adapters of `find_adapters`.
 
-        Args:
-            arguments: See `engine_args`.
-            adapters: By name; one without a name is applied to every pair.
-            device: "cpu" or "cuda".
-            token_types: Whether the model is told where the document begins.
+        With `token_types` the model is told where the document begins.
         """
         from vllm.v1.request import Request
 
@@ -81,11 +71,7 @@ class VllmStepper:
             self._core.add_lora(self._lora_requests[name])  # now: a failure in a step would bring down the engine
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        """Take in a pair.
-
-        Raises:
-            ValueError: A prompt that would bring down the engine, or an unknown adapter. No renderer makes one.
-        """
+        """Take in a pair; ValueError for one that would bring down the engine. No renderer makes such a pair."""
         if len(prompt) > self._max_tokens or max(prompt) >= self._vocabulary:
             raise ValueError("too long for the model, or with a token that it does not know")
         if adapter not in self._lora_requests:

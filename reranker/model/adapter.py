@@ -55,7 +55,7 @@ def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> 
         try:
             if not architecture.startswith("Qwen3"):
                 raise ValueError(f"an adapter needs a Qwen3 model, and this one is a {architecture}")  # noqa: TRY301
-            rank = _largest_rank(_read_config(path))
+            rank = _read_rank(path)
             _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)
         except ValueError as error:
             key = f"engine.lora_adapters.{name}" if name else "engine.lora_adapter"
@@ -64,7 +64,8 @@ def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> 
     return adapters
 
 
-def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
+def _read_rank(folder: Path) -> int:
+    """The largest rank of an adapter's matrices."""
     if not folder.is_dir():
         raise ValueError("it is no folder on this machine")
     try:
@@ -75,10 +76,6 @@ def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
         raise ValueError("its adapter_config.json is not JSON") from None
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise ValueError("its adapter_config.json is not that of a LoRA adapter")
-    return config
-
-
-def _largest_rank(config: Mapping[str, Any]) -> int:
     ranks: list[Any] = [config.get("r"), *(config.get("rank_pattern") or {}).values()]  # Any: JSON
     if not all(isinstance(rank, int) and 1 <= rank <= _RANKS[-1] for rank in ranks):
         raise ValueError(f"its rank (r) is {ranks[0] if len(ranks) == 1 else ranks}; known are 1 to {_RANKS[-1]}")

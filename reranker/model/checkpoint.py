@@ -61,7 +61,14 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
     else:
         name = served_name = config.name
         revision = folder.name  # snapshots/<commit>
-    settings = _read_settings(name, folder)
+    try:
+        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnsupportedModelError(name, "it has no config.json") from None
+    except ValueError:
+        raise UnsupportedModelError(name, "its config.json is not JSON") from None
+    if not (folder / "tokenizer.json").is_file():
+        raise UnsupportedModelError(name, "it has no tokenizer.json (a fast tokenizer)")
     family = family_of(name, settings)
     positions = max_tokens(settings)
     if positions is None:
@@ -91,18 +98,6 @@ def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
         raise ModelNotFoundError(name, f"the hub answered {status}") from None
-
-
-def _read_settings(name: str, folder: Path) -> dict[str, Any]:
-    try:
-        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UnsupportedModelError(name, "it has no config.json") from None
-    except ValueError:
-        raise UnsupportedModelError(name, "its config.json is not JSON") from None
-    if not (folder / "tokenizer.json").is_file():
-        raise UnsupportedModelError(name, "it has no tokenizer.json (a fast tokenizer)")
-    return settings
 
 
 def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str) -> str:

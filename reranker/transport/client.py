@@ -20,8 +20,7 @@ from reranker.types import Shard, ShardScores, ShardTerms
 logger = logging.getLogger(__name__)
 
 _OPEN_S = 5
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
-"""Between attempts to reach a replica."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between attempts to reach a replica
 
 
 class ShardConnection(FrameConnection):
@@ -29,10 +28,8 @@ class ShardConnection(FrameConnection):
 
     def __init__(self) -> None:
         super().__init__()
-        self.leaving = asyncio.Event()
-        """Set when the replica takes no more shards: it has said so, or is gone."""
-        self.lost = asyncio.Event()
-        """Set when the connection has ended."""
+        self.leaving = asyncio.Event()  # the replica takes no more shards: it has said so, or is gone
+        self.lost = asyncio.Event()  # the connection has ended
         self._welcome = asyncio.Event()
         self._answers: dict[int, asyncio.Future[ShardScores]] = {}
         self._numbers = itertools.count(1)
@@ -67,8 +64,7 @@ class ShardConnection(FrameConnection):
         """Have a shard scored; cancelling the call drops it there.
 
         Raises:
-            ReplicaLostError: The connection broke first.
-            RerankerError: The replica's own error.
+            RerankerError: The replica's own error, or ReplicaLostError if the connection broke first.
         """
         if self.lost.is_set():
             raise ReplicaLostError
@@ -130,12 +126,7 @@ class ReplicaConnections:
     """
 
     def __init__(self, set_live: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
-        """Start without replicas.
-
-        Args:
-            set_live: Called when the live replicas change, with the model identity of each.
-            tls: For all connections. None: not encrypted.
-        """
+        """Start without replicas. `set_live` is called when the live ones change, with the model identity of each."""
         self._set_live, self._tls = set_live, tls
         self._addresses: dict[str, ReplicaAddress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -143,10 +134,7 @@ class ReplicaConnections:
         self._any_live = asyncio.Event()
 
     def update(self, replicas: Mapping[str, ReplicaAddress]) -> None:
-        """Replace the set of running replicas; called on the event loop.
-
-        The others get no more shards, but may finish those they have.
-        """
+        """Replace the set of running replicas. The others get no more shards, but may finish those they have."""
         ended = self._tasks.keys() - replicas.keys()
         for name in ended:
             self._tasks.pop(name).cancel()

@@ -33,18 +33,13 @@ _INT32, _FLOAT32 = np.dtype("<i4"), np.dtype("<f4")
 class FrameType(IntEnum):
     """What a frame carries."""
 
-    HELLO = 1
-    """An ingress's first frame: the secret."""
-    WELCOME = 2
-    """The secret is right."""
+    HELLO = 1  # an ingress's first frame: the secret
+    WELCOME = 2  # the secret is right
     SHARD = 3
-    DROP = 4
-    """Nobody waits for this shard any more."""
+    DROP = 4  # nobody waits for this shard any more
     SCORES = 5
-    FAILED = 6
-    """The shard could not be scored: a typed error."""
-    LEAVING = 7
-    """The replica is about to end: it answers the shards that it has, and should get no more."""
+    FAILED = 6  # the shard could not be scored: a typed error
+    LEAVING = 7  # the replica is about to end: it answers the shards that it has, and should get no more
 
 
 _TYPES = frozenset(FrameType)
@@ -151,10 +146,8 @@ class _ShardHeader:
     """Of a shard's frame. Its body is head, tail, offsets and tokens, one after the other."""
 
     terms: ShardTerms
-    head: int
-    """Tokens."""
-    tail: int
-    """Tokens."""
+    head: int  # tokens
+    tail: int  # tokens
     pairs: int
     adapter: str = ""
 

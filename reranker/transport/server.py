@@ -21,23 +21,19 @@ logger = logging.getLogger(__name__)
 
 Score: TypeAlias = Callable[[Shard, ShardTerms], Awaitable[ShardScores]]
 
-_HELLO_BYTES = 1_024
-"""Memory for a stranger, who has not sent the secret."""
-_HELLO_S = 5
-_MAX_STRANGERS = 64
-"""Further connections are closed at once."""
-_LINGER_S = 0.1
-"""A shard that was sent before its ingress heard that we are leaving has arrived by then."""
+_HELLO_BYTES, _HELLO_S = 1_024, 5  # for a stranger, who has not sent the secret
+_MAX_STRANGERS = 64  # further connections are closed at once
+_LINGER_S = 0.1  # a shard that was sent before its ingress heard that we are leaving has arrived by then
 
 
 class ShardServer:
     """Listens for ingresses. A shard is scored unless it is dropped or its connection ends."""
 
     def __init__(self, host: str, model: str, score: Score, tls: ssl.SSLContext | None = None) -> None:
-        """Listen on a free port; connections are served once the event loop runs.
+        """Listen on a free port of this machine's address `host`; connections are served once the event loop runs.
 
         Args:
-            host: An address of this machine.
+            host: Nobody else's network is listened to.
             model: Identity of the engine's model.
             score: Scores a shard; cancelled when nobody waits for it any more.
             tls: None: not encrypted.
@@ -77,8 +73,7 @@ class _Connection(FrameConnection):
     def __init__(self, server: ShardServer) -> None:
         super().__init__(_HELLO_BYTES)
         self.known = False
-        self.shards: dict[int, asyncio.Task[None]] = {}
-        """Those that it waits for, by number."""
+        self.shards: dict[int, asyncio.Task[None]] = {}  # those that it waits for, by number
         self._server = server
         self._hello_timer: asyncio.TimerHandle | None = None
 
