@@ -25,7 +25,7 @@ from benchmarks.load import Answer, Client, require_ok
 from benchmarks.results import say
 from benchmarks.service import ENGINE, Server, configuration, running
 from benchmarks.texts import Lists
-from deployments.cli.launcher import ENGINE_DEPLOYMENT
+from deployments import ENGINE_DEPLOYMENT
 
 RESULTS = results.RESULTS / "autoscaling.json"
 SPEED = 10_000

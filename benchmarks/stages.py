@@ -59,8 +59,8 @@ def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
     prompts = timed("tokenize and lay out", lambda: _prompts(model, request))
     shards = timed("plan", lambda: plan(prompts.pair_tokens, [0] * replicas, PlanningConfig()))
     parts = timed("cut out the shards", lambda: [prompts.select(indices) for indices in shards])
-    sent = timed("pack the shards", lambda: [bytes(frames.of_shard(0, part, ShardTerms())) for part in parts])
-    timed("unpack the shards", lambda: [frames.read_shard(one) for part in sent for one in FrameReader().feed(part)])
+    sent = timed("pack the shards", lambda: [bytes(frames.pack_shard(0, part, ShardTerms())) for part in parts])
+    timed("unpack the shards", lambda: [frames.unpack_shard(one) for part in sent for one in FrameReader().feed(part)])
     scores = [EngineScores(np.ones(len(s), np.float32), np.ones(len(s), np.bool_)) for s in shards]
     merged = timed("merge", lambda: scoring.merge(list(zip(shards, scores, strict=True)), len(prompts)))
     ones = np.ones(len(prompts), dtype=np.intp)

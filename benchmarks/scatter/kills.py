@@ -38,7 +38,12 @@ def run(quick: bool) -> Result:
     for name, how in (("simulated", SIMULATED), ("vllm", REAL)):
         # Let in everything: what a dead replica should have done queues up at the others, and a 429 is no failure.
         # Without the cache: a list that is sent again is to reach an engine again.
-        args = {"admission": {"max_queue_s": 120}, "model": {"name": "demo"}, "cache": {"enabled": False}}
+        args = {
+            "admission": {"max_queue_s": 120},
+            "limits": {"timeout_s": 120},
+            "model": {"name": "demo"},
+            "cache": {"enabled": False},
+        }
         with running(args, int(how["replicas"]), simulated=bool(how["simulated"])) as service:
             raw = result.raw[name] = asyncio.run(_measure(service, how, kills))
         result.check(f"failed requests, {name}, of {raw['requests']}", raw["failed"], "<=", 0)

@@ -91,11 +91,11 @@ def application(score: Scorer) -> web.Application:
 
 def serve_config(path: Path, port: int) -> int:
     """Run any Serve configuration, as `reranker serve` runs ours, leaving no process behind; the exit status."""
-    from deployments.cli import launcher
+    from deployments.cli.serve import supervise
 
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     config["http_options"]["port"] = port
-    return launcher.run(config)
+    return supervise(config, verbose=True)
 
 
 def main() -> int:

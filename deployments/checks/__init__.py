@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import yaml
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from deployments.checks import manifest, rules, schema
-from deployments.checks.finding import Finding
-from deployments.checks.marked_yaml import Marked, read_all, shown
+from deployments.checks.document import Document, Finding, read_all, shown
 
 _SERVE_CONFIG = ("spec", "serveConfigV2")
 
@@ -41,15 +40,12 @@ def check(text: str) -> Report:
                 found.append(_at(document, config))
             elif config is not None:
                 configurations += 1
-                found += [_at(config, finding) for finding in _repeated(config)]
                 broken = list(schema.problems(config.value))
                 found += [_at(config, finding) for finding in broken]
                 # What is of a wrong form has no meaning that could contradict another; one thing after the other.
                 if not any(finding.breaks for finding in broken):
                     found += _contradictions(document, config)
-            if config is not document:
-                found += [_at(document, finding) for finding in _repeated(document)]
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         found.append(_not_yaml(error))
     if not configurations and not found:
         remedy = "Give a file with `applications:`, or a RayService with `spec.serveConfigV2`"
@@ -57,7 +53,7 @@ def check(text: str) -> Report:
     return Report(configurations, tuple(f"{line}: {said}" for line, said in sorted(set(found))))
 
 
-def _configuration(document: Marked) -> Marked | Finding | None:
+def _configuration(document: Document) -> Document | Finding | None:
     """The Serve configuration that a document is or holds."""
     value = document.value
     if not isinstance(value, dict):
@@ -70,13 +66,13 @@ def _configuration(document: Marked) -> Marked | Finding | None:
     text = spec.get("serveConfigV2") if isinstance(spec, dict) else None
     if not isinstance(text, str):
         return Finding(_SERVE_CONFIG, "a RayService needs it", "Give the Serve configuration as a text: `|`")
-    inner = list(read_all(text, document.texts.get(_SERVE_CONFIG, document.line(_SERVE_CONFIG))))
+    inner = list(read_all(text, document.text_line(_SERVE_CONFIG)))
     if len(inner) != 1 or not isinstance(inner[0].value, dict):
         return Finding(_SERVE_CONFIG, "is no Serve configuration", "It must be one YAML mapping with `applications:`")
     return inner[0]
 
 
-def _contradictions(document: Marked, config: Marked) -> Iterator[tuple[int, str]]:
+def _contradictions(document: Document, config: Document) -> Iterator[tuple[int, str]]:
     if config is document:
         yield from (_at(config, finding) for finding in rules.problems(config.value, frozenset(os.environ)))
         return
@@ -85,17 +81,13 @@ def _contradictions(document: Marked, config: Marked) -> Iterator[tuple[int, str
     yield from (_at(document, finding) for finding in manifest.problems(document.value, config.value))
 
 
-def _repeated(document: Marked) -> Iterator[Finding]:
-    for one in document.repeated:
-        yield Finding(one.path, f"is given twice, first on line {one.first_line}", "Only the last counts; remove one")
+def _at(document: Document, finding: Finding) -> tuple[int, str]:
+    return document.line(finding.path), f"{shown(finding.path)}: {finding.problem}. {finding.remedy}"
 
 
-def _at(document: Marked, finding: Finding) -> tuple[int, str]:
-    place = shown(finding.path)
-    return document.line(finding.path), f"{place}: {finding.problem}. {finding.remedy}"
-
-
-def _not_yaml(error: yaml.YAMLError) -> tuple[int, str]:
-    mark: Any = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or "it cannot be read"
-    return (mark.line + 1 if mark else 1), f"this is not YAML: {problem}. Look at indentation, colons and quotes"
+def _not_yaml(error: YAMLError) -> tuple[int, str]:
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    line, problem = (mark.line + 1 if mark else 1), str(getattr(error, "problem", None) or "it cannot be read")
+    if isinstance(error, DuplicateKeyError):
+        return line, f"{problem.split(chr(34))[1]}: is given twice. Only the last counts; remove one"
+    return line, f"this is not YAML: {problem}. Look at indentation, colons and quotes"

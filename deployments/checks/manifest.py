@@ -12,11 +12,11 @@ from typing import Any
 
 import ray
 
-from deployments.checks.finding import YAML, Finding
-from deployments.checks.marked_yaml import Path
+from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH
+from deployments.checks.document import YAML, Finding, Path
 from deployments.checks.rules import GRACEFUL_SHUTDOWN_S
-from deployments.cli.launcher import ENGINE_DEPLOYMENT, IMPORT_PATH, address
 from deployments.http.access import is_loopback
+from deployments.http.address import configured_address
 from reranker.config import RerankerConfig
 
 _NAME_LENGTH = 47  # KubeRay, validation.go: names it derives must stay below 63
@@ -75,7 +75,7 @@ def _service(manifest: YAML, cluster: YAML) -> Iterator[Finding]:
 
 def _address(config: YAML) -> Iterator[Finding]:
     place: Path = ("spec", "serveConfigV2")
-    if is_loopback(host := address(dict(config))[0]):
+    if is_loopback(host := configured_address(config)[0]):
         yield Finding(place, f"http_options.host is {host}, which no other pod reaches", "Give 0.0.0.0")
 
 

@@ -6,19 +6,20 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from deployments.checks import engine_args, scaling
-from deployments.checks.finding import YAML, Finding, value_of
-from deployments.checks.marked_yaml import Path
-from deployments.cli.launcher import (
+from pydantic import ValidationError
+
+from deployments import (
     ENGINE_DEPLOYMENT,
     IMPORT_PATH,
     INGRESS_DEPLOYMENT,
     UI_IMPORT_PATH,
-    address,
 )
+from deployments.checks.document import YAML, Finding, Path, value_of
+from deployments.checks.schema import unknown_engine_arguments
 from deployments.http.access import ENVIRONMENT, is_loopback
+from deployments.http.address import configured_address
 from deployments.http.playground import UI_DEPLOYMENT
-from reranker.config import RerankerConfig
+from reranker.config import RerankerConfig, ScalingConfig
 
 GRACEFUL_SHUTDOWN_S = 20.0
 """Ray's default."""
@@ -29,6 +30,20 @@ _SERVE_FLAGS = (
     "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE",
 )
 """What deployments/app.py gives every replica."""
+_LOOK_BACK_S, _METRICS_INTERVAL_S = 30.0, 10.0  # Ray's defaults, of what a deployment does not say
+POLICY = "deployments.autoscaling:QueueTime"
+_RAY_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
+_FRESH_S = 5.0
+_OF_RAYS_RULE = (
+    "target_ongoing_requests",
+    "upscaling_factor",
+    "downscaling_factor",
+    "upscale_smoothing_factor",
+    "downscale_smoothing_factor",
+    "smoothing_factor",
+    "downscale_to_zero_delay_s",
+)
+"""What only Ray's own policy reads."""
 _BUSY_S = 10.0
 """A health check waits for a step of the engine, which may take seconds."""
 
@@ -65,7 +80,7 @@ def _twice(application: YAML, path: Path) -> Iterator[Finding]:
 
 
 def _deployment(deployment: YAML, path: Path) -> Iterator[Finding]:
-    yield from scaling.problems(deployment, path)
+    yield from _scaling(deployment, path)
     gpus = (deployment.get("ray_actor_options") or {}).get("num_gpus") or 0
     options = (*path, "ray_actor_options", "num_gpus")
     if gpus > 1 and gpus != int(gpus):
@@ -89,11 +104,11 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
             yield Finding((*place, "user_config"), "no deployment of ours takes it", "Use the application's args")
         if deployment.get("ray_actor_options") is not None:
             yield from _replaced_options(deployment, settings, place)
-        if scaling.by_requests(deployment):
+        if _scaled_by_requests(deployment):
             yield Finding(
                 (*place, "autoscaling_config"),
                 "Ray's own rule counts requests, of which Serve sees none here, so that it never scales up",
-                f"Give policy: {{policy_function: {scaling.POLICY}}} (docs/scaling.md)",
+                f"Give policy: {{policy_function: {POLICY}}} (docs/scaling.md)",
             )
     yield from _engine(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
     ingress, place = deployments.get(INGRESS_DEPLOYMENT, ({}, path))
@@ -107,10 +122,9 @@ def _ours(config: YAML, application: YAML, path: Path, variables: frozenset[str]
             f"an ingress that stops waits {drain_s:g} s for its requests, which may take {longest_s:g} s",
             f"Give at least {longest_s:g} (args.limits.timeout_s)",
         )
-    yield from scaling.target(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
-    yield from _limits(settings, path)
-    yield from engine_args.problems(settings, (*path, "args"))
-    host = address(dict(config))[0]
+    yield from _scaling_target(settings, *deployments.get(ENGINE_DEPLOYMENT, ({}, path)))
+    yield from unknown_engine_arguments(settings, (*path, "args"))
+    host = configured_address(config)[0]
     if not (
         is_loopback(host) or settings.access.keys_file or settings.access.allow_anonymous or ENVIRONMENT in variables
     ):
@@ -181,33 +195,69 @@ def _engine(settings: RerankerConfig, deployment: YAML, path: Path) -> Iterator[
         yield Finding((*path, "health_check_timeout_s"), said, f"Give at least {_BUSY_S:g}")
 
 
-def _limits(settings: RerankerConfig, path: Path) -> Iterator[Finding]:
-    limits, documents, args = settings.limits, settings.long_documents, (*path, "args")
-    if settings.admission.max_queue_s > limits.timeout_s:
+def _scaling(deployment: YAML, path: Path) -> Iterator[Finding]:
+    """Settings of autoscaling that contradict each other, or what the policy needs."""
+    scaling, path = deployment.get("autoscaling_config"), (*path, "autoscaling_config")
+    if scaling is None:
+        return
+    if _is_ours(scaling):
+        yield from _policy(scaling, path)
+    look_back_s = value_of(scaling, "look_back_period_s", _LOOK_BACK_S)
+    interval_s = value_of(scaling, "metrics_interval_s", _METRICS_INTERVAL_S)
+    if look_back_s <= interval_s:
         yield Finding(
-            (*args, "admission", "max_queue_s"),
-            f"lists may queue {settings.admission.max_queue_s:g} s, and are given up after {limits.timeout_s:g} s",
-            "Lower it below args.limits.timeout_s",
+            (*path, "look_back_period_s"),
+            f"looks back {look_back_s:g} s, and figures come every {interval_s:g} s",
+            "Look back longer than metrics_interval_s",
         )
-    if settings.admission.max_tokens_in_flight < settings.model.max_pair_tokens:
+
+
+def _scaling_target(settings: RerankerConfig, deployment: YAML, path: Path) -> Iterator[Finding]:
+    """Lists must not be refused before replicas are added."""
+    scaling = deployment.get("autoscaling_config") or {}
+    if not _is_ours(scaling):
+        return
+    kwargs = scaling["policy"].get("policy_kwargs") or {}
+    if kwargs.get("target_queue_s", ScalingConfig().target_queue_s) >= settings.admission.max_queue_s:
         yield Finding(
-            (*args, "admission", "max_tokens_in_flight"),
-            f"not even one document of {settings.model.max_pair_tokens} tokens (args.model.max_pair_tokens) fits",
-            "Raise it: a whole list must fit",
+            (*path, "autoscaling_config", "policy", "policy_kwargs", "target_queue_s"),
+            f"lists are refused at {settings.admission.max_queue_s:g} s of queue, before replicas are added",
+            "Lower it below args.admission.max_queue_s",
         )
-    if limits.max_documents > limits.max_json_values:
-        said = f"{limits.max_documents} documents have more than {limits.max_json_values} values (max_json_values)"
-        yield Finding((*args, "limits", "max_documents"), said, "Raise max_json_values above it")
-    window = documents.window_tokens
-    if window is not None and documents.overlap_tokens * 2 >= window:
-        yield Finding(
-            (*args, "long_documents", "overlap_tokens"),
-            f"an overlap of {documents.overlap_tokens} tokens is not less than half a window ({window})",
-            "Lower it, or raise window_tokens",
-        )
-    if window is not None and window > settings.model.max_pair_tokens:
-        said = f"a window of {window} tokens does not fit a prompt of {settings.model.max_pair_tokens}"
-        yield Finding((*args, "long_documents", "window_tokens"), said, "Lower it below args.model.max_pair_tokens")
+
+
+def _scaled_by_requests(deployment: YAML) -> bool:
+    """Whether it is scaled by Ray's own rule, which counts requests that Serve sees."""
+    scaling = deployment.get("autoscaling_config")
+    if scaling is None:
+        return False
+    policy = (scaling.get("policy") or {}).get("policy_function", _RAY_POLICY)
+    return bool(policy in (_RAY_POLICY, _RAY_POLICY.replace(":", ".")))
+
+
+def _is_ours(scaling: YAML) -> bool:
+    return bool((scaling.get("policy") or {}).get("policy_function") == POLICY)
+
+
+def _policy(scaling: YAML, path: Path) -> Iterator[Finding]:
+    try:
+        ScalingConfig.model_validate(scaling["policy"].get("policy_kwargs") or {})
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            known = f"Known are {', '.join(ScalingConfig.model_fields)} (docs/configuration.md)"
+            yield Finding((*path, "policy", "policy_kwargs", *problem["loc"]), problem["msg"], known)
+    for delay, default_s in (("upscale_delay_s", 30.0), ("downscale_delay_s", 600.0)):
+        if value_of(scaling, delay, default_s):
+            said = f"Serve would wait {value_of(scaling, delay, default_s):g} s more; the policy waits by itself"
+            yield Finding((*path, delay), said, f"Give {delay}: 0")
+    for key in _OF_RAYS_RULE:
+        if scaling.get(key) is not None:
+            said = "only Ray's own rule reads it, not this policy"
+            yield Finding((*path, key), said, "Remove it, or set the policy's own (docs/scaling.md)")
+    interval_s = value_of(scaling, "metrics_interval_s", _METRICS_INTERVAL_S)
+    if interval_s > _FRESH_S:
+        said = f"the policy hears of a queue {interval_s:g} s late"
+        yield Finding((*path, "metrics_interval_s"), said, "Give metrics_interval_s: 1")
 
 
 def _buckets(config: YAML) -> Iterator[Finding]:
@@ -230,7 +280,7 @@ def _buckets(config: YAML) -> Iterator[Finding]:
 
 
 def _address(config: YAML) -> Iterator[Finding]:
-    port = address(dict(config))[1]
+    port = configured_address(config)[1]
     if not 0 < port < 65_536:
         yield Finding(("http_options", "port"), f"there is no port {port}", "Give one from 1024 to 65535")
     for place, application in enumerate(config["applications"]):

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
+import re
 import types
 import typing
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.checks.finding import Finding
-from deployments.checks.marked_yaml import Path
-from deployments.cli.launcher import IMPORT_PATH, UI_IMPORT_PATH
+from deployments import IMPORT_PATH, UI_IMPORT_PATH
+from deployments.checks.document import Finding, Path
 from reranker.config import RerankerConfig, UIConfig
 
 # A YAML document has every type, and so has an annotation: hence the Any in this file.
 _SETTINGS: Mapping[Any, type[BaseModel]] = {IMPORT_PATH: RerankerConfig, UI_IMPORT_PATH: UIConfig}
 """What the `args` of our applications are, by their import path."""
+_CONTRADICTION = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): (.+)\. ([A-Z].+)")
+"""What a validator of ours says of two settings: `key: problem. Remedy`."""
 _UNKNOWN = "extra_forbidden"  # pydantic's word for it; we say it ourselves, with what was perhaps meant
 
 
@@ -105,8 +108,11 @@ def _refused(value: Any, model: type[BaseModel], path: Path) -> Iterator[Finding
     except ValidationError as error:
         said: dict[Path, list[str]] = {}  # of a value that may have several types, each says what it wants
         for problem in error.errors(include_url=False):
-            if problem["type"] != _UNKNOWN:
-                message = problem["msg"].removeprefix("Value error, ").rstrip(".!")
+            message = problem["msg"].removeprefix("Value error, ").rstrip(".!")
+            if contradiction := _CONTRADICTION.fullmatch(message):
+                key, text, remedy = contradiction.groups()
+                yield Finding((*path, *problem["loc"], *key.split(".")), text, remedy, breaks=True)
+            elif problem["type"] != _UNKNOWN:
                 said.setdefault(_place(value, problem["loc"]), []).append(message)
         for place, messages in said.items():
             yield Finding((*path, *place), "; or: ".join(messages), _remedy(model, place, value), breaks=True)
@@ -167,3 +173,51 @@ def _is_dict(schema: Any) -> bool:
 def _members(schema: Any) -> tuple[Any, ...]:
     origin = typing.get_origin(schema)
     return typing.get_args(schema) if origin in (typing.Union, types.UnionType) else (schema,)
+
+
+def unknown_engine_arguments(settings: RerankerConfig, path: Path) -> Iterator[Finding]:
+    """Say which of vLLM's arguments and quantizations the installed vLLM does not know.
+
+    Args:
+        settings: Of our application.
+        path: Where they stand.
+    """
+    embedding = ("search", "embedding", "vllm_args")
+    given: Mapping[Path, Iterable[str]] = {
+        ("engine", "vllm_args"): settings.engine.vllm_args,
+        embedding: settings.search.embedding.vllm_args,
+    }
+    if not any(given.values()) and settings.engine.quantization is None:
+        return  # vLLM takes seconds to import
+    arguments = _vllm_arguments()
+    for place, names in given.items():
+        for name in names:
+            if name not in arguments:
+                yield Finding((*path, *place, name), f"vLLM has no argument {name}", _near(name, arguments))
+    quantization = settings.engine.quantization
+    if quantization is not None and quantization not in (known := _vllm_quantizations()):
+        said = f"vLLM has no quantization {quantization}"
+        yield Finding((*path, "engine", "quantization"), said, _near(quantization, known, all_of=True))
+
+
+def _near(name: str, known: list[str], *, all_of: bool = False) -> str:
+    near = difflib.get_close_matches(name.replace("-", "_"), known, 1)
+    if near:
+        return f"Did you mean {near[0]}?"
+    return f"Known: {', '.join(sorted(known))}" if all_of else "See `vllm serve --help`; underscores instead of hyphens"
+
+
+def _vllm_arguments() -> list[str]:
+    """Those of its EngineArgs."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return [field.name for field in dataclasses.fields(EngineArgs)]
+
+
+def _vllm_quantizations() -> list[str]:
+    """Its own, and those of its plugins."""
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    return list(QUANTIZATION_METHODS)

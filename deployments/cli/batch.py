@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from deployments.cli import Subparsers, rankers
-from deployments.cli.score import positive
+from deployments.cli.rankers import positive
 from reranker.config import RerankerConfig, SimulatedConfig
 from reranker.offline.folder import BatchFolder
 from reranker.offline.pairs import Columns, find_input

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployments.cli import Subparsers, rankers
-from deployments.cli.score import positive
+from deployments.cli.rankers import positive
 from reranker.client import RerankerClient
 from reranker.offline import evaluation, formats
 from reranker.offline.evaluation import Comparison

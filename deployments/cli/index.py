@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from deployments.cli import Subparsers, local
+from deployments.cli import Subparsers, rankers
 from reranker.config import EmbeddingConfig
 from reranker.errors import ConfigurationError
 from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
@@ -178,8 +178,8 @@ def open_embedder(config: EmbeddingConfig, dimensions: int | None = None) -> Ite
                 runner.run(remote.aclose())
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
-    local.prepare_environment(os.cpu_count() or 1)
-    embedder = VllmEmbedder(config, device=local.device())
+    rankers.prepare_environment(os.cpu_count() or 1)
+    embedder = VllmEmbedder(config, device=rankers.device())
     try:
         yield lambda texts: embedder.embed(texts, "document")
     finally:

@@ -1,4 +1,4 @@
-"""What `score` and `eval` rank with: a running service, or an engine in this process; and its arguments."""
+"""`reranker score`, and what it and others rank with: a running service, or an engine in this process."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
+import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from deployments.cli.local import LocalFleet, LocalReranker, load_config, open_local
+from deployments.cli import Subparsers
+from deployments.cli.config import SERVE_CONFIG, load_config
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
+from reranker.engine.loop import Engine
 from reranker.errors import ConfigurationError, RerankerError
+from reranker.model.checkpoint import Checkpoint, find_checkpoint
+from reranker.model.prompt import PromptRenderer
+from reranker.offline.formats import read_documents
+from reranker.ranking.placement import Placement
 from reranker.ranking.ranker import Ranker as ListRanker
 from reranker.record import RequestRecord
-from reranker.types import ANONYMOUS, RankRequest
+from reranker.types import ANONYMOUS, RankRequest, Shard, ShardScores, ShardTerms
 
 PART_DOCUMENTS = 256
 """Documents per request: the progress bar moves, and no service limit on a list is met."""
@@ -26,7 +36,6 @@ PART_CHARACTERS = 4_000_000
 """Characters per request; at most 16 MB of UTF-8, far below what the service takes."""
 API_KEY = "RERANKER_API_KEY"
 """Environment variable with the key for a service that needs one: on the command line others could read it."""
-_SERVE_CONFIG = Path("serve_config.yaml")
 _NO_DEADLINE_S = 30 * 86_400.0  # the configured one protects a service; here a person can press Ctrl-C
 
 
@@ -59,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--adapter", default="", help="with --local: one of the configuration's engine.lora_adapters")
     parser.add_argument(
-        "--config", type=Path, help=f"with --local: Serve configuration; default: ./{_SERVE_CONFIG} if there"
+        "--config", type=Path, help=f"with --local: Serve configuration; default: ./{SERVE_CONFIG} if there"
     )
     parser.add_argument("--instruction", help="what relevant means here; default: the model's own")
 
@@ -188,8 +197,8 @@ def _load(config: RerankerConfig) -> LocalReranker:
 
 def local_config(parsed: argparse.Namespace) -> RerankerConfig:
     """Give the configuration that `--config` and `--model` ask for; raises as `load_config` does."""
-    if parsed.config is None and _SERVE_CONFIG.exists():
-        parsed.config = _SERVE_CONFIG  # cli.py names it when one of its values is wrong
+    if parsed.config is None and SERVE_CONFIG.exists():
+        parsed.config = SERVE_CONFIG  # cli.py names it when one of its values is wrong
     if parsed.config is not None:
         return load_config(parsed.config, parsed.model)
     return RerankerConfig.model_validate({"model": {"name": parsed.model}} if parsed.model else {})
@@ -206,3 +215,142 @@ def _parts(documents: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         characters += len(document)
     if part:
         yield len(documents) - len(part), part
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReranker:
+    """A model loaded here. Close it when done: `with contextlib.closing(open_local(config)) as local`."""
+
+    checkpoint: Checkpoint
+    renderer: PromptRenderer
+    engine: Engine
+
+    def close(self) -> None:
+        """Stop the engine and free its device."""
+        self.engine.shutdown()
+
+
+class LocalFleet:
+    """One engine in this process, as a fleet of one. A `scatter.Fleet`."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Send shards to this engine."""
+        self._engine = engine
+        self.placement = Placement()
+        self.placement.set_live(["local"])
+
+    async def ready(self) -> None:
+        """It always is."""
+
+    async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
+        """Score one shard here."""
+        scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
+        return ShardScores(scores, replica, self._engine.load)
+
+
+def open_local(config: RerankerConfig) -> LocalReranker:
+    """Load the model in this process; takes as long as a replica's start.
+
+    Raises:
+        ConfigurationError: The model is not there, or not one we can serve.
+        Exception: Whatever vLLM raises when it cannot load the model.
+    """
+    checkpoint = find_checkpoint(config.model)
+    renderer = PromptRenderer.of(checkpoint, config.model)
+    prepare_environment(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
+    # Imported here: it brings torch, and it must find the variables above.
+    from reranker.engine.vllm import VllmEngine
+
+    where = device() if config.engine.device == "auto" else config.engine.device
+    engine = VllmEngine(checkpoint, config.engine, device=where)
+    return LocalReranker(checkpoint, renderer, engine)
+
+
+def prepare_environment(threads: int) -> None:
+    """Set what OpenMP and vLLM read when they are loaded; deployments/engine_replica.py gives a replica the same."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def device() -> str:
+    """The device of this machine, for `device: auto`."""
+    return "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("score", help="rank documents, with a running service or with --local")
+    parser.add_argument("--query", required=True, help="what to rank for")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        help="one document a line, or JSON lines (strings, or objects with `text`); - is standard input",
+    )
+    parser.add_argument("--document", action="append", metavar="TEXT", help="a document; repeatable, instead of a file")
+    parser.add_argument("--top-n", type=positive, metavar="N", help="show only the best N")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON lines {index, relevance_score, text, truncated?}, best first"
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print score, index (from 0) and text, best first; returns the exit status."""
+    if (parsed.file is None) == (parsed.document is None):
+        raise CommandError("give either a FILE (- for standard input) or documents with --document")
+    if not parsed.query.strip():
+        raise CommandError("--query is empty")
+    documents: list[str] = parsed.document or read_documents(parsed.file)
+    with open_ranker(parsed) as ranker, progress(len(documents)) as advance:
+        ranked = rank_list(ranker, parsed.query, documents, instruction=parsed.instruction, advance=advance)
+    if len(ranked) < len(documents):
+        excluded = len(documents) - len(ranked)
+        print(f"{excluded} of {len(documents)} documents are left out by the configured rules", file=sys.stderr)
+    lines = _json_lines if parsed.json else _table
+    print("\n".join(lines(ranked[: parsed.top_n], documents)))
+    return 0
+
+
+def _json_lines(ranked: Sequence[ScoredDocument], documents: Sequence[str]) -> list[str]:
+    lines = []
+    for one in ranked:
+        line = {"index": one.index, "relevance_score": one.relevance_score, "text": documents[one.index]}
+        lines.append(json.dumps(line | ({"truncated": True} if one.truncated else {}), ensure_ascii=False))
+    return lines
+
+
+def _table(ranked: Sequence[ScoredDocument], documents: Sequence[str]) -> list[str]:
+    # Whole texts into a pipe or a file, like other tools.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines = ["score   index  text"]
+    for one in ranked:
+        line = f"{one.relevance_score:.4f}  {one.index:>5}  {_printable(documents[one.index])}"
+        lines.append(line if width is None else _cut(line, width))
+    return lines
+
+
+def _printable(text: str) -> str:
+    """One line, without the control characters by which a document could change the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _cut(line: str, width: int) -> str:
+    """Cut to so many terminal cells; a Chinese character takes two."""
+    cells = [2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line]
+    if sum(cells) <= width:
+        return line
+    taken = end = 0
+    while taken + cells[end] < width:
+        taken += cells[end]
+        end += 1
+    return f"{line[:end]}…"

@@ -1,16 +1,18 @@
-"""`serve run`, which ends when the application cannot be deployed: Serve's own waits on for somebody to fix it.
+"""`serve run` on a Ray of its own, which reports to `reranker serve` how far it is, and why it cannot go on.
 
-python -m deployments.cli.run FILE     what `reranker serve` runs
+python -m deployments.cli.run FILE DESCRIPTOR     reports go to the descriptor: JSON lines, each {kind: text}
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-import signal
+import re
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import ray
@@ -21,68 +23,118 @@ from ray.serve import scripts
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from deployments.cli.launcher import CANNOT_BE_DEPLOYED, playgrounds
+from deployments import UI_IMPORT_PATH
+from deployments.cli.config import applications
+from reranker.errors import every_class
 
-_LOOK_EVERY_S = 2
+_LOOK_EVERY_S = 0.5
+
+Report = Callable[[str, str], None]
+"""Takes a kind, "step", "failed" or "without", and a text."""
+
+
+_RAY_REMEDY = "See whether memory, disk (/tmp/ray) or processes (`ulimit -u`) have run out"
+_REMEDIES = {
+    r"StartupCheckError": "`reranker check --model …` shows every check; docs/models.md says which models work",
+    r"[Oo]ut of memory|MemoryError|[Nn]o available memory|[Cc]annot allocate|OOM|[Nn]ot enough memory|free memory": (
+        "Give it more memory or less to hold: a smaller model, engine.cpu_kv_cache_gib on a CPU, "
+        "engine.gpu_memory_utilization or model.max_pair_tokens on a GPU"
+    ),
+    r"[Ss]afetensor|incomplete metadata|header|state_dict|size mismatch|weights": (
+        "The weights are damaged or belong to another model: fetch them again, or give another with MODEL=…"
+    ),
+    r"ModuleNotFoundError|ImportError|No module named": "Install it, or correct import_path in the configuration",
+    r"No space left": "Free some disk",
+    r"cannot listen on": "Choose another port: make serve PORT=…",
+}
+"""What to do, by a pattern of what was said."""
+
+
+def failure(name: str, message: str) -> str:
+    """Say in a sentence why an application cannot be deployed, and in another what to do.
+
+    Args:
+        name: The application's.
+        message: What Serve says of it: sentences and tracebacks, the cause last.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    raised = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception|Died))\b(?::[ \t]*(.+))?$", plain, re.MULTILINE)
+    kind, text = next((one for one in reversed(raised) if one[1]), ("", _first_line(plain)))
+    ours = kind in {one.__name__ for one in every_class()}
+    why = text if ours or not kind else f"{kind}: {text}"
+    remedy = _remedy(f"{kind} {text}", "See docs/models.md and docs/configuration.md for what works")
+    return f"{name} cannot be deployed: {why.rstrip('. ')}. {remedy}"
+
+
+def _remedy(said: str, otherwise: str) -> str:
+    return next((remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, said)), otherwise)
+
+
+def _first_line(said: object) -> str:
+    return (str(said).strip().splitlines() or ["no reason was given"])[0]
+
+
+def _messages(application: ApplicationStatusOverview) -> str:
+    return "\n".join([application.message, *(one.message for one in application.deployments.values())])
 
 
 class Watch(threading.Thread):
     """Looks at the applications until all run, or one cannot. Without the playground the service is still one."""
 
-    def __init__(self, optional: Collection[str]) -> None:
+    def __init__(self, optional: Collection[str], report: Report) -> None:
         """To be started.
 
         Args:
             optional: Names of applications that the others do without.
+            report: Told of an application that cannot be deployed, and why.
         """
         super().__init__(name="watch", daemon=True)
         self._optional = optional
-        self.failed: list[str] = []
-        """Of each application that cannot be deployed and is needed, why."""
+        self._report = report
 
     def run(self) -> None:
-        """Interrupt this process when one cannot."""
-        while True:
+        """Look until all is said."""
+        settled = False
+        while not settled:
             time.sleep(_LOOK_EVERY_S)
-            if not ray.is_initialized():  # to ask would start one
-                continue
-            try:
-                applications = serve.status().applications
-            except (RayError, RayServeException):  # it is starting, or ending
-                continue
-            if self.settled(applications):
-                break
-        if self.failed:
-            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does: it shuts Serve down
+            with contextlib.suppress(RayError, RayServeException):  # it is starting, or ending
+                settled = self.settled(serve.status().applications)
 
-    def settled(self, applications: Mapping[str, ApplicationStatusOverview]) -> bool:
+    def settled(self, status: Mapping[str, ApplicationStatusOverview]) -> bool:
         """Whether nothing more is to come: all run, or what is needed cannot."""
-        broken = {name: one for name, one in applications.items() if one.status == ApplicationStatus.DEPLOY_FAILED}
-        self.failed = [f"{name}: {one.message}" for name, one in broken.items() if name not in self._optional]
-        if self.failed:
-            return True
-        done = bool(applications) and all(
-            one.status == ApplicationStatus.RUNNING or name in broken for name, one in applications.items()
+        broken = {name: one for name, one in status.items() if one.status == ApplicationStatus.DEPLOY_FAILED}
+        for name, one in broken.items():
+            if name not in self._optional:
+                self._report("failed", failure(name, _messages(one)))
+                return True
+        done = bool(status) and all(
+            one.status == ApplicationStatus.RUNNING or name in broken for name, one in status.items()
         )
         if done:
             for name, one in broken.items():
-                print(f"goes on without {name}, which cannot be deployed: {one.message}", file=sys.stderr, flush=True)
+                self._report("without", f"{name}: {one.message}")
         return done
 
 
 def main() -> None:
-    """Run until asked to stop; ends with `CANNOT_BE_DEPLOYED` as its status where that is so."""
-    config = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    watch = Watch({str(one.get("name")) for one in playgrounds(config)})
-    watch.start()
+    """Run until asked to stop."""
+    path, reports = sys.argv[1], os.fdopen(int(sys.argv[2]), "w", buffering=1)
+    os.set_inheritable(reports.fileno(), False)
+
+    def report(kind: str, text: str) -> None:
+        reports.write(json.dumps({kind: text}) + "\n")
+
+    config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    report("step", "Starting Ray")
     try:
         # A Ray of its own ("local"), not one that happens to run on this machine and may serve somebody else.
-        scripts.cli(["run", "--address", "local", *sys.argv[1:]])
-    finally:
-        for reason in watch.failed:
-            print(f"cannot be deployed: {reason}", file=sys.stderr, flush=True)  # the terminal's
-        if watch.failed:
-            sys.exit(CANNOT_BE_DEPLOYED)
+        ray.init(address="local", namespace="serve")
+    except Exception as error:
+        report("failed", f"Ray cannot start: {_first_line(error)}. {_remedy(str(error), _RAY_REMEDY)}")
+        raise
+    report("step", "Deploying the service")
+    Watch({str(one.get("name")) for one in applications(config, UI_IMPORT_PATH)}, report).start()
+    scripts.cli(["run", path])
 
 
 if __name__ == "__main__":

@@ -1,21 +1,56 @@
-"""`reranker serve`: run the service; what `make serve` does once the environment is there."""
+"""`reranker serve`: run the service; what `make serve` does once the environment is there.
+
+`serve run` is a child process (run.py). Ray starts about twenty more, some of which outlive their parent for a while:
+this process makes itself the one that inherits orphans, and ends every one of them, by descent and never by name.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
-from deployments.cli import Subparsers, launcher
+import httpx
+import psutil
+import yaml
+
+from deployments import IMPORT_PATH, UI_IMPORT_PATH
+from deployments.cli import Subparsers
+from deployments.cli.config import SERVE_CONFIG, applications, startable_config
+from deployments.http.address import configured_address, local_url
+from reranker.config import RerankerConfig
+from reranker.errors import ConfigurationError
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_STOP_TIMEOUT_S = 30  # Serve drains its replicas first
+_POLL_S = 0.25
+_REASON_TIMEOUT_S = 10
+"""/health may know that a start has failed before the child reports why."""
+_LOGS_KEPT = 10
+_CHILD_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "1",
+    # Per replica that is wanted. What fails twice fails for ever, and somebody waits for the reason.
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "2",
+}
 
 
 def add_parser(commands: Subparsers) -> None:
     """Declare the command."""
     parser = commands.add_parser("serve", help="run the service (`serve run`, with overrides and a clean stop)")
-    parser.add_argument(
-        "--config", type=Path, default=Path("serve_config.yaml"), help="Serve configuration (%(default)s)"
-    )
-    parser.add_argument("--host", help="address to listen on, 0.0.0.0 for all; default: the configuration's")
+    parser.add_argument("--config", type=Path, default=SERVE_CONFIG, help="Serve configuration (%(default)s)")
+    parser.add_argument("--host", help="address to listen on, 0.0.0.0 or :: for all; default: the configuration's")
     parser.add_argument("--port", type=int, help="HTTP port; default: the configuration's")
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
     parser.add_argument("--replicas", type=int, help="fixed number of engine replicas; default: the configuration's")
@@ -30,34 +65,237 @@ def add_parser(commands: Subparsers) -> None:
         "--simulated", action="store_true", help="simulate the engines: real timing, meaningless scores"
     )
     parser.add_argument("--no-ui", action="store_true", help="without the playground, if the configuration has it")
-    parser.set_defaults(run=run)
+    parser.add_argument("--verbose", action="store_true", help="show what Ray and vLLM say, instead of logging it")
+    parser.set_defaults(run=_run)
 
 
 def _named_index(text: str) -> tuple[str, Path]:
-    """Read NAME=FOLDER, or a folder, whose last part is its name then."""
+    """Read NAME=FOLDER; a folder alone gives its own name."""
     name, separator, folder = text.rpartition("=")
     path = Path(folder)
     return (name if separator else path.resolve().name), path
 
 
-def _by_name(indexes: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    by_name = dict(indexes)
-    if len(by_name) < len(indexes):
-        raise launcher.LaunchError("two indexes have the same name: give another, --index NAME=INDEX")
-    return by_name
-
-
-def run(parsed: argparse.Namespace) -> int:
-    """Serve until asked to stop; returns the exit status."""
-    return launcher.run(
-        launcher.load(
-            parsed.config,
-            host=parsed.host,
-            port=parsed.port,
-            model=parsed.model,
-            replicas=parsed.replicas,
-            simulated=parsed.simulated,
-            indexes=_by_name(parsed.index or ()),
-            ui=not parsed.no_ui,
-        )
+def _run(parsed: argparse.Namespace) -> int:
+    indexes: Sequence[tuple[str, Path]] = parsed.index or ()
+    if len(dict(indexes)) < len(indexes):
+        raise ConfigurationError("two indexes have the same name: give another, --index NAME=INDEX")
+    config = startable_config(
+        parsed.config,
+        host=parsed.host,
+        port=parsed.port,
+        model=parsed.model,
+        replicas=parsed.replicas,
+        simulated=parsed.simulated,
+        indexes=dict(indexes),
+        ui=not parsed.no_ui,
     )
+    return supervise(config, verbose=parsed.verbose)
+
+
+class Screen:
+    """Shows the steps of a start, one line each, with the seconds since it began. A terminal sees them count."""
+
+    def __init__(self) -> None:
+        """Begin to count."""
+        self._began_s = time.monotonic()
+        self._step = ""
+        self._counts = sys.stdout.isatty()
+
+    def step(self, text: str) -> None:
+        """Show what is being done; the same again only counts on."""
+        changed, line = text != self._step, f"[{time.monotonic() - self._began_s:3.0f} s] {text}"
+        if self._counts:
+            print("\n" * (changed and bool(self._step)) + f"\r\033[K{line}", end="", flush=True)
+        elif changed:
+            print(line, flush=True)
+        self._step = text
+
+    def end(self) -> None:
+        """Leave the last step as it is."""
+        if self._counts and self._step:
+            print(flush=True)
+        self._step, self._counts = "", False
+
+
+def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
+    """Run the service until SIGINT or SIGTERM, or until it ends by itself.
+
+    Args:
+        config: A Serve configuration.
+        verbose: Show what Ray and vLLM say; otherwise it goes to a log file.
+
+    Returns:
+        Exit status: 0 when asked to stop, else what `serve run` gave.
+
+    Raises:
+        ConfigurationError: The service cannot be started; the message says why and what to do. Everything is stopped.
+    """
+    _inherit_orphans()
+    stop = _StopSignal()
+    screen = Screen()
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="reranker-") as file, _output(verbose) as log:
+        yaml.safe_dump(config, file, allow_unicode=True, sort_keys=False)  # the first index is the default
+        file.flush()
+        child = _Child(file.name, log)
+        # One client: each makes its own context for TLS, which is much work beside the start.
+        url = local_url(*configured_address(config), tls=bool((config.get("http_options") or {}).get("ssl_certfile")))
+        limits = httpx.Limits(max_keepalive_connections=0)
+        # Unverified: the certificate is our own, for another name.
+        http = httpx.Client(base_url=url, timeout=2, verify=False, trust_env=False, limits=limits)  # noqa: S501
+        health, stage = "starting", ""
+        gives_up_s = float("inf")
+        while child.runs() and not stop.asked and not child.failed and time.monotonic() < gives_up_s:
+            if health == "starting":
+                health, doing = _health(http)
+                stage = f"Starting: {doing}" if doing else stage  # between two of them nobody says anything
+                screen.step("Ready" if health == "ok" else stage or child.step)
+                if health == "ok":
+                    screen.end()
+                    print("\n".join(_announcement(config, url, log)), flush=True)
+                elif health == "failed":
+                    gives_up_s = time.monotonic() + _REASON_TIMEOUT_S
+            time.sleep(_POLL_S)
+        http.close()
+        screen.end()
+        child.stop()
+        if stop.asked:
+            return 0
+        if child.failed or health != "ok":
+            said = child.failed or f"`serve run` ended with status {child.status}: {_last_line(log)}"
+            raise ConfigurationError(said + (f" (everything it said: {log.name})" if log else ""))
+        print(f"reranker: the service has ended by itself: {_last_line(log)}", file=sys.stderr)
+        return child.status or 1
+
+
+class _StopSignal:
+    """Set by SIGINT and SIGTERM."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+
+
+class _Child:
+    """`serve run`, and what it reports."""
+
+    def __init__(self, path: str, log: IO[str] | None) -> None:
+        self.step = "Starting Ray"
+        self.failed = ""
+        self._unread = b""
+        self._reports, writes = os.pipe()
+        os.set_blocking(self._reports, False)
+        # A session of its own, so that Ctrl-C reaches this process only and the child is stopped in order.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.cli.run", path, str(writes)],
+            start_new_session=True,
+            pass_fds=[writes],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log and subprocess.STDOUT,
+            env=_CHILD_ENVIRONMENT | dict(os.environ),
+        )
+        os.close(writes)
+
+    def runs(self) -> bool:
+        """Whether it still does; reads its reports."""
+        status = self._process.poll()  # first: what it wrote before it ended is read below
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._reports, 1 << 16):
+                self._unread += part
+        *lines, self._unread = self._unread.split(b"\n")
+        for line in lines:
+            [(kind, text)] = json.loads(line).items()
+            if kind == "step":
+                self.step = text
+            elif kind == "failed":
+                self.failed = self.failed or text
+            else:
+                print(f"goes on without {text.splitlines()[0]}", file=sys.stderr, flush=True)
+        return status is None
+
+    @property
+    def status(self) -> int | None:
+        return self._process.returncode
+
+    def stop(self) -> None:
+        """Ask first, then insist: SIGINT to `serve run`, which shuts Serve and Ray down; then whatever is left."""
+        if self._process.poll() is None:
+            print("Stopping the service …", flush=True)
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_TIMEOUT_S)
+        for insist in (psutil.Process.terminate, psutil.Process.kill):
+            left = psutil.Process().children(recursive=True)
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    insist(process)
+            psutil.wait_procs(left, timeout=5)
+        self.runs()
+        os.close(self._reports)
+
+
+@contextlib.contextmanager
+def _output(verbose: bool) -> Iterator[IO[str] | None]:
+    """The log file of this start; None with `verbose`. Old ones are removed."""
+    if verbose:
+        yield None
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reranker" / "logs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        folder = Path(tempfile.mkdtemp(prefix="reranker-logs-"))
+    for old in sorted(folder.glob("serve-*.log"))[: 1 - _LOGS_KEPT]:
+        old.unlink(missing_ok=True)
+    with (folder / f"serve-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log").open("w") as log:
+        print(f"Ray's and vLLM's output: {log.name}", flush=True)
+        yield log
+
+
+def _last_line(log: IO[str] | None) -> str:
+    """What it said last, which is mostly why it ended."""
+    lines = Path(log.name).read_text(errors="replace").split("\n") if log else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "see its output")
+
+
+def _model(config: dict[str, Any]) -> str:
+    arguments = [one.get("args") or {} for one in applications(config, IMPORT_PATH)]
+    return next((RerankerConfig.model_validate(one).model.name for one in arguments), "")
+
+
+def _announcement(config: dict[str, Any], url: str, log: IO[str] | None) -> Iterator[str]:
+    yield f"  API         POST {url}/v1/rerank, docs at {url}/docs"
+    arguments = [one.get("args") or {} for one in applications(config, IMPORT_PATH)]
+    indexes = [name for one in arguments for name in (one.get("search") or {}).get("indexes") or {}]
+    if indexes:
+        yield f"  search      POST {url}/v1/search on {', '.join(indexes)}"
+    if applications(config, UI_IMPORT_PATH):
+        yield f"  playground  {url}/ui"
+    yield f"  model       {_model(config)}"
+    if log is not None:
+        yield f"  log         {log.name}"
+    yield "Ctrl-C stops it."
+
+
+def _health(http: httpx.Client) -> tuple[str, str]:
+    """What /health says of itself, "starting", "ok" or "failed" (given up), and what its replicas are doing."""
+    try:
+        answer = http.get("/health").json()
+        status, replicas = str(answer.get("status", "starting")), answer.get("replicas", [])
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return "starting", ""  # nobody answers yet
+    stages = Counter(str(one.get("stage")) for one in replicas) if isinstance(replicas, list) else Counter()
+    return status, "; ".join(f"{stage} ({count} replicas)" if count > 1 else stage for stage, count in stages.items())
+
+
+def _inherit_orphans() -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from deployments.http import SERVICE_HEADER
+from deployments.http.address import bound_socket, local_url, shown_address
 from deployments.http.responses import error_response
 from reranker.errors import (
     ConfigurationError,
@@ -201,20 +202,12 @@ def listen(options: HTTPOptions, service: str) -> socket.socket:
         ConfigurationError: Somebody else listens there, or nobody can.
     """
     host, port = options.host or "127.0.0.1", options.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with contextlib.closing(socket.socket(family)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-            scheme = "https" if options.ssl_certfile else "http"
-            if not _is_ours(f"{scheme}://{f'[{local}]' if ':' in local else local}:{port}", service):
-                raise ConfigurationError(f"cannot listen on {host}:{port} ({error.strerror})") from None
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listening.bind((host, port))
+    try:
+        bound_socket(host, port).close()
+    except OSError as error:
+        if not _is_ours(local_url(host, port, tls=bool(options.ssl_certfile)), service):
+            raise ConfigurationError(f"cannot listen on {shown_address(host, port)} ({error.strerror})") from None
+    listening = bound_socket(host, port, shared=True)
     listening.listen(_BACKLOG)
     listening.setblocking(False)
     return listening

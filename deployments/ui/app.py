@@ -15,6 +15,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from starlette.types import ASGIApp, Message
 
+from deployments.http.address import local_url
 from deployments.http.playground import Answer, PageRequest, ResponseHead
 from reranker.client import AsyncRerankerClient
 from reranker.config import UIConfig
@@ -151,9 +152,7 @@ def _service(url: str, verify: ssl.SSLContext | bool = True) -> AsyncRerankerCli
 def _url(options: HTTPOptions) -> str:
     """Where the service is seen from this machine."""
     host = options.host or "127.0.0.1"
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    scheme = "https" if options.ssl_certfile else "http"
-    return f"{scheme}://{f'[{local}]' if ':' in local else local}:{options.port}"
+    return local_url(host, options.port, tls=bool(options.ssl_certfile))
 
 
 def _context(options: HTTPOptions) -> ssl.SSLContext:

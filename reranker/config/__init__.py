@@ -90,6 +90,29 @@ class RerankerConfig(Group):
         return self
 
     @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        """Each message begins with the key to change, and ends with how: `reranker config check` shows its line."""
+        queue_s, timeout_s = self.admission.max_queue_s, self.limits.timeout_s
+        if queue_s > timeout_s:
+            raise ValueError(
+                f"admission.max_queue_s: lists may queue {queue_s:g} s, and are given up after {timeout_s:g} s. "
+                f"Lower it below limits.timeout_s"
+            )
+        pair_tokens = self.model.max_pair_tokens
+        if self.admission.max_tokens_in_flight < pair_tokens:
+            raise ValueError(
+                f"admission.max_tokens_in_flight: not even one document of {pair_tokens} tokens "
+                f"(model.max_pair_tokens) fits. Raise it: a whole list must fit"
+            )
+        window_tokens = self.long_documents.window_tokens
+        if window_tokens is not None and window_tokens > pair_tokens:
+            raise ValueError(
+                f"long_documents.window_tokens: a window of {window_tokens} tokens does not fit a prompt of "
+                f"{pair_tokens}. Lower it below model.max_pair_tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _instructions_of_indexes_exist(self) -> Self:
         for name, index in self.search.indexes.items():
             try:

@@ -91,6 +91,15 @@ class LongDocumentsConfig(Group):
     max_windows: PositiveInt = 256
     """Windows per document; what lies beyond is cut off, and said so."""
 
+    @model_validator(mode="after")
+    def _overlap_is_less_than_half_a_window(self) -> Self:
+        if self.window_tokens is not None and self.overlap_tokens * 2 >= self.window_tokens:
+            raise ValueError(
+                f"overlap_tokens: an overlap of {self.overlap_tokens} tokens is not less than half a window "
+                f"({self.window_tokens}). Lower it, or raise window_tokens"
+            )
+        return self
+
 
 class ExclusionRule(Group):
     """Takes documents out of every answer: those that match its metadata and its pattern."""

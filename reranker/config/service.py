@@ -118,6 +118,15 @@ class LimitsConfig(Group):
     timeout_s: PositiveFloat = 120
     """Seconds until a list that is not scored yet is given up (504). A request may ask for less, not for more."""
 
+    @model_validator(mode="after")
+    def _documents_are_values(self) -> Self:
+        if self.max_documents > self.max_json_values:
+            raise ValueError(
+                f"max_documents: {self.max_documents} documents have more than {self.max_json_values} values "
+                f"(max_json_values). Raise max_json_values above it"
+            )
+        return self
+
     def bounded_s(self, asked_s: float | None) -> float:
         """The seconds a list gets: what its request asks for, within the limit."""
         return self.timeout_s if asked_s is None else min(asked_s, self.timeout_s)

@@ -68,6 +68,7 @@ class Service:
             str(config),
             "--port",
             str(self.port),
+            "--verbose",  # the log is read for what replicas said
         ]
         self._ray_token = secrets.token_hex()  # else Ray makes one, which we would have to look for
         environment = os.environ | {"RAY_AUTH_TOKEN": self._ray_token}

@@ -224,8 +224,22 @@ def test_line_is_the_mistakes_own() -> None:
 
 
 def test_repeated_key_is_found() -> None:
-    [found] = check((ROOT / "serve_config.yaml").read_text() + "proxy_location: Disabled\n").findings
-    assert "proxy_location: is given twice, first on line 4" in found
+    text = (ROOT / "serve_config.yaml").read_text()
+    [found] = check(text + "proxy_location: Disabled\n").findings
+    assert found.startswith(f"{len(text.splitlines()) + 1}: proxy_location: is given twice. Only the last counts")
+
+
+def test_repeated_key_within_a_manifest_has_the_line_of_the_file() -> None:
+    manifest = "apiVersion: ray.io/v1\nkind: RayService\nspec:\n  serveConfigV2: |\n    a: 1\n    a: 2\n"
+    [found] = check(manifest).findings
+    assert found.startswith("6: a: is given twice")
+
+
+def test_contradiction_is_shown_at_the_key_to_change() -> None:
+    text = (ROOT / "serve_config.yaml").read_text()
+    line = next(number for number, one in enumerate(text.splitlines(), 1) if "name: demo" in one)
+    [found] = check(text.replace("name: demo", "name: demo\n      admission: {max_queue_s: 300}", 1)).findings
+    assert found.startswith(f"{line + 1}: applications[0].args.admission.max_queue_s: lists may queue 300 s")
 
 
 def test_text_that_is_not_yaml_is_found() -> None:

@@ -69,3 +69,22 @@ def test_class_of_requests_keeps_what_is_not_said_of_it() -> None:
 @pytest.mark.parametrize(("asked_s", "given_s"), [(None, 120), (3, 3), (500, 120)])
 def test_request_may_shorten_its_time_but_not_extend_it(asked_s: float | None, given_s: float) -> None:
     assert RerankerConfig().limits.bounded_s(asked_s) == given_s
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (
+            {"admission": {"max_queue_s": 300}},
+            "admission.max_queue_s: lists may queue 300 s, and are given up after 120",
+        ),
+        ({"admission": {"max_tokens_in_flight": 10}}, "admission.max_tokens_in_flight: not even one document"),
+        ({"limits": {"max_json_values": 10}}, "max_documents: 10000 documents have more than 10 values"),
+        ({"long_documents": {"window_tokens": 200}}, "overlap_tokens: .* is not less than half a window"),
+        ({"long_documents": {"window_tokens": 9000}}, "long_documents.window_tokens: .* does not fit a prompt"),
+    ],
+)
+def test_settings_that_contradict_each_other_stop_a_start(args: dict[str, object], said: str) -> None:
+    """Found under load otherwise: each is legal alone."""
+    with pytest.raises(ValidationError, match=said):
+        RerankerConfig.model_validate(args)

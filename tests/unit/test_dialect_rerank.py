@@ -272,7 +272,7 @@ def test_json_nested_too_deep_is_refused() -> None:
 
 def test_json_with_too_many_values_is_refused_before_it_is_parsed() -> None:
     """64 MB of "[],[]," would become gigabytes; brackets within texts do not count."""
-    limits = LimitsConfig(max_json_values=100)
+    limits = LimitsConfig(max_documents=100, max_json_values=100)
     with pytest.raises(RequestTooLargeError, match="JSON values; the limit is 100"):
         parse(b'{"query": "q", "documents": [' + b"[]," * 200 + b"[]]}", None, limits)
     text = '[,]{"\\' * 100

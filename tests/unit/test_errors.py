@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cli.launcher import LaunchError
 from reranker import errors
 from reranker.client import UnreachableError
 from reranker.offline.formats import InputFileError
@@ -33,7 +32,6 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.ModelNotFoundError: ("no/model", "the hub answered 404"),
     errors.UnsupportedModelError: ("a/model", "it has no tokenizer.json"),
     errors.StartupCheckError: ("spread", "log-odds from 0.000 to 0.000", "a head of zeros"),
-    LaunchError: ("a sentence",),
     InputFileError: ("file.jsonl", 3, "not JSON"),
     UnreachableError: ("http://127.0.0.1:8000", "refused"),
     errors.ServiceError: ("a sentence",),

@@ -8,8 +8,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from deployments.cli.launcher import LaunchError, address, load
+from deployments.cli.config import load_config
+from deployments.cli.config import startable_config as load
 from deployments.cli.main import main
+from deployments.http.address import bound_socket
+from deployments.http.address import configured_address as address
 from reranker.errors import ConfigurationError, ModelNotFoundError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.search.embedding import SIMULATED
@@ -69,7 +72,7 @@ def test_number_of_replicas_needs_no_deployments_in_the_file(
 
 
 def test_no_replica_is_refused(free_port: int) -> None:
-    with pytest.raises(LaunchError, match="REPLICAS=1"):
+    with pytest.raises(ConfigurationError, match="REPLICAS=1"):
         load(CONFIG, port=free_port, replicas=0)
 
 
@@ -107,17 +110,30 @@ def test_taken_port_is_named_with_a_way_out() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LaunchError, match=rf"127.0.0.1:{port}.*make serve PORT={port + 1}"):
+        with pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port}.*make serve PORT={port + 1}"):
             load(CONFIG, port=port)
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_address_is_one_to_listen_on(host: str, free_port: int) -> None:
+    assert address(load(CONFIG, host=host, port=free_port)) == ("::1", free_port)
+
+
+def test_taken_ipv6_port_is_named_as_in_a_url() -> None:
+    with bound_socket("::1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"\[::1\]:{port} "):
+            load(CONFIG, host="::1", port=port)
+
+
 def test_port_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(LaunchError, match="port 99999"):
+    with pytest.raises(ConfigurationError, match="port 99999"):
         load(CONFIG, port=99_999)
 
 
 def test_configuration_without_our_application_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"deployments\.app:build_app"):
+    with pytest.raises(ConfigurationError, match=r"deployments\.app:build_app"):
         load(_write(tmp_path, applications=[{"import_path": "other:app"}]))
 
 
@@ -125,12 +141,12 @@ def test_configuration_without_our_application_is_refused(tmp_path: Path) -> Non
 def test_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(content)
-    with pytest.raises(LaunchError):
+    with pytest.raises(ConfigurationError):
         load(path)
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="No such file"):
+    with pytest.raises(ConfigurationError, match="No such file"):
         load(tmp_path / "nothing.yaml")
 
 
@@ -219,3 +235,10 @@ def test_a_wrong_setting_of_the_playground_stops_the_start(tmp_path: Path, free_
     applications[1]["args"] = {"services": {"other": "no url"}}
     with pytest.raises(ValidationError, match="must begin with http"):
         load(_write(tmp_path, applications=applications), port=free_port)
+
+
+@pytest.mark.parametrize("path", [CONFIG, *CONFIG.parent.glob("k8s/overlays/*/serve_config.yaml")], ids=str)
+def test_settings_of_every_committed_configuration_can_be_read_here(path: Path) -> None:
+    """`check`, `score --local` and `batch` read a production configuration on a machine without its keys and ports."""
+    assert load_config(path, "demo").model.name == "demo"
+    assert load_config(path).model.name

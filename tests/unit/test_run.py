@@ -1,4 +1,4 @@
-"""What `reranker serve` waits for, and what it ends for."""
+"""What `reranker serve` waits for, what it ends for, and the reason that it gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from deployments.cli.run import Watch
+from deployments.cli.run import Watch, failure
 
 
 def _status(**applications: str) -> Mapping[str, ApplicationStatusOverview]:
@@ -17,24 +17,66 @@ def _status(**applications: str) -> Mapping[str, ApplicationStatusOverview]:
     }
 
 
-def test_service_that_cannot_be_deployed_ends_the_start() -> None:
-    watch = Watch({"playground"})
+@pytest.fixture
+def reports() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def watch(reports: list[tuple[str, str]]) -> Watch:
+    return Watch({"playground"}, lambda kind, text: reports.append((kind, text)))
+
+
+def test_service_that_cannot_be_deployed_ends_the_start(watch: Watch, reports: list[tuple[str, str]]) -> None:
     assert watch.settled(_status(reranker="DEPLOY_FAILED", playground="DEPLOYING"))
-    assert watch.failed == ["reranker: reranker is so"]
+    [(kind, text)] = reports
+    assert kind == "failed"
+    assert text.startswith("reranker cannot be deployed: reranker is so")
 
 
-def test_playground_that_cannot_be_deployed_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_playground_that_cannot_be_deployed_ends_nothing(watch: Watch, reports: list[tuple[str, str]]) -> None:
     """Who reranks does not need it."""
-    watch = Watch({"playground"})
     assert not watch.settled(_status(reranker="DEPLOYING", playground="DEPLOY_FAILED"))
     assert watch.settled(_status(reranker="RUNNING", playground="DEPLOY_FAILED"))
-    assert watch.failed == []
-    assert "goes on without playground" in capsys.readouterr().err
+    assert reports == [("without", "playground: playground is so")]
 
 
-def test_start_is_over_when_all_run() -> None:
-    watch = Watch(set())
+def test_start_is_over_when_all_run(watch: Watch, reports: list[tuple[str, str]]) -> None:
     assert not watch.settled({})
     assert not watch.settled(_status(reranker="RUNNING", playground="DEPLOYING"))
     assert watch.settled(_status(reranker="RUNNING", playground="RUNNING"))
-    assert watch.failed == []
+    assert reports == []
+
+
+CONSTRUCTOR = """\
+The deployment failed to start 2 times in a row. This may be due to a problem with its constructor. Error:
+\x1b[36mray::ServeReplica:reranker:EngineReplica.initialize_and_get_metadata()\x1b[39m (pid=7, ip=127.0.0.1)
+  File "/x/concurrent/futures/_base.py", line 456, in result
+    return self.__get_result()
+RuntimeError: Traceback (most recent call last):
+  File "/x/deployments/engine_replica.py", line 50, in __init__
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "why", "remedy"),
+    [
+        (
+            "reranker.errors.StartupCheckError: the model fails the start-up check 'spread'; a head of zeros",
+            "cannot be deployed: the model fails the start-up check 'spread'; a head of zeros. ",
+            "reranker check",
+        ),
+        ("ModuleNotFoundError: No module named 'no_such'", "ModuleNotFoundError: No module named", "import_path"),
+        ("ValueError: No available memory for the cache blocks.", "No available memory for the cache", "memory"),
+        ("safetensors_rust.SafetensorError: Error while deserializing header: x", "SafetensorError: Error", "damaged"),
+        ("KeyError: 'x'", "KeyError: 'x'", "docs/"),
+    ],
+)
+def test_reason_is_one_sentence_with_what_to_do(raised: str, why: str, remedy: str) -> None:
+    """A traceback of thirty lines is not read by somebody who starts a service for the first time."""
+    said = failure("reranker", CONSTRUCTOR.format(raised))
+    assert why in said
+    assert remedy in said
+    assert "Traceback" not in said
+    assert "\n" not in said

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deployments.cli import rankers, score
+from deployments.cli import rankers
 from deployments.cli.main import main
 from reranker.client import AsyncRerankerClient, RerankerClient, ScoredDocument, UnreachableError, rebuild_error
 from reranker.dialects.answers import error_body
@@ -327,4 +327,4 @@ def test_text_that_only_looks_like_json_is_text(
     ("line", "width", "cut"), [("abcdef", 6, "abcdef"), ("abcdef", 5, "abcd…"), ("北京中国", 6, "北京…")]
 )
 def test_lines_are_cut_to_terminal_cells(line: str, width: int, cut: str) -> None:
-    assert score._cut(line, width) == cut
+    assert rankers._cut(line, width) == cut

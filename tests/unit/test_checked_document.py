@@ -1,16 +1,17 @@
 """A finding without its line has to be searched for."""
 
 import pytest
-import yaml
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
 
-from deployments.checks.marked_yaml import read_all, shown
+from deployments.checks.document import Document, read_all, shown
 
 TEXT = """\
 name: one
 list:
   - a: 1
   - a: 2
-    a: 3
+    b: on
 ---
 text: |
   b: 1
@@ -19,24 +20,26 @@ text: |
 
 def test_every_key_and_item_has_its_line() -> None:
     first, second = read_all(TEXT)
-    assert first.value == {"name": "one", "list": [{"a": 1}, {"a": 3}]}
-    assert [first.line(path) for path in [("name",), ("list",), ("list", 0), ("list", 1, "a")]] == [1, 2, 3, 5]
+    assert first.value == {"name": "one", "list": [{"a": 1}, {"a": 2, "b": True}]}
+    assert [first.line(path) for path in [("name",), ("list",), ("list", 0), ("list", 1, "b")]] == [1, 2, 3, 5]
     assert second.line(("text",)) == 7
-    assert second.texts == {("text",): 8}
+    assert second.text_line(("text",)) == 8
 
 
-def test_key_given_twice_is_found() -> None:
-    """YAML's library takes the last one; the first, perhaps the one that was changed, has no effect."""
-    [repeated] = next(iter(read_all(TEXT))).repeated
-    assert (repeated.path, repeated.line, repeated.first_line) == (("list", 1, "a"), 5, 4)
+def test_key_given_twice_is_refused_at_its_line() -> None:
+    """Ray takes the last one; the first, perhaps the one that was changed, has no effect."""
+    with pytest.raises(DuplicateKeyError) as refused:
+        list(read_all("a: 1\nb:\n  c: 1\n  c: 2\n", first_line=10))
+    assert refused.value.problem_mark.line + 1 == 13
 
 
 def test_place_beyond_the_document_gets_the_line_of_what_is_there() -> None:
     """A validator names types that it tried, and keys that are missing."""
     [document] = read_all("a:\n  b: 1\n")
-    assert document.known(("a", "dict[str,any]", "b")) == ("a", "b")
+    assert document.line(("a", "dict[str,any]", "b")) == 2
     assert document.line(("a", "missing")) == 1
     assert document.line(("nothing",)) == 1
+    assert Document(None).line(("nothing",)) == 1
 
 
 def test_text_within_a_text_keeps_the_lines_of_the_file() -> None:
@@ -45,7 +48,7 @@ def test_text_within_a_text_keeps_the_lines_of_the_file() -> None:
 
 
 def test_what_is_not_yaml_says_so() -> None:
-    with pytest.raises(yaml.YAMLError):
+    with pytest.raises(MarkedYAMLError):
         list(read_all("a: [1"))
 
 

@@ -1,0 +1,48 @@
+"""The address that a service listens on, IPv4 or IPv6, and its URL."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+def configured_address(config: Mapping[str, Any]) -> tuple[str, int]:
+    """Host and port of a Serve configuration; Serve's own defaults where it says nothing."""
+    options = config.get("http_options") or {}
+    return str(options.get("host") or "0.0.0.0"), int(options.get("port", 8000))  # noqa: S104 - a default of Serve's
+
+
+def local_url(host: str, port: int, *, tls: bool = False) -> str:
+    """The URL under which this machine reaches a service that listens there."""
+    return f"{'https' if tls else 'http'}://{shown_address(_LOCAL.get(host, host), port)}"
+
+
+def shown_address(host: str, port: int) -> str:
+    """Host and port as a URL has them: `[::1]:8000`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bound_socket(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A TCP socket bound to an address. `::` takes IPv4 as well.
+
+    Args:
+        host: An address of this machine, or a name of one.
+        port: 0 stands for any free one.
+        shared: Other sockets of this user may listen on the same address (SO_REUSEPORT).
+
+    Raises:
+        OSError: The address is taken, or is not this machine's.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
