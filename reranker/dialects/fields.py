@@ -175,7 +175,7 @@ def ignored_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
 def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ()) -> tuple[str, ...]:
     """Give the text of each document; `where` is the field they came in.
 
-    A string is its own text. An object's is its `text`; with `rank_fields`, those of its fields, in that order, as YAML;
+    A string is its own text. An object's is its `text`; with `rank_fields`, these fields in this order, as YAML;
     without either, all of it as YAML, as Cohere advises. vLLM's `{"content": [{"type": "text", …}]}` is its
     parts.
 
