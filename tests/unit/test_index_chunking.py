@@ -44,7 +44,7 @@ def test_character_of_several_tokens_at_the_end_ends_the_last_chunk() -> None:
     """The cut falls within the character: no token begins after it."""
     text = "the capital \U0001f642"
     tokens = len(TOKENIZER.encode(text, add_special_tokens=False)) - 1
-    assert "".join(chunk.text for chunk in _chunks(text, tokens, 0)) == "the capital\U0001f642"
+    assert [chunk.text for chunk in _chunks(text, tokens, 0)] == [text]
 
 
 def test_short_document_is_one_chunk_with_its_title_and_metadata() -> None:
