@@ -95,8 +95,7 @@ async def run_checks(
         raise StartupCheckError("tail", f"a short query needs {error.tokens} tokens", _NO_ROOM) from None
     # Alone first: the engine's caches are cold then, and warm in the two batches.
     alone = np.array([[(await engine.score(one.prompts.select([i])))[0] for i in range(2)] for one in lists])
-    batch = await _score_together(engine, lists)
-    again = await _score_together(engine, lists)
+    batch, again = [np.stack(await asyncio.gather(*(engine.score(one.prompts) for one in lists))) for _ in range(2)]
     with np.errstate(invalid="ignore"):  # infinities make NaN, which fails every comparison below, as it should
         return [
             _check_tail(lists, long),
@@ -120,10 +119,6 @@ def require_sane(engine: Engine, renderer: PromptRenderer, tolerance: float, ada
                 if result.cause is not None:
                     measured = f"{result.measured}, with adapter {adapter}" if adapter else result.measured
                     raise StartupCheckError(result.name, measured, result.cause)
-
-
-async def _score_together(engine: Engine, lists: Sequence[RenderedList]) -> FloatArray:
-    return np.stack(await asyncio.gather(*(engine.score(one.prompts) for one in lists)))
 
 
 def _check_tail(lists: Sequence[RenderedList], long: RenderedList) -> CheckResult:

@@ -141,7 +141,6 @@ class Family:
     architecture: str
     description: str
     template: Callable[[Path], Template]
-    """Takes the model's folder."""
     hf_overrides: Mapping[str, object] = field(default_factory=dict)
     """For vLLM, to make its classification head."""
     causal: bool = True
@@ -171,11 +170,7 @@ _BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
 
 
 def family_of(name: str, settings: Mapping[str, Any]) -> Family:  # Any: JSON
-    """Find the family of a model by its config.json.
-
-    Raises:
-        UnsupportedModelError: No family has its architecture, or its head gives more than one score.
-    """
+    """Find a family by config.json; UnsupportedModelError if there is none, or the head gives more than one score."""
     architectures = settings.get("architectures") or []
     family = _BY_ARCHITECTURE.get(architectures[0]) if len(architectures) == 1 else None
     if family is None:

@@ -31,7 +31,7 @@ class ShardConnection(FrameConnection):
         self.leaving = asyncio.Event()  # the replica takes no more shards: it has said so, or is gone
         self.lost = asyncio.Event()  # the connection has ended
         self._welcome = asyncio.Event()
-        self._answers: dict[int, asyncio.Future[ShardScores]] = {}
+        self.answers: dict[int, asyncio.Future[ShardScores]] = {}
         self._numbers = itertools.count(1)
         self._retired = False
 
@@ -55,11 +55,6 @@ class ShardConnection(FrameConnection):
             raise ReplicaLostError
         return connection
 
-    @property
-    def shards_in_flight(self) -> int:
-        """Shards without an answer."""
-        return len(self._answers)
-
     async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a shard scored; cancelling the call drops it there.
 
@@ -71,7 +66,7 @@ class ShardConnection(FrameConnection):
         number = next(self._numbers)
         answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
         frame = frames.pack_shard(number, shard, terms)
-        self._answers[number] = answer
+        self.answers[number] = answer
         try:
             self.send(frame)
             return await answer
@@ -79,7 +74,7 @@ class ShardConnection(FrameConnection):
             self.send(Frame(FrameType.DROP, number))
             raise
         finally:
-            del self._answers[number]
+            del self.answers[number]
             self._close_if_done()
 
     def retire(self) -> None:
@@ -92,7 +87,7 @@ class ShardConnection(FrameConnection):
         self.lost.set()
         self.leaving.set()
         self._welcome.set()
-        for answer in self._answers.values():
+        for answer in self.answers.values():
             if not answer.done():
                 answer.set_exception(ReplicaLostError())
 
@@ -102,7 +97,7 @@ class ShardConnection(FrameConnection):
 
     def receive(self, frame: Frame) -> None:
         """Take a frame."""
-        answer = self._answers.get(frame.number)
+        answer = self.answers.get(frame.number)
         if frame.type == FrameType.WELCOME:
             self._welcome.set()
         elif frame.type == FrameType.LEAVING:
@@ -115,7 +110,7 @@ class ShardConnection(FrameConnection):
             answer.set_exception(frames.unpack_error(frame))
 
     def _close_if_done(self) -> None:
-        if self._retired and not self._answers:
+        if self._retired and not self.answers:
             self.close()
 
 
