@@ -143,15 +143,10 @@ class Engine:
         return (await self.score_within(shard, 1.0, None)).logits
 
     async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
-        """Score as many pairs of a shard as time allows. The rest leaves the engine, also when the call is cancelled.
+        """Score as many pairs as time allows. The rest leaves the engine, also when the call is cancelled.
 
-        Args:
-            shard: The pairs.
-            weight: Share of the engine against the other shards in it.
-            timeout_s: None: until all pairs are scored.
-
-        Raises:
-            EngineFailedError: The engine has stopped working.
+        `weight` is the shard's share of the engine against others. Without a timeout all pairs are scored.
+        EngineFailedError: the engine has stopped working.
         """
         if not self.healthy:
             raise EngineFailedError

@@ -46,12 +46,7 @@ class Checkpoint:
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
-    """Find the configured model.
-
-    Raises:
-        ModelNotFoundError: Neither a folder here nor on the hub.
-        UnsupportedModelError: Of no known family, or without a fast tokenizer.
-    """
+    """Find the configured model; UnsupportedModelError if it is of no known family, or has no fast tokenizer."""
     revision = None
     folder = find_folder(config.name, config.revision)
     if config.name == "demo":

@@ -37,12 +37,7 @@ class ShardConnection(FrameConnection):
 
     @classmethod
     async def open(cls, address: ReplicaAddress, tls: ssl.SSLContext | None = None) -> Self:
-        """Connect to a replica. Without `tls` nothing is encrypted.
-
-        Raises:
-            OSError, TimeoutError: Nobody answers there.
-            ReplicaLostError: The other side refuses us.
-        """
+        """Connect to a replica; OSError or TimeoutError if nobody answers, ReplicaLostError if it refuses us."""
         async with asyncio.timeout(_OPEN_S):
             _, connection = await asyncio.get_running_loop().create_connection(cls, address.host, address.port, ssl=tls)
             connection.send(Frame(FrameType.HELLO, header=orjson.dumps(address.secret)))
@@ -56,11 +51,7 @@ class ShardConnection(FrameConnection):
         return connection
 
     async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Have a shard scored; cancelling the call drops it there.
-
-        Raises:
-            RerankerError: The replica's own error, or ReplicaLostError if the connection broke first.
-        """
+        """Have a shard scored; ReplicaLostError if the connection breaks first. Cancelling the call drops the shard."""
         if self.lost.is_set():
             raise ReplicaLostError
         number = next(self._numbers)
@@ -115,10 +106,7 @@ class ShardConnection(FrameConnection):
 
 
 class ReplicaConnections:
-    """Connections to the replicas of one deployment, opened as replicas appear, and again when they break.
-
-    A replica is live, and gets shards, while Serve lists it and a connection to it is open.
-    """
+    """Keeps a connection open to each replica of a deployment. One that Serve lists and that is connected is live."""
 
     def __init__(self, set_live: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
         """Start without replicas. `set_live` is called when the live ones change, with the model identity of each."""
