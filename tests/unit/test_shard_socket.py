@@ -33,7 +33,7 @@ async def test_many_shards_at_a_time_get_each_its_own_scores(replica: Replica) -
     asked = [connection.score(one, ShardTerms(number, 2.0)) for number, one in enumerate(shards)]
     answers = await asyncio.gather(*asked)
     assert [one.scores.logits.tolist() for one in answers] == [[number] * (number + 1) for number in range(20)]
-    assert (replica.server.shards_in_hand, connection.shards_in_flight) == (0, 0)
+    assert (replica.server.shards_in_hand, connection.answers) == (0, {})
     connection.abort()
 
 
@@ -64,7 +64,7 @@ async def test_shard_cancelled_before_the_replica_has_looked_at_it_leaves_nothin
         await asyncio.sleep(0)
         gone.cancel()
     await connection.score(shard(1, 2), ShardTerms(50))
-    assert (replica.server.shards_in_hand, connection.shards_in_flight) == (0, 0)
+    assert (replica.server.shards_in_hand, connection.answers) == (0, {})
     connection.abort()
 
 
