@@ -54,7 +54,7 @@ class Backend(Protocol):
         ...
 
     async def metrics_text(self) -> bytes | None:
-        """All series of this node; see `reranker.node_metrics`. None: nothing is counted."""
+        """All series of this node; see `reranker.metrics`. None: nothing is counted."""
         ...
 
     async def load(self) -> JSON:

@@ -1,34 +1,32 @@
-"""The metrics of an engine, and the figures that an engine gives of itself for them."""
+"""The metrics of an engine, and the figures that it reports for them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prometheus_client import Counter, Histogram
-
-from reranker.node_metrics import gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """What vLLM, or what stands in for it, says of itself. The counted figures only rise, from its start on."""
+    """Figures of vLLM, or of its stand-in. Those counted since its start only rise."""
 
     running_pairs: int = 0
     waiting_pairs: int = 0
     preemptions: int = 0
     """Counted: pairs put back for want of memory."""
     queried_tokens: int = 0
-    """Counted: tokens of prompts that were looked up in the prefix cache."""
+    """Counted: tokens looked up in the prefix cache."""
     hit_tokens: int = 0
-    """Counted: those of them that were there."""
+    """Counted: those found there."""
     kv_usage: float = 0.0
     """Share of the KV cache that is in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine has done since its start, and has in it. Work is in tokens, as `Shard.work_tokens` counts it."""
+    """An engine's work since its start, and its queue; tokens as `Shard.work_tokens` counts them."""
 
     steps: int = 0
     busy_s: float = 0.0
@@ -49,39 +47,35 @@ STARTUP_CHECKS = Counter(
     "Start-up checks of loaded models: passed, off (configured so, or simulated), or the check that failed.",
     ("result",),
 )
-ENGINES = gauge("reranker_engines", "1 for each engine replica that reports.")
+ENGINES = Gauge("reranker_engines", "1 for each engine replica that reports.")
 STEPS = Counter("reranker_engine_steps_total", "Batches that engines computed.")
 BUSY_SECONDS = Counter("reranker_engine_busy_seconds_total", "Seconds in which engines had work.")
 PAIRS = Counter("reranker_engine_pairs_total", "Pairs that engines computed, whoever still waited for them.")
 TOKENS = Counter("reranker_engine_tokens_total", "Tokens of those pairs; the head once for each shard.")
-QUEUED_TOKENS = gauge("reranker_engine_queued_tokens", "Tokens that are in an engine, waiting or being computed.")
-QUEUED_PAIRS = gauge("reranker_engine_queued_pairs", "Pairs that are in an engine, waiting or being computed.")
+QUEUED_TOKENS = Gauge("reranker_engine_queued_tokens", "Tokens that are in an engine, waiting or being computed.")
+QUEUED_PAIRS = Gauge("reranker_engine_queued_pairs", "Pairs that are in an engine, waiting or being computed.")
 
-VLLM_RUNNING = gauge("reranker_vllm_requests_running", "Pairs in vLLM's running batches.")
-VLLM_WAITING = gauge("reranker_vllm_requests_waiting", "Pairs in vLLM's own queue; ours is in front of it.")
+VLLM_RUNNING = Gauge("reranker_vllm_requests_running", "Pairs in vLLM's running batches.")
+VLLM_WAITING = Gauge("reranker_vllm_requests_waiting", "Pairs in vLLM's own queue; ours is in front of it.")
 VLLM_PREEMPTIONS = Counter("reranker_vllm_preemptions_total", "Pairs that vLLM put back for want of KV cache.")
 VLLM_QUERIED_TOKENS = Counter(
     "reranker_vllm_prefix_cache_queried_tokens_total", "Tokens of prompts that vLLM looked up in its prefix cache."
 )
 VLLM_HIT_TOKENS = Counter("reranker_vllm_prefix_cache_hit_tokens_total", "Those of them that it found there.")
-VLLM_KV_USAGE = gauge("reranker_vllm_kv_cache_usage_ratio", "KV cache in use, from 0 to 1.")
+VLLM_KV_USAGE = Gauge("reranker_vllm_kv_cache_usage_ratio", "KV cache in use, from 0 to 1.")
 
 
 class EngineMetrics:
-    """Keeps the metrics of one engine up to what it last said."""
+    """Brings the metrics of one engine up to its last report."""
 
     def __init__(self, checks: Iterable[str]) -> None:
-        """Start with an engine that has done nothing.
-
-        Args:
-            checks: Names of the start-up checks: their series are there, and 0, from the start.
-        """
+        """Begin at 0, with a series for each start-up check of these names."""
         self._last = EngineStats()
         for result in ("passed", "off", *checks):
             STARTUP_CHECKS.labels(result)
 
     def update(self, now: EngineStats) -> None:
-        """Add what has been done since the last time, and set what there is now."""
+        """Add what is new since the last report, and set the gauges."""
         last, self._last = self._last, now
         for counter, new, old in (
             (STEPS, now.steps, last.steps),
