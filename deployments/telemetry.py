@@ -43,6 +43,7 @@ from reranker.record import CLIENT_GONE, Interval, ShardRecord, Timeline, reques
 from reranker.types import EngineScores, Shard, ShardTerms
 
 logger = logging.getLogger(__name__)
+_serve_logger = logging.getLogger("ray.serve")
 
 
 class ReplicaMetrics:
@@ -180,16 +181,13 @@ def _sentence(event: str, fields: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-SERVE = "ray.serve"
-
-
 class _ServeHandler(logging.Handler):
     """Hands a record on to Serve's logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not hasattr(record, "request_id") and (current := request_id.get()):
             record.request_id = current  # the name under which Serve's formatters look for one
-        logging.getLogger(SERVE).handle(record)
+        _serve_logger.handle(record)
 
 
 def join_serve() -> None:
@@ -197,7 +195,7 @@ def join_serve() -> None:
     for name in ("reranker", "deployments"):
         ours = logging.getLogger(name)
         ours.handlers = [_ServeHandler()]
-        ours.setLevel(logging.getLogger(SERVE).getEffectiveLevel())
+        ours.setLevel(_serve_logger.getEffectiveLevel())
         ours.propagate = False
 
 
