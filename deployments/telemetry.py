@@ -39,7 +39,7 @@ from deployments.http import VERSION
 from reranker.config import ObservabilityConfig, TracingConfig
 from reranker.errors import ConfigurationError
 from reranker.metrics import NODE_FOLDERS, join_node, metrics_of, node_registry
-from reranker.record import CLIENT_GONE, Interval, ShardRecord, Timeline, request_id
+from reranker.record import CLIENT_GONE, Interval, ShardRecord, RequestRecord, request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 
 logger = logging.getLogger(__name__)
@@ -106,21 +106,21 @@ class RequestLog:
     def __init__(self, config: ObservabilityConfig) -> None:
         self._slow_s = config.slow_request_s
 
-    def __call__(self, timeline: Timeline) -> None:
+    def __call__(self, record: RequestRecord) -> None:
         """Log a request, if there is a reason."""
-        if timeline.path in _PROBES:
+        if record.path in _PROBES:
             return
-        if timeline.status == CLIENT_GONE:
+        if record.status == CLIENT_GONE:
             event, level = "abandoned", logging.INFO
-        elif timeline.status >= 500:
+        elif record.status >= 500:
             event, level = "failed", logging.ERROR
-        elif timeline.status >= 400:
+        elif record.status >= 400:
             event, level = "refused", logging.INFO
-        elif self._slow_s is not None and timeline.total_s >= self._slow_s:
+        elif self._slow_s is not None and record.total_s >= self._slow_s:
             event, level = "slow", logging.WARNING
         else:
             return
-        fields = _fields(timeline)
+        fields = _fields(record)
         logger.log(level, "%s", _sentence(event, fields), extra={"event": f"request_{event}", **fields})
 
 
@@ -128,26 +128,26 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1e3, 1)
 
 
-def _fields(timeline: Timeline) -> dict[str, Any]:
+def _fields(record: RequestRecord) -> dict[str, Any]:
     """A request for JSON, without what is empty, 0 or not known."""
     fields = {
-        "request_id": timeline.request_id,
-        "trace_id": timeline.trace_id,
-        "status": timeline.status,
-        "error": timeline.error,
-        "method": timeline.method,
+        "request_id": record.request_id,
+        "trace_id": record.trace_id,
+        "status": record.status,
+        "error": record.error,
+        "method": record.method,
         # The client chose it: no control characters into a log.
-        "path": "".join(one if one.isprintable() else "?" for one in timeline.path[:200]),
-        "caller": timeline.caller,
-        "dialect": timeline.dialect,
-        "priority": timeline.priority,
-        "body_bytes": timeline.body_bytes,
-        "lists": timeline.lists,
-        "documents": timeline.documents,
-        "prompt_tokens": timeline.prompt_tokens,
-        "pairs": timeline.pairs,
-        "work_tokens": sum(one.tokens for one in timeline.shards),
-        "shard_count": len(timeline.shards),
+        "path": "".join(one if one.isprintable() else "?" for one in record.path[:200]),
+        "caller": record.caller,
+        "dialect": record.dialect,
+        "priority": record.priority,
+        "body_bytes": record.body_bytes,
+        "lists": record.lists,
+        "documents": record.documents,
+        "prompt_tokens": record.prompt_tokens,
+        "pairs": record.pairs,
+        "work_tokens": sum(one.tokens for one in record.shards),
+        "shard_count": len(record.shards),
         "shards": [
             {
                 "pairs": one.pairs,
@@ -157,12 +157,12 @@ def _fields(timeline: Timeline) -> dict[str, Any]:
                 "total_ms": _ms(one.total_s),
                 "attempts": [f"{a.replica or '?'} {a.outcome}{' (hedge)' if a.hedge else ''}" for a in one.attempts],
             }
-            for one in sorted(timeline.shards, key=lambda one: -one.total_s)[:_MAX_SHARDS]
+            for one in sorted(record.shards, key=lambda one: -one.total_s)[:_MAX_SHARDS]
         ],
     }
     fields = {name: value for name, value in fields.items() if value}
-    stages = {stage: _ms(took_s) for stage, took_s in timeline.stages_s().items()}
-    return fields | {"total_ms": _ms(timeline.total_s), "stages_ms": stages}
+    stages = {stage: _ms(took_s) for stage, took_s in record.stages_s().items()}
+    return fields | {"total_ms": _ms(record.total_s), "stages_ms": stages}
 
 
 def _sentence(event: str, fields: dict[str, Any]) -> str:
@@ -249,41 +249,41 @@ class Tracer:
         provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("reranker", VERSION)
 
-    def __call__(self, timeline: Timeline) -> None:
+    def __call__(self, record: RequestRecord) -> None:
         """Make the spans of a request, if its caller or chance says so."""
-        if timeline.method != "POST":
+        if record.method != "POST":
             return
-        headers = {"traceparent": timeline.traceparent, "tracestate": timeline.tracestate}
+        headers = {"traceparent": record.traceparent, "tracestate": record.tracestate}
         caller = TraceContextTextMapPropagator().extract(headers)
-        timeline.trace_id = _trace_id(get_current_span(caller))  # the caller's, even if nothing is exported
+        record.trace_id = _trace_id(get_current_span(caller))  # the caller's, even if nothing is exported
         if self._exporter is None:
             return
-        route = timeline.path if timeline.status != 404 else ""
-        start_ns = _unix_ns(timeline, timeline.began_s)
+        route = record.path if record.status != 404 else ""
+        start_ns = _unix_ns(record, record.began_s)
         root = self._tracer.start_span(f"POST {route}".rstrip(), caller, SpanKind.SERVER, start_time=start_ns)
         if not root.is_recording():
             return
-        timeline.trace_id = _trace_id(root)
+        record.trace_id = _trace_id(root)
         names = "request_id", "caller", "dialect", "priority", "lists", "documents", "prompt_tokens", "replicas"
         # Sizes, names and codes: of a client's text the request's id alone.
-        attributes: dict[str, str | int] = {f"reranker.{name}": getattr(timeline, name) for name in names} | {
-            "http.request.method": timeline.method,
-            "http.request.body.size": timeline.body_bytes,
-            "http.response.status_code": timeline.status,
+        attributes: dict[str, str | int] = {f"reranker.{name}": getattr(record, name) for name in names} | {
+            "http.request.method": record.method,
+            "http.request.body.size": record.body_bytes,
+            "http.response.status_code": record.status,
             "http.route": route,
-            "error.type": timeline.error,
-            "reranker.cached_documents": sum(one.cached_documents for one in timeline.rankings),
-            "reranker.truncated_documents": sum(one.truncated_documents for one in timeline.rankings),
-            "reranker.shards": len(timeline.shards),
+            "error.type": record.error,
+            "reranker.cached_documents": sum(one.cached_documents for one in record.rankings),
+            "reranker.truncated_documents": sum(one.truncated_documents for one in record.rankings),
+            "reranker.shards": len(record.shards),
         }
         root.set_attributes({name: value for name, value in attributes.items() if value != ""})
-        if timeline.error:
-            root.set_status(StatusCode.ERROR, timeline.error)
-        for interval in timeline.intervals[:_MAX_SPANS]:
-            self._interval(root, interval, timeline)
-        for shard in timeline.shards[:_MAX_SPANS]:
-            self._shard(root, shard, timeline)
-        root.end(_unix_ns(timeline, timeline.began_s + timeline.total_s))
+        if record.error:
+            root.set_status(StatusCode.ERROR, record.error)
+        for interval in record.intervals[:_MAX_SPANS]:
+            self._interval(root, interval, record)
+        for shard in record.shards[:_MAX_SPANS]:
+            self._shard(root, shard, record)
+        root.end(_unix_ns(record, record.began_s + record.total_s))
 
     async def aclose(self) -> None:
         """Send what is left, for a few seconds at most."""
@@ -295,7 +295,7 @@ class Tracer:
             self._exporter.shutdown()  # it gives up then
             await sending
 
-    def _shard(self, root: Span, shard: ShardRecord, timeline: Timeline) -> None:
+    def _shard(self, root: Span, shard: ShardRecord, record: RequestRecord) -> None:
         about: dict[str, str | int] = {
             "reranker.replica": shard.replica,
             "reranker.pairs": shard.pairs,
@@ -303,20 +303,20 @@ class Tracer:
             "reranker.documents": len(shard.documents),
             "reranker.attempts": len(shard.attempts),
         }
-        start_ns = _unix_ns(timeline, shard.sent_s)
+        start_ns = _unix_ns(record, shard.sent_s)
         span = self._tracer.start_span("shard", set_span_in_context(root), SpanKind.CLIENT, about, start_time=start_ns)
         if len(shard.attempts) > 1 or shard.answer is None:
             for attempt in shard.attempts:
                 about = {"reranker.replica": attempt.replica, "reranker.hedge": attempt.hedge}
-                span.add_event(attempt.outcome, about, _unix_ns(timeline, attempt.ended_s or attempt.sent_s))
+                span.add_event(attempt.outcome, about, _unix_ns(record, attempt.ended_s or attempt.sent_s))
         if shard.answer is None:
             span.set_status(StatusCode.ERROR, shard.attempts[-1].outcome if shard.attempts else "not sent")
         for interval in shard.intervals():
-            self._interval(span, interval, timeline)
-        span.end(_unix_ns(timeline, shard.sent_s + shard.total_s))
+            self._interval(span, interval, record)
+        span.end(_unix_ns(record, shard.sent_s + shard.total_s))
 
-    def _interval(self, parent: Span, interval: Interval, timeline: Timeline) -> None:
-        start_ns, end_ns = (_unix_ns(timeline, seconds) for seconds in (interval.began_s, interval.ended_s))
+    def _interval(self, parent: Span, interval: Interval, record: RequestRecord) -> None:
+        start_ns, end_ns = (_unix_ns(record, seconds) for seconds in (interval.began_s, interval.ended_s))
         self._tracer.start_span(interval.stage, set_span_in_context(parent), start_time=start_ns).end(end_ns)
 
 
@@ -343,9 +343,9 @@ def _trace_id(span: Span) -> str:
     return f"{trace_id:032x}" if trace_id else ""
 
 
-def _unix_ns(timeline: Timeline, seconds: float) -> int:
-    """A moment of the timeline's clock, on the clock of spans."""
-    return timeline.began_unix_ns + round((seconds - timeline.began_s) * 1e9)
+def _unix_ns(record: RequestRecord, seconds: float) -> int:
+    """A moment of the record's clock, on the clock of spans."""
+    return record.began_unix_ns + round((seconds - record.began_s) * 1e9)
 
 
 def _exporter(config: TracingConfig) -> SpanExporter | None:

@@ -34,7 +34,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from reranker import errors
-from reranker.record import STAGES, Timeline
+from reranker.record import STAGES, RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -139,45 +139,45 @@ _RESULTS = {result: REQUEST_SECONDS.labels(result) for result in ("answered", "r
 _REASONS = {reason: ADMISSION_REFUSALS.labels(reason) for reason in dict.fromkeys(_REFUSALS.values())}
 
 
-def count_request(timeline: Timeline, ranking_paths: Collection[str]) -> None:
+def count_request(record: RequestRecord, ranking_paths: Collection[str]) -> None:
     """Count a request whose status is known, before its answer goes out. Blocks for some 50 µs.
 
     Args:
-        timeline: The request's.
+        record: The request's.
         ranking_paths: A POST on another path counts as an HTTP answer only.
     """
-    ranks = timeline.path in ranking_paths
-    path = timeline.path if ranks or timeline.path in _OTHER_PATHS else "other"
-    HTTP_RESPONSES.labels(path, str(timeline.status)).inc()
-    if not ranks or timeline.method != "POST":
+    ranks = record.path in ranking_paths
+    path = record.path if ranks or record.path in _OTHER_PATHS else "other"
+    HTTP_RESPONSES.labels(path, str(record.status)).inc()
+    if not ranks or record.method != "POST":
         return
-    REQUESTS.labels(timeline.dialect or "unknown", _outcome(timeline)).inc()
-    result = "answered" if timeline.status < 300 else "refused" if timeline.status < 500 else "failed"
-    _RESULTS[result].observe(timeline.total_s)
-    _count_shards(timeline)
-    if timeline.error in _REFUSALS:
-        _REASONS[_REFUSALS[timeline.error]].inc()
-    if timeline.rankings and timeline.status < 300:
-        _count_rankings(timeline)
+    REQUESTS.labels(record.dialect or "unknown", _outcome(record)).inc()
+    result = "answered" if record.status < 300 else "refused" if record.status < 500 else "failed"
+    _RESULTS[result].observe(record.total_s)
+    _count_shards(record)
+    if record.error in _REFUSALS:
+        _REASONS[_REFUSALS[record.error]].inc()
+    if record.rankings and record.status < 300:
+        _count_rankings(record)
 
 
-def _outcome(timeline: Timeline) -> str:
-    if timeline.error:
-        return timeline.error
-    if timeline.status >= 300:
+def _outcome(record: RequestRecord) -> str:
+    if record.error:
+        return record.error
+    if record.status >= 300:
         return "other"
-    return "partial" if any(ranking.unscored for ranking in timeline.rankings) else "answered"
+    return "partial" if any(ranking.unscored for ranking in record.rankings) else "answered"
 
 
-def _count_rankings(timeline: Timeline) -> None:
-    REQUEST_DOCUMENTS.observe(timeline.documents)
-    REQUEST_TOKENS.observe(timeline.prompt_tokens)
-    for stage, took_s in timeline.stages_s().items():
+def _count_rankings(record: RequestRecord) -> None:
+    REQUEST_DOCUMENTS.observe(record.documents)
+    REQUEST_TOKENS.observe(record.prompt_tokens)
+    for stage, took_s in record.stages_s().items():
         _STAGES[stage].observe(took_s)
-    rankings = timeline.rankings
+    rankings = record.rankings
     _add(
-        (DOCUMENTS, timeline.documents),
-        (PROMPT_TOKENS, timeline.prompt_tokens),
+        (DOCUMENTS, record.documents),
+        (PROMPT_TOKENS, record.prompt_tokens),
         (TRUNCATED_DOCUMENTS, sum(one.truncated_documents for one in rankings)),
         (WINDOWED_DOCUMENTS, sum(one.windowed_documents for one in rankings)),
         (EXCLUDED_DOCUMENTS, sum(len(one.excluded) for one in rankings)),
@@ -189,20 +189,20 @@ def _count_rankings(timeline: Timeline) -> None:
     )
 
 
-def _count_shards(timeline: Timeline) -> None:
+def _count_shards(record: RequestRecord) -> None:
     """Count also those of failed requests: what became of them is why."""
-    answered = [one for one in timeline.shards if one.answer is not None]
+    answered = [one for one in record.shards if one.answer is not None]
     _add(
         (SCORED_PAIRS, sum(one.pairs for one in answered)),
         (SCORED_TOKENS, sum(one.tokens for one in answered)),
-        (RETRIED_SHARDS, timeline.retries),
-        (HEDGED_SHARDS, timeline.hedges),
-        (DROPPED_SHARDS, sum(a.outcome == "dropped" for one in timeline.shards for a in one.attempts)),
+        (RETRIED_SHARDS, record.retries),
+        (HEDGED_SHARDS, record.hedges),
+        (DROPPED_SHARDS, sum(a.outcome == "dropped" for one in record.shards for a in one.attempts)),
     )
     if not answered:
         return
     REQUEST_SHARDS.observe(len(answered))
-    REQUEST_REPLICAS.observe(timeline.replicas)
+    REQUEST_REPLICAS.observe(record.replicas)
     if len(answered) > 1:
         took_s = [one.total_s for one in answered]
         SLOWEST_SHARD.observe(max(took_s) / max(statistics.median(took_s), 1e-6))
