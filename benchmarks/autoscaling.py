@@ -206,7 +206,6 @@ def tabulate() -> None:
 
 
 def main() -> None:
-    """Run policies, print the table, or draw."""
     parser = results.parser(__doc__)
     parser.add_argument("--policy", choices=POLICIES, nargs="+", default=())
     parser.add_argument("--lists", choices=SIZES, default="equal")

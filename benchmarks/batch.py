@@ -183,7 +183,6 @@ def measured(command: list[str], out: Path, pairs: Path, model: str, rounds: int
 
 
 def main() -> None:
-    """Measure, or kill."""
     parser = results.parser(__doc__)
     parser.add_argument("--shape", choices=models.SHAPE_NAMES, default="demo")
     parser.add_argument("--pairs", type=int, default=100_000)

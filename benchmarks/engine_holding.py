@@ -41,7 +41,6 @@ class AsyncLlmHolding:
         self._requests = 0
 
     async def score(self, shard: Shard) -> FloatArray:
-        """Score a shard; see `Engine.score`."""
         from vllm import PoolingParams
 
         parameters = PoolingParams(task="classify", use_activation=False)
@@ -83,7 +82,6 @@ async def measure(engine: Any) -> dict[str, float]:
 
 
 def measured(holding: str, folder: Path) -> dict[str, float]:
-    """Measure one holding in this process."""
     model, config = find_checkpoint(ModelConfig(name=str(folder))), EngineConfig(device="cpu")
 
     async def go() -> dict[str, float]:
@@ -101,7 +99,6 @@ def measured(holding: str, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Alternate the holdings and print a table."""
     parser = results.parser(__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="nano")
     parser.add_argument("--rounds", type=int, default=3)

@@ -103,7 +103,6 @@ def costs(found: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure, print, and write."""
     parser = results.parser(__doc__)
     parser.add_argument("--starts", type=int, default=4, help="of all services anew")
     parser.add_argument("--rounds", type=int, default=12, help="in each start")

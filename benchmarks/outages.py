@@ -72,7 +72,6 @@ SETUPS = {
 
 
 def _broken(setup: Setup, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Configurations that must not take over."""
     for name, change in (
         ("import error", {"import_path": "deployments.app:no_such_application"}),
         ("unknown key", {"args": {"engine": {"max_batch_token": 1}}}),
@@ -139,7 +138,6 @@ class Outage:
             await asyncio.sleep(0.5)
 
     def engines(self) -> set[int]:
-        """Process ids of the engines."""
         return {process.pid for process in self.service.processes(ENGINE)}
 
 
@@ -180,10 +178,7 @@ async def _deployments(outage: Outage, setup: Setup, folder: Path, found: dict[s
             "engines_kept": f"{len(before & outage.engines())} of {len(before)}",
         }
 
-    for name, config in (
-        ("deploy a change", setup.configuration(50_000)),
-        *_broken(setup, folder),
-    ):
+    for name, config in (("deploy a change", setup.configuration(50_000)), *_broken(setup, folder)):
         say(name)
         found[name] = await deploy(config)
         say(f"{name}: {found[name]}")
@@ -208,7 +203,6 @@ async def _play(service: Server, setup: Setup, token: str, found: dict[str, Any]
 
 
 def main() -> None:
-    """Run all, or some; and write what was found."""
     parser = results.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=SETUPS, default=list(SETUPS))
     asked = parser.parse_args()

@@ -64,7 +64,6 @@ class Check:
         return self.figure <= self.limit if self.relation == "<=" else self.figure >= self.limit
 
     def as_json(self) -> dict[str, Any]:
-        """All fields, and the verdict."""
         return asdict(self) | {"held": self.held}
 
     def __str__(self) -> str:
@@ -89,7 +88,6 @@ class Result:
 
     @property
     def held(self) -> bool:
-        """Whether every limit held."""
         return all(one.held for one in self.checks)
 
     def write(self, path: Path, name: str, **run: Any) -> None:
@@ -202,7 +200,6 @@ def _cpu() -> str:
 
 
 def version(package: str) -> str | None:
-    """Version of an installed distribution."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -221,7 +218,6 @@ class GpuUse:
     """Samples how busy the GPUs are; use as a context. Without any it does nothing."""
 
     def __init__(self) -> None:
-        """Begin with the context, not now."""
         self.busy: float | None = None
         """Share of the time in which a kernel ran, mean of the GPUs; None: nothing was sampled."""
         self._process: subprocess.Popen[str] | None = None

@@ -39,7 +39,7 @@ from deployments.http import VERSION
 from reranker.config import ObservabilityConfig, TracingConfig
 from reranker.errors import ConfigurationError
 from reranker.metrics import NODE_FOLDERS, join_node, metrics_of, node_registry
-from reranker.record import CLIENT_GONE, Interval, ShardRecord, RequestRecord, request_id
+from reranker.record import CLIENT_GONE, Interval, RequestRecord, ShardRecord, request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 
 logger = logging.getLogger(__name__)

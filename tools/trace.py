@@ -42,7 +42,6 @@ def _ms(time: str) -> float:
 
 
 def main() -> None:
-    """Draw one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("request_id", nargs="?", help="default: the last request's")

@@ -71,7 +71,6 @@ def cross_encoder_scorer(folder: str, dtype: str) -> Scorer:
 
 
 def application(score: Scorer) -> web.Application:
-    """POST /rerank and GET /health."""
     thread = ThreadPoolExecutor(1)
 
     async def rerank(request: web.Request) -> web.Response:
@@ -99,7 +98,6 @@ def serve_config(path: Path, port: int) -> int:
 
 
 def main() -> int:
-    """Serve until asked to stop."""
     options = parser(__doc__)
     options.add_argument("kind", choices=("transformers", "cross-encoder", "serve-config"))
     options.add_argument("path", type=Path)

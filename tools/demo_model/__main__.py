@@ -64,7 +64,6 @@ _FITTED_QUESTIONS = 250  # per language
 
 
 def build(folder: Path, calibration: layers.Calibration) -> None:
-    """Write the built files into `folder`."""
     trained = Tokenizer.from_file(str(checkpoint.MODEL_FOLDER / "tokenizer.json"))
     weights = frequencies.token_weights(trained, frequencies.read_rates(checkpoint.FREQUENCIES, trained))
     embedding, square = embeddings.embed(trained, weights, read_list(checkpoint.INPUTS / "synonyms.txt"))
@@ -112,13 +111,11 @@ def fingerprint(paths: Sequence[Path] = _MEASURED) -> str:
 
 
 def is_stale(card: str) -> bool:
-    """Say whether the card's table was made from other files than the committed ones."""
     found = _TABLE.search(card)
     return found is None or found[1] != fingerprint()
 
 
 def write_quality() -> None:
-    """Measure, and write the card's table."""
     torch.set_num_threads(1)  # the model is too small to gain from more
     lines = []
     for line in table(read_test_sets(), Scorer()):
@@ -164,7 +161,6 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 
 
 def write_tokenizer(data: Path) -> None:
-    """Train the tokenizer and count its document frequencies."""
     texts = gather(data)
     trained = tokenizer.train_tokenizer(training_texts(texts))
     plain = tokenizer.without_control_tokens(trained)
