@@ -112,11 +112,11 @@ class Outage:
             await asyncio.sleep(max(0.0, started_s + number / RATE_PER_S - time.perf_counter()))
         answers = await asyncio.gather(*tasks)
         failed = [one for one in answers if not one.ok]
-        kinds = Counter(str(one.status) if one.status else re.sub(r"\(.*", "", one.body.decode()) for one in failed)
+        reasons = Counter(str(one.status) if one.status else re.sub(r"\(.*", "", one.body.decode()) for one in failed)
         found = {
             "lists": len(answers),
             "failed": len(failed),
-            "as": dict(kinds),
+            "as": dict(reasons),
             "failed_were_sent_from_to_s": _span([one.sent_s - began_s for one in failed]),
             "slowest_ranked_s": round(max((one.took_s for one in answers if one.ok), default=0.0), 2),
         }
@@ -205,9 +205,9 @@ async def _play(service: Server, setup: Setup, token: str, found: dict[str, Any]
 def main() -> None:
     parser = results.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=SETUPS, default=list(SETUPS))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ["RAY_AUTH_TOKEN"] = token = secrets.token_hex()
-    for name in asked.only:
+    for name in arguments.only:
         setup, found = SETUPS[name], dict[str, Any]()
         with running(setup.configuration(), setup.engines, count=False) as service:
             asyncio.run(_play(service, setup, token, found))

@@ -108,15 +108,15 @@ def run_experiments(
     options.add_argument("--only", nargs="+", choices=experiments, default=list(experiments), metavar="NAME")
     options.add_argument("--quick", action="store_true", help="few repetitions: to see whether it runs")
     options.add_argument("--out", type=Path, help=f"(benchmarks/results/{file}; --quick: build/bench/{file})")
-    asked = options.parse_args()
-    path = asked.out or (SCRATCH if asked.quick else RESULTS) / file
+    arguments = options.parse_args()
+    path = arguments.out or (SCRATCH if arguments.quick else RESULTS) / file
     found = []
-    for name in asked.only:
+    for name in arguments.only:
         say(f"--- {name}")
         started_s = time.monotonic()
-        found.append(experiments[name](asked.quick))
+        found.append(experiments[name](arguments.quick))
         # Now: the next may fail.
-        found[-1].write(path, name, quick=asked.quick, took_s=round(time.monotonic() - started_s))
+        found[-1].write(path, name, quick=arguments.quick, took_s=round(time.monotonic() - started_s))
     done(path)
     say("\n".join(["", *(f"{check}" for result in found for check in result.checks), f"wrote {path}"]))
     return 0 if all(result.held for result in found) else 1

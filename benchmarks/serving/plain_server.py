@@ -103,11 +103,11 @@ def main() -> int:
     options.add_argument("path", type=Path)
     options.add_argument("--port", type=int, required=True)
     options.add_argument("--dtype", default="auto")
-    asked = options.parse_args()
-    if asked.kind == "serve-config":
-        return serve_config(asked.path, asked.port)
-    make = transformers_scorer if asked.kind == "transformers" else cross_encoder_scorer
-    web.run_app(application(make(str(asked.path), asked.dtype)), host="127.0.0.1", port=asked.port, print=None)
+    args = options.parse_args()
+    if args.kind == "serve-config":
+        return serve_config(args.path, args.port)
+    make = transformers_scorer if args.kind == "transformers" else cross_encoder_scorer
+    web.run_app(application(make(str(args.path), args.dtype)), host="127.0.0.1", port=args.port, print=None)
     return 0
 
 

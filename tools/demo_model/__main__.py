@@ -220,12 +220,12 @@ def main() -> int:
     commands.add_parser("adapter").add_argument("folder", type=Path)
     for name in ("tokenizer", "heldout", "calibration"):
         commands.add_parser(name).add_argument("--data", type=Path, default=Path("../shared/data"), help="of MedQuAD")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     stale: list[str] = []
-    match asked.command:
-        case "build" if asked.check:
+    match arguments.command:
+        case "build" if arguments.check:
             stale = stale_files()
-        case "quality" if asked.check:
+        case "quality" if arguments.check:
             stale = [f"the quality table of {CARD.name}"] if is_stale(CARD.read_text(encoding="utf-8")) else []
         case "build":
             build(checkpoint.MODEL_FOLDER, layers.read_calibration())
@@ -235,16 +235,16 @@ def main() -> int:
             for test in read_test_sets():
                 write_judged(test, JUDGED / test.name.replace(", ", "-").replace(" ", "-"))
         case "adapter":
-            adapter.write(asked.folder)
+            adapter.write(arguments.folder)
         case "tokenizer":
-            write_tokenizer(asked.data)
+            write_tokenizer(arguments.data)
         case "heldout":
-            rows = (row for language in COLLECTIONS for row in held_out_rows(asked.data, language))
+            rows = (row for language in COLLECTIONS for row in held_out_rows(arguments.data, language))
             _write(checkpoint.HELD_OUT, map(_json, rows))
         case "calibration":
-            write_calibration(asked.data)
+            write_calibration(arguments.data)
     for name in stale:
-        print(f"stale: {name} of reranker/model/demo_model; run python -m tools.demo_model {asked.command}")
+        print(f"stale: {name} of reranker/model/demo_model; run python -m tools.demo_model {arguments.command}")
     return 1 if stale else 0
 
 
