@@ -154,7 +154,8 @@ def count_request(record: RequestRecord, ranking_paths: Collection[str]) -> None
     REQUESTS.labels(record.dialect or "unknown", _outcome(record)).inc()
     result = "answered" if record.status < 300 else "refused" if record.status < 500 else "failed"
     _RESULTS[result].observe(record.total_s)
-    _count_shards(record)
+    if record.shards:
+        _count_shards(record)
     if record.error in _REFUSALS:
         _REASONS[_REFUSALS[record.error]].inc()
     if record.rankings and record.status < 300:
@@ -174,19 +175,19 @@ def _count_rankings(record: RequestRecord) -> None:
     REQUEST_TOKENS.observe(record.prompt_tokens)
     for stage, took_s in record.stages_s().items():
         _STAGES[stage].observe(took_s)
-    rankings = record.rankings
-    _add(
-        (DOCUMENTS, record.documents),
-        (PROMPT_TOKENS, record.prompt_tokens),
-        (TRUNCATED_DOCUMENTS, sum(one.truncated_documents for one in rankings)),
-        (WINDOWED_DOCUMENTS, sum(one.windowed_documents for one in rankings)),
-        (EXCLUDED_DOCUMENTS, sum(len(one.excluded) for one in rankings)),
-        (UNSCORED_DOCUMENTS, sum(len(one.unscored) for one in rankings)),
-        (DEDUPLICATED_PAIRS, sum(one.deduplicated_pairs for one in rankings)),
-        (CACHE_HITS, sum(one.cached_documents for one in rankings)),
-        (CACHE_MISSES, sum(one.missed_documents for one in rankings)),
-        (CACHE_COALESCED, sum(one.coalesced_documents for one in rankings)),
-    )
+    DOCUMENTS.inc(record.documents)
+    PROMPT_TOKENS.inc(record.prompt_tokens)
+    for one in record.rankings:
+        _add(
+            (TRUNCATED_DOCUMENTS, one.truncated_documents),
+            (WINDOWED_DOCUMENTS, one.windowed_documents),
+            (EXCLUDED_DOCUMENTS, len(one.excluded)),
+            (UNSCORED_DOCUMENTS, len(one.unscored)),
+            (DEDUPLICATED_PAIRS, one.deduplicated_pairs),
+            (CACHE_HITS, one.cached_documents),
+            (CACHE_MISSES, one.missed_documents),
+            (CACHE_COALESCED, one.coalesced_documents),
+        )
 
 
 def _count_shards(record: RequestRecord) -> None:
