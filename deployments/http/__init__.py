@@ -49,12 +49,7 @@ class Backend(Protocol):
         """What each replica that is starting does, and for how many seconds."""
 
     async def metrics_text(self) -> bytes | None:
-<<<<<<< HEAD
-        """All series of this node; see `reranker.metrics`. None: nothing is counted."""
-        ...
-=======
         """All series of this node. None: nothing is counted."""
->>>>>>> main
 
     async def load(self) -> JSON:
         """What is in flight."""
