@@ -15,7 +15,7 @@ import ray
 from ray import serve
 
 from deployments.loading import Loading
-from deployments.telemetry import ReplicaMetrics, join_serve, tell_of_shard
+from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
 from reranker.engine.loop import Engine
@@ -70,7 +70,7 @@ class EngineReplica:
         except EngineFailedError:
             self._end()
         else:
-            tell_of_shard(shard, terms, scores, self._slow_s)
+            log_shard(shard, terms, scores, self._slow_s)
         finally:
             self._in_hand[terms.sender] -= shard.work_tokens
         return ShardScores(scores, self._name, self._load(), self._model)

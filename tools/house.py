@@ -17,7 +17,6 @@ _ROW = re.compile(r"^\|[^|]+\| *`([^`:]+):([\w.]+)`", re.MULTILINE)
 
 
 def lines_of(*packages: str, root: Path = ROOT) -> dict[str, int]:
-    """Lines of each Python file."""
     paths = [path for package in packages for path in sorted((root / package).rglob("*.py"))]
     return {str(path.relative_to(root)): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
 
