@@ -31,7 +31,7 @@ from deployments.loading import replicas_loading
 from deployments.telemetry import ReplicaMetrics, RequestLog, join_serve
 from deployments.tracing import Tracer
 from reranker import metrics
-from reranker.cache.lookup import Statistics
+from reranker.cache import Statistics
 from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
