@@ -1,43 +1,16 @@
-"""The metrics of an engine, and the figures that an engine gives of itself for them."""
+"""The metrics of an engine, and the figures they are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import TypeAlias
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from reranker.node_metrics import gauge
 
-
-@dataclass(frozen=True, slots=True)
-class BackendStats:
-    """What vLLM, or what stands in for it, says of itself. The counted figures only rise, from its start on."""
-
-    running_pairs: int = 0
-    waiting_pairs: int = 0
-    preemptions: int = 0
-    """Counted: pairs put back for want of memory."""
-    queried_tokens: int = 0
-    """Counted: tokens of prompts that were looked up in the prefix cache."""
-    hit_tokens: int = 0
-    """Counted: those of them that were there."""
-    kv_usage: float = 0.0
-    """Share of the KV cache that is in use."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """What an engine has done since its start, and has in it. Work is in tokens, as `Shard.work_tokens` counts it."""
-
-    steps: int = 0
-    busy_s: float = 0.0
-    pairs: int = 0
-    tokens: int = 0
-    queued_pairs: int = 0
-    queued_tokens: int = 0
-    backend: BackendStats = BackendStats()
-
+EngineStats: TypeAlias = dict[Counter | Gauge, float]
+"""Figures of an engine. A counter's is its total since the engine's start."""
 
 LOAD_SECONDS = Histogram(
     "reranker_engine_load_seconds",
@@ -68,37 +41,19 @@ VLLM_KV_USAGE = gauge("reranker_vllm_kv_cache_usage_ratio", "KV cache in use, fr
 
 
 class EngineMetrics:
-    """Keeps the metrics of one engine up to what it last said."""
+    """Follows the figures of one engine."""
 
     def __init__(self, checks: Iterable[str]) -> None:
-        """Start with an engine that has done nothing.
-
-        Args:
-            checks: Names of the start-up checks: their series are there, and 0, from the start.
-        """
-        self._last = EngineStats()
+        """Start the series of the named start-up checks at 0."""
+        self._last: EngineStats = {}
         for result in ("passed", "off", *checks):
             STARTUP_CHECKS.labels(result)
 
     def update(self, now: EngineStats) -> None:
-        """Add what has been done since the last time, and set what there is now."""
-        last, self._last = self._last, now
-        for counter, new, old in (
-            (STEPS, now.steps, last.steps),
-            (BUSY_SECONDS, now.busy_s, last.busy_s),
-            (PAIRS, now.pairs, last.pairs),
-            (TOKENS, now.tokens, last.tokens),
-            (VLLM_PREEMPTIONS, now.backend.preemptions, last.backend.preemptions),
-            (VLLM_QUERIED_TOKENS, now.backend.queried_tokens, last.backend.queried_tokens),
-            (VLLM_HIT_TOKENS, now.backend.hit_tokens, last.backend.hit_tokens),
-        ):
-            counter.inc(new - old)
-        for one, value in (
-            (ENGINES, 1),
-            (QUEUED_TOKENS, now.queued_tokens),
-            (QUEUED_PAIRS, now.queued_pairs),
-            (VLLM_RUNNING, now.backend.running_pairs),
-            (VLLM_WAITING, now.backend.waiting_pairs),
-            (VLLM_KV_USAGE, now.backend.kv_usage),
-        ):
-            one.set(value)
+        """Add the work since the last update to the counters, and set the gauges."""
+        for metric, value in now.items():
+            if isinstance(metric, Counter):
+                metric.inc(value - self._last.get(metric, 0))
+            else:
+                metric.set(value)
+        self._last = now
