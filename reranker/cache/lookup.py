@@ -138,13 +138,7 @@ class Lookup:
         self.missed = len(self.to_score) if self._stores else 0
 
     def keep(self, places: Sequence[int], entries: Sequence[Entry | None], models: frozenset[str]) -> None:
-        """Take in what was scored.
-
-        Args:
-            places: Scored together.
-            entries: None: not scored.
-            models: Identities of the engines that did it.
-        """
+        """Take in what was scored, by engines of these identities. None: not scored."""
         by_key = self._set({place: entry for place, entry in zip(places, entries, strict=True) if entry is not None})
         if models == {self.model} and by_key:
             for store in self._write_to:
@@ -152,11 +146,7 @@ class Lookup:
             self._flights.land(by_key)
 
     async def others(self) -> list[int]:
-        """Wait for what other lists are having scored.
-
-        Returns:
-            Places that they gave up and that this list is to score. Empty: nothing is left to wait for.
-        """
+        """Wait for other lists; give the places that they gave up, for this list to score. Empty: nothing is left."""
         while self._awaited:
             flight = next(iter(self._awaited))
             await flight.ended.wait()

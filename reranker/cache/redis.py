@@ -93,25 +93,18 @@ def read_secret(file: Path | None, name: str, otherwise: str | None) -> str | No
 
 
 class RedisLink:
-    """A Redis that may be away at any moment.
+    """A Redis that may be away at any moment, and the only owner of its client.
 
     A call has a time budget. After a few failures in a row there are no calls until Redis answers a ping in the
     background; no request waits for that. To be used from one event loop.
     """
 
     def __init__(self, client: RedisClient, budget_s: float, purpose: str) -> None:
-        """Call nothing yet.
-
-        Args:
-            client: Closed with this link.
-            budget_s: Seconds a call may take.
-            purpose: Begins the lines of the log.
-        """
         self.client = client
         self.reachable = False
         self.slots = asyncio.Semaphore(_MAX_CONNECTIONS)
         """One for each connection, as redis-py's pools do not wait for a free one."""
-        self._budget_s, self._purpose = budget_s, purpose
+        self._budget_s, self._purpose = budget_s, purpose  # the purpose begins each line of the log
         self._failures = 0
         self._down = False  # and the log says so
         self._pings: asyncio.Task[None] | None = None

@@ -24,18 +24,11 @@ _LONG_CHARACTERS = 200_000
 
 
 class ScoreCache:
-    """Remembers scores. To be used from one event loop."""
+    """Scores in this ingress replica's memory, and those it shares with others. To be used from one event loop."""
 
     def __init__(
         self, memory: MemoryStore | None = None, shared: RedisStore | None = None, secret: bytes = b""
     ) -> None:
-        """Start with nothing in flight.
-
-        Args:
-            memory: This ingress replica's own.
-            shared: With the other ingress replicas.
-            secret: See `document_keys`.
-        """
         self._memory, self._shared = memory, shared
         self._stores: list[Store] = [store for store in (memory, shared) if store is not None]
         self._counts = Counter(hits=0, misses=0, coalesced=0)
@@ -68,11 +61,7 @@ class ScoreCache:
     ) -> AsyncIterator[Lookup]:
         """Find what is known of a list, and take upon it what is not, for as long as the block lasts.
 
-        Args:
-            terms: The list's.
-            documents: Its documents.
-            mode: What the request allows. None: everything.
-            weight: The list's share of an engine against other lists.
+        See `Lookup` for the mode and the weight.
         """
         if sum(map(len, documents)) < _LONG_CHARACTERS:
             keys = document_keys(terms, documents, self._secret)

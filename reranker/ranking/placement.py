@@ -79,8 +79,7 @@ class Placement:
 
         Args:
             clock: Gives seconds.
-            seed: Of the draw between equally loaded replicas. None: each process has its own, so that ingress
-                replicas do not all begin with the same replica.
+            seed: None: each process has its own, so that ingress replicas do not all begin with the same replica.
         """
         self.sender = uuid.uuid4().hex
         """The name under which replicas count our shards."""

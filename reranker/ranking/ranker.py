@@ -101,9 +101,9 @@ class Ranker:
         """Look up first: what is known needs no permit."""
         async with self._look_up(one) as lookup:
             documents = one.request.documents
-            share = sum(len(documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
-            share /= sum(map(len, documents)) + 1
-            with self._admit(math.ceil(one.record.size_bytes * min(1.0, share)), [one]) as permit:
+            to_score = sum(len(documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
+            share = min(1.0, to_score / (sum(map(len, documents)) + 1))
+            with self._admit(math.ceil(one.record.size_bytes * share), [one]) as permit:
                 return await self._score(one, lookup, permit)
 
     async def _rank_together(self, lists: Sequence[_List]) -> list[Ranking]:

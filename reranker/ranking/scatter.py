@@ -71,15 +71,7 @@ class Scatter:
     async def gather(
         self, shards: Sequence[Shard], records: Sequence[ShardRecord], dispatch: Dispatch
     ) -> list[ShardScores | None]:
-        """Have every shard scored; or, once time is up, as many as there are if partial answers are wanted.
-
-        Args:
-            shards: Of one list, the heaviest first.
-            records: Where to note what becomes of each.
-            dispatch: How to send them.
-
-        Returns:
-            The answers, by shard. None: not in time.
+        """Have the shards of one list scored, the heaviest first. None: not in time, where a partial answer is wanted.
 
         Raises:
             TimeoutError: Time was up.
