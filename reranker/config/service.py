@@ -156,8 +156,8 @@ class AccessConfig(Group):
     allow_anonymous: bool = False
     """Serve an address other than the loopback without any keys. It is refused otherwise."""
     open_metrics: bool = False
-    """Answer `GET /metrics` without a key. Otherwise, where there are keys, it needs one with `metrics: true` or
-    `admin: true`."""
+    """Answer `GET /metrics` without a key, where the network keeps others out. Otherwise, where there are keys, it
+    needs one with `metrics: true` or `admin: true`."""
 
 
 _REDIS_PATHS = {
