@@ -32,7 +32,7 @@ from deployments.http.server import Listener, listen
 from deployments.loading import replicas_loading
 from deployments.telemetry import ReplicaMetrics, RequestLog, Tracer, join_serve
 from reranker import metrics
-from reranker.cache.lookup import Statistics
+from reranker.cache import Statistics
 from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
