@@ -18,14 +18,14 @@ import httpx
 import yaml
 
 from reranker.model.checkpoint import DEMO_MODEL
-from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, free_port, running
+from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, free_port, started
 
 RERANKER = str(Path(sys.executable).parent / "reranker")
 
 
 def test_stop_with_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     """`stop` looks for what is left, here and in every other test; those stop their services with SIGTERM."""
-    with running(tmp_path, simulated={}) as service:
+    with started(configuration(simulated={}), tmp_path) as service:
         assert len(service.processes()) > 5
         assert service.stop(signal.SIGINT) == 0
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.integration.conftest import Service, running
+from tests.integration.conftest import Cluster, Service, configuration
 from tests.integration.traffic import QUERY, RankedList, Traffic, documents, scores_of, wait_until
 
 TOLERANCE = 1e-5
@@ -14,10 +12,9 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def two(cluster: Cluster) -> Service:
     """Two replicas with vLLM and the demo model, which nothing is remembered of: every list is to be scored."""
-    with running(tmp_path_factory.mktemp("two"), replicas=2, args={"cache": {"enabled": False}}) as service:
-        yield service
+    return cluster.serve("two", lambda _: configuration(2, args={"cache": {"enabled": False}}))
 
 
 def test_list_split_over_two_replicas_equals_its_parts_on_one(two: Service) -> None:
