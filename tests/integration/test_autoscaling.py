@@ -76,6 +76,7 @@ def _scale(config: dict[str, Any], name: str, autoscaling: dict[str, Any]) -> di
     return scaled
 
 
+@pytest.mark.slow
 def test_replicas_come_with_the_work_and_go_without_it(cluster: Cluster) -> None:
     """Real Serve, its own controller: 12 lists at a time of 1 s each for one engine; then nothing, and the last goes.
 
@@ -100,6 +101,7 @@ def test_replicas_come_with_the_work_and_go_without_it(cluster: Cluster) -> None
     assert lists[0].problem(service.post(lists[0].query, lists[0].documents)) is None
 
 
+@pytest.mark.slow
 def test_ingress_replicas_come_with_their_work_and_go_without_it(cluster: Cluster) -> None:
     """An engine that is never the limit: what the lists cost is a core of the ingress's. No list is lost with one."""
     config = configuration(1, args={"cache": {"enabled": False}}, simulated={"tokens_per_s": 2_000_000})

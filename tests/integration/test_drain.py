@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.integration.conftest import Cluster, configuration
 from tests.integration.traffic import RankedList, Traffic, wait_until
+
+pytestmark = pytest.mark.slow
 
 REPLICAS = 3
 SLOW, FAST = {"tokens_per_s": 10_000}, {"tokens_per_s": 20_000}

@@ -14,6 +14,8 @@ import pytest
 from reranker.model.checkpoint import DEMO_MODEL
 from tests.integration.conftest import configuration, started
 
+pytestmark = pytest.mark.slow
+
 HUB_ID = "some-team/lexical-reranker"
 COMMIT = hashlib.sha1(b"the only commit").hexdigest()  # noqa: S324 - a git commit's form
 FILES = {path.name: path.read_bytes() for path in DEMO_MODEL.iterdir() if path.suffix in (".json", ".safetensors")}

@@ -17,7 +17,7 @@ from reranker.search.first_stages import Milvus
 from reranker.search.types import Query
 from tests.indexes import DOCUMENTS
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import pytest
 from tests.integration.conftest import Cluster, Service, configuration
 from tests.integration.traffic import QUERY, RankedList, Traffic, documents, scores_of, wait_until
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 """Not ==: the order of float32 sums differs with what else is in a batch."""
 

@@ -16,6 +16,8 @@ from tests.integration.conftest import TLS, Cluster, Service, configuration
 from tests.integration.traffic import RankedList, Traffic, wait_until
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.slow
+
 ADMIN, TEAM, FEW = "key-of-the-operator", "key-of-the-team", "key-of-few"
 LISTS = [RankedList.simulated(number, 40) for number in range(12)]
 

@@ -13,6 +13,8 @@ import pytest
 from tests.integration.conftest import Cluster, Service, configuration, deployment
 from tests.integration.traffic import RankedList, Traffic, wait_until
 
+pytestmark = pytest.mark.slow
+
 REPLICAS = 4
 SLOW = {"tokens_per_s": 10_000}
 

@@ -27,6 +27,7 @@ from tests.programs import program
 from tools.dashboard.panels import ROWS
 from tools.dashboard.prometheus import Prometheus
 
+pytestmark = pytest.mark.slow
 WINDOW = "40s"
 RULES = yaml.safe_load((ROOT / "k8s" / "base" / "alerts.yaml").read_text())["spec"]
 PROVOKED = ("RerankerFailing", "RerankerRefusing", "RerankerShardsRetried", "RerankerCacheWithoutRedis")
