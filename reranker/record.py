@@ -121,7 +121,7 @@ class ShardRecord:
         yield Interval("engine", began_s + self.queue_s, began_s + self.queue_s + self.engine_s)
 
 
-class Timeline:
+class RequestRecord:
     """One request. To be used from one event loop; made when the request's head is there."""
 
     __slots__ = (
@@ -237,7 +237,7 @@ class Timeline:
 
 
 class Stage:
-    """Times a block; see `Timeline.stage`."""
+    """Times a block; see `RequestRecord.stage`."""
 
     __slots__ = ("_began_s", "_intervals", "_name")
 

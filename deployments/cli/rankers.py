@@ -27,7 +27,7 @@ from reranker.model.prompt import PromptRenderer
 from reranker.offline.formats import read_documents
 from reranker.ranking.placement import Placement
 from reranker.ranking.ranker import Ranker as ListRanker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest, Shard, ShardScores, ShardTerms
 
 PART_DOCUMENTS = 256
@@ -175,7 +175,7 @@ class _LocalRanker:
         request = RankRequest(
             query, tuple(documents), instruction=instruction or None, top_n=top_n, model=self._adapter or None
         )
-        [ranking] = self._runner.run(self._ranker.rank([request], ANONYMOUS, Timeline()))
+        [ranking] = self._runner.run(self._ranker.rank([request], ANONYMOUS, RequestRecord()))
         return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in ranking.results]
 
     def close(self) -> None:

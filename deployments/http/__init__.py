@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from deployments.http.search import Search
     from reranker.dialects.base import JSON, Asked
     from reranker.dialects.tei import TeiInfo
-    from reranker.record import Timeline
+    from reranker.record import RequestRecord
     from reranker.types import Caller, Ranking
 
 
@@ -41,7 +41,7 @@ class Backend(Protocol):
         """Refuse a body that could not be let in, before it is parsed."""
         ...
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         """Rank the lists of a request, and note how that goes."""
         ...
 

@@ -36,12 +36,12 @@ from reranker.errors import (
     RerankerError,
     UrlTooLongError,
 )
-from reranker.record import CLIENT_GONE, Timeline, request_id
+from reranker.record import CLIENT_GONE, RequestRecord, request_id
 from reranker.types import Caller
 
 logger = logging.getLogger(__name__)
 
-Observer: TypeAlias = Callable[[Timeline], None]
+Observer: TypeAlias = Callable[[RequestRecord], None]
 """Told of each request that has ended, of every path."""
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", "/-/healthz"})
 """Paths that need no key: none of them touches the model."""
@@ -62,7 +62,7 @@ def is_open(path: str) -> bool:
 
 
 class RequestMiddleware:
-    """ASGI middleware. Leaves `timeline`, the record, and `caller` in the request's state."""
+    """ASGI middleware. Leaves `record` and `caller` in the request's state."""
 
     def __init__(
         self,
@@ -104,11 +104,11 @@ class RequestMiddleware:
         # Base URLs come with and without a slash at their end; one form, for the check and for the routing.
         prefix = scope.get("root_path", "")
         path = _SLASHES.sub("/", "/" + scope["path"].removeprefix(prefix)).rstrip("/") or "/"
-        record = Timeline(_id_of(headers.get(_REQUEST_ID, b"")), scope["method"], path)
+        record = RequestRecord(_id_of(headers.get(_REQUEST_ID, b"")), scope["method"], path)
         record.traceparent = headers.get(_TRACEPARENT, b"").decode("latin-1")
         record.tracestate = headers.get(_TRACESTATE, b"").decode("latin-1")
         request_id.set(record.request_id)  # each request has a task of its own
-        scope = {**scope, "path": prefix + path, "state": {**scope.get("state", {}), "timeline": record}}
+        scope = {**scope, "path": prefix + path, "state": {**scope.get("state", {}), "record": record}}
         exchange = _Exchange(receive, send, lambda message: self._begin_answer(record, message))
         try:
             await self._answer(scope, record, exchange)
@@ -120,7 +120,7 @@ class RequestMiddleware:
                 _tell(record, self._counting)
             _tell(record, self._observers)
 
-    async def _answer(self, scope: Scope, record: Timeline, exchange: _Exchange) -> None:
+    async def _answer(self, scope: Scope, record: RequestRecord, exchange: _Exchange) -> None:
         """Let the application answer, or answer with what stopped it: here, and nowhere else, an error is answered."""
         try:
             self._require_short_head(scope)
@@ -142,7 +142,7 @@ class RequestMiddleware:
         except Exception as error:  # noqa: BLE001 - a bug of ours is logged, and answered with a fixed sentence
             await self._refuse(error, scope, record, exchange)
 
-    async def _answer_caller(self, caller: Caller, scope: Scope, record: Timeline, exchange: _Exchange) -> None:
+    async def _answer_caller(self, caller: Caller, scope: Scope, record: RequestRecord, exchange: _Exchange) -> None:
         if record.path not in self._ranking_paths:
             await self._app(scope, exchange.receive, exchange.send)
             return
@@ -150,7 +150,7 @@ class RequestMiddleware:
             await self._app(scope, exchange.receive, exchange.send)
             self._quotas.spend(caller, record.prompt_tokens)
 
-    async def _refuse(self, error: BaseException, scope: Scope, record: Timeline, exchange: _Exchange) -> None:
+    async def _refuse(self, error: BaseException, scope: Scope, record: RequestRecord, exchange: _Exchange) -> None:
         ours = _as_ours(error, scope)
         record.error = ours.code
         if isinstance(ours, InternalError):
@@ -162,7 +162,7 @@ class RequestMiddleware:
             response.headers["server-timing"] = server_timing(record)
         await response(scope, exchange.receive, exchange.send)
 
-    def _begin_answer(self, record: Timeline, message: Message) -> Message:
+    def _begin_answer(self, record: RequestRecord, message: Message) -> Message:
         record.status = message["status"]
         if record.status >= 400 and not record.error and record.status != CLIENT_GONE:
             record.error = f"http_{record.status}"  # of an answer that a route or the playground wrote by itself
@@ -256,7 +256,7 @@ def _methods(scope: Scope) -> set[str]:
     return {method for one in routes for method in one.methods or ()}
 
 
-def _tell(record: Timeline, observers: Sequence[Observer]) -> None:
+def _tell(record: RequestRecord, observers: Sequence[Observer]) -> None:
     for observer in observers:
         try:
             observer(record)

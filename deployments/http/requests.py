@@ -12,7 +12,7 @@ from reranker.config import LimitsConfig
 from reranker.dialects.base import TIMEOUT_HEADER, Asked, Dialect
 from reranker.dialects.parse import parse
 from reranker.errors import InvalidRequestError, RequestTooLargeError, SlowRequestError, UnknownEncodingError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
 """What Ray Serve's own proxy obeys; for clients that send it."""
@@ -32,7 +32,7 @@ async def read_asked(request: Request, dialect: Dialect | None) -> Asked:
         ClientError: It cannot be answered as it stands.
         OverloadedError: There is no room for it.
     """
-    record: Timeline = request.state.timeline
+    record: RequestRecord = request.state.record
     limits: LimitsConfig = request.app.state.limits
     record.dialect = dialect.name if dialect else ""
     with record.stage("read"):
@@ -51,7 +51,7 @@ async def read_asked(request: Request, dialect: Dialect | None) -> Asked:
     return asked
 
 
-def note_asked(record: Timeline, asked: Asked) -> None:
+def note_asked(record: RequestRecord, asked: Asked) -> None:
     """Note what is asked for."""
     record.dialect = asked.dialect.name
     record.lists, record.documents = len(asked.lists), sum(len(one.documents) for one in asked.lists)

@@ -15,7 +15,7 @@ from reranker import dialects, errors
 from reranker.dialects.answers import error_body
 from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Asked, Dialect, Served
 from reranker.errors import MethodNotAllowedError, RerankerError, UnauthorizedError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Ranking
 
 Described: TypeAlias = dict[str, Any]
@@ -54,7 +54,7 @@ def ranking_response(request: Request, asked: Asked, rankings: Sequence[Ranking]
         asked: The same, as it was read.
         rankings: One for each list.
     """
-    record: Timeline = request.state.timeline
+    record: RequestRecord = request.state.record
     backend: Backend = request.app.state.backend
     with record.stage("respond"):
         wanted = asked.lists[0].model
@@ -70,7 +70,7 @@ def ranking_response(request: Request, asked: Asked, rankings: Sequence[Ranking]
     return response
 
 
-def server_timing(record: Timeline) -> str:
+def server_timing(record: RequestRecord) -> str:
     """Say what each stage took so far, in milliseconds, as W3C's Server Timing has it."""
     took_s = record.stages_s() | {"total": record.total_s}
     return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in took_s.items())

@@ -29,7 +29,7 @@ from reranker.dialects.answers import ErrorBody
 from reranker.dialects.base import Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Caller
 
 _DESCRIPTION = """One query, N documents: each document's relevance score, best first.
@@ -162,7 +162,7 @@ def _ranking(dialect: Dialect | None) -> Callable[[Request], Awaitable[Response]
     async def rank(request: Request) -> Response:
         backend: Backend = request.app.state.backend
         asked = await read_asked(request, dialect)
-        record: Timeline = request.state.timeline
+        record: RequestRecord = request.state.record
         record.rankings = await backend.rank(asked, record.body_bytes, request.state.caller, record)
         return ranking_response(request, asked, record.rankings)
 

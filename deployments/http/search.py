@@ -29,7 +29,7 @@ from reranker.dialects import answers
 from reranker.dialects.base import JSON, Asked, Dialect, Served
 from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.search.filters import Filter, read_filter
 from reranker.search.types import Candidate, Query, Retrieval
 from reranker.types import Ranking, RankRequest
@@ -157,7 +157,7 @@ def write(found: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: S
         "usage": answers.usage_of(rankings),
         "meta": answers.meta_of(asked, rankings, served),
         # What the stages took is in every answer; `timings: true` adds the shards.
-        "timings": answers.timings_of(asked, served).get("timings") or answers.stages_of(served.timeline),
+        "timings": answers.timings_of(asked, served).get("timings") or answers.stages_of(served.record),
         **_left_out(found, ranking),
     }
 
@@ -266,7 +266,7 @@ class Search:
         """
         self._indexes, self._config = indexes, config
 
-    async def find(self, asked: Asked, record: Timeline) -> tuple[Asked, Retrieval]:
+    async def find(self, asked: Asked, record: RequestRecord) -> tuple[Asked, Retrieval]:
         """Find candidates, and make them the documents of the request, with the index's settings.
 
         Args:
@@ -333,7 +333,7 @@ def search_router(search: Search) -> APIRouter:
 
     async def answer(request: Request) -> Response:
         backend: Backend = request.app.state.backend
-        record: Timeline = request.state.timeline
+        record: RequestRecord = request.state.record
         asked = await read_asked(request, DIALECT)
         with record.stage("retrieve"):
             asked, found = await search.find(asked, record)

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from reranker.dialects.base import Asked, Served
 from reranker.errors import RerankerError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import RankedDocument, Ranking
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
@@ -168,30 +168,30 @@ def meta_of(asked: Asked, rankings: Sequence[Ranking], served: Served) -> Meta:
         "api_version": {"version": "1"},
         "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in asked.lists)},
         "tokens": {"input_tokens": sum(one.prompt_tokens for one in rankings), "output_tokens": 0},
-        "pairs": served.timeline.pairs,
+        "pairs": served.record.pairs,
         "truncated_documents": sum(one.truncated_documents for one in rankings),
-        "shards": len(served.timeline.shards),
-        "replicas": served.timeline.replicas,
-        "retries": served.timeline.retries,
-        "hedges": served.timeline.hedges,
+        "shards": len(served.record.shards),
+        "replicas": served.record.replicas,
+        "retries": served.record.retries,
+        "hedges": served.record.hedges,
     }
 
 
 def timings_of(asked: Asked, served: Served) -> Timed:
     """Say what happened to the list until now and who scored it, if that was asked for."""
-    timeline = served.timeline
+    record = served.record
     if not asked.body.timings:
         return {}
-    return {"timings": {**stages_of(timeline), "shards": _shards_of(timeline)}}
+    return {"timings": {**stages_of(record), "shards": _shards_of(record)}}
 
 
-def stages_of(timeline: Timeline) -> Timings:
+def stages_of(record: RequestRecord) -> Timings:
     """Say what the stages of a request took until now."""
-    stages = {f"{stage}": _ms(took_s) for stage, took_s in timeline.stages_s().items()}
-    return {"total_ms": _ms(timeline.total_s), "stages_ms": stages}
+    stages = {f"{stage}": _ms(took_s) for stage, took_s in record.stages_s().items()}
+    return {"total_ms": _ms(record.total_s), "stages_ms": stages}
 
 
-def _shards_of(timeline: Timeline) -> list[ShardTiming]:
+def _shards_of(record: RequestRecord) -> list[ShardTiming]:
     return [
         {
             "replica": one.replica or None,
@@ -203,7 +203,7 @@ def _shards_of(timeline: Timeline) -> list[ShardTiming]:
             "total_ms": _ms(one.total_s),
             "attempts": len(one.attempts),
         }
-        for one in timeline.shards
+        for one in record.shards
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from reranker.dialects.fields import Options
 from reranker.errors import RerankerError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Ranking, RankRequest
 
 JSON: TypeAlias = Any  # what a JSON encoder takes; every type by its nature
@@ -27,7 +27,7 @@ class Served:
     model: str
     created_s: int
     """Unix time."""
-    timeline: Timeline = field(default_factory=Timeline)
+    record: RequestRecord = field(default_factory=RequestRecord)
     """What happened so far, for those who ask for `timings`."""
 
 

@@ -20,7 +20,7 @@ from deployments.http.search import Search
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.dialects.base import Asked
 from reranker.errors import NoPlaygroundError, RerankerError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Caller, RankedDocument, Ranking, RankRequest
 
 KEYS = "{team: team-key, batch: {key: batch-key, priority: bulk, max_in_flight: 1}}"
@@ -51,11 +51,11 @@ class WordBackend:
     def require_any_room(self, body_bytes: int) -> None:
         """There always is."""
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         self.callers.append(caller)
         self.asked.append(asked)
         self.arrived.set()
-        with timeline.stage("engine"):
+        with record.stage("engine"):
             await self.go_on.wait()
         if self.error:
             raise self.error

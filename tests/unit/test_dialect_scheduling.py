@@ -15,7 +15,7 @@ from reranker.config import LimitsConfig
 from reranker.dialects.base import TIMEOUT_HEADER, Asked, Served
 from reranker.dialects.parse import parse
 from reranker.errors import InvalidRequestError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import EngineScores, RankedDocument, Ranking, RankRequest
 
 RANKING = Ranking(
@@ -37,9 +37,9 @@ def _ask(body: dict[str, Any], header: str | None = None) -> Asked:
     return parse(json.dumps(body).encode(), None, LimitsConfig(), header)
 
 
-def _answer(ranking: Ranking, record: Timeline | None = None) -> Any:
+def _answer(ranking: Ranking, record: RequestRecord | None = None) -> Any:
     return _ask({"query": "q", "documents": ["a", "b", "c"]}).write(
-        [ranking], Served("id", "demo", 0, record or Timeline())
+        [ranking], Served("id", "demo", 0, record or RequestRecord())
     )
 
 
@@ -109,7 +109,7 @@ def test_documents_without_a_score_are_listed_in_the_answer() -> None:
 
 
 def test_answer_says_what_it_took() -> None:
-    record = Timeline()
+    record = RequestRecord()
     for attempts in ([False], [False, False, True], [False, True]):  # whether each is a hedge
         shard = record.shard(1, 10, np.zeros(1, dtype=np.int32))
         for hedge in attempts:

@@ -18,7 +18,7 @@ from reranker.model.prompt import PromptRenderer
 from reranker.offline import Problem, Row, RowScore, scorer
 from reranker.offline.scorer import BatchReport, BusyTime, Cost, PartitionScorer, for_throughput
 from reranker.ranking.ranker import Ranker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest
 from tests.unit.steppers import QUICK, GatedStepper
 
@@ -45,7 +45,7 @@ async def _score(engine: SteppedEngine, rows: list[Row], instruction: str | None
 async def _as_the_service(engine: SteppedEngine, query: str, instruction: str) -> dict[int, tuple[float, float, bool]]:
     ranker = Ranker(CONFIG, RENDERER, LocalFleet(engine))
     request = RankRequest(query, tuple(DOCUMENTS), instruction=instruction)
-    [ranking] = await ranker.rank([request], ANONYMOUS, Timeline())
+    [ranking] = await ranker.rank([request], ANONYMOUS, RequestRecord())
     return {one.index: (one.relevance_score, one.log_odds, one.truncated) for one in ranking.results}
 
 

@@ -14,7 +14,7 @@ from deployments.http.search import Search
 from deployments.search import Indexes
 from reranker.config import RerankerConfig
 from reranker.dialects.base import Asked
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.search.embedding import SIMULATED, SimulatedEmbedder
 from reranker.search.types import Query, Retrieval
 from reranker.types import Caller, Ranking
@@ -48,9 +48,9 @@ class SearchBackend(WordBackend):
         self.served = self.local.indexes
         self.search = Search(self.local, config)
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
-        assert timeline.size_bytes == body_bytes > sum(len(text) for text in asked.lists[0].documents)
-        return await super().rank(asked, body_bytes, caller, timeline)
+    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
+        assert record.size_bytes == body_bytes > sum(len(text) for text in asked.lists[0].documents)
+        return await super().rank(asked, body_bytes, caller, record)
 
 
 def _config(tmp_path: Path) -> RerankerConfig:
