@@ -20,7 +20,7 @@ from deployments.cli import Subparsers
 from deployments.cli.config import SERVE_CONFIG, load_config
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
-from reranker.engine.base import Engine
+from reranker.engine.loop import Engine
 from reranker.errors import ConfigurationError, RerankerError
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.config import LimitsConfig
-from reranker.dialects.base import TIMEOUT_HEADER, Asked, Served
+from reranker.dialects.base import TIMEOUT_HEADER, RankingCall
 from reranker.dialects.parse import parse
 from reranker.errors import InvalidRequestError
 from reranker.record import RequestRecord
@@ -33,14 +33,12 @@ def _request(header: str | None = None, **fields: Any) -> RankRequest:
     return request
 
 
-def _ask(body: dict[str, Any], header: str | None = None) -> Asked:
+def _ask(body: dict[str, Any], header: str | None = None) -> RankingCall:
     return parse(json.dumps(body).encode(), None, LimitsConfig(), header)
 
 
 def _answer(ranking: Ranking, record: RequestRecord | None = None) -> Any:
-    return _ask({"query": "q", "documents": ["a", "b", "c"]}).write(
-        [ranking], Served("id", "demo", 0, record or RequestRecord())
-    )
+    return _ask({"query": "q", "documents": ["a", "b", "c"]}).write([ranking], "demo", record or RequestRecord("id"))
 
 
 @pytest.mark.parametrize(

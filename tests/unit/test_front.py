@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from reranker import errors
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
-from reranker.dialects.base import Dialect, Served
+from reranker.dialects.base import Dialect
 from reranker.dialects.parse import parse
 from reranker.record import RequestRecord
 from reranker.types import ExcludedDocument, RankedDocument, Ranking
@@ -89,7 +89,7 @@ def test_answer_is_what_its_type_says_and_no_more(dialect: Dialect, everything: 
         body["text_2"] = ["a"] * pairs
     if everything:
         body |= {"return_documents": True, "return_text": True, "timings": True, "raw_scores": True}
-    asked = parse(json.dumps(body).encode(), dialect, LimitsConfig())
+    call = parse(json.dumps(body).encode(), dialect, LimitsConfig())
     ranking = Ranking((RankedDocument(0, 0.5, 0.0),), (), 10)
     record = RequestRecord("mine")
     if everything:
@@ -98,7 +98,7 @@ def test_answer_is_what_its_type_says_and_no_more(dialect: Dialect, everything: 
         record.shard(2, 20, np.zeros(2, dtype=np.int32)).send()
         with record.stage("parse"):
             pass
-    answer = json.loads(json.dumps(asked.write([ranking], Served("mine", "demo", 7, record))))
+    answer = json.loads(json.dumps(call.write([ranking], "demo", record)))
     schema = _closed(TypeAdapter(dialect.answer).json_schema())
     jsonschema.validate(answer, schema)
     if everything and isinstance(answer, dict):
@@ -125,7 +125,7 @@ async def test_client_that_hangs_up_ends_its_request_and_nothing_is_sent() -> No
     backend = WordBackend()
     backend.go_on.clear()  # the ranking would never end by itself
     assert await hang_up(door(backend), backend) == []
-    assert backend.asked
+    assert backend.lists
 
 
 async def test_hang_up_after_the_answer_is_none() -> None:
