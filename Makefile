@@ -12,8 +12,8 @@ SLOW := -m slow
 RUNTIME := .venv/installed-$(FLAVOUR)
 DEV := .venv/installed-$(FLAVOUR)-dev
 
-SERVE = $(BIN)/reranker serve --config $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model $(MODEL)) \
-	$(if $(REPLICAS),--replicas $(REPLICAS))
+SERVE = $(BIN)/reranker serve --config $(CONFIG) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
+	$(if $(MODEL),--model $(MODEL)) $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(VERBOSE),--verbose)
 
 .PHONY: help
 help: ## list the commands
@@ -28,7 +28,7 @@ $(DEV): requirements/$(FLAVOUR).txt requirements/dev.txt pyproject.toml
 	@touch $@ $(RUNTIME)
 
 .PHONY: serve
-serve: $(RUNTIME) ## run the service on http://127.0.0.1:8000 (PORT=…, MODEL=folder or hub id, REPLICAS=…, CONFIG=…)
+serve: $(RUNTIME) ## run the service on http://127.0.0.1:8000 (PORT=…, HOST=…, MODEL=folder or hub id, REPLICAS=…, CONFIG=…, VERBOSE=1)
 	@exec $(SERVE)
 
 .PHONY: serve-simulated

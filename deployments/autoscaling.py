@@ -32,9 +32,9 @@ from reranker.config import ScalingConfig
 logger = logging.getLogger("ray.serve")
 """The controller's; ours is not set up there."""
 
+# Seconds over which arriving work is counted, or from one report to the next where those are further apart. A longer
+# mean sees a burst later, and `keep_s` holds what a short one saw (measured: docs/scaling.md).
 _RATE_S = 2.0
-"""Seconds over which arriving work is counted, or from one report to the next where those are further apart. A longer
-mean sees a burst later, and `keep_s` holds what a short one saw (measured: docs/scaling.md)."""
 
 Reason: TypeAlias = Literal["queue", "load", "enough", "recent need", "less needed", "no figures", "no speed yet"]
 """Of a decision: the larger need, or what holds the number where it is."""
@@ -90,12 +90,10 @@ class ReplicaScaling:
         self._history: dict[str, deque[Report]] = {}  # of each replica the last `_RATE_S`, and one before
 
     def decide(self, reports: Mapping[str, Report | None], target: int, now_s: float) -> Decision:
-        """Decide how many replicas there are to be.
+        """Decide how many replicas there are to be at `now_s`, which rises from call to call.
 
-        Args:
-            reports: The last report of each running replica; None: it has made none. Those that start are not in it.
-            target: The number so far, including replicas that start.
-            now_s: Rises from call to call.
+        `reports` has the last report of each running replica, or None if it has made none. `target` is the number so
+        far, including replicas that start.
         """
         self._began_s = now_s if self._began_s is None else self._began_s
         self._record(reports)
@@ -180,11 +178,7 @@ class QueueTime:
     """Keeps the expected wait for an engine below `target_queue_s`."""
 
     def __init__(self, **settings: Any) -> None:  # Any: from YAML
-        """Start without a past. The settings are those of `ScalingConfig`.
-
-        Raises:
-            pydantic.ValidationError: An unknown key or a wrong value.
-        """
+        """Start without a past. The settings are those of `ScalingConfig`; pydantic.ValidationError for others."""
         self._scaling = ReplicaScaling(ScalingConfig.model_validate(settings))
         self._gauges: dict[str, Any] = {}  # Ray's are untyped here; made when first needed, in the controller
 

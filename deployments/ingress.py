@@ -51,12 +51,7 @@ class Ingress:
     def __init__(
         self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None
     ) -> None:
-        """Load the tokenizer and the API keys, and listen.
-
-        Args:
-            config: The service's configuration.
-            engine: Handle of the engine deployment.
-            search: Handle of the search deployment. None: there is no index.
+        """Load the tokenizer and the API keys, and listen. search: None where there is no index.
 
         Raises:
             ConfigurationError: No keys for a public address, a keys file that cannot be used, or the port is taken.
@@ -65,10 +60,8 @@ class Ingress:
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config
         require_keys(options.host, config.access, keys)
-        checkpoint = find_checkpoint(config.model)
-        self._checkpoint = checkpoint
-        self._config = config
-        self._engine = engine
+        self._config, self._engine = config, engine
+        checkpoint = self._checkpoint = find_checkpoint(config.model)
         self.model = "simulated" if config.engine.simulated else checkpoint.served_name
         self.adapters = tuple(config.engine.lora_adapters)
         if self.model in self.adapters:
@@ -137,7 +130,7 @@ class Ingress:
             gauge.set(value)
 
     async def load(self) -> JSON:
-        """See `Backend`. Compares the books on the way."""
+        """See `Backend`. Checks the sums on the way."""
         self._ranker.check_integrity()
         replicas = await self._fleet.replica_loads()
         return {
@@ -149,15 +142,15 @@ class Ingress:
 
     async def cache_report(self) -> JSON:
         """See `Backend`."""
-        return report([use for use in await self._in_every_ingress("cache_use") if use is not None])
+        return report([one for one in await self._in_every_ingress("cache_statistics") if one is not None])
 
     async def clear_cache(self) -> None:
-        """See `Backend`. What is shared first: the memories would be filled from it again."""
+        """See `Backend`. Redis comes first: the memories would be filled from it again."""
         if self._cache is not None:
             await self._cache.clear_shared()
         await self._in_every_ingress("clear_memory")
 
-    async def cache_use(self) -> Statistics | None:
+    async def cache_statistics(self) -> Statistics | None:
         """What this replica's cache holds and has done. Called in every ingress replica."""
         return self._cache.statistics if self._cache is not None else None
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,18 +32,13 @@ from reranker.errors import (
     RetrievalError,
     UnknownIndexError,
 )
-from reranker.search.embedding import SIMULATED, HttpEmbedder, SimulatedEmbedder, VllmEmbedder
-from reranker.search.first_stages import Milvus, first_stages
+from reranker.search.embedding import SIMULATED, HttpEmbedder, VllmEmbedder, simulated_vectors
+from reranker.search.first_stages import Embedder, FirstStage, Milvus, Query, Retrieval, TextKind, first_stages
 from reranker.search.index import IndexFolder, IndexReader
-from reranker.search.types import Embedder, FirstStage, Query, Retrieval, TextKind
 from reranker.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
-_SEARCHES = 64
-"""Searches that one replica has at a time."""
-_EMBEDDINGS = 256
-"""Calls that one embedding replica has at a time."""
 _CHECK_S = 5.0
 """Serve checks a replica's health this often, and the replica then looks for newer versions of its indexes."""
 
@@ -53,7 +49,9 @@ class _Index:
 
     version: str
     stages: Mapping[str, FirstStage]
-    """By their names, the default first."""
+    """By the names that requests give: "bm25", "dense", "hybrid" or "milvus"."""
+    first_stage: str
+    """Name of the default."""
     info: Mapping[str, Any]  # Any: JSON
 
 
@@ -102,7 +100,7 @@ class Indexes:
         index = self._open.get(name)
         if index is None:
             raise IndexUnavailableError(name)
-        stage: str = query.first_stage or configured[name].first_stage or next(iter(index.stages))
+        stage = query.first_stage or index.first_stage
         if stage not in index.stages:
             said = f"the index {name} has no such first stage; it has {', '.join(index.stages)}"
             raise InvalidRequestError("first_stage", said)
@@ -111,15 +109,13 @@ class Indexes:
 
     async def describe(self) -> list[dict[str, Any]]:  # Any: JSON
         """Describe the indexes, the default first."""
-        described = []
-        for name, config in self._config.indexes.items():
+        described: list[dict[str, Any]] = []
+        for name in self._config.indexes:
             index = self._open.get(name)
-            if index is None:
-                described.append({"name": name, "available": False})
-                continue
-            default: str = config.first_stage or next(iter(index.stages))
-            stages = {"first_stages": list(index.stages), "first_stage": default}
-            described.append({"name": name, "available": True, "version": index.version, **stages, **index.info})
+            described.append({"name": name, "available": index is not None})
+            if index is not None:
+                stages = {"first_stages": list(index.stages), "first_stage": index.first_stage}
+                described[-1] |= {"version": index.version, **stages, **index.info}
         return described
 
     def _newest(self, name: str, config: SearchIndexConfig) -> _Index:
@@ -128,45 +124,36 @@ class Indexes:
             if before is not None:
                 return before
             milvus = Milvus(config.milvus, self._secrets, self._embedder)
-            return _Index("", {milvus.name: milvus}, {"collection": config.milvus.collection})
+            return _Index("", {"milvus": milvus}, "milvus", {"collection": config.milvus.collection})
         assert config.path is not None  # noqa: S101 - the configuration sees to it; for the type checker
         version = IndexFolder(config.path).current()
         if before is not None and before.version == version.name:
             return before
         reader = IndexReader(version)
-        embedding, configured = reader.info.embedding, self._config.embedding.model
-        if embedding is not None and configured is not None and _last_part(embedding.model) != _last_part(configured):
-            said = f"{version}: its vectors come from {embedding.model}, and search.embedding.model is {configured}"
+        embedding, model = reader.info.embedding, self._config.embedding.model
+        # Without its folder, which may be elsewhere on another machine.
+        if embedding and model and Path(embedding.model).name != Path(model).name:
+            said = f"{version}: its vectors come from {embedding.model}, and search.embedding.model is {model}"
             raise ConfigurationError(f"{said}; build the index with that, or serve with this")
         stages = first_stages(reader, self._embedder)
-        if config.first_stage is not None and config.first_stage not in stages:
-            raise ConfigurationError(f"{config.path}: first_stage is {config.first_stage}, and it has no vectors")
+        default: str = config.first_stage or next(iter(stages))
+        if default not in stages:
+            raise ConfigurationError(f"{config.path}: first_stage is {default}, and it has no vectors")
         if before is not None:
             logger.info("the index %s is served in version %s now", name, version.name)
-        return _Index(version.name, stages, reader.info.model_dump(include={"built_at", "documents", "chunks"}))
-
-
-def _last_part(model: str) -> str:
-    """A model's name without its folder, which may be elsewhere on another machine."""
-    return model.rstrip("/").rsplit("/", 1)[-1]
+        info = reader.info.model_dump(include={"built_at", "documents", "chunks"})
+        return _Index(version.name, stages, default, info)
 
 
 class SearchReplica(Indexes):
     """Holds every index of the configuration, and searches them."""
 
     def __init__(self, config: SearchConfig, embedding: DeploymentHandle | None) -> None:
-        """Open the indexes. One that cannot be opened is no reason not to start.
-
-        Args:
-            config: The indexes, and the embedding model.
-            embedding: Handle of the embedding deployment. None: there is none.
-        """
+        """Open the indexes. One that cannot be opened is no reason not to start."""
         join_serve()
-        embedder: Embedder | None = None
+        embedder: Embedder | None = ReplicaEmbedder(embedding) if embedding is not None else None
         if config.embedding.url is not None:
             embedder = HttpEmbedder(config.embedding, os.environ)
-        elif embedding is not None:
-            embedder = ReplicaEmbedder(embedding)
         super().__init__(config, embedder, os.environ)
 
     async def check_health(self) -> None:
@@ -178,16 +165,14 @@ class EmbeddingReplica:
     """Embeds texts. It is RUNNING once its constructor has returned: the model is loaded then."""
 
     def __init__(self, config: EmbeddingConfig, device: str) -> None:
-        """Load the model.
-
-        Args:
-            config: Which, and how.
-            device: "cpu" or "cuda".
-        """
+        """Load the model on "cpu" or "cuda"."""
         join_serve()
         self.model: VllmEmbedder | None = None
-        self._waiting: list[tuple[list[list[int]], asyncio.Future[FloatArray]]] = []
-        self._running: asyncio.Future[None] | None = None
+        self._waiting: dict[object, list[list[int]]] = {}
+        """Prompts of the calls that are in no batch yet."""
+        self._batch: asyncio.Task[dict[object, FloatArray]] | None = None
+        """The one that they will be in."""
+        self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "embedding")  # one: OpenMP makes its threads anew for each that calls
         if config.model == SIMULATED:
             logger.warning("SIMULATED embedding model: it knows words only")
@@ -197,33 +182,27 @@ class EmbeddingReplica:
     async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
         """See `Embedder`."""
         if self.model is None:
-            return await SimulatedEmbedder().embed(texts, kind)
+            return simulated_vectors(texts)
         ids = await asyncio.to_thread(self.model.prompts.ids, texts, kind)
-        answer: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
-        self._waiting.append((ids, answer))
-        if self._running is None or self._running.done():
-            self._running = asyncio.ensure_future(self._run(self.model))
-        return await answer
+        call = object()
+        self._waiting[call] = ids
+        if self._batch is None:
+            self._batch = asyncio.create_task(self._compute(self.model))
+        try:
+            return (await asyncio.shield(self._batch))[call]
+        finally:
+            self._waiting.pop(call, None)  # a cancelled call wants nothing
 
-    async def _run(self, model: VllmEmbedder) -> None:
-        """Embed batch after batch: what comes while one is computed is the next."""
-        while self._waiting:
-            waiting, self._waiting = self._waiting, []
-            wanted = [(ids, answer) for ids, answer in waiting if not answer.done()]  # a cancelled call wants nothing
-            if not wanted:
-                continue
-            prompts = [prompt for ids, _ in wanted for prompt in ids]
-            try:
-                vectors = await asyncio.get_running_loop().run_in_executor(self._thread, model.embed_ids, prompts)
-            except Exception as error:  # noqa: BLE001 - whatever vLLM raises is told to those who wait
-                for _, answer in wanted:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            ends = list(accumulate(len(ids) for ids, _ in wanted))
-            for part, (_, answer) in zip(np.split(vectors, ends[:-1]), wanted, strict=True):
-                if not answer.done():
-                    answer.set_result(part)
+    async def _compute(self, model: VllmEmbedder) -> dict[object, FloatArray]:
+        """Embed what waits, once the batch before is done: what comes in the meantime is in this one."""
+        async with self._lock:
+            waiting, self._waiting, self._batch = self._waiting, {}, None
+            if not waiting:
+                return {}
+            prompts = [prompt for ids in waiting.values() for prompt in ids]
+            vectors = await asyncio.get_running_loop().run_in_executor(self._thread, model.embed_ids, prompts)
+        ends = accumulate(map(len, waiting.values()))
+        return dict(zip(waiting, np.split(vectors, list(ends)[:-1]), strict=True))
 
     def shutdown(self) -> None:
         """Stop the model; for tests."""
@@ -233,7 +212,7 @@ class EmbeddingReplica:
 
 
 class ReplicaEmbedder:
-    """The embedding deployment, called from a search replica. Ray's errors end here. See `Embedder`."""
+    """Calls the embedding deployment. Ray's errors end here. See `Embedder`."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
         """Call these."""
@@ -251,52 +230,38 @@ class ReplicaEmbedder:
 
 
 def search_application(config: RerankerConfig, device: str, flags: Mapping[str, str]) -> Application | None:
-    """Wire the search deployments, for the ingress to be bound to.
+    """Wire the search deployments, for the ingress to be bound to. None: the configuration has no index.
 
     Args:
         config: The service's configuration.
         device: "cpu" or "cuda": where the embedding model is to be.
         flags: Environment variables that every replica of the service gets.
-
-    Returns:
-        None: the configuration has no index.
     """
-    search = config.search
+    search, embedding = config.search, config.search.embedding
     if not search.indexes:
         return None
-    embedding = None
-    if search.embedding.model is not None and search.embedding.url is None:
-        embedding = _embedding_application(search.embedding, device, flags)
-    return (
-        serve.deployment(SearchReplica)
-        .options(
-            ray_actor_options={"num_cpus": search.cpus, "runtime_env": {"env_vars": dict(flags)}},
-            max_ongoing_requests=_SEARCHES,
-            health_check_period_s=_CHECK_S,
-            autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 8},
-        )
-        .bind(search, embedding)
-    )
-
-
-def _embedding_application(config: EmbeddingConfig, device: str, flags: Mapping[str, str]) -> Application:
-    simulated = config.model == SIMULATED
-    variables = {
-        # Read by OpenMP and vLLM when they load, so they must be there before the process starts.
-        "OMP_NUM_THREADS": str(max(1, int(config.cpus))),
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-        "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
-    }
-    return (
-        serve.deployment(EmbeddingReplica)
-        .options(
-            max_ongoing_requests=_EMBEDDINGS,
-            ray_actor_options={
-                "num_cpus": 0 if simulated else config.cpus,
-                "num_gpus": config.gpus if device == "cuda" and not simulated else 0,
-                "runtime_env": {"env_vars": dict(flags) | variables},
-            },
+    embedding_replicas = None
+    if embedding.model is not None and embedding.url is None:
+        simulated = embedding.model == SIMULATED
+        variables = {
+            # Read by OpenMP and vLLM when they load, so they must be there before the process starts.
+            "OMP_NUM_THREADS": str(max(1, int(embedding.cpus))),
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+            "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
+        }
+        options = {
+            "num_cpus": 0 if simulated else embedding.cpus,
+            "num_gpus": embedding.gpus if device == "cuda" and not simulated else 0,
+            "runtime_env": {"env_vars": {**flags, **variables}},
+        }
+        embedding_replicas = serve.deployment(
+            max_ongoing_requests=256,
+            ray_actor_options=options,
             autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 16},
-        )
-        .bind(config, device)
-    )
+        )(EmbeddingReplica).bind(embedding, device)
+    return serve.deployment(
+        max_ongoing_requests=64,
+        ray_actor_options={"num_cpus": search.cpus, "runtime_env": {"env_vars": dict(flags)}},
+        health_check_period_s=_CHECK_S,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 8},
+    )(SearchReplica).bind(search, embedding_replicas)

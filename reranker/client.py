@@ -22,7 +22,7 @@ from typing import Any, Self
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_result, stop_after_attempt
 
-from reranker.errors import ClientError, RerankerError, ServiceError, every_class
+from reranker.errors import ClientError, RerankerError, ServiceError, UnreachableError, every_class
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _RETRIED = frozenset({429, 503})  # "not now": overload, or no engine yet
@@ -58,19 +58,6 @@ class FoundDocument:
     text: str = ""
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
-
-
-class UnreachableError(ServiceError):
-    """Nothing answers at the URL, or what answers is not our service."""
-
-    code = "unreachable"
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(url, reason)
-        self.url, self.reason = url, reason
-
-    def __str__(self) -> str:
-        return f"no reranking service at {self.url} ({self.reason}); start one with `make serve`, or give another URL"
 
 
 class RerankerClient:

@@ -3,6 +3,7 @@
 RerankerError
 ├── ClientError          the request must change: 4xx
 ├── ConfigurationError   the operator must change something; raised before an engine takes a device
+├── CommandError         a command cannot go on
 └── ServiceError         ours, or the machine's: 5xx, and 429 when the service is full
 
 docs/errors.md lists those that a client can meet. Errors cross process borders: every argument goes to
@@ -40,7 +41,7 @@ class InvalidRequestError(ClientError):
     code = "invalid_request"
 
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(field, problem)  # pickle rebuilds from these
+        super().__init__(field, problem)
         self.field, self.problem = field, problem
 
     def __str__(self) -> str:
@@ -54,26 +55,26 @@ class MalformedRequestError(ClientError):
     sentence = "this is not an HTTP request"
 
 
-class UnknownInstructionError(InvalidRequestError):
+class UnknownNameError(InvalidRequestError):
+    """The request names something that the configuration does not have."""
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        problem = f"no {self.field} of this name; known are {', '.join(known) or 'none'}"
+        super().__init__(self.field, problem)
+        self.args = (known,)
+        self.known = known
+
+
+class UnknownInstructionError(UnknownNameError):
     """The request names an instruction that the configuration does not have."""
 
-    code = "unknown_instruction"
-
-    def __init__(self, known: tuple[str, ...]) -> None:
-        super().__init__("instruction", f"no instruction of this name; known are {', '.join(known) or 'none'}")
-        self.args = (known,)  # pickle rebuilds from these
-        self.known = known
+    code, field = "unknown_instruction", "instruction"
 
 
-class UnknownIndexError(InvalidRequestError):
+class UnknownIndexError(UnknownNameError):
     """The request names an index that the configuration does not have."""
 
-    code = "unknown_index"
-
-    def __init__(self, known: tuple[str, ...]) -> None:
-        super().__init__("index", f"no index of this name; known are {', '.join(known)}")
-        self.args = (known,)  # pickle rebuilds from these
-        self.known = known
+    code, field = "unknown_index", "index"
 
 
 class RequestTooLargeError(ClientError):
@@ -175,8 +176,7 @@ class QuotaExceededError(ClientError):
 class QueryTooLongError(ClientError):
     """Instruction and query alone leave no room for a document."""
 
-    code = "query_too_long"
-    field = "query"
+    code, field = "query_too_long", "query"
     sentence = (
         "query: with its instruction and the template it needs {tokens} tokens; the limit is {limit}, and a document "
         "needs at least one. Shorten it by {excess} tokens"
@@ -227,6 +227,12 @@ class StartupCheckError(ConfigurationError):
     def __init__(self, check: str, measured: str, cause: str) -> None:
         super().__init__(check, measured, cause)
         self.check, self.measured, self.cause = check, measured, cause
+
+
+class CommandError(RerankerError):
+    """A command cannot go on; the message says what to do."""
+
+    code = "command_error"
 
 
 class ServiceError(RerankerError):
@@ -288,7 +294,7 @@ class IndexUnavailableError(ServiceError):
     sentence = "the index {index} cannot be read now; the service's log says why"
 
     def __init__(self, index: str) -> None:
-        super().__init__(index)  # pickle rebuilds from these
+        super().__init__(index)
         self.index = index
 
 
@@ -329,6 +335,17 @@ class ReplicaLostError(EngineFailedError):
         self.attempts = attempts
 
 
+class UnreachableError(ServiceError):
+    """Nothing answers at the URL, or what answers is not our service. Of our client; no service answers with it."""
+
+    code = "unreachable"
+    sentence = "no reranking service at {url} ({reason}); start one with `make serve`, or give another URL"
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
+
+
 class InternalError(ServiceError):
     """A bug of ours."""
 
@@ -365,7 +382,7 @@ def every_class() -> list[type[RerankerError]]:
 
 
 def for_clients() -> list[type[RerankerError]]:
-    """Give every error that a client can be answered with, one for each code, by status."""
-    roots = ClientError, ServiceError
-    found = [one for one in every_class() if issubclass(one, roots) and one not in roots and "code" in vars(one)]
+    """Give every error that the service can answer with, one for each code, by status."""
+    others = ClientError, ServiceError, UnreachableError
+    found = [one for one in every_class() if issubclass(one, others) and one not in others and "code" in vars(one)]
     return sorted(found, key=lambda one: one.status_code)

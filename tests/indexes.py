@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from reranker.search.build import Build
+from reranker.search.documents import find_sources
 from reranker.search.embedding import SIMULATED, simulated_vectors
+from reranker.search.first_stages import TextKind
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo
-from reranker.search.sources import find_sources
+from reranker.types import FloatArray
 
 DOCUMENTS = [
     {"id": "whale", "title": "Moby-Dick", "text": "A captain hunts a white whale.", "lang": "en", "year": 1851},
@@ -18,6 +20,13 @@ DOCUMENTS = [
     {"id": "wal", "text": "Der Wal und das Meer: two words about a whale", "lang": "de", "year": 1900},
     {"id": "match", "text": "A young woman makes matches.", "lang": "en", "year": 1815},
 ]
+
+
+class SimulatedEmbedder:
+    """Embeds as `simulated_vectors` does. See `Embedder`."""
+
+    async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
+        return simulated_vectors(texts)
 
 
 def build(index: Path, documents: Sequence[dict[str, Any]], *, vectors: bool = True) -> Path:

@@ -22,11 +22,10 @@ from benchmarks.service import Server, ours, started
 from deployments.cli import evaluate
 from deployments.cli.index import open_embedder
 from reranker.client import RerankerClient
-from reranker.config import EmbeddingConfig
 from reranker.offline import evaluation, formats
 from reranker.search.build import Build, Embed
+from reranker.search.documents import TextFields, find_sources
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo
-from reranker.search.sources import TextFields, find_sources
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "search.md"
@@ -70,7 +69,7 @@ def minilm() -> str:
     return str(Path(found.origin).parent / "model")
 
 
-def build(one: JudgedSet, out: Path, embedding: str, embed: Embed) -> None:
+def build(one: JudgedSet, out: Path, embedding: str, embed: Embed | None) -> None:
     """Index the documents of a set, with vectors."""
     info = IndexInfo(fields=one.fields, embedding=EmbeddingInfo(model=embedding))
     folder = IndexFolder(out)
@@ -124,7 +123,7 @@ def main() -> int:
     lines = [f"Reranker: `{parsed.model}`. Embedding model: `{parsed.embedding or 'all-MiniLM-L6-v2'}`.", ""]
     with tempfile.TemporaryDirectory(prefix="reranker-retrieval-") as folder:
         indexes = {one.name: Path(folder) / one.name for one in SETS}
-        with open_embedder(EmbeddingConfig(model=embedding)) as embed:
+        with open_embedder(EmbeddingInfo(model=embedding)) as embed:
             for one in SETS:
                 build(one, indexes[one.name], embedding, embed)
         with start(indexes, parsed.model) as server, RerankerClient(server.url) as client:

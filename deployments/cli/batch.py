@@ -8,6 +8,7 @@ from pathlib import Path
 from deployments.cli import Subparsers, rankers
 from deployments.cli.rankers import positive
 from reranker.config import RerankerConfig, SimulatedConfig
+from reranker.errors import CommandError
 from reranker.offline.folder import BatchFolder
 from reranker.offline.pairs import Columns, find_input
 from reranker.offline.scorer import for_throughput
@@ -66,7 +67,7 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         report = batch.run(job, batch.Cluster(parsed.address, parsed.replicas), restart=parsed.restart)
     except KeyboardInterrupt:
-        raise rankers.CommandError("stopped; run it again to go on") from None
+        raise CommandError("stopped; run it again to go on") from None
     print("\n".join(report.lines()))
     return 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from deployments.cli import Subparsers, rankers
 from deployments.cli.rankers import positive
 from reranker.client import RerankerClient
+from reranker.errors import CommandError
 from reranker.offline import evaluation, formats
 from reranker.offline.evaluation import Comparison
 
@@ -81,7 +82,7 @@ def _rerank(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Compari
 def _search(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Comparison]]:
     """Search with every judged query; `before` is the order of the first stage."""
     if parsed.local or parsed.run_out or parsed.candidates:
-        raise rankers.CommandError("--search asks a service: without --local, --run-out and --candidates")
+        raise CommandError("--search asks a service: without --local, --run-out and --candidates")
     judgments = formats.read_judgments(_path(parsed, "judgments"))
     wanted = evaluation.measured_queries(judgments)
     queries = formats.read_texts(_path(parsed, "queries"), set(wanted))
@@ -140,7 +141,7 @@ def _path(parsed: argparse.Namespace, option: str) -> str:
     if given is not None:
         return given
     if parsed.folder is None:
-        raise rankers.CommandError(f"give a FOLDER with {_FILES[option][0]} in it, or --{option} FILE")
+        raise CommandError(f"give a FOLDER with {_FILES[option][0]} in it, or --{option} FILE")
     return str(parsed.folder / _FILES[option][0])
 
 

@@ -21,7 +21,7 @@ from deployments.cli.config import SERVE_CONFIG, load_config
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.engine.loop import Engine
-from reranker.errors import ConfigurationError, RerankerError
+from reranker.errors import CommandError, ConfigurationError, RerankerError
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.offline.formats import read_documents
@@ -47,12 +47,6 @@ class Ranker(Protocol):
     ) -> list[ScoredDocument]:
         """Return documents best first; see `RerankerClient.rerank`."""
         ...
-
-
-class CommandError(RerankerError):
-    """The command cannot go on; the message says what to do."""
-
-    code = "command_error"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

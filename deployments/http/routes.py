@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, Required, TypeAlias
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -79,22 +79,19 @@ class ModelList(TypedDict):
     data: list[ModelCard]
 
 
-class CacheReport(TypedDict):
+class CacheReport(TypedDict, total=False):
     """What the score caches hold and have done."""
 
-    enabled: bool
-    ingress_replicas: NotRequired[int]
-    hit_rate: NotRequired[
-        Annotated[
-            float | None,
-            Field(description="Share of the documents looked up that were known, or were being scored."),
-        ]
+    enabled: Required[bool]
+    ingress_replicas: int
+    hit_rate: Annotated[
+        float | None, Field(description="Share of the documents looked up that were known, or were being scored.")
     ]
-    hits: NotRequired[int]
-    misses: NotRequired[int]
-    coalesced: NotRequired[int]
-    memory: NotRequired[dict[str, Any]]
-    redis: NotRequired[dict[str, Any]]
+    hits: int
+    misses: int
+    coalesced: int
+    memory: dict[str, Any]
+    redis: dict[str, Any]
 
 
 class Auth(TypedDict):
@@ -105,10 +102,7 @@ class Auth(TypedDict):
 
 class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:  # Any: JSON
-        """Add what all routes have in common: their errors, and that there may be keys, for which the page has a field.
-
-        FastAPI would have each request pass a dependency for a key; the middleware has looked at it already.
-        """
+        """Add what all routes share: the body of errors, and a field for the key, which the middleware checks."""
         schema = super().openapi()
         schema["components"]["securitySchemes"] = {"API key": _KEY}
         schema["components"]["schemas"]["ErrorBody"] = TypeAdapter(ErrorBody).json_schema()
@@ -123,16 +117,7 @@ def build_api(
     count: Observer | None = None,
     quotas: Quotas | None = None,
 ) -> FastAPI:
-    """Make the application.
-
-    Args:
-        backend: Does the work.
-        limits: What one request may have.
-        keys: Who may use it.
-        observers: See `RequestMiddleware`.
-        count: See `RequestMiddleware`.
-        quotas: How much each key may use. None: counted in this process alone.
-    """
+    """Make the application. The arguments after `backend` are those of `RequestMiddleware`."""
     api = _Api(
         title="Reranker",
         description=_DESCRIPTION,
@@ -158,12 +143,26 @@ async def _raise(request: Request, error: Exception) -> Response:
     raise error
 
 
+async def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+async def _backend_for_admins(request: Request) -> Backend:
+    if not request.state.caller.admin:
+        raise ForbiddenError
+    return await _backend(request)
+
+
+_Backend: TypeAlias = Annotated[Backend, Depends(_backend)]
+_AdminsBackend: TypeAlias = Annotated[Backend, Depends(_backend_for_admins)]
+
+
 def _ranking(dialect: Dialect | None) -> Callable[[Request], Awaitable[Response]]:
     async def rank(request: Request) -> Response:
-        backend: Backend = request.app.state.backend
         call = await read_call(request, dialect)
         record: RequestRecord = request.state.record
-        record.rankings = await backend.rank(call.lists, request.state.caller, record)
+        record.rankings = await request.app.state.backend.rank(call.lists, request.state.caller, record)
         return ranking_response(request, call, record.rankings)
 
     return rank
@@ -176,17 +175,15 @@ for _path, _dialect in PATHS.items():
 
 @router.head("/health", include_in_schema=False)
 @router.get("/health", **describe(Health, 503))
-async def health(request: Request) -> Response:
+async def health(backend: _Backend) -> Response:
     """200 once an engine can score, 503 before."""
-    backend: Backend = request.app.state.backend
-    service = {SERVICE_HEADER: backend.service}
     try:
         live = await backend.live_replicas()
+        response = reply({"status": "ok", "model": backend.model, "replicas": live})
     except NotReadyError as error:
         response = error_response(error, status=error.status, replicas=await backend.replicas_loading())
-        response.headers.update(service)
-        return response
-    return reply({"status": "ok", "model": backend.model, "replicas": live}, headers=service)
+    response.headers[SERVICE_HEADER] = backend.service
+    return response
 
 
 @router.get("/-/healthz", include_in_schema=False)
@@ -196,64 +193,53 @@ async def alive() -> Response:
 
 
 @router.get("/v1/load", **describe(Load))
-async def load(request: Request) -> Response:
+async def load(backend: _Backend) -> Response:
     """What is in flight here, and what every replica has to do. Checks the sums on the way."""
-    backend: Backend = request.app.state.backend
     return reply(await backend.load())
 
 
 @router.get("/v1/models", **describe(ModelList))
-async def models(request: Request) -> Response:
+async def models(backend: _Backend) -> Response:
     """The model this service has, and its adapters."""
-    backend: Backend = request.app.state.backend
-    cards = [_model_card(name, backend) for name in (backend.model, *backend.adapters)]
-    return reply({"object": "list", "data": cards})
+    return reply({"object": "list", "data": list(_model_cards(backend).values())})
 
 
 @router.get("/v1/models/{model_id:path}", **describe(ModelCard, 404))
-async def model(request: Request, model_id: str) -> Response:
+async def model(backend: _Backend, model_id: str) -> Response:
     """The model of this name."""
-    backend: Backend = request.app.state.backend
-    known = (backend.model, *backend.adapters)
-    if model_id not in known:
-        raise NotFoundError(f"no such model; this service has {', '.join(known)}")
-    return reply(_model_card(model_id, backend))
+    cards = _model_cards(backend)
+    if model_id not in cards:
+        raise NotFoundError(f"no such model; this service has {', '.join(cards)}")
+    return reply(cards[model_id])
 
 
-def _model_card(name: str, backend: Backend) -> ModelCard:
-    card: ModelCard = {
-        "id": name,
-        "object": "model",
-        "created": _STARTED_S,
-        "owned_by": "reranker",
-        "model_type": "rerank",
-        "model_name": name,
-    }
-    if name in backend.adapters:
-        card["parent"] = backend.model
-    return card
+def _model_cards(backend: Backend) -> dict[str, ModelCard]:
+    cards: dict[str, ModelCard] = {}
+    for name in (backend.model, *backend.adapters):
+        cards[name] = {
+            "id": name,
+            "object": "model",
+            "created": _STARTED_S,
+            "owned_by": "reranker",
+            "model_type": "rerank",
+            "model_name": name,
+        }
+        if name in backend.adapters:
+            cards[name]["parent"] = backend.model
+    return cards
 
 
 @router.get("/v1/cache", **describe(CacheReport, 403, 503))
-async def cache_report(request: Request) -> Response:
+async def cache_report(backend: _AdminsBackend) -> Response:
     """What the score cache holds, its hit rate, and how Redis does. Of all ingress replicas together."""
-    return reply(await _admins_backend(request).cache_report())
-
-
-@router.delete("/v1/cache", **describe(CacheReport, 403, 503))
-async def clear_cache(request: Request) -> Response:
-    """Forget every score, in all ingress replicas and in Redis; then as GET."""
-    backend = _admins_backend(request)
-    await backend.clear_cache()
     return reply(await backend.cache_report())
 
 
-def _admins_backend(request: Request) -> Backend:
-    caller: Caller = request.state.caller
-    if not caller.admin:
-        raise ForbiddenError
-    backend: Backend = request.app.state.backend
-    return backend
+@router.delete("/v1/cache", **describe(CacheReport, 403, 503))
+async def clear_cache(backend: _AdminsBackend) -> Response:
+    """Forget every score, in all ingress replicas and in Redis; then as GET."""
+    await backend.clear_cache()
+    return reply(await backend.cache_report())
 
 
 _page = describe(None, 403, 404)
@@ -261,14 +247,13 @@ _page["responses"][200] = {"content": {"text/plain": {"schema": {"type": "string
 
 
 @router.get("/metrics", **_page)
-async def metrics(request: Request) -> Response:
+async def metrics(request: Request, backend: _Backend) -> Response:
     """The series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
     keys: Keyring = request.app.state.keys
     if keys.needed and not keys.open_metrics:
         caller: Caller = request.state.caller
         if not (caller.metrics or caller.admin):
             raise ForbiddenError
-    backend: Backend = request.app.state.backend
     text = await backend.metrics_text()
     if text is None:
         raise NotFoundError("nothing is counted: observability.metrics is false")
@@ -282,13 +267,12 @@ async def auth(request: Request) -> Response:
 
 
 @router.get("/info", **describe(TeiInfo))
-async def info(request: Request) -> Response:
+async def info(backend: _Backend) -> Response:
     """What Hugging Face's TEI says of itself."""
-    return reply(request.app.state.backend.info())
+    return reply(backend.info())
 
 
 @router.get("/", include_in_schema=False)
-async def root(request: Request) -> Response:
+async def root(backend: _Backend) -> Response:
     """Say what this is, to whoever opens it in a browser."""
-    model_name = request.app.state.backend.model
-    return reply({"service": "reranker", "model": model_name, "rerank": "POST /v1/rerank", "docs": "/docs"})
+    return reply({"service": "reranker", "model": backend.model, "rerank": "POST /v1/rerank", "docs": "/docs"})

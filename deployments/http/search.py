@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, NotRequired, Protocol, cast
+from typing import Annotated, Any, NotRequired, cast
 
 from fastapi import APIRouter, Request
 from pydantic import Field, PositiveInt, StrictStr
@@ -26,12 +26,12 @@ from deployments.http.responses import describe, describe_ranking, ranking_respo
 from reranker.config import RerankerConfig
 from reranker.config.search import Stage
 from reranker.dialects import answers
-from reranker.dialects.base import JSON, Dialect, RankingCall
+from reranker.dialects.base import Dialect, RankingCall
 from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
 from reranker.record import RequestRecord
 from reranker.search.filters import Filter, read_filter
-from reranker.search.types import Candidate, Query, Retrieval
+from reranker.search.first_stages import Candidate, Query, Retrieval
 from reranker.types import Ranking, RankRequest
 
 DEFAULT_TOP_N = 10
@@ -65,13 +65,13 @@ class SearchBody(Options):
     """false: leave out texts, titles and metadata."""
 
     @property
-    def most(self) -> int | None:
-        """How many results to return at most. None: all."""
+    def max_results(self) -> int | None:
+        """None: all."""
         return DEFAULT_TOP_N if self.top_n is None else self.top_n or None
 
     def where(self) -> Filter | None:
         """The filter; raises InvalidRequestError if it is wrong."""
-        return None if self.filter is None else read_filter(self.filter)
+        return read_filter(self.filter or {})
 
 
 class Place(TypedDict):
@@ -125,70 +125,60 @@ def read(body: SearchBody) -> tuple[RankRequest, ...]:
     """Give the list that will be ranked; its documents are not known yet."""
     body.where()  # a wrong filter is refused before anything is searched
     # Where chunks are taken out afterwards, enough must be left.
-    top_n = None if body.max_per_document else body.most
+    top_n = None if body.max_per_document else body.max_results
     return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms()),)
 
 
 def write(
-    found: Retrieval, call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord
+    retrieval: Retrieval, call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord
 ) -> SearchAnswer:
     """Write the answer."""
     body: SearchBody = call.body
     [ranking] = rankings
-    ranked: list[tuple[int, dict[str, Any]]] = (
-        [(index, {}) for index in range(len(found.candidates))]
-        if body.rerank is False
-        else [
-            (one.index, {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)})
+    candidates = retrieval.candidates
+    scores: dict[int, Mapping[str, Any]] = {one: {} for one in range(len(candidates))}
+    if body.rerank is not False:
+        scores = {
+            one.index: {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)}
             for one in ranking.results
-        ]
-    )
-    chosen, of_document = [], Counter[str]()
-    for index, scores in ranked:
-        candidate = found.candidates[index]
-        of_document[candidate.chunk.id] += 1
-        if body.max_per_document is None or of_document[candidate.chunk.id] <= body.max_per_document:
-            chosen.append(_result(candidate, index, scores, body))
+        }
+    results, of_document = [], Counter[str]()
+    for index, score in scores.items():
+        chunk = candidates[index].chunk
+        of_document[chunk.id] += 1
+        if body.max_per_document is None or of_document[chunk.id] <= body.max_per_document:
+            results.append(_result(candidates[index], index, score, texts=body.return_documents is not False))
+    left_out: LeftOut = {}
+    if ranking.unscored:
+        left_out["unscored"] = [_place(candidates[index]) for index in ranking.unscored]
+    if ranking.excluded:
+        left_out["excluded"] = [{**_place(candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
     return {
         **answers.head_of("search", model, record),
-        "index": found.index,
-        "version": found.version,
-        "first_stage": found.first_stage,
-        "candidates": len(found.candidates),
-        "results": chosen[: body.most],
+        "index": retrieval.index,
+        "version": retrieval.version,
+        "first_stage": retrieval.first_stage,
+        "candidates": len(candidates),
+        "results": results[: body.max_results],
         "usage": answers.usage_of(rankings),
         "meta": answers.meta_of(call, rankings, record),
         # What the stages took is in every answer; `timings: true` adds the shards.
         "timings": answers.timings_of(record, shards=bool(body.timings)),
-        **_left_out(found, ranking),
+        **left_out,
     }
-
-
-def _left_out(found: Retrieval, ranking: Ranking) -> LeftOut:
-    left: LeftOut = {}
-    if ranking.unscored:
-        left["unscored"] = [_place(found.candidates[index]) for index in ranking.unscored]
-    if ranking.excluded:
-        left["excluded"] = [{**_place(found.candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
-    return left
 
 
 def _place(candidate: Candidate) -> Place:
     return {"id": candidate.chunk.id, "chunk": candidate.chunk.number}
 
 
-def _result(candidate: Candidate, index: int, scores: Mapping[str, Any], body: SearchBody) -> SearchResult:
+def _result(candidate: Candidate, index: int, score: Mapping[str, Any], *, texts: bool) -> SearchResult:
     chunk = candidate.chunk
-    result: dict[str, Any] = {
-        **_place(candidate),
-        **scores,
-        "first_stage_score": candidate.score,
-        "first_stage_rank": index + 1,
-    }
-    if body.return_documents is not False:
-        result |= {"text": chunk.text, "start": chunk.start}
-        result |= {"title": chunk.title} if chunk.title else {}
-        result |= {"metadata": chunk.metadata} if chunk.metadata else {}
+    first_stage = {"first_stage_score": candidate.score, "first_stage_rank": index + 1}
+    result: dict[str, Any] = {**_place(candidate), **score, **first_stage}
+    if texts:
+        more = {"title": chunk.title, "metadata": chunk.metadata}
+        result |= {"text": chunk.text, "start": chunk.start} | {name: value for name, value in more.items() if value}
     return cast("SearchResult", result)
 
 
@@ -201,7 +191,7 @@ DIALECT = Dialect(
     lists=(),
     read=read,
     answer=SearchAnswer,
-    write=partial(write, Retrieval()),  # of nothing found; `Search.find` gives each request its own
+    write=partial(write, Retrieval()),  # of no candidates; `Search.find` gives each request its own
     error=answers.error_body,
     examples={
         "search": {"query": "What is the capital of China?", "top_n": 3},
@@ -216,33 +206,22 @@ DIALECT = Dialect(
 )
 
 
-class Indexes(Protocol):
-    """The search deployment; see `deployments.search.SearchReplica`."""
-
-    async def search(self, query: Query) -> Retrieval:
-        """Find candidates."""
-        ...
-
-    async def describe(self) -> JSON:
-        """Describe the indexes, the default first."""
-        ...
-
-
 class SearchClient:
-    """Calls the search deployment. Ray's errors end here. See `Indexes`."""
+    """Calls the search deployment, `deployments.search.SearchReplica`. Ray's errors end here."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
         """Call these."""
         self._replicas = replicas
 
     async def search(self, query: Query) -> Retrieval:
-        """See `Indexes`; raises RetrievalError if no replica answers."""
-        found: Retrieval = await self._call("search", query)
-        return found
+        """Find candidates; raises RetrievalError if no replica answers."""
+        retrieval: Retrieval = await self._call("search", query)
+        return retrieval
 
-    async def describe(self) -> JSON:
-        """See `Indexes`; raises RetrievalError if no replica answers."""
-        return await self._call("describe")
+    async def describe(self) -> list[dict[str, Any]]:  # Any: JSON
+        """Describe the indexes, the default first; raises RetrievalError if no replica answers."""
+        described: list[dict[str, Any]] = await self._call("describe")
+        return described
 
     async def _call(self, method: str, *arguments: object) -> Any:  # Any: what the method gives
         for left in reversed(range(_ATTEMPTS)):
@@ -257,16 +236,11 @@ class SearchClient:
 
 
 class Search:
-    """Searches, with what the service is configured to have."""
+    """Finds the documents that a request is to have ranked."""
 
-    def __init__(self, indexes: Indexes, config: RerankerConfig) -> None:
-        """Search these indexes.
-
-        Args:
-            indexes: The search deployment.
-            config: The service's configuration.
-        """
-        self._indexes, self._config = indexes, config
+    def __init__(self, indexes: SearchClient, config: RerankerConfig) -> None:
+        """Search these indexes, as the service is configured."""
+        self.indexes, self._config = indexes, config
 
     async def find(self, call: RankingCall, record: RequestRecord) -> tuple[RankingCall, Retrieval]:
         """Find candidates, and make them the documents of the request, with the index's settings.
@@ -284,38 +258,30 @@ class Search:
         """
         body: SearchBody = call.body
         [request] = call.lists
+        config = self._config.search
+        index = config.indexes.get(body.index or next(iter(config.indexes)))
+        if index is None:
+            raise UnknownIndexError(tuple(config.indexes))
+        if body.candidates is not None and body.candidates > config.max_candidates:
+            raise InvalidRequestError("candidates", f"must be at most {config.max_candidates}")
+        count = body.candidates or index.candidates or config.candidates
+        query = Query(request.query[:_MAX_CHARACTERS], count, body.index, body.first_stage, body.where())
         timeout_s = self._config.limits.bounded_s(request.timeout_s)
-        text = request.query[:_MAX_CHARACTERS]
-        query = Query(text, self._count(body), body.index, body.first_stage, body.where())
         try:
             async with asyncio.timeout_at(record.began_s + timeout_s):
-                found = await self._indexes.search(query)
+                retrieval = await self.indexes.search(query)
         except TimeoutError:
             raise DeadlineExceededError(timeout_s) from None
-        index = self._config.search.indexes[found.index]
+        chunks = [one.chunk for one in retrieval.candidates]
         request = replace(
             request,
-            documents=tuple(one.chunk.ranked_text for one in found.candidates),
-            metadata=tuple(one.chunk.metadata for one in found.candidates),
+            documents=tuple(one.ranked_text for one in chunks),
+            metadata=tuple(one.metadata for one in chunks),
             instruction=request.instruction or index.instruction,
             score_threshold=index.score_threshold if request.score_threshold is None else request.score_threshold,
         )
-        dialect = replace(call.dialect, write=partial(write, found))
-        return replace(call, dialect=dialect, lists=(request,)), found
-
-    async def describe(self) -> JSON:
-        """See `Indexes`."""
-        return await self._indexes.describe()
-
-    def _count(self, body: SearchBody) -> int:
-        """How many candidates a request is to have."""
-        search = self._config.search
-        name = body.index or next(iter(search.indexes))
-        if name not in search.indexes:
-            raise UnknownIndexError(tuple(search.indexes))
-        if body.candidates is not None and body.candidates > search.max_candidates:
-            raise InvalidRequestError("candidates", f"must be at most {search.max_candidates}")
-        return body.candidates or search.indexes[name].candidates or search.candidates
+        dialect = replace(call.dialect, write=partial(write, retrieval))
+        return replace(call, dialect=dialect, lists=(request,)), retrieval
 
 
 class IndexList(TypedDict):
@@ -326,11 +292,7 @@ class IndexList(TypedDict):
 
 
 def search_router(search: Search) -> APIRouter:
-    """Make the routes.
-
-    Args:
-        search: Finds the documents.
-    """
+    """Make the routes."""
     router = APIRouter()
 
     async def answer(request: Request) -> Response:
@@ -338,11 +300,11 @@ def search_router(search: Search) -> APIRouter:
         record: RequestRecord = request.state.record
         call = await read_call(request, DIALECT)
         with record.stage("retrieve"):
-            call, found = await search.find(call, record)
+            call, retrieval = await search.find(call, record)
         note_call(record, call)
-        record.found_bytes = found.text_bytes
+        record.found_bytes = sum(len(text.encode()) for text in call.lists[0].documents)
         rankings: Sequence[Ranking] = [Ranking()]
-        if found.candidates and call.body.rerank is not False:
+        if retrieval.candidates and call.body.rerank is not False:
             record.rankings = rankings = await backend.rank(call.lists, request.state.caller, record)
         return ranking_response(request, call, rankings)
 
@@ -352,6 +314,6 @@ def search_router(search: Search) -> APIRouter:
     @router.get("/v1/indexes", **describe(IndexList, 503))
     async def indexes() -> Response:
         """What there is to search, the default first: versions, sizes, first stages."""
-        return reply({"object": "list", "data": await search.describe()})
+        return reply({"object": "list", "data": await search.indexes.describe()})
 
     return router

@@ -8,8 +8,7 @@ from typing import Any
 
 from deployments.ui.documents import Document, text_of
 from reranker import errors
-from reranker.client import UnreachableError
-from reranker.errors import RerankerError
+from reranker.errors import RerankerError, UnreachableError
 
 _PASSAGES = 5
 """Of a search, the best, which a prompt quotes."""

@@ -209,10 +209,10 @@ def usage_of(rankings: Sequence[Ranking]) -> Usage:
 
 def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
     """End an answer to one list."""
-    tail: Tail = {"usage": usage_of([ranking]), **omissions_of(ranking)}
+    tail: Tail = {"usage": usage_of([ranking])}
     if call.body.timings:
         tail["timings"] = timings_of(record, shards=True)
-    return tail
+    return {**tail, **omissions_of(ranking)}
 
 
 def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecord) -> Meta:

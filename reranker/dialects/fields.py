@@ -1,4 +1,4 @@
-"""The fields that dialects share, how they become our own terms, and how a document or query becomes text.
+"""The fields that dialects share, and how a document or query becomes text.
 
 Lenient where clients differ: `null` for every optional field, "true" for true, unknown fields. Strict where a wrong
 value would give a wrong ranking.
@@ -42,8 +42,8 @@ _OBEYED: dict[str, tuple[object, ...]] = {
     "mm_processor_kwargs": ({},),  # vLLM
     "kwargs": ("{}", "", {}),  # xinference
 }
-"""Fields of other services that would change the ranking and that we do not obey, and the values of each that ask for
-what happens anyway; null does for every field."""
+"""Fields of other services that would change the ranking and are not obeyed. Null, and the values here, ask for what
+happens anyway."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it
 _NO_TEXT = "this model reads text only"
 
@@ -137,11 +137,7 @@ Body = TypeVar("Body", bound=Options)
 
 
 def validate(model: type[Body], fields: Mapping[str, Any]) -> Body:
-    """Make a body of what was in the JSON.
-
-    Raises:
-        InvalidRequestError: Names the first wrong field. Never quotes its value.
-    """
+    """Check a body; raises InvalidRequestError, which names the first wrong field and never quotes its value."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -149,18 +145,18 @@ def validate(model: type[Body], fields: Mapping[str, Any]) -> Body:
 
 
 def _first_problem(error: ValidationError) -> InvalidRequestError:
-    # What is neither of two types brings a complaint for each branch of the union, with the branch's name in its path.
-    # Only lists are nested, so that the numbers in the path are the places; the deepest complaint is the most exact.
+    # A value of a wrong type brings a complaint from each branch of its union, with the branch's name in the path. Only
+    # lists are nested, so the numbers in a path are the places; the deepest complaint is the most exact.
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     top = str(problems[0]["loc"][0])
     problem = max((one for one in problems if one["loc"][0] == top), key=lambda one: len(_places(one["loc"])))
     places = _places(problem["loc"])
-    kinds = {one["type"] for one in problems if one["loc"][0] == top and _places(one["loc"]) == places}
+    types = {one["type"] for one in problems if one["loc"][0] == top and _places(one["loc"]) == places}
     field = top + "".join(f"[{place}]" for place in places)
-    kind, message = problem["type"], problem["msg"]
-    if {"string_type", "dict_type"} <= kinds:
-        message = "must be a string or an object" + (", or a list of these" if "list_type" in kinds else "")
-    if kind == "too_short":
+    message = problem["msg"]
+    if {"string_type", "dict_type"} <= types:
+        message = "must be a string or an object" + (", or a list of these" if "list_type" in types else "")
+    if problem["type"] == "too_short":
         message = "must not be empty"
     return InvalidRequestError(field, message[:1].lower() + message[1:])
 
@@ -170,30 +166,21 @@ def _places(location: tuple[int | str, ...]) -> tuple[int, ...]:
 
 
 def ignored_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name the fields that a body has with a value that we do not obey.
-
-    Args:
-        fields: The body. (Any: JSON.)
-    """
+    """Name the fields of a body whose value is not obeyed."""
     return tuple(
         name for name, obeyed in _OBEYED.items() if fields.get(name) is not None and fields[name] not in obeyed
     )
 
 
 def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ()) -> tuple[str, ...]:
-    """Give the text of each document.
+    """Give the text of each document; `where` is the field they came in.
 
-    Args:
-        items: As they came.
-        where: Name of the field they came in.
-        rank_fields: Fields of objects that count, in this order.
-
-    Returns:
-        A string as it is. An object's `text`; with `rank_fields`, those fields of it as YAML; without either, all of it
-        as YAML, as Cohere advises for structured data. vLLM's `{"content": [{"type": "text", …}]}` is its parts.
+    A string is its own text. An object's is its `text`; with `rank_fields`, these fields in this order, as YAML;
+    without either, all of it as YAML, as Cohere advises. vLLM's `{"content": [{"type": "text", …}]}` is its
+    parts.
 
     Raises:
-        InvalidRequestError: An object without a text; named by its place.
+        InvalidRequestError: An object has no text; its place is named.
     """
     return tuple(
         item if isinstance(item, str) else _text_of(item, f"{where}[{index}]", rank_fields)
@@ -211,11 +198,7 @@ def list_of(
 
 
 def query_of(item: Item, where: str) -> str:
-    """Give the text of a query.
-
-    Raises:
-        InvalidRequestError: It has none.
-    """
+    """Give the text of a query; raises InvalidRequestError if it has none."""
     if not (isinstance(item, str) or "text" in item or _is_content(item.get("content"))):
         raise InvalidRequestError(where, "must be a string or an object with a string `text`")
     text = item if isinstance(item, str) else _text_of(item, where, ())

@@ -25,10 +25,10 @@ def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_he
     """Read a request's body.
 
     Args:
-        body: As it came; not compressed.
+        body: Not compressed.
         dialect: As its path says. None: its fields say.
         limits: How much it may hold.
-        timeout_header: What the client's X-Reranker-Timeout-S says.
+        timeout_header: The client's X-Reranker-Timeout-S.
 
     Raises:
         InvalidRequestError: No JSON object, or a wrong field, which is named. Never quotes a value.
@@ -64,12 +64,7 @@ def _claimant(fields: Mapping[str, Any]) -> Dialect:
 
 
 def _load(body: bytes, limits: LimitsConfig) -> Any:  # Any: JSON
-    """Parse some JSON within limits: 64 MB of "[],[]," would become gigabytes of Python's lists.
-
-    Raises:
-        InvalidRequestError: It is no JSON, or nested too deep.
-        RequestTooLargeError: It has too many values; said before it is parsed.
-    """
+    """Parse JSON within limits: 64 MB of "[],[]," would become gigabytes of Python's lists."""
     if _brackets_and_commas(body) > limits.max_json_values:  # those in texts too, but it takes no time
         values = _brackets_and_commas(_without_strings(body))
         if values > limits.max_json_values:
@@ -99,6 +94,6 @@ def _brackets_and_commas(text: bytes) -> int:
 
 
 def _without_strings(body: bytes) -> bytes:
-    """Leave only the structure of some JSON; some 3 ms per MB, in C."""
+    """Leave only the structure of some JSON; 3 ms per MB, in C."""
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     return b"".join(unescaped.translate(None, _NOT_STRUCTURE).split(b'"')[::2])

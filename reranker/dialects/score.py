@@ -19,28 +19,21 @@ _Side = Item | Items | None
 
 
 class ScoreBody(Options):
-    """Pairs to score: `text_1` and `text_2`, or one of vLLM's other names for these."""
+    """Pairs to score: `text_1` and `text_2`, or vLLM's other names: `queries` and `documents` or `items`; `data_*`."""
 
     text_1: _Side = None
     """The query, or one for each document."""
     text_2: _Side = None
     """The document or documents."""
     queries: _Side = None
-    """Another name for `text_1`."""
     documents: _Side = None
-    """Another name for `text_2`."""
     items: _Side = None
-    """Another name for `text_2`."""
     data_1: _Side = None
-    """Another name for `text_1`."""
     data_2: _Side = None
-    """Another name for `text_2`."""
     use_activation: bool | None = None
-    """false: log-odds in place of scores in [0, 1], as `raw_scores`."""
+    """false: log-odds in place of scores in [0, 1], as `raw_scores`. `softmax` and `activation` are its older names."""
     softmax: bool | None = None
-    """An older name of `use_activation`."""
     activation: bool | None = None
-    """An older name of `use_activation`."""
 
     @property
     def log_odds(self) -> bool:

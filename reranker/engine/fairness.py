@@ -9,14 +9,12 @@ their tags. A shard starts at the tag of the pair taken last (self-clocked fair 
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Flow = TypeVar("Flow", bound=Hashable)
-_SCALE = 64
-"""Ticks of virtual time per token at weight 1: tags are integers, as vLLM's priorities are."""
+_SCALE = 64  # ticks of virtual time per token at weight 1: tags are integers, as vLLM's priorities are
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +23,23 @@ class Turn(Generic[Flow]):
 
     flow: Flow
     position: int
-    """Of the pair in its shard."""
+    """In the shard."""
     cost: int
     """Tokens."""
     tag: int
     """Virtual finish time."""
 
 
+@dataclass(slots=True, eq=False)
 class _Waiting(Generic[Flow]):
     """A flow with pairs left, and the virtual time it has reached."""
 
-    __slots__ = ("costs", "flow", "order", "position", "reached", "ticks_per_token")
-
-    def __init__(self, flow: Flow, costs: Sequence[int], start: int, weight: float, order: int) -> None:
-        self.flow, self.costs, self.order = flow, costs, order
-        self.position = 0
-        self.ticks_per_token = _SCALE / weight
-        self.reached = float(start)
+    flow: Flow
+    costs: Sequence[int]
+    reached: float
+    ticks_per_token: float
+    order: int
+    position: int = 0
 
     @property
     def tag(self) -> int:
@@ -55,12 +53,7 @@ class FairQueue(Generic[Flow]):
     """Flows of pairs that wait for an engine."""
 
     def __init__(self, *, by_arrival: bool = False) -> None:
-        """Start empty, at virtual time 0.
-
-        Args:
-            by_arrival: First come, first served: the order that fair queueing is measured against. All pairs of a flow
-                have the flow's number as their tag.
-        """
+        """Start empty. With `by_arrival` all pairs of a flow have its number as their tag: first come, first served."""
         self._by_arrival = by_arrival
         self._heap: list[_Waiting[Flow]] = []
         self._flows: dict[Flow, _Waiting[Flow]] = {}
@@ -73,20 +66,12 @@ class FairQueue(Generic[Flow]):
         return self._pairs
 
     def push(self, flow: Flow, costs: Sequence[int], weight: float) -> None:
-        """Add a flow.
-
-        Args:
-            flow: Must not be waiting already.
-            costs: Work of each pair, in tokens, in the order they are to be taken. Not empty.
-            weight: Share against the other flows; above 0.
-        """
+        """Add a flow that is not waiting already. Its pairs are taken in the order of their costs, in tokens."""
         if flow in self._flows:
             raise RuntimeError("this flow waits already. This is a bug.")
         self._pushed += 1
-        if self._by_arrival:
-            waiting = _Waiting(flow, costs, self._pushed, math.inf, self._pushed)  # no later for what it costs
-        else:
-            waiting = _Waiting(flow, costs, self._time, weight, self._pushed)
+        start, ticks = (self._pushed, 0.0) if self._by_arrival else (self._time, _SCALE / weight)
+        waiting = _Waiting(flow, costs, float(start), ticks, self._pushed)
         self._flows[flow] = waiting
         self._pairs += len(costs)
         heapq.heappush(self._heap, waiting)

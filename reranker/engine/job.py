@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 
 from reranker.record import request_id
 from reranker.types import EngineScores, Shard
-
-T = TypeVar("T")
 
 
 class Job:
@@ -56,15 +52,16 @@ class Job:
         began_s = ended_s if self.began_s is None else self.began_s
         return EngineScores(self.logits.copy(), scored, began_s - self.came_s, ended_s - began_s)
 
-    def resolve(self) -> None:
-        """Everything is scored. From the engine's thread."""
-        self._settle(self.answer.set_result, None)
-
-    def fail(self, error: Exception) -> None:
-        """No more scores will come. From the engine's thread."""
-        self._settle(self.answer.set_exception, error)
-
-    def _settle(self, settle: Callable[[T], None], value: T) -> None:
+    def end(self, error: Exception | None = None) -> None:
+        """Wake the caller: everything is scored, or no more scores will come. From the engine's thread."""
         self.ended_s = time.monotonic()
         with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(lambda: None if self.answer.done() else settle(value))
+            self.loop.call_soon_threadsafe(self._set_answer, error)
+
+    def _set_answer(self, error: Exception | None) -> None:
+        if self.answer.done():  # cancelled, or timed out meanwhile
+            return
+        if error is None:
+            self.answer.set_result(None)
+        else:
+            self.answer.set_exception(error)

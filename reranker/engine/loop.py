@@ -8,6 +8,7 @@ per pair. Pairs wait here and not in the stepper, so a list that arrives late or
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import queue
@@ -17,39 +18,31 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from reranker.engine import metrics
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.engine.job import Job
-from reranker.engine.metrics import BackendStats, EngineStats
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 
 logger = logging.getLogger(__name__)
 
 _LOGGED_REQUESTS = 20
-_FIRST_BATCH_TOKENS = 1_024
-"""Size of the first step, before any pace is known."""
+_FIRST_BATCH_TOKENS = 1_024  # before any pace is known
+# Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow a
+# change from small lists to full batches.
 _MEMORY_S = 5.0
-"""Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow
-a change from small lists to full batches."""
 
 
 class Stepper(Protocol):
-    """Computes pairs in steps. Made, called and closed on one thread."""
+    """Computes pairs in steps, within limits for one step. Made, called and closed on one thread."""
 
     max_batch_tokens: int
-    """Tokens one step computes."""
     max_batch_pairs: int
-    """Pairs one step computes."""
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        """Take in a pair.
+        """Take in a pair by its number.
 
-        Args:
-            pair: Its number.
-            prompt: Its tokens.
-            head_tokens: Length of the list's head, which the prompt begins with.
-            priority: Lower goes first.
-            adapter: Name of the adapter that scores it; empty: none.
+        The prompt begins with the list's head of `head_tokens`. A lower priority goes first. An empty adapter is none.
         """
         ...
 
@@ -61,8 +54,8 @@ class Stepper(Protocol):
         """Forget these pairs."""
         ...
 
-    def stats(self) -> BackendStats:
-        """Report its state and its counts; from any thread, and cheap."""
+    def stats(self) -> metrics.EngineStats:
+        """Figures of its own; from any thread, and cheap."""
         ...
 
     def close(self) -> None:
@@ -96,13 +89,12 @@ class Engine:
     def __init__(
         self, make_stepper: Callable[[], Stepper], *, by_arrival: bool = False, target_step_s: float | None = None
     ) -> None:
-        """Start the thread and make the stepper on it; returns when it can score.
+        """Start the thread and make the stepper on it, whose error is raised here; returns when it can score.
 
         Args:
-            make_stepper: Called on the thread; what it raises is raised here.
+            make_stepper: Called on the thread.
             by_arrival: Serve lists one after the other instead of in turns.
-            target_step_s: Seconds a step should take; the pace sets the size of its batch. None: as large as the
-                stepper allows.
+            target_step_s: Seconds a step should take, which limits its batch. None: only the stepper limits it.
         """
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: set[Job] = set()
@@ -111,7 +103,7 @@ class Engine:
         self._stepping: dict[int, Turn[Job]] = {}  # the stepper's pairs, by number
         self._stepping_tokens = 0
         self._pending_tokens = 0
-        self._pairs = 0
+        self._numbers = itertools.count()
         self._pace = Pace()
         self._began_s = 0.0  # of the work whose duration is not recorded yet
         self._steps = self._done_pairs = self._done_tokens = 0
@@ -139,33 +131,32 @@ class Engine:
         return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
 
     @property
-    def stats(self) -> EngineStats:
-        """Its work since the start, for metrics; may be a step behind."""
-        queued = self.pending_pairs, self._pending_tokens
-        done = self._steps, self._busy_s, self._done_pairs, self._done_tokens
-        return EngineStats(*done, *queued, self._stepper.stats())
+    def stats(self) -> metrics.EngineStats:
+        """Its figures and the stepper's; may be a step behind."""
+        return self._stepper.stats() | {
+            metrics.ENGINES: 1,
+            metrics.STEPS: self._steps,
+            metrics.BUSY_SECONDS: self._busy_s,
+            metrics.PAIRS: self._done_pairs,
+            metrics.TOKENS: self._done_tokens,
+            metrics.QUEUED_PAIRS: self.pending_pairs,
+            metrics.QUEUED_TOKENS: self._pending_tokens,
+        }
 
     async def score(self, shard: Shard) -> FloatArray:
-        """Score all pairs of a shard; cancelling the call takes the waiting ones out of the engine.
-
-        Returns:
-            Shape (pairs,), float32, in the shard's order: logit("yes") - logit("no").
-
-        Raises:
-            EngineFailedError: The engine stopped working, now or before.
-        """
+        """Score all pairs of a shard, without a timeout: `EngineScores.logits` of `score_within`."""
         return (await self.score_within(shard, 1.0, None)).logits
 
     async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
-        """Score as many pairs of a shard as time allows, and take the rest out of the engine.
+        """Score as many pairs of a shard as time allows. The rest leaves the engine, also when the call is cancelled.
 
         Args:
             shard: The pairs.
             weight: Share of the engine against the other shards in it.
-            timeout_s: Seconds until the answer is due. None: when all pairs are scored.
+            timeout_s: None: until all pairs are scored.
 
         Raises:
-            EngineFailedError: The engine stopped working, now or before.
+            EngineFailedError: The engine has stopped working.
         """
         if not self.healthy:
             raise EngineFailedError
@@ -186,11 +177,7 @@ class Engine:
         return job.scores()
 
     async def check_integrity(self) -> None:
-        """Compare the engine's counts with its shards; cheap.
-
-        Raises:
-            RuntimeError: Something was left behind. This is a bug.
-        """
+        """Compare the engine's counts with its shards; RuntimeError if they differ, which is a bug. Cheap."""
         checked: Future[None] = Future()
         self._commands.put(lambda: self._check(checked))
         if self.healthy:
@@ -219,7 +206,11 @@ class Engine:
             logger.exception(message, len(requests), ", ".join(requests[:_LOGGED_REQUESTS]))
         finally:
             self._healthy = False
-            self._fail_all()
+            while not self._commands.empty():  # this thread alone takes them; a shard among them must not wait for ever
+                self._commands.get_nowait()()
+            for job in self._jobs:
+                job.end(EngineFailedError())
+            self._jobs.clear()
             self._stepper.close()
 
     def _run_commands(self) -> bool:
@@ -255,7 +246,7 @@ class Engine:
         if job.answer.cancelled():
             return
         if not job.left:
-            job.resolve()
+            job.end()
             return
         self._jobs.add(job)
         self._pending_tokens += sum(job.costs)
@@ -269,10 +260,9 @@ class Engine:
             and len(self._stepping) < self._stepper.max_batch_pairs
             and (turn := self._turns.pop()) is not None
         ):
-            job, pair = turn.flow, self._pairs
+            job, pair = turn.flow, next(self._numbers)
             if job.began_s is None:
                 job.began_s = time.monotonic()
-            self._pairs += 1
             prompt = job.prompt(turn.position)
             self._stepping[pair] = turn
             self._stepping_tokens += turn.cost
@@ -283,7 +273,7 @@ class Engine:
                 message = "the engine refused a prompt of %d tokens, of request %s"
                 logger.exception(message, len(prompt), job.request_id, extra={"request_id": job.request_id})
                 self._drop(job)
-                job.fail(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
+                job.end(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
 
     def _batch_tokens(self) -> int:
         """The size of the next step. A step cannot be interrupted, so whoever comes or goes waits for its end."""
@@ -308,7 +298,7 @@ class Engine:
         self._pending_tokens -= turn.cost
         if not job.left:
             self._jobs.discard(job)
-            job.resolve()
+            job.end()
         return turn.cost
 
     def _drop(self, job: Job) -> None:
@@ -323,13 +313,6 @@ class Engine:
             self._stepping_tokens -= self._stepping.pop(pair).cost
         job.stepping.clear()
         self._pending_tokens -= job.left_tokens
-
-    def _fail_all(self) -> None:
-        while not self._commands.empty():  # this thread alone takes them; a shard among them must not wait for ever
-            self._commands.get_nowait()()
-        for job in self._jobs:
-            job.fail(EngineFailedError())
-        self._jobs.clear()
 
     def _check(self, checked: Future[None]) -> None:
         counted = (len(self._stepping), self.pending_pairs, self._pending_tokens)

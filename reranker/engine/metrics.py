@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import TypeAlias
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from reranker.node_metrics import gauge
 
-
-@dataclass(frozen=True, slots=True)
-class BackendStats:
-    """Figures of vLLM or of the simulated device. Counted ones only rise from its start on."""
-
-    running_pairs: int = 0
-    waiting_pairs: int = 0
-    preemptions: int = 0
-    """Counted: pairs put back for want of memory."""
-    queried_tokens: int = 0
-    """Counted: prompt tokens looked up in the prefix cache."""
-    hit_tokens: int = 0
-    """Counted: those found there."""
-    kv_usage: float = 0.0
-    """Share of the KV cache in use."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """An engine's work since its start and its queue, in tokens as `Shard.work_tokens` counts them."""
-
-    steps: int = 0
-    busy_s: float = 0.0
-    pairs: int = 0
-    tokens: int = 0
-    queued_pairs: int = 0
-    queued_tokens: int = 0
-    backend: BackendStats = BackendStats()
-
+EngineStats: TypeAlias = dict[Counter | Gauge, float]
+"""Figures of an engine. A counter's is its total since the engine's start."""
 
 LOAD_SECONDS = Histogram(
     "reranker_engine_load_seconds",
@@ -72,29 +45,15 @@ class EngineMetrics:
 
     def __init__(self, checks: Iterable[str]) -> None:
         """Start the series of the named start-up checks at 0."""
-        self._last = EngineStats()
+        self._last: EngineStats = {}
         for result in ("passed", "off", *checks):
             STARTUP_CHECKS.labels(result)
 
     def update(self, now: EngineStats) -> None:
         """Add the work since the last update to the counters, and set the gauges."""
-        last, self._last = self._last, now
-        for counter, new, old in (
-            (STEPS, now.steps, last.steps),
-            (BUSY_SECONDS, now.busy_s, last.busy_s),
-            (PAIRS, now.pairs, last.pairs),
-            (TOKENS, now.tokens, last.tokens),
-            (VLLM_PREEMPTIONS, now.backend.preemptions, last.backend.preemptions),
-            (VLLM_QUERIED_TOKENS, now.backend.queried_tokens, last.backend.queried_tokens),
-            (VLLM_HIT_TOKENS, now.backend.hit_tokens, last.backend.hit_tokens),
-        ):
-            counter.inc(new - old)
-        for level, value in (
-            (ENGINES, 1),
-            (QUEUED_TOKENS, now.queued_tokens),
-            (QUEUED_PAIRS, now.queued_pairs),
-            (VLLM_RUNNING, now.backend.running_pairs),
-            (VLLM_WAITING, now.backend.waiting_pairs),
-            (VLLM_KV_USAGE, now.backend.kv_usage),
-        ):
-            level.set(value)
+        for metric, value in now.items():
+            if isinstance(metric, Counter):
+                metric.inc(value - self._last.get(metric, 0))
+            else:
+                metric.set(value)
+        self._last = now

@@ -16,13 +16,11 @@ from hashlib import blake2b
 import numpy as np
 
 from reranker.config import EngineConfig, SimulatedConfig
+from reranker.engine import metrics
 from reranker.engine.loop import Engine
-from reranker.engine.metrics import BackendStats
 
-_HEADS = 64
-"""Heads the simulated prefix cache holds."""
-_LATE_S = 0.005
-"""The thread's own work between two steps, at most; a longer gap was idleness."""
+_HEADS = 64  # in the simulated prefix cache
+_LATE_S = 0.005  # the thread's own work between two steps, at most; a longer gap was idleness
 
 
 def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:
@@ -48,9 +46,9 @@ class SimulatedStepper:
         """Take in a pair."""
         heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
 
-    def stats(self) -> BackendStats:
+    def stats(self) -> metrics.EngineStats:
         """Only the queue: there is no memory that could fill."""
-        return BackendStats(waiting_pairs=len(self._waiting))
+        return {metrics.VLLM_WAITING: len(self._waiting), metrics.VLLM_RUNNING: 0, metrics.VLLM_KV_USAGE: 0}
 
     def abort(self, pairs: Sequence[int]) -> None:
         """Forget these pairs."""

@@ -87,12 +87,7 @@ def tolerance_for(dtype: str, quantization: str | None = None) -> float:
 async def run_checks(
     engine: Engine, renderer: PromptRenderer, tolerance: float, adapter: str = ""
 ) -> list[CheckResult]:
-    """Run all checks, the most telling first. An empty adapter means the model itself.
-
-    Raises:
-        StartupCheckError: A prompt has no room for a document, so there is nothing to score.
-        EngineFailedError: The engine stopped working.
-    """
+    """Run all checks, the most telling first; StartupCheckError if a prompt has no room for a document."""
     try:
         lists = [renderer.render(query, pair, _INSTRUCTION).for_adapter(adapter) for query, *pair in KNOWN_PAIRS]
         long = renderer.render(KNOWN_PAIRS[0][0], [_LONG_DOCUMENT], _INSTRUCTION)
@@ -114,11 +109,9 @@ async def run_checks(
 
 
 def require_sane(engine: Engine, renderer: PromptRenderer, tolerance: float, adapters: Sequence[str] = ()) -> None:
-    """Run all checks for the model and each adapter, with or without a running event loop in this thread.
+    """Run all checks for the model and each adapter; StartupCheckError for the first that fails.
 
-    Raises:
-        StartupCheckError: The first check that failed.
-        EngineFailedError: The engine stopped working.
+    It works with or without a running event loop in this thread.
     """
     with ThreadPoolExecutor(1, "startup-check") as thread:
         for adapter in ("", *adapters):

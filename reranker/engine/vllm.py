@@ -10,25 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reranker.config import EngineConfig
+from reranker.engine import metrics
 from reranker.engine.loop import Engine
-from reranker.engine.metrics import BackendStats
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
 
-_CPU_KERNELS = "reranker_cpu"
-"""Name of the kernels in vllm_cpu.py."""
+_CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 
 
 class VllmEngine(Engine):
     """One model on one device, "cpu" or "cuda"."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
-        """Load the model; returns when it can score.
-
-        Raises:
-            UnsupportedModelError: A configured adapter is not one of this model.
-            Exception: Whatever vLLM raises when it cannot load the model.
-        """
+        """Load the model; returns when it can score. UnsupportedModelError: an adapter is not one of this model."""
         adapters = find_adapters(checkpoint, config, device)
         arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
         super().__init__(
@@ -48,13 +42,9 @@ class VllmStepper:
     def __init__(
         self, arguments: dict[str, Any], adapters: Mapping[str, Adapter], *, device: str, token_types: bool
     ) -> None:
-        """Load the model.
+        """Load the model with the arguments of `engine_args` and the adapters of `find_adapters`.
 
-        Args:
-            arguments: See `engine_args`.
-            adapters: By name; one without a name is applied to every pair.
-            device: "cpu" or "cuda".
-            token_types: Whether the model is told where the document begins.
+        With `token_types` the model is told where the document begins.
         """
         from vllm.v1.request import Request
 
@@ -81,11 +71,7 @@ class VllmStepper:
             self._core.add_lora(self._lora_requests[name])  # now: a failure in a step would bring down the engine
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        """Take in a pair.
-
-        Raises:
-            ValueError: A prompt that would bring down the engine, or an unknown adapter. No renderer makes one.
-        """
+        """Take in a pair; ValueError for one that would bring down the engine. No renderer makes such a pair."""
         if len(prompt) > self._max_tokens or max(prompt) >= self._vocabulary:
             raise ValueError("too long for the model, or with a token that it does not know")
         if adapter not in self._lora_requests:
@@ -124,19 +110,19 @@ class VllmStepper:
         """Forget these pairs."""
         self._core.abort_requests([str(pair) for pair in pairs])
 
-    def stats(self) -> BackendStats:
+    def stats(self) -> metrics.EngineStats:
         """Figures of vLLM's scheduler and of its prefix cache."""
         scheduler = self._core.scheduler
         cache = scheduler.kv_cache_manager
         prefix = cache.prefix_cache_stats  # nobody else takes it, so it is never reset
-        return BackendStats(
-            running_pairs=len(scheduler.running),
-            waiting_pairs=len(scheduler.waiting),
-            preemptions=prefix.preempted_requests,
-            queried_tokens=prefix.queries + prefix.preempted_queries,
-            hit_tokens=prefix.hits + prefix.preempted_hits,
-            kv_usage=cache.usage,
-        )
+        return {
+            metrics.VLLM_RUNNING: len(scheduler.running),
+            metrics.VLLM_WAITING: len(scheduler.waiting),
+            metrics.VLLM_PREEMPTIONS: prefix.preempted_requests,
+            metrics.VLLM_QUERIED_TOKENS: prefix.queries + prefix.preempted_queries,
+            metrics.VLLM_HIT_TOKENS: prefix.hits + prefix.preempted_hits,
+            metrics.VLLM_KV_USAGE: cache.usage,
+        }
 
     def close(self) -> None:
         """Stop vLLM and its worker processes, if any."""

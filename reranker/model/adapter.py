@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from reranker.config import EngineConfig
 from reranker.errors import UnsupportedModelError
 from reranker.model.checkpoint import Checkpoint
@@ -20,7 +22,6 @@ from reranker.model.checkpoint import Checkpoint
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's buffer sizes
 _LAYER = re.compile(r"base_model\.model\.(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
 _HEAD = "base_model.model.score.weight"
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> 
         try:
             if not architecture.startswith("Qwen3"):
                 raise ValueError(f"an adapter needs a Qwen3 model, and this one is a {architecture}")  # noqa: TRY301
-            rank = _largest_rank(_read_config(path))
+            rank = _read_rank(path)
             _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)
         except ValueError as error:
             key = f"engine.lora_adapters.{name}" if name else "engine.lora_adapter"
@@ -63,7 +64,8 @@ def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> 
     return adapters
 
 
-def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
+def _read_rank(folder: Path) -> int:
+    """The largest rank of an adapter's matrices."""
     if not folder.is_dir():
         raise ValueError("it is no folder on this machine")
     try:
@@ -74,10 +76,6 @@ def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
         raise ValueError("its adapter_config.json is not JSON") from None
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise ValueError("its adapter_config.json is not that of a LoRA adapter")
-    return config
-
-
-def _largest_rank(config: Mapping[str, Any]) -> int:
     ranks: list[Any] = [config.get("r"), *(config.get("rank_pattern") or {}).values()]  # Any: JSON
     if not all(isinstance(rank, int) and 1 <= rank <= _RANKS[-1] for rank in ranks):
         raise ValueError(f"its rank (r) is {ranks[0] if len(ranks) == 1 else ranks}; known are 1 to {_RANKS[-1]}")
@@ -85,15 +83,12 @@ def _largest_rank(config: Mapping[str, Any]) -> int:
 
 
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    # The header of a safetensors file: its length in 8 bytes, then JSON. Reading it needs no torch.
-    if not file.is_file():
-        raise ValueError("it has no adapter_model.safetensors")
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(length) if length <= _MAX_HEADER_BYTES else b""
     try:
-        return {name: tuple(entry["shape"]) for name, entry in json.loads(header).items() if name != "__metadata__"}
-    except (ValueError, AttributeError, KeyError, TypeError):
+        with safe_open(file, framework="numpy") as tensors:  # reads the header only, and needs no torch
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError("it has no adapter_model.safetensors") from None
+    except SafetensorError:
         raise ValueError("its adapter_model.safetensors is not a safetensors file") from None
 
 

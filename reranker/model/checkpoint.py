@@ -35,7 +35,7 @@ class Checkpoint:
     folder: Path
     """Of its configuration and tokenizer on this machine."""
     dtype: str
-    """For vLLM: "auto" or a type's name."""
+    """A type's name or "auto"."""
     revision: str | None
     """Commit on the hub, also where the configuration names a branch. None: a local folder."""
     family: Family
@@ -61,36 +61,31 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
     else:
         name = served_name = config.name
         revision = folder.name  # snapshots/<commit>
-    settings = _read_settings(name, folder)
+    try:
+        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnsupportedModelError(name, "it has no config.json") from None
+    except ValueError:
+        raise UnsupportedModelError(name, "its config.json is not JSON") from None
+    if not (folder / "tokenizer.json").is_file():
+        raise UnsupportedModelError(name, "it has no tokenizer.json (a fast tokenizer)")
     family = family_of(name, settings)
     positions = max_tokens(settings)
     if positions is None:
         raise UnsupportedModelError(name, "its config.json has no max_position_embeddings")
     # float32 for the demo model: 9 MB either way, and in bfloat16 its scores move by up to 0.05.
     dtype = "float32" if config.dtype == "auto" and folder == DEMO_MODEL else config.dtype
-    return Checkpoint(
-        name=name,
-        served_name=served_name,
-        folder=folder,
-        dtype=dtype,
-        revision=revision,
-        family=family,
-        max_pair_tokens=min(config.max_pair_tokens, positions),
-        token_types=has_token_types(settings),
-    )
+    limit = min(config.max_pair_tokens, positions)
+    return Checkpoint(name, served_name, folder, dtype, revision, family, limit, has_token_types(settings))
 
 
 def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _SMALL_FILES) -> Path:
-    """Find a model's folder on this machine, with these files: the bundled one, a local one, or the hub's copy.
-
-    Raises:
-        ModelNotFoundError: Neither a folder here, nor given by the hub.
-    """
+    """Find a folder with these files: the bundled one, a local one or the hub's. ModelNotFoundError: there is none."""
     if name == "demo":
         return DEMO_MODEL
     if Path(name).is_dir():
         return Path(name).resolve()
-    # Imported here: a local model needs no hub client, and its import takes a while.
+    # Imported here: a local model needs no hub client, whose import takes a while.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -103,18 +98,6 @@ def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
         raise ModelNotFoundError(name, f"the hub answered {status}") from None
-
-
-def _read_settings(name: str, folder: Path) -> dict[str, Any]:
-    try:
-        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UnsupportedModelError(name, "it has no config.json") from None
-    except ValueError:
-        raise UnsupportedModelError(name, "its config.json is not JSON") from None
-    if not (folder / "tokenizer.json").is_file():
-        raise UnsupportedModelError(name, "it has no tokenizer.json (a fast tokenizer)")
-    return settings
 
 
 def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str) -> str:

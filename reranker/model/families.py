@@ -14,10 +14,11 @@ the parts: another template, with other scores.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -36,64 +37,62 @@ _CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 _NEVER = -1e9  # score of a piece that Unigram must not choose
 
 
-class Template(Protocol):
+class Template(ABC):
     """Makes the parts of a family's prompts."""
 
     takes_instruction: ClassVar[bool]
+    document: ClassVar[str] = "{document}"
     tail: TokenArray
     """Follows every document."""
 
+    def __init__(self, folder: Path) -> None:
+        """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the template."""
+        self._with_control, self._plain = _tokenizers(folder)
+
+    @abstractmethod
     def head(self, query: str, instruction: str) -> TokenArray:
         """Everything before the document."""
-        ...
 
     def documents(self, documents: Sequence[str]) -> list[TokenArray]:
         """The tokens of each document, encoded in one batch."""
-        ...
+        texts = [self.document.format(document=document) for document in documents]
+        return [_ids(encoding.ids) for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-class Qwen3Template:
+class Qwen3Template(Template):
     """Qwen3-Reranker's.
 
     The document's part begins with the space after `<Document>:`, which is a pre-token boundary in Qwen's tokenizer,
     so the parts have the same ids as the whole string.
     """
 
-    takes_instruction: ClassVar[bool] = True
+    takes_instruction = True
+    document = DOCUMENT
 
     def __init__(self, folder: Path) -> None:
-        """Load the tokenizer; UnsupportedModelError if it lacks a control token, "yes" or "no"."""
-        with_control, self._tokenizer = _tokenizers(folder)
+        """See `Template`: a tokenizer fits if it has the control tokens, "yes" and "no"."""
+        super().__init__(folder)
         for token in (*_CONTROL_TOKENS, "yes", "no"):
-            if with_control.token_to_id(token) is None:
+            if self._with_control.token_to_id(token) is None:
                 raise UnsupportedModelError(str(folder), f"its tokenizer has no token {token!r}")
-        self._prefix = _ids(with_control.encode(PREFIX, add_special_tokens=False).ids)
-        self.tail = _ids(with_control.encode(SUFFIX, add_special_tokens=False).ids)
+        self._prefix = _encode(self._with_control, PREFIX)
+        self.tail = _encode(self._with_control, SUFFIX)
 
     def head(self, query: str, instruction: str) -> TokenArray:
         """See `Template`."""
         # One string: a query that ends in punctuation merges with the newline after it.
-        text = HEAD.format(instruction=instruction, query=query)
-        return np.concatenate([self._prefix, _ids(self._tokenizer.encode(text, add_special_tokens=False).ids)])
-
-    def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        """See `Template`."""
-        return _batch(self._tokenizer, [DOCUMENT.format(document=document) for document in documents])
+        return np.concatenate([self._prefix, _encode(self._plain, HEAD.format(instruction=instruction, query=query))])
 
 
-class PairTemplate:
+class PairTemplate(Template):
     """A classic cross-encoder's: the tokenizer's own encoding of a pair, such as `[CLS] query [SEP] document [SEP]`."""
 
-    takes_instruction: ClassVar[bool] = False
+    takes_instruction = False
 
     def __init__(self, folder: Path) -> None:
-        """Read from the tokenizer's encoding of a pair what it puts around and between the two texts.
-
-        Raises:
-            UnsupportedModelError: It puts the document first, or nothing around a pair.
-        """
-        with_control, self._tokenizer = _tokenizers(folder)
-        pair: Any = with_control.encode("a", "b")  # Any: tokenizers' Encoding, a compiled class
+        """See `Template`: a tokenizer fits if it puts the query first, and something around the two texts."""
+        super().__init__(folder)
+        pair: Any = self._with_control.encode("a", "b")  # Any: tokenizers' Encoding, a compiled class
         # Special tokens have a sequence too in some tokenizers.
         sequences = zip(pair.special_tokens_mask, pair.sequence_ids, strict=True)
         place = [None if special else sequence for special, sequence in sequences]
@@ -107,12 +106,7 @@ class PairTemplate:
 
     def head(self, query: str, instruction: str) -> TokenArray:
         """See `Template`; there is no place for an instruction."""
-        encoded = _ids(self._tokenizer.encode(query, add_special_tokens=False).ids)
-        return np.concatenate([self._before, encoded, self._between])
-
-    def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        """See `Template`."""
-        return _batch(self._tokenizer, documents)
+        return np.concatenate([self._before, _encode(self._plain, query), self._between])
 
 
 def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
@@ -122,24 +116,18 @@ def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
     such as `<think>`.
     """
     serialized = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    serialized |= {"truncation": None, "padding": None}  # we cut the document only
     added = {token["content"] for token in serialized.get("added_tokens", [])}
     plain = {**serialized, "added_tokens": []}
     if serialized["model"].get("type") == "Unigram":
         # Its control tokens are pieces like any other, and `</s>` in a text would become one.
         vocabulary = [[piece, _NEVER if piece in added else score] for piece, score in serialized["model"]["vocab"]]
         plain["model"] = {**serialized["model"], "vocab": vocabulary}
-    return _load(serialized), _load(plain)
+    return Tokenizer.from_str(json.dumps(serialized)), Tokenizer.from_str(json.dumps(plain))
 
 
-def _load(serialized: dict[str, object]) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(json.dumps(serialized))
-    tokenizer.no_truncation()  # ours cuts the document only
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[TokenArray]:
-    return [_ids(encoding.ids) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+def _encode(tokenizer: Tokenizer, text: str) -> TokenArray:
+    return _ids(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _ids(ids: Sequence[int]) -> TokenArray:

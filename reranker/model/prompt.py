@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -22,8 +22,7 @@ from reranker.model.families import Qwen3Template, Template
 from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, TokenArray, TruncationSide
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """The windows of a document that are scored."""
 
     spans: tuple[tuple[int, int], ...]
@@ -104,16 +103,9 @@ class PromptRenderer:
         default_instruction: str,
         template: Callable[[Path], Template] = Qwen3Template,
     ) -> None:
-        """Load `tokenizer.json` from a model's folder.
+        """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the family's template.
 
-        Args:
-            folder: The model's folder.
-            max_pair_tokens: Tokens a prompt may have, template included.
-            default_instruction: For requests without one.
-            template: The family's.
-
-        Raises:
-            UnsupportedModelError: The tokenizer does not fit the template.
+        `max_pair_tokens` limits a prompt, template included; `default_instruction` is for requests without one.
         """
         self._tokenizer_digest = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
         self._template = template(folder)
@@ -122,7 +114,7 @@ class PromptRenderer:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: ModelConfig) -> Self:
-        """Make the renderer of a model; raises as the constructor does."""
+        """Make the renderer of a model; see the constructor."""
         return cls(checkpoint.folder, checkpoint.max_pair_tokens, model.instruction_text(), checkpoint.family.template)
 
     @property
@@ -148,13 +140,7 @@ class PromptRenderer:
         instruction: str | None = None,
         cutting: CuttingPolicy = CUT_THE_END,
     ) -> RenderedList:
-        """Make the prompts of one list.
-
-        Instruction, query and tail are never cut. An instruction of None means the default one.
-
-        Raises:
-            QueryTooLongError: Head and tail leave no token for a document.
-        """
+        """Make the prompts of one list; QueryTooLongError if head and tail leave no token for a document."""
         head = self._template.head(query, instruction or self._default_instruction)
         tail = self._template.tail
         room = self._max_pair_tokens - len(head) - len(tail)

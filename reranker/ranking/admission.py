@@ -1,7 +1,7 @@
-"""Who is let in: one permit for a whole list, sized in tokens, before any work. Never half a list.
+"""Who is let in: one permit for a whole list, sized in tokens, before any work.
 
-The queue is measured in time: the tokens in flight over the speed of the replicas. A list is let in while what goes
-before it takes less than its class may find queued. Pure: no clock; the caller brings what it knows of the replicas.
+The queue is measured in time: the tokens in flight over the speed of the replicas. A list is let in while the work
+before it takes less time than its class may find queued. Pure: the caller brings the replicas' load.
 """
 
 from __future__ import annotations
@@ -16,71 +16,43 @@ from reranker.types import Priority, ReplicaLoad
 
 _FIRST_GUESS_TOKENS_PER_BYTE = 0.25
 _MEMORY_LISTS = 50
-"""Lists after which a body's size has mostly been forgotten."""
+"""Lists after which a body's size is mostly forgotten."""
 
 _HEADROOM = 0.9
-"""Of the allowed queue: the time it takes is an estimate, and one list in a hundred must not exceed it by much."""
+"""Of the allowed queue. Its time is an estimate, which one list in a hundred must not exceed by much."""
 
 _LARGER = 4
-"""Of a list more than so many times as large as a new one, no more counts as queued before it: they take turns. But not
-for jobs: what is left of the queue is for people."""
+"""A larger list counts as so many times the new one, as they take turns. For a bulk list it counts whole: the rest of
+the queue is for people."""
 
 
 class Permit:
-    """Leave to occupy the service with so many tokens, until it is given back."""
+    """Leave for the lists of a request to occupy the service with so many tokens, until it is given back."""
 
-    def __init__(self, admission: Admission, body_bytes: int, tokens: int) -> None:
-        self._admission, self._body_bytes = admission, body_bytes
-        self.tokens = tokens
+    def __init__(self, admission: Admission, body_bytes: int, tokens: int, lists: int) -> None:
+        self._admission, self._body_bytes, self.tokens = admission, body_bytes, tokens
+        self._counts, self._open = [0] * lists, set(range(lists))
 
-    def split(self, lists: int) -> list[PermitPart]:
-        """Give each of several lists its part."""
-        found: dict[PermitPart, tuple[int, bool]] = {}
-        return [PermitPart(self, found) for _ in range(lists)]
-
-    def grow(self, tokens: int) -> None:
-        """Say how many tokens were found so far, before all of the list is rendered.
+    def grow(self, tokens: int, number: int = 0) -> None:
+        """Say how many tokens list `number` has so far, before all of it is rendered.
 
         Raises:
-            RequestTooLargeError: That is more than is ever let in.
+            RequestTooLargeError: The lists together have more than is ever let in.
         """
-        self._admission.require_possible(tokens)
-        self._admission.resized(self, max(tokens, self.tokens))  # the estimate may still be the better one
+        self._counts[number] = tokens
+        self._admission.resize(self, sum(self._counts), last=False)
 
-    def resize(self, tokens: int) -> None:
-        """Say how many tokens the list really has, now that it is rendered. What was let in stays in.
+    def resize(self, tokens: int, number: int = 0) -> None:
+        """Say how many tokens list `number` has, now that it is rendered. What was let in stays in.
 
         Raises:
-            RequestTooLargeError: A list of this size is never let in.
+            RequestTooLargeError: The lists together have more than is ever let in.
         """
-        self._admission.require_possible(tokens)
-        self._admission.resized(self, tokens)
-        if tokens and self._body_bytes:  # of a list whose scores were known there is nothing to learn
-            self._admission.learn(tokens, self._body_bytes)
-
-
-class PermitPart:
-    """What one of several lists under the same permit says of its size; see `Permit`."""
-
-    def __init__(self, permit: Permit, found: dict[PermitPart, tuple[int, bool]]) -> None:
-        self._permit, self._found = permit, found
-        found[self] = (0, False)
-
-    def grow(self, tokens: int) -> None:
-        """Say how many tokens were found so far; raises as `Permit.grow`."""
-        self._say(tokens, last=False)
-
-    def resize(self, tokens: int) -> None:
-        """Say how many tokens the list really has; raises as `Permit.resize`."""
-        self._say(tokens, last=True)
-
-    def _say(self, tokens: int, *, last: bool) -> None:
-        self._found[self] = (tokens, last)
-        together = sum(found for found, _ in self._found.values())
-        if all(done for _, done in self._found.values()):
-            self._permit.resize(together)
-        else:
-            self._permit.grow(together)
+        self._counts[number] = tokens
+        self._open.discard(number)
+        self._admission.resize(self, sum(self._counts), last=not self._open)
+        if not self._open and self._body_bytes:
+            self._admission.learn(sum(self._counts), self._body_bytes)
 
 
 class Admission:
@@ -104,7 +76,7 @@ class Admission:
         return self._tokens
 
     def require_any_room(self, body_bytes: int, elsewhere: ReplicaLoad) -> None:
-        """Turn away what no class would be let in with, before its body is read: refusing must stay cheap.
+        """Turn away a body before it is read, if no class had room for it: refusing must stay cheap.
 
         Raises:
             OverloadedError: There is no room for a body of this size.
@@ -113,24 +85,27 @@ class Admission:
         self._require_room(body_bytes, self._config.max_queue_s * share, elsewhere, _LARGER)
 
     @contextmanager
-    def permit(self, body_bytes: int, priority: Priority, timeout_s: float, elsewhere: ReplicaLoad) -> Iterator[Permit]:
-        """Let a list in, for as long as the block lasts.
+    def permit(
+        self, body_bytes: int, priority: Priority, timeout_s: float, elsewhere: ReplicaLoad, lists: int = 1
+    ) -> Iterator[Permit]:
+        """Let lists in, for as long as the block lasts.
 
         Args:
-            body_bytes: Size of its request, as far as it has to be scored; its tokens are not known yet, and counting
-                them is work. 0: all of it is known already, and it is always let in.
+            body_bytes: Size of the part of its request that is to be scored; counting its tokens is work. 0: its
+                scores are all known, and it is always let in.
             priority: Its class.
             timeout_s: Seconds the list has.
-            elsewhere: Of all replicas together: what they have to do for other ingress replicas, and their speed.
+            elsewhere: All replicas together: their work for other ingress replicas, and their speed.
+            lists: How many the request has.
 
         Raises:
             OverloadedError: It does not fit now. Says when it will.
         """
-        # What would not get its turn before its time is up is not started either.
+        # A list that would not get its turn in time is not started either.
         allowed_s = min(self._config.max_queue_s * self._priorities.of(priority).queue_share, timeout_s)
-        larger = _LARGER if priority == "interactive" else math.inf  # a job can wait until the huge one is through
+        larger = _LARGER if priority == "interactive" else math.inf
         tokens = self._require_room(body_bytes, allowed_s, elsewhere, larger)
-        permit = Permit(self, body_bytes, tokens)
+        permit = Permit(self, body_bytes, tokens, lists)
         self._permits.add(permit)
         self._tokens += tokens
         try:
@@ -140,10 +115,10 @@ class Admission:
             self._tokens -= permit.tokens
 
     def _require_room(self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad, larger: float) -> int:
-        """Give the tokens that a body probably has, if so much work may be queued before it."""
+        """Estimate a body's tokens, and raise OverloadedError if too much work is before it."""
         tokens = math.ceil(body_bytes * self._tokens_per_byte)
         if not (self._tokens or elsewhere.pending_tokens) or not body_bytes:
-            return tokens  # whatever it takes, waiting would not make it shorter
+            return tokens  # waiting would not make it shorter
         before = elsewhere.pending_tokens + sum(min(one.tokens, larger * tokens) for one in self._permits)
         speed = elsewhere.tokens_per_s
         too_much = self._tokens + elsewhere.pending_tokens + tokens - self._config.max_tokens_in_flight
@@ -154,19 +129,19 @@ class Admission:
             raise OverloadedError(round(queue_s, 1), max(1, math.ceil(wait_s)))
         return tokens
 
-    def require_possible(self, tokens: int) -> None:
-        """Raise RequestTooLargeError if a list of so many tokens is never let in."""
+    def resize(self, permit: Permit, tokens: int, *, last: bool) -> None:
+        """See `Permit.grow`, and `Permit.resize` for the last count."""
         if tokens > self._config.max_tokens_in_flight:
             raise RequestTooLargeError("documents", tokens, self._config.max_tokens_in_flight, "tokens")
-
-    def resized(self, permit: Permit, tokens: int) -> None:
-        """See `Permit.resize`."""
+        if not last:
+            tokens = max(tokens, permit.tokens)  # the estimate may still be the better one
         self._tokens += tokens - permit.tokens
         permit.tokens = tokens
 
     def learn(self, tokens: int, body_bytes: int) -> None:
-        """Note what a body of so many bytes had."""
-        self._tokens_per_byte += (tokens / body_bytes - self._tokens_per_byte) / _MEMORY_LISTS
+        """Note how many tokens a body had. 0: its scores were known, which teaches nothing."""
+        if tokens:
+            self._tokens_per_byte += (tokens / body_bytes - self._tokens_per_byte) / _MEMORY_LISTS
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if the count of tokens is not that of the permits."""

@@ -1,4 +1,1 @@
-"""From files to candidates: documents, the index on disk, and the first stages that search it.
-
-`sources` reads files, `text` splits them, `build` makes an `index`, `first_stages` search it, `filters` say in what.
-"""
+"""From files to candidates: documents, an index of them on disk, and the first stages that search it."""

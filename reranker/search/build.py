@@ -15,26 +15,36 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
 
 from reranker.errors import ConfigurationError
 from reranker.model.checkpoint import find_folder
+from reranker.search.documents import (
+    Analyzer,
+    Chunk,
+    Chunker,
+    Document,
+    Ideographs,
+    Reject,
+    Source,
+    ideographs_of,
+    read_documents,
+)
 from reranker.search.first_stages import VECTORS, Bm25, Dense
 from reranker.search.index import ChunkFile, IndexFolder, IndexInfo, from_line, sync, to_line, write_whole
-from reranker.search.sources import Reject, Source, read
-from reranker.search.text import Analyzer, Chunker, Ideographs, ideographs_of
-from reranker.search.types import Chunk, Document
 from reranker.types import FloatArray
 
 LEFT_OUT = "left_out.jsonl"
-_PART_DOCUMENTS, _PART_CHARACTERS = 1_000, 2_000_000
-_PART_DOCUMENTS_EMBEDDED, _PART_CHARACTERS_EMBEDDED = 64, 100_000  # a kill loses a minute's embedding at most
+_PART_DOCUMENTS, _PART_BYTES = 1_000, 2_000_000
+_PART_DOCUMENTS_EMBEDDED, _PART_BYTES_EMBEDDED = 64, 100_000  # a kill loses a minute's embedding at most
 
-Embed = Callable[[Sequence[str]], FloatArray]
+Embed: TypeAlias = Callable[[Sequence[str]], FloatArray]
 """Embeds documents: shape (texts, dimensions), of length 1 each."""
+_Position: TypeAlias = tuple[int, int]
+"""Where reading goes on: number of the file, and how many of its documents and rejects are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +86,11 @@ class Build:
         self._ideographs, self._embed = ideographs, embed
         self._base = folder.current() if add else None
         self._chunker = Chunker(find_folder(info.tokenizer), info.chunking)
-        folder.drop_unserved()
         self._name = folder.next_name()
         plan = {
             "name": self._name,
             "base": self._base and self._base.name,
-            "facts": info.model_dump(mode="json"),
+            "info": info.model_dump(mode="json"),
             "ideographs": ideographs,
             "sources": [[str(one.path.resolve()), one.name, one.size_bytes, one.changed_ns] for one in sources],
         }
@@ -89,99 +98,93 @@ class Build:
 
     @property
     def done_bytes(self) -> int:
-        """Bytes of the sources that are done, approximately."""
-        return sum(one.size_bytes for one in self._sources[: self._parts.position.source])
+        """Size of the sources that are done."""
+        return sum(one.size_bytes for one in self._sources[: self._parts.position[0]])
 
-    def run(self, advance: Callable[[int], object] = lambda size_bytes: None) -> BuildResult:
+    def run(self, advance: Callable[[int], object] = lambda done_bytes: None) -> BuildResult:
         """Do what is left, and publish the result.
 
         Args:
-            advance: Told, as parts are done, how many bytes of the sources they were, approximately.
+            advance: Told, as parts are done, how many bytes of the sources are, approximately.
 
         Raises:
             ConfigurationError: There is not one document to index.
         """
-        for batch in self._batches():
-            documents: list[Document] = []
-            rejects: list[Reject] = []
-            new: set[str] = set()
-            for source, record in batch.records:
-                if isinstance(record, Reject):
-                    rejects.append(record)
-                elif record.id in self._parts.documents or record.id in new:
-                    said = f"has the id {record.id!r} a second time; the first is kept"
-                    rejects.append(Reject(str(source.path), record.line, said))
-                else:
-                    new.add(record.id)
-                    documents.append(record)
-            chunks = list(itertools.chain.from_iterable(self._chunker.chunks(documents)))
-            vectors = self._embed([chunk.ranked_text for chunk in chunks]) if self._embed and chunks else None
-            if chunks or rejects:
-                self._parts.add(chunks, vectors, rejects, batch.position)
-            advance(batch.size_bytes)
+        embedded = self._embed is not None
+        most_documents = _PART_DOCUMENTS_EMBEDDED if embedded else _PART_DOCUMENTS
+        most_bytes = _PART_BYTES_EMBEDDED if embedded else _PART_BYTES
+        part: list[tuple[Source, Document | Reject]] = []
+        part_bytes = source_bytes = 0
+        for place, number, record in self._records():
+            part.append((self._sources[place], record))
+            size_bytes = len(record.text.encode()) if isinstance(record, Document) else 0
+            part_bytes += size_bytes
+            source_bytes = size_bytes + (source_bytes if number > 1 else 0)
+            if len(part) >= most_documents or part_bytes >= most_bytes:
+                self._add(part, (place, number))
+                advance(self.done_bytes + source_bytes)
+                part, part_bytes = [], 0
+        self._add(part, (len(self._sources), 0))
+        advance(self.done_bytes)
         if not self._parts.documents:
             shutil.rmtree(self._folder.building)
             first = f", the first: {self._parts.rejects[0]}" if self._parts.rejects else ""
             raise ConfigurationError(f"not one document to index; {len(self._parts.rejects)} problems{first}")
         return self._publish()
 
-    def _batches(self) -> Iterator[_Batch]:
-        """Cut what is left to read into parts."""
-        embedded = self._embed is not None
-        most_documents = _PART_DOCUMENTS_EMBEDDED if embedded else _PART_DOCUMENTS
-        most_characters = _PART_CHARACTERS_EMBEDDED if embedded else _PART_CHARACTERS
-        start = self._parts.position
-        records: list[tuple[Source, Document | Reject]] = []
-        characters = size_bytes = 0
-        for place in range(start.source, len(self._sources)):
-            source = self._sources[place]
-            done = start.record if place == start.source else 0
-            told_bytes = 0
-            for number, record in enumerate(itertools.islice(read(source, self._info.fields), done, None), done + 1):
-                records.append((source, record))
-                length = len(record.text) if isinstance(record, Document) else 0
-                characters += length
-                told = min(length, source.size_bytes - told_bytes)
-                told_bytes += told
-                size_bytes += told
-                if len(records) >= most_documents or characters >= most_characters:
-                    yield _Batch(records, _Position(place, number), size_bytes)
-                    records, characters, size_bytes = [], 0, 0
-            size_bytes += source.size_bytes - told_bytes
-        yield _Batch(records, _Position(len(self._sources), 0), size_bytes)
+    def _records(self) -> Iterator[tuple[int, int, Document | Reject]]:
+        """Yield what is left to read: number of its file, its own number there from 1, and the record."""
+        first, done = self._parts.position
+        for place in range(first, len(self._sources)):
+            records = enumerate(read_documents(self._sources[place], self._info.fields), 1)
+            for number, record in itertools.islice(records, done if place == first else 0, None):
+                yield place, number, record
+
+    def _add(self, part: Sequence[tuple[Source, Document | Reject]], position: _Position) -> None:
+        documents: dict[str, Document] = {}
+        rejects: list[Reject] = []
+        for source, record in part:
+            if isinstance(record, Reject):
+                rejects.append(record)
+            elif record.id in self._parts.documents or record.id in documents:
+                said = f"has the id {record.id!r} a second time; the first is kept"
+                rejects.append(Reject(str(source.path), record.line, said))
+            else:
+                documents[record.id] = record
+        chunks = self._chunker.chunks(list(documents.values()))
+        vectors = self._embed([chunk.ranked_text for chunk in chunks]) if self._embed and chunks else None
+        self._parts.add(chunks, vectors, rejects, position)
 
     def _publish(self) -> BuildResult:
         """Write the version aside, and let it be served."""
-        made = self._folder.building / "version"
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir()
-        base = ChunkFile(self._base) if self._base else None
-        kept = [row for row, chunk in enumerate(base or ()) if chunk.id not in self._parts.documents]
-        old_lines = (base.line(row) for row in kept) if base else ()
-        count = ChunkFile.write(made, itertools.chain(old_lines, self._parts.lines()))
-        chunks = ChunkFile(made)
+        aside = self._folder.building / "version"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        old = ChunkFile(self._base) if self._base else None
+        kept = [row for row, chunk in enumerate(old or ()) if chunk.id not in self._parts.documents]
+        ChunkFile.write(aside, itertools.chain((old.line(row) for row in kept) if old else (), self._parts.lines()))
+        chunks = ChunkFile(aside)
         words, embedding = self._info.words, self._info.embedding
         if self._base is None:
             words = Analyzer(words.stemmer, self._ideographs or ideographs_of(chunk.text for chunk in chunks))
-        Bm25.write(made, (chunk.ranked_text for chunk in chunks), words)
+        Bm25.write(aside, (chunk.ranked_text for chunk in chunks), words)
         if embedding is not None:
             vectors = self._vectors(kept)
-            Dense.write(made, vectors, embedding.factory)
+            Dense.write(aside, vectors, embedding.factory)
             embedding = embedding.model_copy(update={"dimensions": vectors.shape[1]})
-        rejects = [*self._old_rejects(), *(orjson.dumps(one) for one in self._parts.rejects)]
-        (made / LEFT_OUT).write_bytes(b"".join(line + b"\n" for line in rejects))
-        info = self._info.model_copy(
-            update={
-                "built_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "documents": len({chunk.id for chunk in chunks}),
-                "chunks": count,
-                "left_out": len(rejects),
-                "words": words,
-                "embedding": embedding,
-            }
-        )
-        info.write(made)
-        version = self._folder.publish(made, self._name)
+        rejects = [orjson.dumps(one) for one in self._parts.rejects]
+        if self._base and (self._base / LEFT_OUT).is_file():
+            rejects = (self._base / LEFT_OUT).read_bytes().splitlines() + rejects
+        (aside / LEFT_OUT).write_bytes(b"".join(line + b"\n" for line in rejects))
+        counts = {
+            "built_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "documents": len({chunk.id for chunk in chunks}),
+            "chunks": len(chunks),
+            "left_out": len(rejects),
+        }
+        info = self._info.model_copy(update=counts | {"words": words, "embedding": embedding})
+        info.write(aside)
+        version = self._folder.publish(aside, self._name)
         shutil.rmtree(self._folder.building)
         return BuildResult(version, info, tuple(self._parts.rejects), self._parts.resumed)
 
@@ -194,53 +197,27 @@ class Build:
         vectors: FloatArray = np.concatenate(parts).astype(np.float32, copy=False)
         return vectors
 
-    def _old_rejects(self) -> list[bytes]:
-        file = self._base / LEFT_OUT if self._base else None
-        return file.read_bytes().splitlines() if file and file.is_file() else []
-
-
-@dataclass(frozen=True, slots=True)
-class _Position:
-    """Where reading goes on."""
-
-    source: int = 0
-    """Number of the file."""
-    record: int = 0
-    """How many documents and rejects of it are done."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    records: list[tuple[Source, Document | Reject]]
-    position: _Position
-    size_bytes: int
-
 
 class _Parts:
     """The finished parts of one build, on disk."""
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
-        """Take up the parts that are there for this plan, or start over.
-
-        Args:
-            folder: Where the parts are.
-            plan: All that the result depends on. (Any: JSON.)
-        """
+        """Take up the parts that are there for this plan (all that the result depends on), or start over."""
         self._folder = folder
         self._count = 0
-        self.position = _Position()
+        self.position: _Position = (0, 0)
         self.rejects: list[Reject] = []
-        written = orjson.dumps(plan)
-        if (folder / "plan.json").is_file() and (folder / "plan.json").read_bytes() == written:
-            while (done := self._path(self._count, "json")).is_file():
-                said = orjson.loads(done.read_bytes())
-                self.position = _Position(**said["position"])
-                self.rejects += [Reject(**one) for one in said["problems"]]
+        content = orjson.dumps(plan)
+        if (folder / "plan.json").is_file() and (folder / "plan.json").read_bytes() == content:
+            while (end := self._path(self._count, "json")).is_file():
+                part = orjson.loads(end.read_bytes())
+                self.position = tuple(part["position"])
+                self.rejects += [Reject(**one) for one in part["problems"]]
                 self._count += 1
         else:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            write_whole(folder / "plan.json", written)
+            write_whole(folder / "plan.json", content)
         self.documents = {from_line(line).id for line in self.lines()}
         self.resumed = self._count > 0
 
@@ -254,8 +231,8 @@ class _Parts:
         if vectors is not None:
             np.save(self._path(self._count, "npy"), vectors)
             sync(self._path(self._count, "npy"))
-        said = {"position": asdict(position), "problems": [asdict(one) for one in rejects]}
-        write_whole(self._path(self._count, "json"), orjson.dumps(said))
+        part = {"position": position, "problems": [asdict(one) for one in rejects]}
+        write_whole(self._path(self._count, "json"), orjson.dumps(part))
         self.rejects += rejects
         self.documents |= {chunk.id for chunk in chunks}
         self.position = position

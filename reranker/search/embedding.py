@@ -22,20 +22,26 @@ from reranker.config import EmbeddingConfig
 from reranker.errors import ConfigurationError, RetrievalError, UnsupportedModelError
 from reranker.model.checkpoint import find_folder
 from reranker.model.families import max_tokens
-from reranker.search.text import Analyzer
-from reranker.search.types import TextKind
+from reranker.search.documents import Analyzer
+from reranker.search.first_stages import TextKind
 from reranker.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
 SIMULATED = "simulated"
-"""The name that asks for `SimulatedEmbedder` as an embedding model."""
+"""The name that asks for `simulated_vectors` in place of an embedding model."""
 EMBEDDING_KEY = "RERANKER_EMBEDDING_API_KEY"
 """Environment variable with the key for `search.embedding.url`."""
 
 _FILES = ("*.json", "*/config.json", "merges.txt", "vocab.*")
 _QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 """Source: QwenLM/Qwen3-Embedding, the model cards' `get_detailed_instruct` and its task."""
+_REFUSALS = {
+    401: f": the key in {EMBEDDING_KEY} is missing or wrong",
+    404: ": there is no such path or no such model",
+    400: ": a text may be too long, a batch too large (search.embedding.max_batch_texts), or the model another one",
+}
+_REFUSALS |= {403: _REFUSALS[401], 413: _REFUSALS[400], 422: _REFUSALS[400]}
 
 
 class EmbeddingPrompts:
@@ -49,27 +55,30 @@ class EmbeddingPrompts:
             UnsupportedModelError: It is not one that we can embed with.
         """
         assert config.model is not None  # noqa: S101 - who calls this has looked; for the type checker
-        self.folder = find_folder(config.model, config.revision, _FILES)
-        settings = _json(self.folder / "config.json")
+        folder = find_folder(config.model, config.revision, _FILES)
+        settings = _json(folder / "config.json")
         limit = max_tokens(settings)
-        if limit is None or not (self.folder / "tokenizer.json").is_file():
+        if limit is None or not (folder / "tokenizer.json").is_file():
             raise UnsupportedModelError(config.model, "it lacks max_position_embeddings or a tokenizer.json")
-        sentences = _json(self.folder / "sentence_bert_config.json", missing={})
-        self.max_tokens = min(config.max_tokens, limit, int(sentences.get("max_seq_length") or limit))
-        self._tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        own_limit = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+        self.max_tokens = min(config.max_tokens, limit, int(own_limit or limit))
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.encode_special_tokens = True  # "<|im_end|>" in a text stays text
         self._tokenizer.no_padding()
-        self._last = _last_token(self._tokenizer, settings)
-        self._tokenizer.enable_truncation(self.max_tokens - (self._last is not None))
-        sentences = _json(self.folder / "config_sentence_transformers.json", missing={}).get("prompts") or {}
-        self._query_prefix = _query_prefix(config, str(settings.get("model_type")), str(sentences.get("query", "")))
+        self._last: list[int] = []
+        """What Qwen3's last-token pooling needs at the end; its first tokenizers leave that to the caller."""
+        if "qwen3" in str(settings.get("model_type")):
+            end = self._tokenizer.token_to_id("<|endoftext|>")
+            self._last = [end] if end is not None and self._tokenizer.encode("a").ids[-1] != end else []
+        self._tokenizer.enable_truncation(self.max_tokens - len(self._last))
+        prompts = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
+        self._query_prefix = _query_prefix(config, str(settings.get("model_type")), str(prompts.get("query", "")))
 
     def ids(self, texts: Sequence[str], kind: TextKind) -> list[list[int]]:
         """Give the token ids of each text; one that is too long is cut at its end."""
         prefix = self._query_prefix if kind == "query" else ""
         encoded = self._tokenizer.encode_batch_fast([prefix + text for text in texts])
-        last = [] if self._last is None else [self._last]
-        return [one.ids + last if one.ids[-1:] != last else one.ids for one in encoded]
+        return [one.ids if one.ids[-1:] == self._last else one.ids + self._last for one in encoded]
 
 
 def _query_prefix(config: EmbeddingConfig, model: str, default: str = "") -> str:
@@ -79,19 +88,9 @@ def _query_prefix(config: EmbeddingConfig, model: str, default: str = "") -> str
     return default if config.query_instruction is None else config.query_instruction
 
 
-def _last_token(tokenizer: Any, settings: dict[str, Any]) -> int | None:
-    """The token that a model with last-token pooling must end with, where its tokenizer does not add it itself."""
-    if "qwen3" not in str(settings.get("model_type")):
-        return None
-    end = tokenizer.token_to_id("<|endoftext|>")  # of Qwen3-Embedding; its first tokenizers left it to the caller
-    adds = tokenizer.encode("a").ids[-1:] == [end]
-    return None if adds or end is None else int(end)
-
-
-def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:  # Any: JSON
-    if missing is not None and not path.is_file():
-        return missing
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def _json(path: Path) -> dict[str, Any]:  # Any: JSON
+    """Read a file that may be missing."""
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return loaded
 
 
@@ -99,18 +98,34 @@ class VllmEmbedder:
     """A model held in this process. Blocks; to be called from one thread."""
 
     def __init__(self, config: EmbeddingConfig, *, device: str) -> None:
-        """Load the model; returns when it can embed.
-
-        Args:
-            config: Which, and how.
-            device: "cpu" or "cuda".
+        """Load the model on "cpu" or "cuda"; returns when it can embed.
 
         Raises:
             ConfigurationError: The model is not there, or not one we can embed with.
             Exception: Whatever vLLM raises when it cannot load the model.
         """
         self.prompts = EmbeddingPrompts(config)
-        self._llm = _load(embedding_args(config, self.prompts, device=device))
+        arguments: dict[str, Any] = {  # Any: of every type
+            "model": config.model,
+            "revision": config.revision,
+            "dtype": config.dtype,
+            "runner": "pooling",
+            "convert": "embed",
+            "max_model_len": self.prompts.max_tokens,
+            "max_num_batched_tokens": max(config.max_batch_tokens, self.prompts.max_tokens),
+            "distributed_executor_backend": "uni",
+            "disable_log_stats": True,
+        }
+        if device == "cpu":
+            # As for the reranker (vllm.py): no compiler is needed, and the prefix cache has little to keep.
+            arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}
+        else:
+            arguments |= {"gpu_memory_utilization": config.gpu_memory_utilization}
+        from vllm import LLM  # here: it brings torch, and reads the environment when it is loaded
+
+        # On a CPU vLLM would move the worker to a process of its own; this variable is the only way to say no.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        self._llm: Any = LLM(**arguments | config.vllm_args)  # Any: vllm is untyped here
 
     def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
         """Embed texts: shape (texts, dimensions), of length 1 each. A text that is too long is cut at its end."""
@@ -118,43 +133,12 @@ class VllmEmbedder:
 
     def embed_ids(self, prompts: Sequence[list[int]]) -> FloatArray:
         """Embed prompts: shape (prompts, dimensions), of length 1 each."""
-        found = self._llm.embed([{"prompt_token_ids": ids} for ids in prompts], use_tqdm=False)
-        return _unit(np.asarray([one.outputs.embedding for one in found], dtype=np.float32))
+        outputs = self._llm.embed([{"prompt_token_ids": ids} for ids in prompts], use_tqdm=False)
+        return _unit(np.asarray([one.outputs.embedding for one in outputs], dtype=np.float32))
 
     def shutdown(self) -> None:
         """Stop vLLM."""
         self._llm.llm_engine.engine_core.shutdown()
-
-
-def embedding_args(
-    config: EmbeddingConfig, prompts: EmbeddingPrompts, *, device: str
-) -> dict[str, Any]:  # Any: of every type
-    """What we tell vLLM, by the names of its EngineArgs."""
-    arguments: dict[str, Any] = {
-        "model": config.model,
-        "revision": config.revision,
-        "dtype": config.dtype,
-        "runner": "pooling",
-        "convert": "embed",
-        "max_model_len": prompts.max_tokens,
-        "max_num_batched_tokens": max(config.max_batch_tokens, prompts.max_tokens),
-        "distributed_executor_backend": "uni",
-        "disable_log_stats": True,
-    }
-    if device == "cpu":
-        # As for the reranker (vllm.py): no compiler is needed, and the prefix cache has little to keep.
-        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}
-    else:
-        arguments |= {"gpu_memory_utilization": config.gpu_memory_utilization}
-    return arguments | config.vllm_args
-
-
-def _load(arguments: dict[str, Any]) -> Any:  # Any: vLLM's LLM; vllm is untyped here
-    from vllm import LLM  # here: it brings torch, and reads the environment when it is loaded
-
-    # On a CPU vLLM would move the worker to a process of its own; this variable is the only way to say no.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    return LLM(**arguments)
 
 
 def _unit(vectors: FloatArray) -> FloatArray:
@@ -182,12 +166,13 @@ class HttpEmbedder:
 
         assert config.url is not None  # noqa: S101 - who calls this has looked; for the type checker
         self._config, self._dimensions, self._failures = config, dimensions, openai.APIError
-        self._url = config.url.rstrip("/").removesuffix("/embeddings")
+        url = config.url.rstrip("/").removesuffix("/embeddings")
+        self._route = f"{url}/embeddings"
         self._query_prefix = _query_prefix(config, config.model or "")
         self._calls = asyncio.Semaphore(4)  # batches of one build at a time; more would only wait there
         # "EMPTY": vLLM's own word for no key; without one the client would take OPENAI_API_KEY, which is another's.
         key = secrets.get(EMBEDDING_KEY) or "EMPTY"
-        self._client = openai.AsyncOpenAI(base_url=self._url, api_key=key, timeout=config.timeout_s, max_retries=2)
+        self._client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=config.timeout_s, max_retries=2)
 
     async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
         """See `Embedder`. What exactly failed is logged."""
@@ -224,46 +209,24 @@ class HttpEmbedder:
                 rows = [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
                 vectors: FloatArray = np.asarray(rows, dtype=np.float32)
             except self._failures as error:
-                raise ConfigurationError(f"{self._url}/embeddings {_reason(error)}") from None
+                status = getattr(error, "status_code", None)
+                reason = f"did not answer ({type(error.__cause__ or error).__name__})"
+                if status is not None:  # not its words, which may quote a text
+                    reason = f"answered {status}{_REFUSALS.get(status, '')}"
+                raise ConfigurationError(f"{self._route} {reason}") from None
             except (AttributeError, TypeError, ValueError):
-                raise ConfigurationError(f"{self._url}/embeddings answered, but not with embeddings") from None
+                raise ConfigurationError(f"{self._route} answered, but not with embeddings") from None
         if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
-            raise ConfigurationError(f"{self._url}/embeddings did not answer with one vector for each text")
-        if self._dimensions is None:
-            self._dimensions = vectors.shape[1]
+            raise ConfigurationError(f"{self._route} did not answer with one vector for each text")
+        self._dimensions = self._dimensions or vectors.shape[1]
         if vectors.shape[1] != self._dimensions:
-            said = f"{self._url}/embeddings gives vectors of {vectors.shape[1]} dimensions, and the index has"
+            said = f"{self._route} gives vectors of {vectors.shape[1]} dimensions, and the index has"
             raise ConfigurationError(f"{said} {self._dimensions}: it was built with another model")
         return vectors
 
 
-def _reason(error: Any) -> str:  # Any: an error of OpenAI's client, which is imported only where it is needed
-    """Say what went wrong, in words that quote no text."""
-    status = getattr(error, "status_code", None)
-    if status is None:
-        return f"did not answer ({type(error.__cause__ or error).__name__})"
-    if status in (401, 403):
-        return f"answered {status}: the key in {EMBEDDING_KEY} is missing or wrong"
-    if status == 404:
-        return "answered 404: there is no such path or no such model"
-    if status in (400, 413, 422):
-        return (
-            f"answered {status}: a text may be too long, a batch too large (search.embedding.max_batch_texts), "
-            "or the model another one"
-        )
-    return f"answered {status}"
-
-
-class SimulatedEmbedder:
-    """A double of an embedding model: words, hashed into a vector. Texts that share words are near each other."""
-
-    async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
-        """See `Embedder`."""
-        return simulated_vectors(texts)
-
-
 def simulated_vectors(texts: Sequence[str]) -> FloatArray:
-    """Hash the words of texts: shape (texts, 256)."""
+    """Hash the words of texts into vectors, shape (texts, 256): texts that share words are near each other."""
     vectors = np.zeros((len(texts), 256), dtype=np.float32)
     vectors[:, 0] = 1e-3  # a text without words has a direction, too
     for vector, text in zip(vectors, texts, strict=True):

@@ -7,40 +7,94 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from reranker.config import MilvusConfig
 from reranker.errors import ConfigurationError, InvalidRequestError, RetrievalError
+from reranker.search.documents import Analyzer, Chunk
 from reranker.search.filters import Filter, Term
 from reranker.search.index import IndexReader
-from reranker.search.text import Analyzer
-from reranker.search.types import Candidate, Chunk, Embedder, FirstStage
-from reranker.types import BoolArray, FloatArray
+from reranker.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
 MILVUS_TOKEN = "RERANKER_MILVUS_TOKEN"  # noqa: S105 - the name of a variable
 """Environment variable with Milvus' token, or "user:password"."""
 _BM25, VECTORS, _FAISS = "bm25", "vectors.npy", "faiss.index"
-_STOP_WORDS = {"german", "dutch", "french", "spanish", "portuguese", "italian", "russian", "swedish", "norwegian"}
-_STOP_WORDS |= {"danish", "turkish"}
-"""Languages besides English that bm25s has a list of stop words for."""
 _RRF_CONSTANT = 60
 _MILVUS_OPERATORS = {"$eq": "==", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _MILVUS_OPERATORS |= {"$in": "in", "$nin": "not in"}
+TextKind: TypeAlias = Literal["query", "document"]
+"""What an embedding model is given; many want an instruction before a query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a search is for."""
+
+    text: str
+    count: int
+    """The most candidates to find."""
+    index: str | None = None
+    """None: the first that is configured."""
+    first_stage: str | None = None
+    """None: the index's default."""
+    where: Filter | None = None
+    """The filter that chunks must pass. None: all chunks pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A chunk that a first stage found."""
+
+    chunk: Chunk
+    score: float
+    """The first stage's own: higher is better, and only comparable within one search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """The candidates for one query."""
+
+    candidates: tuple[Candidate, ...] = ()
+    """Best first."""
+    index: str = ""
+    version: str = ""
+    """Version of the index; empty where it has none."""
+    first_stage: str = ""
+
+
+class FirstStage(Protocol):
+    """Finds candidates for a query."""
+
+    async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
+        """Find at most so many chunks that pass the filter (None: all pass), best first, none twice.
+
+        Raises:
+            RetrievalError: A service that the first stage needs did not answer.
+        """
+        ...
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors."""
+
+    async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
+        """Embed texts: shape (texts, dimensions), each vector of length 1.
+
+        Raises:
+            RetrievalError: The embedding model did not answer.
+        """
+        ...
 
 
 def first_stages(index: IndexReader, embedder: Embedder | None) -> dict[str, FirstStage]:
-    """Give the first stages of an index by their names, the default first.
-
-    Args:
-        index: What is searched.
-        embedder: Of the model that the index's vectors come from. None: there is none.
-    """
+    """Give the first stages of an index by their names, the default first; without an embedder only BM25."""
     bm25 = Bm25(index)
     if embedder is None or index.info.embedding is None:
         return {"bm25": bm25}
@@ -62,9 +116,7 @@ def check_integrity(index: IndexReader) -> None:
 
 
 class Bm25:
-    """BM25 by bm25s: needs no model. See `FirstStage`."""
-
-    name = "bm25"
+    """BM25 by bm25s; needs no model. See `FirstStage`."""
 
     def __init__(self, index: IndexReader) -> None:
         """Open an index's postings; they are read where they lie."""
@@ -129,11 +181,8 @@ def best_rows(scores: Any, count: int) -> list[int]:  # Any: an array of numbers
 def _stop_words(analyzer: Analyzer) -> frozenset[str]:
     from bm25s import stopwords
 
-    lists: list[Any] = [stopwords.STOPWORDS_CHINESE]
-    if analyzer.stemmer == "english":
-        lists.append(stopwords.STOPWORDS_EN_PLUS)
-    elif analyzer.stemmer in _STOP_WORDS:
-        lists.append(getattr(stopwords, f"STOPWORDS_{analyzer.stemmer.upper()}"))
+    language = "EN_PLUS" if analyzer.stemmer == "english" else analyzer.stemmer.upper()
+    lists = (stopwords.STOPWORDS_CHINESE, getattr(stopwords, f"STOPWORDS_{language}", ()))  # of 12 languages
     return frozenset(word for words in lists for text in words for word in analyzer.words(text))
 
 
@@ -143,24 +192,15 @@ class Dense:
     Vectors have length 1, so that their product is the cosine.
     """
 
-    name = "dense"
-
     def __init__(self, index: IndexReader, embedder: Embedder) -> None:
-        """Open an index's vectors; raises ConfigurationError if it has none."""
+        """Open an index's vectors."""
         faiss = _faiss()
-        if index.info.embedding is None:
-            raise ConfigurationError(f"{index.folder}: has no vectors; build it with --embedding MODEL")
         self._index, self._embedder = index, embedder
         self._vectors = faiss.read_index(str(index.folder / _FAISS), faiss.IO_FLAG_MMAP)
 
     @staticmethod
     def write(folder: Path, vectors: FloatArray, factory: str) -> None:
-        """Index vectors, in their order, into a version's folder.
-
-        Args:
-            folder: The version's.
-            vectors: Shape (chunks, dimensions), of length 1 each.
-            factory: FAISS's description of the index: "Flat" searches exactly; "HNSW32", "IVF4096,SQ8" … faster.
+        """Index vectors of shape (chunks, dimensions) and length 1, in their order, into a version's folder.
 
         Raises:
             ConfigurationError: FAISS has no such index, or cannot make it of so few vectors.
@@ -190,21 +230,17 @@ class Dense:
         count = min(count, len(self._index.chunks) if rows is None else int(rows.sum()))
         if count == 0:
             return []
-        scores, places = self._vectors.search(vector, count, params=_parameters(self._vectors, rows, count))
+        faiss, index = _faiss(), _faiss().downcast_index(self._vectors)
+        selector = None if rows is None else faiss.IDSelectorBitmap(np.packbits(rows, bitorder="little"))
+        if isinstance(index, faiss.IndexHNSW):  # a search of the graph that is wide enough for so many
+            params = faiss.SearchParametersHNSW(sel=selector, efSearch=max(index.hnsw.efSearch, 2 * count))
+        elif isinstance(index, faiss.IndexIVF):
+            params = faiss.SearchParametersIVF(sel=selector, nprobe=max(index.nprobe, index.nlist // 16))
+        else:
+            params = faiss.SearchParameters(sel=selector)
+        scores, places = self._vectors.search(vector, count, params=params)
         found = zip(scores[0].tolist(), places[0].tolist(), strict=True)
         return [Candidate(self._index.chunks[place], score) for score, place in found if place >= 0]
-
-
-def _parameters(index: Any, rows: BoolArray | None, count: int) -> Any:  # Any: faiss is untyped
-    """FAISS's search parameters: the rows that pass, and for a graph a search wide enough for so many."""
-    faiss = _faiss()
-    index = faiss.downcast_index(index)
-    selector = None if rows is None else faiss.IDSelectorBitmap(np.packbits(rows, bitorder="little"))
-    if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=max(index.hnsw.efSearch, 2 * count))
-    if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(sel=selector, nprobe=max(index.nprobe, index.nlist // 16))
-    return faiss.SearchParameters(sel=selector)
 
 
 @cache
@@ -216,8 +252,6 @@ def _faiss() -> Any:  # Any: its type stubs know half of it
 
 class Hybrid:
     """Several first stages, fused by reciprocal rank. See `FirstStage`."""
-
-    name = "hybrid"
 
     def __init__(self, *stages: FirstStage) -> None:
         """Fuse these."""
@@ -252,15 +286,8 @@ def fuse(rankings: Sequence[Sequence[Candidate]]) -> list[Candidate]:
 class Milvus:
     """A collection of an existing Milvus, searched by vectors, by its own BM25, or by both. See `FirstStage`."""
 
-    name = "milvus"
-
     def __init__(self, config: MilvusConfig, secrets: Mapping[str, str], embedder: Embedder | None) -> None:
-        """Connect.
-
-        Args:
-            config: Address, collection and fields.
-            secrets: The environment.
-            embedder: Of the model that its vectors come from; given if there is a field with vectors.
+        """Connect; `embedder` is given if there is a field with vectors.
 
         Raises:
             ConfigurationError: It cannot be reached, or there is no such collection or field.
@@ -274,41 +301,39 @@ class Milvus:
             self._client = MilvusClient(
                 config.uri, token=secrets.get(MILVUS_TOKEN, ""), db_name=config.database, timeout=config.timeout_s
             )
-            there = self._client.has_collection(config.collection, timeout=config.timeout_s)
+            if not self._client.has_collection(config.collection, timeout=config.timeout_s):
+                raise ConfigurationError(f"Milvus at {config.uri} has no collection {config.collection}")
         except self._failures as error:
             raise ConfigurationError(f"Milvus at {config.uri} cannot be reached ({type(error).__name__})") from None
-        if not there:
-            raise ConfigurationError(f"Milvus at {config.uri} has no collection {config.collection}")
         described = self._client.describe_collection(config.collection)
+        dynamic = described.get("enable_dynamic_field")
         types = {field["name"]: DataType(field["type"]) for field in described["fields"]}
         missing = {config.text_field, config.vector_field, config.words_field, config.id_field} - {None, *types}
-        if missing and not (described.get("enable_dynamic_field") and missing <= {config.text_field, config.id_field}):
-            raise ConfigurationError(
-                f"collection {config.collection} of Milvus has no field {sorted(map(str, missing))}"
-            )
+        if missing and not (dynamic and missing <= {config.text_field, config.id_field}):
+            said = f"collection {config.collection} of Milvus has no field {sorted(map(str, missing))}"
+            raise ConfigurationError(said)
         # Not "*": the vectors would travel, too.
         self._fields = [name for name, kind in types.items() if "VECTOR" not in kind.name]
-        self._fields += ["$meta"] if described.get("enable_dynamic_field") else []
+        self._fields += ["$meta"] if dynamic else []
         self._client.load_collection(config.collection)
 
     async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
         """Search each configured field; what two fields give is fused."""
         expression = "" if where is None else _milvus_expression(where)
-        asked: list[tuple[str, Any]] = []
+        data: dict[str, Any] = {}  # by the field that is searched with it
         if self._config.vector_field is not None:
             assert self._embedder is not None  # noqa: S101 - the configuration sees to it; for the type checker
-            vectors = await self._embedder.embed([query], "query")
-            asked.append((self._config.vector_field, vectors[0].tolist()))
+            data[self._config.vector_field] = (await self._embedder.embed([query], "query"))[0].tolist()
         if self._config.words_field is not None:
-            asked.append((self._config.words_field, query))
+            data[self._config.words_field] = query
         try:
-            found = [await asyncio.to_thread(self._find, *one, count, expression) for one in asked]
+            rankings = [await asyncio.to_thread(self._search, *one, count, expression) for one in data.items()]
         except self._failures as error:
             logger.warning("Milvus did not answer a search: %s", type(error).__name__)
             raise RetrievalError from None
-        return found[0] if len(found) == 1 else fuse(found)[:count]
+        return rankings[0] if len(rankings) == 1 else fuse(rankings)[:count]
 
-    def _find(self, field: str, data: Any, count: int, expression: str) -> list[Candidate]:
+    def _search(self, field: str, data: Any, count: int, expression: str) -> list[Candidate]:
         [hits] = self._client.search(
             self._config.collection,
             data=[data],
@@ -322,9 +347,9 @@ class Milvus:
 
     def _chunk(self, entity: Mapping[str, Any], key: str) -> Chunk:
         config = self._config
-        ours = {config.id_field, config.text_field, config.title_field, config.vector_field, config.words_field}
+        known = {config.id_field, config.text_field, config.title_field, config.vector_field, config.words_field}
         title = entity.get(config.title_field) if config.title_field else None
-        metadata = {name: value for name, value in entity.items() if name not in ours}
+        metadata = {name: value for name, value in entity.items() if name not in known}
         text = str(entity.get(config.text_field) or "")
         return Chunk(str(entity.get(config.id_field, key)), 0, text, title=str(title or ""), metadata=metadata)
 
@@ -338,22 +363,18 @@ def _milvus_expression(where: Filter) -> str:
     Raises:
         InvalidRequestError: Milvus has no way to write a field's name or a list with null.
     """
-    if isinstance(where, Term):
-        return _milvus_term(where)
-    if where.how == "$not":
-        return f"not ({_milvus_expression(where.parts[0])})"
-    return "(" + (" and " if where.how == "$and" else " or ").join(map(_milvus_expression, where.parts)) + ")"
-
-
-def _milvus_term(one: Term) -> str:
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", one.field):
+    if not isinstance(where, Term):
+        parts = [_milvus_expression(part) for part in where.parts]
+        if where.how == "$not":
+            return f"not ({parts[0]})"
+        return "(" + (" and " if where.how == "$and" else " or ").join(parts) + ")"
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", where.field):
         raise InvalidRequestError("filter", "in Milvus, a field's name has letters, digits, _ and . only")
-    first, *inner = one.field.split(".")
+    first, *inner = where.field.split(".")
     place = first + "".join(f'["{part}"]' for part in inner)
-    if one.operator == "$exists":
-        return f"{place} is {'not ' if one.value else ''}null"
-    if one.value is None:
-        return f"{place} is {'not ' if one.operator == '$ne' else ''}null"
-    if isinstance(one.value, list) and None in one.value:
+    if where.operator == "$exists" or where.value is None:
+        exists = where.value if where.operator == "$exists" else where.operator == "$ne"
+        return f"{place} is {'not ' if exists else ''}null"
+    if isinstance(where.value, list) and None in where.value:
         raise InvalidRequestError("filter", "in Milvus, null cannot be one of several values; use $exists and $or")
-    return f"{place} {_MILVUS_OPERATORS[one.operator]} {json.dumps(one.value, ensure_ascii=False, allow_nan=False)}"
+    return f"{place} {_MILVUS_OPERATORS[where.operator]} {json.dumps(where.value, ensure_ascii=False, allow_nan=False)}"

@@ -25,15 +25,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reranker.errors import ConfigurationError
+from reranker.search.documents import Analyzer, Chunk, ChunkSize, Metadata, TextFields
 from reranker.search.filters import Filter, RowFilter
-from reranker.search.sources import TextFields
-from reranker.search.text import Analyzer, ChunkSize
-from reranker.search.types import Chunk, Metadata
 from reranker.types import BoolArray
 
 FORMAT = 1
 _INFO, _LINES, _OFFSETS = "index.json", "chunks.jsonl", "chunks.npy"
-_CURRENT, _VERSIONS, _BUILDING, _LOCK = "CURRENT", "versions", "building", "lock"
 _KEPT_VERSIONS = 2  # the one that is served, and the one before it, which a reader may be opening
 
 
@@ -93,34 +90,28 @@ class IndexFolder:
     def __init__(self, path: Path) -> None:
         """Name the folder; it need not exist yet."""
         self.path = path
-        self.building = path / _BUILDING
-
-    def serving(self) -> Path | None:
-        """The folder of the version that is served. None: there is none."""
-        try:
-            name = (self.path / _CURRENT).read_text(encoding="utf-8").strip()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        version = self.path / _VERSIONS / name
-        return version if name and version.is_dir() else None
+        self.building = path / "building"
+        self._current, self._versions = path / "CURRENT", path / "versions"
 
     def current(self) -> Path:
         """The folder of the version that is served; raises ConfigurationError if there is none."""
-        version = self.serving()
-        if version is None:
-            said = f"{self.path}: no index there; make one: reranker index build FILES --out {self.path}"
-            raise ConfigurationError(said)
-        return version
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            name = self._current.read_text(encoding="utf-8").strip()
+            if name and (self._versions / name).is_dir():
+                return self._versions / name
+        said = f"{self.path}: no index there; make one: reranker index build FILES --out {self.path}"
+        raise ConfigurationError(said)
 
     def next_name(self) -> str:
-        """The name for the version after the one that is served."""
-        return f"{self._serving_number() + 1:06d}"
-
-    def drop_unserved(self) -> None:
-        """Remove versions that a killed build named and never let be served. Only while `locked`."""
-        for one in self._versions():
-            if int(one.name) > self._serving_number():
-                shutil.rmtree(one)
+        """Name the version after the served one. Drops what a killed build named so; only while `locked`."""
+        try:
+            name = f"{int(self.current().name) + 1:06d}"
+        except ConfigurationError:
+            name = "000001"
+        for version in self._named():
+            if version.name >= name:
+                shutil.rmtree(version)
+        return name
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,7 +122,7 @@ class IndexFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = (self.path / _LOCK).open("a")
+            handle = (self.path / "lock").open("a")
         except OSError as error:
             raise ConfigurationError(f"{self.path}: cannot be written to ({error.strerror})") from None
         with handle:
@@ -141,37 +132,31 @@ class IndexFolder:
                 raise ConfigurationError(f"{self.path}: another build of this index is under way") from None
             yield
 
-    def publish(self, made: Path, name: str) -> Path:
-        """Let a version that was written aside be served from now on, and drop old ones. Only while `locked`.
+    def publish(self, aside: Path, name: str) -> Path:
+        """Let a version be served from now on, and drop old ones. Only while `locked`.
 
         Args:
-            made: Its folder, on the same file system.
-            name: Its name from now on.
+            aside: Its folder until now, on the same file system.
+            name: What `next_name` gave.
 
         Returns:
             Its new folder.
         """
-        version = self.path / _VERSIONS / name
-        version.parent.mkdir(exist_ok=True)
-        for file in made.rglob("*"):
-            if file.is_file():
-                sync(file)
-        sync(made)
-        os.rename(made, version)
-        sync(version.parent)
-        write_whole(self.path / _CURRENT, name)
-        for old in self._versions()[:-_KEPT_VERSIONS]:
+        version = self._versions / name
+        self._versions.mkdir(exist_ok=True)
+        for file in aside.rglob("*"):
+            sync(file)
+        sync(aside)
+        os.rename(aside, version)
+        sync(self._versions)
+        write_whole(self._current, name)
+        for old in self._named()[:-_KEPT_VERSIONS]:
             shutil.rmtree(old, ignore_errors=True)
         return version
 
-    def _serving_number(self) -> int:
-        version = self.serving()
-        return int(version.name) if version else 0
-
-    def _versions(self) -> list[Path]:
-        """Oldest first."""
-        folder = self.path / _VERSIONS
-        return sorted(one for one in folder.iterdir() if one.name.isdecimal()) if folder.is_dir() else []
+    def _named(self) -> list[Path]:
+        """All versions, the oldest first."""
+        return sorted(one for one in self._versions.glob("*") if one.name.isdecimal())
 
 
 class ChunkFile:
@@ -189,15 +174,14 @@ class ChunkFile:
             raise ConfigurationError(f"{folder}: its chunks are not as many bytes as they should be")
 
     @staticmethod
-    def write(folder: Path, lines: Iterable[bytes]) -> int:
-        """Write the chunks of a version; returns how many there are."""
+    def write(folder: Path, lines: Iterable[bytes]) -> None:
+        """Write the chunks of a version."""
         offsets = [0]
         with (folder / _LINES).open("wb") as file:
             for line in lines:
                 file.write(line)
-                offsets.append(offsets[-1] + len(line))
+                offsets.append(file.tell())
         np.save(folder / _OFFSETS, np.asarray(offsets, dtype=np.int64))
-        return len(offsets) - 1
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -220,21 +204,19 @@ class ChunkFile:
 def to_line(chunk: Chunk) -> bytes:
     """Write one chunk."""
     row: dict[str, Any] = {"id": chunk.id, "chunk": chunk.number, "text": chunk.text}
-    row |= {"start": chunk.start, "title": chunk.title, "metadata": chunk.metadata}
-    kept = {name: value for name, value in row.items() if value or name in ("id", "chunk", "text")}
-    return orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    more = {"start": chunk.start, "title": chunk.title, "metadata": chunk.metadata}
+    row |= {name: value for name, value in more.items() if value}
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
 
 
 def from_line(line: bytes) -> Chunk:
     """Read one chunk."""
     row = orjson.loads(line)
-    return Chunk(
-        row["id"], row["chunk"], row["text"], row.get("start", 0), row.get("title", ""), row.get("metadata", {})
-    )
+    return Chunk(number=row.pop("chunk"), **row)
 
 
 class IndexReader:
-    """One version of an index, open: its info, its chunks, and the rows that a filter lets through."""
+    """One version of an index, open."""
 
     def __init__(self, version: Path) -> None:
         """Open it; raises ConfigurationError if it is damaged or of another release."""

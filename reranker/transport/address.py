@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,6 @@ from reranker.errors import ConfigurationError
 
 VERSION = 2
 """Of the frames. Raised when an older side could not understand a newer one."""
-_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 _CERTIFICATE, _KEY, _AUTHORITY = "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"
 
 
@@ -45,25 +43,11 @@ class ReplicaAddress:
         return cls(**{name: metadata[name] for name in cls.__slots__})
 
 
-def watch_peer(connection: socket.socket) -> None:
-    """Have the kernel notice within seconds that the machine at the other end is gone without closing."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
 def tls_context(environment: Mapping[str, str], *, server: bool) -> ssl.SSLContext | None:
-    """Make a context of Ray's settings: both sides show a certificate, and each checks the other's authority.
+    """Make a context of Ray's variables ("TLS authentication" in its documentation). None: `RAY_USE_TLS` is not set.
 
-    Names are not checked: Ray's certificates rarely have one that matches a pod's address, and a replica is known by
-    its secret.
-
-    Args:
-        environment: Variables; see Ray's documentation, "TLS authentication".
-        server: Whether for the replica's side.
-
-    Returns:
-        None: `RAY_USE_TLS` is not set, so nothing is encrypted.
+    Both sides show a certificate, and each checks the other's authority. Names are not checked: Ray's certificates
+    rarely have one that matches a pod's address, and a replica is known by its secret.
 
     Raises:
         ConfigurationError: A certificate is missing or invalid.

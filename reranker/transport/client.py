@@ -7,34 +7,30 @@ import itertools
 import logging
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Self, cast
+from typing import Self
 
 import orjson
 
 from reranker.errors import ReplicaLostError
 from reranker.transport import frames
-from reranker.transport.address import ReplicaAddress, watch_peer
-from reranker.transport.frames import Frame, FrameError, FrameReader, FrameType
+from reranker.transport.address import ReplicaAddress
+from reranker.transport.frames import Frame, FrameConnection, FrameError, FrameType
 from reranker.types import Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
 
 _OPEN_S = 5
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
-"""Between attempts to reach a replica."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between attempts to reach a replica
 
 
-class ShardConnection(asyncio.Protocol):
+class ShardConnection(FrameConnection):
     """A connection to a replica; made by `open`."""
 
     def __init__(self) -> None:
-        self.leaving = asyncio.Event()
-        """Set when the replica takes no more shards: it has said so, or is gone."""
-        self.lost = asyncio.Event()
-        """Set when the connection has ended."""
+        super().__init__()
+        self.leaving = asyncio.Event()  # the replica takes no more shards: it has said so, or is gone
+        self.lost = asyncio.Event()  # the connection has ended
         self._welcome = asyncio.Event()
-        self._reader = FrameReader()
-        self._transport: asyncio.Transport | None = None
         self._answers: dict[int, asyncio.Future[ShardScores]] = {}
         self._numbers = itertools.count(1)
         self._retired = False
@@ -44,13 +40,12 @@ class ShardConnection(asyncio.Protocol):
         """Connect to a replica. Without `tls` nothing is encrypted.
 
         Raises:
-            OSError: Nobody answers there.
-            TimeoutError: Nobody answers there in time.
+            OSError, TimeoutError: Nobody answers there.
             ReplicaLostError: The other side refuses us.
         """
         async with asyncio.timeout(_OPEN_S):
             _, connection = await asyncio.get_running_loop().create_connection(cls, address.host, address.port, ssl=tls)
-            connection._send(Frame(FrameType.HELLO, header=orjson.dumps(address.secret)))
+            connection.send(Frame(FrameType.HELLO, header=orjson.dumps(address.secret)))
             try:
                 await connection._welcome.wait()
             except asyncio.CancelledError:
@@ -69,8 +64,7 @@ class ShardConnection(asyncio.Protocol):
         """Have a shard scored; cancelling the call drops it there.
 
         Raises:
-            ReplicaLostError: The connection broke first.
-            RerankerError: The replica's own error.
+            RerankerError: The replica's own error, or ReplicaLostError if the connection broke first.
         """
         if self.lost.is_set():
             raise ReplicaLostError
@@ -79,10 +73,10 @@ class ShardConnection(asyncio.Protocol):
         frame = frames.pack_shard(number, shard, terms)
         self._answers[number] = answer
         try:
-            self._send(frame)
+            self.send(frame)
             return await answer
         except asyncio.CancelledError:
-            self._send(Frame(FrameType.DROP, number))
+            self.send(Frame(FrameType.DROP, number))
             raise
         finally:
             del self._answers[number]
@@ -93,24 +87,6 @@ class ShardConnection(asyncio.Protocol):
         self._retired = True
         self._close_if_done()
 
-    def abort(self) -> None:
-        """Close the connection now."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the event loop."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
-        watch_peer(transport.get_extra_info("socket"))
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the event loop."""
-        try:
-            for frame in self._reader.feed(data):
-                self._receive(frame)
-        except FrameError:  # such a replica is useless
-            self.abort()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
         self.lost.set()
@@ -120,7 +96,12 @@ class ShardConnection(asyncio.Protocol):
             if not answer.done():
                 answer.set_exception(ReplicaLostError())
 
-    def _receive(self, frame: Frame) -> None:
+    def refuse(self, error: FrameError) -> None:
+        """Give up the replica."""
+        self.abort()
+
+    def receive(self, frame: Frame) -> None:
+        """Take a frame."""
         answer = self._answers.get(frame.number)
         if frame.type == FrameType.WELCOME:
             self._welcome.set()
@@ -133,13 +114,9 @@ class ShardConnection(asyncio.Protocol):
         elif frame.type == FrameType.FAILED:
             answer.set_exception(frames.unpack_error(frame))
 
-    def _send(self, frame: Frame) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(bytes(frame))
-
     def _close_if_done(self) -> None:
-        if self._retired and not self._answers and self._transport is not None:
-            self._transport.close()
+        if self._retired and not self._answers:
+            self.close()
 
 
 class ReplicaConnections:
@@ -149,12 +126,7 @@ class ReplicaConnections:
     """
 
     def __init__(self, set_live: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
-        """Start without replicas.
-
-        Args:
-            set_live: Called when the live replicas change, with the model identity of each.
-            tls: For all connections. None: not encrypted.
-        """
+        """Start without replicas. `set_live` is called when the live ones change, with the model identity of each."""
         self._set_live, self._tls = set_live, tls
         self._addresses: dict[str, ReplicaAddress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -162,10 +134,7 @@ class ReplicaConnections:
         self._any_live = asyncio.Event()
 
     def update(self, replicas: Mapping[str, ReplicaAddress]) -> None:
-        """Replace the set of running replicas; called on the event loop.
-
-        The others get no more shards, but may finish those they have.
-        """
+        """Replace the set of running replicas. The others get no more shards, but may finish those they have."""
         ended = self._tasks.keys() - replicas.keys()
         for name in ended:
             self._tasks.pop(name).cancel()

@@ -8,11 +8,13 @@ so replicas and ingresses of two versions understand each other during an update
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 import orjson
@@ -31,18 +33,13 @@ _INT32, _FLOAT32 = np.dtype("<i4"), np.dtype("<f4")
 class FrameType(IntEnum):
     """What a frame carries."""
 
-    HELLO = 1
-    """An ingress's first frame: the secret."""
-    WELCOME = 2
-    """The secret is right."""
+    HELLO = 1  # an ingress's first frame: the secret
+    WELCOME = 2  # the secret is right
     SHARD = 3
-    DROP = 4
-    """Nobody waits for this shard any more."""
+    DROP = 4  # nobody waits for this shard any more
     SCORES = 5
-    FAILED = 6
-    """The shard could not be scored: a typed error."""
-    LEAVING = 7
-    """The replica is about to end: it answers the shards that it has, and should get no more."""
+    FAILED = 6  # the shard could not be scored: a typed error
+    LEAVING = 7  # the replica is about to end: it answers the shards that it has, and should get no more
 
 
 _TYPES = frozenset(FrameType)
@@ -77,11 +74,7 @@ class FrameReader:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Add bytes; give the frames that are complete.
-
-        Raises:
-            FrameError: An unknown type of frame, or one that is too large.
-        """
+        """Add bytes, and give the frames that are complete; FrameError for an unknown type, or one too large."""
         self._bytes += data
         while len(self._bytes) >= _PREFIX.size:
             number_of_type, number, header_bytes, body_bytes = _PREFIX.unpack_from(self._bytes)
@@ -98,15 +91,63 @@ class FrameReader:
             yield Frame(FrameType(number_of_type), number, header, body)
 
 
+_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+
+
+class FrameConnection(asyncio.Protocol):
+    """One end of a connection. Subclasses get each frame in `receive`; a FrameError there ends in `refuse`."""
+
+    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self.reader = FrameReader(max_bytes)
+        self.transport: asyncio.Transport | None = None
+
+    def receive(self, frame: Frame) -> None:
+        """Called for each frame."""
+        raise NotImplementedError
+
+    def refuse(self, error: FrameError) -> None:
+        """Called when the other side sent something invalid."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Have the kernel notice within seconds that the machine at the other end is gone without closing."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
+        connection: socket.socket = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        try:
+            for frame in self.reader.feed(data):
+                self.receive(frame)
+        except FrameError as error:
+            self.refuse(error)
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame, if the other side is still there."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(bytes(frame))
+
+    def close(self) -> None:
+        """Close the connection once everything is sent."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
 @dataclass(frozen=True, slots=True)
 class _ShardHeader:
     """Of a shard's frame. Its body is head, tail, offsets and tokens, one after the other."""
 
     terms: ShardTerms
-    head: int
-    """Tokens."""
-    tail: int
-    """Tokens."""
+    head: int  # tokens
+    tail: int  # tokens
     pairs: int
     adapter: str = ""
 
@@ -128,11 +169,7 @@ def pack_shard(number: int, shard: Shard, terms: ShardTerms) -> Frame:
 
 
 def unpack_shard(frame: Frame) -> tuple[Shard, ShardTerms]:
-    """Read a shard; its arrays are read-only.
-
-    Raises:
-        FrameError: This is no valid shard.
-    """
+    """Read a shard, whose arrays are read-only; FrameError if it is invalid."""
     try:
         header = _SHARD_HEADER.validate_json(frame.header)
         arrays = np.frombuffer(frame.body, dtype=_INT32)
@@ -160,11 +197,7 @@ def pack_scores(number: int, answer: ShardScores) -> Frame:
 
 
 def unpack_scores(frame: Frame) -> ShardScores:
-    """Read a shard's answer.
-
-    Raises:
-        FrameError: This is no valid answer.
-    """
+    """Read a shard's answer; FrameError if it is invalid."""
     pairs, rest = divmod(len(frame.body), _FLOAT32.itemsize + 1)
     if rest:
         raise FrameError("scores of no whole number of pairs")

@@ -16,6 +16,7 @@ from reranker.config import RerankerConfig
 from reranker.engine.startup_check import FLOAT32_TOLERANCE, require_sane, run_checks, tolerance_for
 from reranker.errors import StartupCheckError
 from reranker.model.checkpoint import DEMO_MODEL
+from reranker.model.prompt import CUT_THE_END, CuttingPolicy, PromptRenderer
 from reranker.types import RenderedList, Shard, TokenArray
 from tests.broken_models import Change, broken_copy, clear_yes_and_no, swap_yes_and_no
 
@@ -52,9 +53,15 @@ def test_missing_template_is_refused(demo: LocalReranker, tail: str) -> None:
     def ids(text: str) -> TokenArray:
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
-    class Concatenating:
-        def render(self, query: str, documents: Sequence[str], instruction: str | None = None) -> RenderedList:
-            rendered = demo.renderer.render(query, documents, instruction)
+    class Concatenating(PromptRenderer):
+        def render(
+            self,
+            query: str,
+            documents: Sequence[str],
+            instruction: str | None = None,
+            cutting: CuttingPolicy = CUT_THE_END,
+        ) -> RenderedList:
+            rendered = super().render(query, documents, instruction, cutting)
             whole = rendered.prompts
             return RenderedList(
                 Shard(ids(f"{query}\n"), ids(tail), whole.tokens, whole.offsets),
@@ -63,7 +70,9 @@ def test_missing_template_is_refused(demo: LocalReranker, tail: str) -> None:
             )
 
     with pytest.raises(StartupCheckError) as refused:
-        require_sane(demo.engine, Concatenating(), FLOAT32_TOLERANCE)
+        require_sane(
+            demo.engine, Concatenating(DEMO_MODEL, 8_192, RerankerConfig().model.instruction), FLOAT32_TOLERANCE
+        )
     assert refused.value.check == ("spread" if tail else "tail")
     assert refused.value.cause.startswith("no template")
 

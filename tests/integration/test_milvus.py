@@ -11,11 +11,10 @@ import pytest
 from deployments.search import Indexes
 from reranker.config import MilvusConfig, SearchConfig
 from reranker.errors import ConfigurationError, InvalidRequestError, RetrievalError
-from reranker.search.embedding import SimulatedEmbedder, simulated_vectors
+from reranker.search.embedding import simulated_vectors
 from reranker.search.filters import read_filter
-from reranker.search.first_stages import Milvus
-from reranker.search.types import Query
-from tests.indexes import DOCUMENTS
+from reranker.search.first_stages import Milvus, Query
+from tests.indexes import DOCUMENTS, SimulatedEmbedder
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

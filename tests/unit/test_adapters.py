@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from deployments.cli.main import main
 from deployments.cli.rankers import LocalFleet
 from reranker.cache.keys import ListTerms, document_keys
-from reranker.client import RerankerClient, UnreachableError
+from reranker.client import RerankerClient
 from reranker.config import EngineConfig, ModelConfig, RerankerConfig
 from reranker.dialects import DIALECTS
 from reranker.dialects.parse import parse
 from reranker.engine import startup_check
 from reranker.engine.simulated import simulated_engine, simulated_logit
 from reranker.engine.startup_check import require_sane
-from reranker.errors import StartupCheckError
+from reranker.errors import StartupCheckError, UnreachableError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import CUT_THE_END, PromptRenderer
 from reranker.offline import Row

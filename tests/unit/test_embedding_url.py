@@ -22,8 +22,8 @@ from deployments.search import Indexes
 from reranker.config import EmbeddingConfig, SearchConfig
 from reranker.errors import ConfigurationError, RetrievalError
 from reranker.search.embedding import EMBEDDING_KEY, HttpEmbedder, simulated_vectors
+from reranker.search.first_stages import Query
 from reranker.search.index import IndexFolder, IndexInfo
-from reranker.search.types import Query
 from tests.indexes import DOCUMENTS
 
 KEY = {EMBEDDING_KEY: "right"}

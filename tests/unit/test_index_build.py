@@ -15,14 +15,13 @@ import pytest
 
 from reranker.errors import ConfigurationError
 from reranker.search.build import Build, BuildResult
-from reranker.search.embedding import SIMULATED, SimulatedEmbedder, simulated_vectors
+from reranker.search.documents import Chunk, ChunkSize, find_sources
+from reranker.search.embedding import SIMULATED, simulated_vectors
 from reranker.search.filters import read_filter
-from reranker.search.first_stages import best_rows, check_integrity, first_stages, fuse
+from reranker.search.first_stages import Candidate, best_rows, check_integrity, first_stages, fuse
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexReader
-from reranker.search.sources import find_sources
-from reranker.search.text import ChunkSize
-from reranker.search.types import Candidate, Chunk
 from reranker.types import FloatArray
+from tests.indexes import SimulatedEmbedder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "index"
 WITH_VECTORS = IndexInfo(embedding=EmbeddingInfo(model=SIMULATED))
@@ -79,7 +78,6 @@ def _ids(found: Sequence[Candidate]) -> list[str]:
 async def test_first_stages_find_a_document_by_its_words(tmp_path: Path, stage: str) -> None:
     await asyncio.to_thread(_build, tmp_path / "idx", _lines(tmp_path / "a.jsonl", TEXTS))
     first_stage = first_stages(_open(tmp_path / "idx"), SimulatedEmbedder())[stage]
-    assert first_stage.name == stage
     for query, wanted in (("capital of China", "beijing"), ("merged branches", "git"), ("政治家", "zh")):
         found = await first_stage.search(query, 2)
         assert _ids(found)[0] == wanted

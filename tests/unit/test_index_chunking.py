@@ -11,15 +11,13 @@ from tokenizers import Tokenizer
 
 from reranker.errors import ConfigurationError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.search.text import Chunker, ChunkSize
-from reranker.search.types import Chunk, Document
+from reranker.search.documents import Chunk, Chunker, ChunkSize, Document
 
 TOKENIZER = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
 
 
 def _chunks(text: str, tokens: int, overlap: int) -> list[Chunk]:
-    [chunks] = Chunker(DEMO_MODEL, ChunkSize(tokens, overlap)).chunks([Document("d", text, "T", {"k": 1})])
-    return chunks
+    return Chunker(DEMO_MODEL, ChunkSize(tokens, overlap)).chunks([Document("d", text, "T", {"k": 1})])
 
 
 @given(

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from reranker.errors import ConfigurationError
-from reranker.search.sources import Reject, TextFields, find_sources, read
-from reranker.search.types import Document
+from reranker.search.documents import Document, Reject, TextFields, find_sources, read_documents
 
 
 def _read(path: Path, fields: TextFields | None = None) -> tuple[list[Document], list[str]]:
     [source] = find_sources([path])
-    records = list(read(source, fields or TextFields()))
+    records = list(read_documents(source, fields or TextFields()))
     problems = [str(one).removeprefix(f"{path}:") for one in records if isinstance(one, Reject)]
     return [one for one in records if isinstance(one, Document)], problems
 

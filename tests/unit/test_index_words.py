@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.errors import ConfigurationError
-from reranker.search.text import Analyzer, ideographs_of, require_stemmer
+from reranker.search.documents import Analyzer, ideographs_of, require_stemmer
 
 
 @pytest.mark.parametrize(

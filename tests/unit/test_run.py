@@ -69,6 +69,7 @@ RuntimeError: Traceback (most recent call last):
         ),
         ("ModuleNotFoundError: No module named 'no_such'", "ModuleNotFoundError: No module named", "import_path"),
         ("ValueError: No available memory for the cache blocks.", "No available memory for the cache", "memory"),
+        ("ValueError: Available memory on node 0 (13.87/15.84 GiB) on kv cache allocation", "13.87", "cpu_kv_cache"),
         ("safetensors_rust.SafetensorError: Error while deserializing header: x", "SafetensorError: Error", "damaged"),
         ("KeyError: 'x'", "KeyError: 'x'", "docs/"),
     ],

@@ -15,7 +15,7 @@ import pytest
 
 from deployments.cli import rankers
 from deployments.cli.main import main
-from reranker.client import AsyncRerankerClient, RerankerClient, ScoredDocument, UnreachableError, rebuild_error
+from reranker.client import AsyncRerankerClient, RerankerClient, ScoredDocument, rebuild_error
 from reranker.dialects.answers import error_body
 from reranker.errors import (
     ClientError,
@@ -25,6 +25,7 @@ from reranker.errors import (
     RerankerError,
     ServiceError,
     UnauthorizedError,
+    UnreachableError,
 )
 
 

@@ -10,18 +10,18 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.http.search import Search
+from deployments.http.search import Search, SearchClient
 from deployments.search import Indexes
 from reranker.config import RerankerConfig
 from reranker.record import RequestRecord
-from reranker.search.embedding import SIMULATED, SimulatedEmbedder
-from reranker.search.types import Query, Retrieval
+from reranker.search.embedding import SIMULATED
+from reranker.search.first_stages import Query, Retrieval
 from reranker.types import Caller, Ranking, RankRequest
-from tests.indexes import DOCUMENTS, build
+from tests.indexes import DOCUMENTS, SimulatedEmbedder, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 
 
-class LocalIndexes:
+class LocalIndexes(SearchClient):
     """Real indexes in this process, in place of the search deployment."""
 
     def __init__(self, config: RerankerConfig) -> None:

@@ -9,14 +9,13 @@ import yaml
 
 from reranker.config import RerankerConfig
 from reranker.offline import formats
-from reranker.search.sources import find_sources, read
-from reranker.search.types import Document
+from reranker.search.documents import Document, find_sources, read_documents
 from tools.retrieval_table import CONFIG, EXAMPLES, PAGE, SETS, JudgedSet
 
 
 @pytest.mark.parametrize("one", SETS, ids=[one.name for one in SETS])
 def test_judgments_name_queries_and_documents_that_are_there(one: JudgedSet) -> None:
-    records = [record for source in find_sources(one.documents) for record in read(source, one.fields)]
+    records = [record for source in find_sources(one.documents) for record in read_documents(source, one.fields)]
     documents = {record.id for record in records if isinstance(record, Document)}
     assert len(documents) == len(records)  # nothing is left out, and no id is there twice
     judgments = formats.read_judgments(str(one.folder / "qrels" / "test.tsv"))

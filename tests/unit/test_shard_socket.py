@@ -142,8 +142,8 @@ async def test_known_peer_that_sends_nonsense_is_cut_off(replica: Replica) -> No
     ):  # the last: a number that is in use
         replica.gate.clear()
         connection = await ShardConnection.open(replica.address)
-        connection._send(sent)
-        connection._send(nonsense)
+        connection.send(sent)
+        connection.send(nonsense)
         await until(connection.lost.is_set)
 
 

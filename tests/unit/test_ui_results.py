@@ -11,8 +11,8 @@ from deployments.ui import html
 from deployments.ui.documents import Document
 from deployments.ui.results import advice, difference, omissions, prompt, rows, search_omissions, search_rows
 from reranker import errors
-from reranker.client import UnreachableError, rebuild_error
-from reranker.errors import RerankerError
+from reranker.client import rebuild_error
+from reranker.errors import RerankerError, UnreachableError
 
 DOCUMENTS: list[Document] = ["first", "second", {"text": "third"}, "fourth"]
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script> ${alert(3)} {{#each value}} '\" &amp;"
