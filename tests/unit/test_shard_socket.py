@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
 
 import orjson
 import pytest
@@ -15,16 +14,10 @@ from reranker.transport.address import ReplicaAddress
 from reranker.transport.client import ShardConnection
 from reranker.transport.frames import Frame, FrameType
 from reranker.types import ShardTerms
-from tests.unit.shard_replicas import Replica, until
+from tests.unit.shard_replicas import Replica, replica, until
 from tests.unit.steppers import shard
 
-
-@pytest.fixture
-async def replica() -> AsyncIterator[Replica]:
-    replica = Replica()
-    yield replica
-    replica.gate.set()
-    await replica.server.drain()
+__all__ = ["replica"]
 
 
 async def test_many_shards_at_a_time_get_each_its_own_scores(replica: Replica) -> None:
