@@ -46,7 +46,7 @@ def write_pairs(path: Path, pairs: int) -> None:
 
 def engine_alone(path: Path, model: str) -> dict[str, float]:
     """In this process: pairs per second of the engine."""
-    from deployments.cli.rankers import open_local
+    from deployments.cli.local import open_local
     from reranker.config import RerankerConfig
     from reranker.offline.scorer import for_throughput
 
