@@ -7,6 +7,8 @@ URL ?= http://127.0.0.1:8000
 GPU ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
 FLAVOUR := $(if $(filter 1,$(GPU)),gpu,cpu)
 BIN := .venv/bin
+QUICK := -m "not slow"
+SLOW := -m slow
 RUNTIME := .venv/installed-$(FLAVOUR)
 DEV := .venv/installed-$(FLAVOUR)-dev
 
@@ -39,20 +41,27 @@ setup: $(DEV) ## the environment with the development tools, and the pre-commit 
 	@$(BIN)/pre-commit install
 
 .PHONY: test
-test: $(DEV) ## the whole test suite: real Ray Serve, real vLLM (WORKERS=2: services side by side, on a machine with cores to spare)
+test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (10 minutes; `make test-slow` has the rest)
 	@rm -f .coverage .coverage.*
-	$(MAKE) --no-print-directory -j2 --output-sync=target test-library test-engine
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
-	$(BIN)/pytest tests/integration $(if $(WORKERS),-n $(WORKERS) --dist loadgroup) --durations=20
+	@echo "== 1 of 3: the library, on two cores"
+	$(BIN)/coverage run -m pytest $(QUICK) -n 2
+	@echo "== 2 of 3: real vLLM, in a process of its own"
+	$(BIN)/coverage run -m pytest $(QUICK) -v tests/engine
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+	@echo "== 3 of 3: the service, over HTTP"
+	$(BIN)/pytest $(QUICK) -v tests/integration --durations=10
 
-.PHONY: test-library
-test-library: $(DEV) # what starts no service
-	$(BIN)/coverage run -m pytest
+.PHONY: test-slow
+test-slow: $(DEV) programs ## the slow tests: starts, kills, autoscaling, fuzzing, browser, Prometheus, Milvus (20 minutes)
+	@echo "== 1 of 2: real vLLM, in a process of its own"
+	$(BIN)/pytest $(SLOW) -v tests/engine
+	@echo "== 2 of 2: all others"
+	$(BIN)/pytest $(SLOW) -v tests --ignore tests/engine --durations=10
 
-.PHONY: test-engine
-test-engine: $(DEV) # real vLLM, in a process of its own
-	$(BIN)/coverage run -m pytest tests/engine
+.PHONY: programs
+programs: $(DEV) # Redis, Prometheus, OpenSSL and a browser from Debian, where they are not here
+	@$(BIN)/python -m tests.programs
 
 .PHONY: test-unit
 test-unit: $(DEV) ## only the tests that need neither Ray nor vLLM (seconds)

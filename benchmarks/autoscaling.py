@@ -206,7 +206,6 @@ def tabulate() -> None:
 
 
 def main() -> None:
-    """Run policies, print the table, or draw."""
     parser = results.parser(__doc__)
     parser.add_argument("--policy", choices=POLICIES, nargs="+", default=())
     parser.add_argument("--lists", choices=SIZES, default="equal")
@@ -214,16 +213,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="each with the next seed, and all the policies in turn")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--plot", action="store_true")
-    asked = parser.parse_args()
-    for seed in range(asked.seed, asked.seed + asked.rounds):
-        for policy in asked.policy:
-            run(policy, asked.lists, seed)
-    if asked.table:
+    arguments = parser.parse_args()
+    for seed in range(arguments.seed, arguments.seed + arguments.rounds):
+        for policy in arguments.policy:
+            run(policy, arguments.lists, seed)
+    if arguments.table:
         tabulate()
-    if asked.plot:
+    if arguments.plot:
         from benchmarks.plots import draw_autoscaling
 
-        drawn = {name: one for name, one in results.read(RESULTS).items() if one["seed"] == asked.seed}
+        drawn = {name: one for name, one in results.read(RESULTS).items() if one["seed"] == arguments.seed}
         draw_autoscaling(drawn, RESULTS.with_suffix(".svg"))
 
 

@@ -46,7 +46,7 @@ def write_pairs(path: Path, pairs: int) -> None:
 
 def engine_alone(path: Path, model: str) -> dict[str, float]:
     """In this process: pairs per second of the engine."""
-    from deployments.cli.rankers import open_local
+    from deployments.cli.local import open_local
     from reranker.config import RerankerConfig
     from reranker.offline.scorer import for_throughput
 
@@ -183,7 +183,6 @@ def measured(command: list[str], out: Path, pairs: Path, model: str, rounds: int
 
 
 def main() -> None:
-    """Measure, or kill."""
     parser = results.parser(__doc__)
     parser.add_argument("--shape", choices=models.SHAPE_NAMES, default="demo")
     parser.add_argument("--pairs", type=int, default=100_000)
@@ -192,24 +191,28 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0, help="kill so many times instead of measuring")
     parser.add_argument("--longest-s", type=float, default=40, help="between two kills, at most (%(default)s)")
     parser.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/batch.json; none with --kills")
-    asked = parser.parse_args()
-    model = "demo" if asked.shape == "demo" else str(models.checkpoint(asked.shape, "bytes"))
+    options = parser.parse_args()
+    model = "demo" if options.shape == "demo" else str(models.checkpoint(options.shape, "bytes"))
     with tempfile.TemporaryDirectory(prefix="reranker-batch-") as scratch:
         pairs, out, config = (Path(scratch) / name for name in ("pairs.jsonl", "out", "serve_config.yaml"))
         # Random weights pass no start-up check.
-        args = {"engine": {"device": "cpu", "startup_check": asked.shape == "demo"}}
+        args = {"engine": {"device": "cpu", "startup_check": options.shape == "demo"}}
         ours = [{"name": "reranker", "import_path": "deployments.app:build_app", "args": args}]
         config.write_text(json.dumps({"http_options": {"host": "127.0.0.1"}, "applications": ours}))
-        write_pairs(pairs, asked.pairs)
+        write_pairs(pairs, options.pairs)
         command = [program("reranker"), "batch", str(pairs), "--out", str(out), "--model", model]
-        command += ["--config", str(config), "--partition-rows", str(asked.partition_rows)]
-        if asked.kills:
-            result = killed(command, out, asked.pairs, asked.kills, asked.longest_s)
+        command += ["--config", str(config), "--partition-rows", str(options.partition_rows)]
+        if options.kills:
+            result = killed(command, out, options.pairs, options.kills, options.longest_s)
         else:
-            result = measured(command, out, pairs, model, asked.rounds)
-    header = describe() | {"shape": asked.shape, "pairs": asked.pairs, "partition_rows": asked.partition_rows}
-    if asked.out or not asked.kills:
-        results.write(asked.out or RESULTS / "batch.json", header | result)
+            result = measured(command, out, pairs, model, options.rounds)
+    header = describe() | {
+        "shape": options.shape,
+        "pairs": options.pairs,
+        "partition_rows": options.partition_rows,
+    }
+    if options.out or not options.kills:
+        results.write(options.out or RESULTS / "batch.json", header | result)
     print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=1))
 
 

@@ -79,12 +79,12 @@ def main() -> int:
     parser.add_argument("--shapes", default="nano,small", help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a fifth of the time each: to see whether it runs")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     header, shapes, checks = describe(), {}, list[Check]()
-    for shape in asked.shapes.split(","):
-        shapes[shape], judged = measure(shape, asked.old.resolve(), asked.rounds, quick=asked.quick)
+    for shape in arguments.shapes.split(","):
+        shapes[shape], judged = measure(shape, arguments.old.resolve(), arguments.rounds, quick=arguments.quick)
         checks += judged
-    out = (SCRATCH if asked.quick else RESULTS) / "beside.json"
+    out = (SCRATCH if arguments.quick else RESULTS) / "beside.json"
     results.write(out, {"run": header, "checks": [one.as_json() for one in checks], "shapes": shapes})
     print("\n".join(table(shapes)))
     for check in checks:

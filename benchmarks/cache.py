@@ -135,7 +135,6 @@ def lists(shape: str, quick: bool) -> Result:
 
 
 def _server(launch: Launch, name: str) -> Server:
-    """Start one, and warm it."""
     say(f"starting {name}")
     server = started(launch, f"cache-{name}")
     _ask(server, [make_list("words", 50, "warm-up")])
@@ -173,25 +172,15 @@ def outages(quick: bool) -> Result:
     """One phase after the other, under the same load."""
     phase_s = 2.0 if quick else 8.0
     budget_s = RedisConfig().budget_s
-    result = Result(
-        "What do clients notice when Redis is in trouble?",
-        {
-            "engine_replicas": _REPLICAS,
-            "ingress_replicas": _INGRESSES,
-            "clients": _OUTAGE_CLIENTS,
-            "documents": _OUTAGE_DOCUMENTS,
-        }
-        | {"lists": _LISTS, "phase_s": phase_s, "budget_s": budget_s, "memory_mib": 0},
-    )
+    parameters = {"engine_replicas": _REPLICAS, "ingress_replicas": _INGRESSES, "clients": _OUTAGE_CLIENTS}
+    parameters |= {"documents": _OUTAGE_DOCUMENTS, "lists": _LISTS, "memory_mib": 0}
+    question = "What do clients notice when Redis is in trouble?"
+    result = Result(question, parameters | {"phase_s": phase_s, "budget_s": budget_s})
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         server = stack.enter_context(RedisServer(Path(folder)))
-        config = configuration(
-            {
-                "engine": {"simulated": {"tokens_per_s": 200_000}},
-                "cache": {"enabled": True, "memory_mib": 0, "redis": {"url": server.url}},
-            }
-        )
+        cache = {"enabled": True, "memory_mib": 0, "redis": {"url": server.url}}
+        config = configuration({"engine": {"simulated": {"tokens_per_s": 200_000}}, "cache": cache})
         [ingress] = [one for one in config["applications"][0]["deployments"] if one["name"] == "Ingress"]
         ingress["num_replicas"] = _INGRESSES
         service = stack.enter_context(running(config, _REPLICAS, simulated=False))

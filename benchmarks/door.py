@@ -26,9 +26,8 @@ def main() -> None:
     for repeat in range(_REPEATS + 1):
         part = documents[repeat * parsed.documents : (repeat + 1) * parsed.documents]
         started_s = time.perf_counter()
-        response = httpx.post(
-            f"{parsed.url}/v1/rerank", json={"query": "What are the symptoms?", "documents": part}, timeout=300
-        )
+        body = {"query": "What are the symptoms?", "documents": part}
+        response = httpx.post(f"{parsed.url}/v1/rerank", json=body, timeout=300)
         took_ms = (time.perf_counter() - started_s) * 1e3
         response.raise_for_status()
         if not repeat:

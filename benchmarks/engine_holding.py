@@ -41,7 +41,6 @@ class AsyncLlmHolding:
         self._requests = 0
 
     async def score(self, shard: Shard) -> FloatArray:
-        """Score a shard; see `Engine.score`."""
         from vllm import PoolingParams
 
         parameters = PoolingParams(task="classify", use_activation=False)
@@ -83,7 +82,6 @@ async def measure(engine: Any) -> dict[str, float]:
 
 
 def measured(holding: str, folder: Path) -> dict[str, float]:
-    """Measure one holding in this process."""
     model, config = find_checkpoint(ModelConfig(name=str(folder))), EngineConfig(device="cpu")
 
     async def go() -> dict[str, float]:
@@ -101,17 +99,16 @@ def measured(holding: str, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Alternate the holdings and print a table."""
     parser = results.parser(__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="nano")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="OpenMP threads of the engine (%(default)s)")
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     rounds: dict[str, list[dict[str, float]]] = {holding: [] for holding in HOLDINGS}
-    folder = checkpoint(asked.shape, "bytes")
-    os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": str(asked.threads)}
-    for number in range(asked.rounds):
+    folder = checkpoint(arguments.shape, "bytes")
+    os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": str(arguments.threads)}
+    for number in range(arguments.rounds):
         for holding in HOLDINGS:
             rounds[holding].append(isolated(measured, holding, folder))
             say(f"round {number + 1} {holding:>10} { {k: round(v) for k, v in rounds[holding][-1].items()} }")
@@ -119,8 +116,8 @@ def main() -> None:
         medians = {h: statistics.median(r[workload] for r in rounds[h]) for h in HOLDINGS}
         ratio = medians["in_process"] / medians["async_llm"]
         print(f"{workload:>9}: " + ", ".join(f"{h} {v:.0f} pairs/s" for h, v in medians.items()) + f"; x{ratio:.2f}")
-    if asked.out:
-        results.write(asked.out, {"shape": asked.shape, "threads": asked.threads, "rounds": rounds})
+    if arguments.out:
+        results.write(arguments.out, {"shape": arguments.shape, "threads": arguments.threads, "rounds": rounds})
 
 
 if __name__ == "__main__":

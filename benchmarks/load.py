@@ -43,7 +43,6 @@ class Protocol:
     """The client puts the model card's template around the texts, as the server has none."""
 
     def body(self, texts: TextList) -> bytes:
-        """A request."""
         query, documents = texts.query, texts.documents
         if self.templated:
             query = PREFIX + HEAD.format(instruction=ModelConfig().instruction_text(), query=query)
@@ -82,7 +81,6 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """Whether the list was ranked."""
         return self.status == 200
 
     def json(self) -> Any:  # Any: JSON
@@ -90,7 +88,6 @@ class Answer:
         return json.loads(self.body)
 
     def scores(self) -> dict[int, float]:
-        """Each document's score."""
         return {one["index"]: one["relevance_score"] for one in self.json()["results"]}
 
 
@@ -167,12 +164,10 @@ class Client:
 
 
 def took(answers: Sequence[Answer]) -> list[float]:
-    """Seconds that the ranked ones took."""
     return [answer.took_s for answer in answers if answer.ok]
 
 
 def require_ok(answers: Sequence[Answer]) -> None:
-    """Raise RuntimeError if one of them was not ranked."""
     for answer in answers:
         if not answer.ok:
             raise RuntimeError(f"status {answer.status}: {answer.body[:300]!r}")

@@ -9,26 +9,24 @@ share is smaller. Two of the services are the same, with nothing on: how far the
 """
 
 import asyncio
-import itertools
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from benchmarks import results
 from benchmarks.load import Client, require_ok
 from benchmarks.results import describe, say
 from benchmarks.service import configuration, running
+from benchmarks.texts import Lists
 
 RESULTS = results.RESULTS / "observability.json"
 _CLIENTS, _DOCUMENTS = 8, 10
-_WORDS = ("river", "capital", "museum", "paper", "mountain", "engine", "music", "iron")
+_WORDS = 12
 
 # Any: YAML.
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -38,13 +36,6 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "all": {"observability": {"metrics": True}, "tracing": {"exporter": "file"}},
 }
 """What each service is configured with; of traces, the default share. Logs: JSON where anything is on."""
-
-
-def _bodies() -> Iterator[bytes]:
-    for number in itertools.count():
-        words = [" ".join(_WORDS[(number * place + word) % len(_WORDS)] for word in range(12)) for place in range(10)]
-        documents = [f"{place} {text}" for place, text in enumerate(words[:_DOCUMENTS])]
-        yield orjson.dumps({"query": f"question {number}", "documents": documents})
 
 
 def _config(arm: str, folder: str) -> dict[str, Any]:
@@ -57,10 +48,11 @@ def _config(arm: str, folder: str) -> dict[str, Any]:
 
 
 async def _lists_per_s(url: str, seconds: float) -> float:
-    until_s = time.perf_counter() + seconds
+    lists = Lists(seed=0)  # the same in each turn
+    bodies = iter(lambda: lists.body(_DOCUMENTS, _WORDS), b"")
     async with Client(url) as client:
         began_s = time.perf_counter()
-        answers = await client.in_loops(_CLIENTS, _bodies(), lambda: time.perf_counter() < until_s)
+        answers = await client.in_loops(_CLIENTS, bodies, lambda: time.perf_counter() < began_s + seconds)
         took_s = time.perf_counter() - began_s
     require_ok(answers)
     return len(answers) / took_s
@@ -91,19 +83,18 @@ def costs(found: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
     as what else the machine does changes from one to the next: their geometric mean.
     """
     first, second = found["off"], found.get("off again", found["off"])
-    told = {}
+    shares = {}
     for arm in found.keys() - {"off"}:
         base = (
             first if arm == "off again" else [math.sqrt(pair[0] * pair[1]) for pair in zip(first, second, strict=True)]
         )
         logs = [math.log(one / off) for one, off in zip(found[arm], base, strict=True)]
         error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.nan
-        told[arm] = {"share": 1 - math.exp(statistics.fmean(logs)), "standard_error": error}
-    return told
+        shares[arm] = {"share": 1 - math.exp(statistics.fmean(logs)), "standard_error": error}
+    return shares
 
 
 def main() -> None:
-    """Measure, print, and write."""
     parser = results.parser(__doc__)
     parser.add_argument("--starts", type=int, default=4, help="of all services anew")
     parser.add_argument("--rounds", type=int, default=12, help="in each start")

@@ -72,7 +72,6 @@ SETUPS = {
 
 
 def _broken(setup: Setup, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Configurations that must not take over."""
     for name, change in (
         ("import error", {"import_path": "deployments.app:no_such_application"}),
         ("unknown key", {"args": {"engine": {"max_batch_token": 1}}}),
@@ -113,11 +112,11 @@ class Outage:
             await asyncio.sleep(max(0.0, started_s + number / RATE_PER_S - time.perf_counter()))
         answers = await asyncio.gather(*tasks)
         failed = [one for one in answers if not one.ok]
-        kinds = Counter(str(one.status) if one.status else re.sub(r"\(.*", "", one.body.decode()) for one in failed)
+        reasons = Counter(str(one.status) if one.status else re.sub(r"\(.*", "", one.body.decode()) for one in failed)
         found = {
             "lists": len(answers),
             "failed": len(failed),
-            "as": dict(kinds),
+            "as": dict(reasons),
             "failed_were_sent_from_to_s": _span([one.sent_s - began_s for one in failed]),
             "slowest_ranked_s": round(max((one.took_s for one in answers if one.ok), default=0.0), 2),
         }
@@ -139,7 +138,6 @@ class Outage:
             await asyncio.sleep(0.5)
 
     def engines(self) -> set[int]:
-        """Process ids of the engines."""
         return {process.pid for process in self.service.processes(ENGINE)}
 
 
@@ -180,10 +178,7 @@ async def _deployments(outage: Outage, setup: Setup, folder: Path, found: dict[s
             "engines_kept": f"{len(before & outage.engines())} of {len(before)}",
         }
 
-    for name, config in (
-        ("deploy a change", setup.configuration(50_000)),
-        *_broken(setup, folder),
-    ):
+    for name, config in (("deploy a change", setup.configuration(50_000)), *_broken(setup, folder)):
         say(name)
         found[name] = await deploy(config)
         say(f"{name}: {found[name]}")
@@ -208,12 +203,11 @@ async def _play(service: Server, setup: Setup, token: str, found: dict[str, Any]
 
 
 def main() -> None:
-    """Run all, or some; and write what was found."""
     parser = results.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=SETUPS, default=list(SETUPS))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ["RAY_AUTH_TOKEN"] = token = secrets.token_hex()
-    for name in asked.only:
+    for name in arguments.only:
         setup, found = SETUPS[name], dict[str, Any]()
         with running(setup.configuration(), setup.engines, count=False) as service:
             asyncio.run(_play(service, setup, token, found))

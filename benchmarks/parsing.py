@@ -39,7 +39,6 @@ def best_ms(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Print one table for reading and one for writing."""
     decoder = msgspec.json.Decoder(_Msgspec)
     limits = LimitsConfig()
     print("| documents | as | MB | json | pydantic | msgspec | orjson + pydantic | the whole of `parse` |")

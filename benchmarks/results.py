@@ -64,7 +64,6 @@ class Check:
         return self.figure <= self.limit if self.relation == "<=" else self.figure >= self.limit
 
     def as_json(self) -> dict[str, Any]:
-        """All fields, and the verdict."""
         return asdict(self) | {"held": self.held}
 
     def __str__(self) -> str:
@@ -89,7 +88,6 @@ class Result:
 
     @property
     def held(self) -> bool:
-        """Whether every limit held."""
         return all(one.held for one in self.checks)
 
     def write(self, path: Path, name: str, **run: Any) -> None:
@@ -110,15 +108,15 @@ def run_experiments(
     options.add_argument("--only", nargs="+", choices=experiments, default=list(experiments), metavar="NAME")
     options.add_argument("--quick", action="store_true", help="few repetitions: to see whether it runs")
     options.add_argument("--out", type=Path, help=f"(benchmarks/results/{file}; --quick: build/bench/{file})")
-    asked = options.parse_args()
-    path = asked.out or (SCRATCH if asked.quick else RESULTS) / file
+    arguments = options.parse_args()
+    path = arguments.out or (SCRATCH if arguments.quick else RESULTS) / file
     found = []
-    for name in asked.only:
+    for name in arguments.only:
         say(f"--- {name}")
         started_s = time.monotonic()
-        found.append(experiments[name](asked.quick))
+        found.append(experiments[name](arguments.quick))
         # Now: the next may fail.
-        found[-1].write(path, name, quick=asked.quick, took_s=round(time.monotonic() - started_s))
+        found[-1].write(path, name, quick=arguments.quick, took_s=round(time.monotonic() - started_s))
     done(path)
     say("\n".join(["", *(f"{check}" for result in found for check in result.checks), f"wrote {path}"]))
     return 0 if all(result.held for result in found) else 1
@@ -202,7 +200,6 @@ def _cpu() -> str:
 
 
 def version(package: str) -> str | None:
-    """Version of an installed distribution."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -221,7 +218,6 @@ class GpuUse:
     """Samples how busy the GPUs are; use as a context. Without any it does nothing."""
 
     def __init__(self) -> None:
-        """Begin with the context, not now."""
         self.busy: float | None = None
         """Share of the time in which a kernel ran, mean of the GPUs; None: nothing was sampled."""
         self._process: subprocess.Popen[str] | None = None

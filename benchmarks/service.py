@@ -179,6 +179,14 @@ def configuration(args: dict[str, Any], checkout: Path = ROOT) -> dict[str, Any]
     return config | {"applications": [application]}  # without the playground
 
 
+def write_config(config: dict[str, Any], name: str) -> Path:
+    """Write a configuration of Serve's to the scratch folder."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    path = SCRATCH / f"{file_name(name)}.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
 def ours(
     config: dict[str, Any], name: str, *options: str, replicas: int | None = None, checkout: Path = ROOT, **more: Any
 ) -> Launch:
@@ -186,9 +194,7 @@ def ours(
 
     The configuration is Serve's; replicas None: as many engines as it says; `more` are other fields of the launch.
     """
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    path = SCRATCH / f"serve-{file_name(name)}.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    path = write_config(config, f"serve-{name}")
     serve = checkout / "deployments" / "cli" / "serve.py"
     entry = "deployments.cli.main" if serve.is_file() else "reranker.cli"
     count = ("--replicas", str(replicas)) if replicas is not None else ()
@@ -232,7 +238,6 @@ def running(
 
 
 def cpu_s(*processes: psutil.Process) -> float:
-    """Processor seconds that these have used so far."""
     return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
@@ -243,12 +248,10 @@ def busy_cpu_s() -> float:
 
 
 def program(name: str) -> str:
-    """Path of a program of this environment."""
     return str(Path(sys.executable).parent / name)
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

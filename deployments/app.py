@@ -28,11 +28,9 @@ Serve's own two seconds would only be added to every stop and update."""
 
 
 def build_app(args: dict[str, object]) -> Application:
-    """Wire the application from its `args` in the Serve configuration, before any device is taken.
+    """Wire the application from its `args` in the Serve configuration; see `RerankerConfig`.
 
-    Raises:
-        pydantic.ValidationError: An unknown key or a wrong value; see `RerankerConfig`.
-        ConfigurationError: The model is not there, or not one we can serve.
+    A pydantic.ValidationError or ConfigurationError stops the start before any device is taken.
     """
     config = RerankerConfig.model_validate(args)
     checkpoint = find_checkpoint(config.model)

@@ -29,9 +29,7 @@ from ray.util import metrics as ray_metrics
 
 from reranker.config import ScalingConfig
 
-logger = logging.getLogger("ray.serve")
-"""The controller's; ours is not set up there."""
-
+logger = logging.getLogger("ray.serve")  # the controller's; ours is not set up there
 # Seconds over which arriving work is counted, or from one report to the next where those are further apart. A longer
 # mean sees a burst later, and `keep_s` holds what a short one saw (measured: docs/scaling.md).
 _RATE_S = 2.0
@@ -59,7 +57,6 @@ class Report:
     at_s: float
     """On the clock that decisions are made by."""
     pending: float
-    """Work that waits or is being computed."""
     arrived: float
     """Work since the replica started."""
     work_per_s: float | None
@@ -75,7 +72,7 @@ class Decision:
     queue_s: float
     """Expected seconds of work in each running replica. 0 where nothing is known."""
     needed: float
-    """Replicas that are needed at this moment."""
+    """Replicas that the work of this moment needs."""
 
 
 class ReplicaScaling:

@@ -15,7 +15,7 @@ import ray
 from ray import serve
 
 from deployments.loading import Loading
-from deployments.telemetry import ReplicaMetrics, join_serve, tell_of_shard
+from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
 from reranker.engine.loop import Engine
@@ -35,11 +35,7 @@ class EngineReplica:
     """A replica gets shards once its constructor has returned: Serve calls it RUNNING then."""
 
     def __init__(self, config: RerankerConfig, device: str) -> None:
-        """Load the model on "cpu" or "cuda", and check it.
-
-        Raises:
-            StartupCheckError: It does not score as a reranker. Serve tries again a few times, then gives up.
-        """
+        """Load the model, and check it. After a StartupCheckError Serve tries again a few times, then gives up."""
         began_s = time.monotonic()
         join_serve()
         self._slow_s = config.observability.slow_request_s
@@ -74,7 +70,7 @@ class EngineReplica:
         except EngineFailedError:
             self._end()
         else:
-            tell_of_shard(shard, terms, scores, self._slow_s)
+            log_shard(shard, terms, scores, self._slow_s)
         finally:
             self._in_hand[terms.sender] -= shard.work_tokens
         return ShardScores(scores, self._name, self._load(), self._model)
@@ -119,7 +115,7 @@ class EngineReplica:
         await self._engine.check_integrity()
 
     def _end(self) -> NoReturn:
-        """End this process: a replica without an engine would draw traffic with fast errors until Serve noticed.
+        """End the process: without an engine it would draw traffic with fast errors until Serve noticed.
 
         The ingresses see their connections end at once, and send the shards elsewhere.
         """
@@ -165,18 +161,14 @@ def resources(config: RerankerConfig, device: str) -> dict[str, float]:
 
 
 def identity(config: RerankerConfig, device: str) -> str:
-    """The identity of such an engine; see `model_identity`."""
+    """The identity of an engine; see `model_identity`."""
     if config.engine.simulated is not None:
         return SIMULATED
     return model_identity(find_checkpoint(config.model), config.engine, device)
 
 
 def open_engine(config: RerankerConfig, device: str, stage: Callable[[str], object] = str) -> Engine:
-    """Load the model on "cpu" or "cuda", and check it. Each stage is announced to `stage`.
-
-    Raises:
-        StartupCheckError: It does not score as a reranker.
-    """
+    """Load the model, and check it; StartupCheckError if it does not score as a reranker. `stage` hears each stage."""
     # Imported here: vllm brings torch, which the ingress and Serve's controller must not load.
     if config.engine.simulated is not None:
         from reranker.engine.simulated import simulated_engine

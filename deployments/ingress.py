@@ -8,9 +8,11 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import ray
+from prometheus_client import generate_latest
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
@@ -28,10 +30,9 @@ from deployments.http.search import DIALECT as SEARCH
 from deployments.http.search import Search, SearchClient
 from deployments.http.server import Listener, listen
 from deployments.loading import replicas_loading
-from deployments.telemetry import ReplicaMetrics, RequestLog, join_serve
-from deployments.tracing import Tracer
+from deployments.telemetry import ReplicaMetrics, RequestLog, Tracer, join_serve
 from reranker import metrics
-from reranker.cache.lookup import Statistics
+from reranker.cache import Statistics
 from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
@@ -39,7 +40,6 @@ from reranker.dialects.base import JSON
 from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
-from reranker.node_metrics import exposition
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
@@ -80,7 +80,7 @@ class Ingress:
         self._metrics = count = None
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
-            count = metrics.RequestMetrics((*PATHS, *SEARCH.paths)).count
+            count = partial(metrics.count_request, ranking_paths=frozenset((*PATHS, *SEARCH.paths)))
         observers: list[Observer] = [self._tracer, RequestLog(config.observability)]
         app = build_api(self, config.limits, keys, observers, count, self._quotas)
         self._listener = Listener(app, options, listening)
@@ -166,7 +166,9 @@ class Ingress:
 
     async def metrics_text(self) -> bytes | None:
         """See `Backend`."""
-        return await asyncio.to_thread(exposition) if self._metrics is not None else None
+        if self._metrics is None:
+            return None
+        return await asyncio.to_thread(generate_latest, metrics.node_registry())
 
     def open_page(self, request: PageRequest) -> Answer:
         """See `Backend`."""

@@ -61,7 +61,7 @@ class RankRequest:
     top_n: int | None = None
     """None: all documents."""
     max_document_tokens: int | None = None
-    """Every document is cut to so many tokens first. None: it is not."""
+    """Every document is cut to so many tokens first."""
     truncation_side: TruncationSide | None = None
     long_documents: LongDocuments | None = None
     aggregate: Aggregate | None = None

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from playwright.sync_api import Page, sync_playwright
 
-CHROMIUM = "/usr/bin/chromium"
+from tests.programs import program
+
 _QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 _SILENT = ("--disable-component-update", "--disable-sync")
 DESKTOP, PHONE = (1280, 900), (390, 844)
@@ -42,7 +43,7 @@ def visitor(*, dark: bool = False, size: tuple[int, int] = DESKTOP, scale: float
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
         context = playwright.chromium.launch_persistent_context(
             profile,
-            executable_path=CHROMIUM,
+            executable_path=program("chromium"),
             headless=True,
             args=[*_QUIET, *_SILENT],
             viewport={"width": size[0], "height": size[1]},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,8 +15,8 @@ import pytest
 import redis
 
 from tests.integration.conftest import free_port
+from tests.programs import program
 
-PROGRAM = shutil.which("redis-server")
 _START_TIMEOUT_S = 10
 
 
@@ -41,8 +40,9 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
+        command = [program("redis-server"), *self._options]
         with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen([PROGRAM or "", *self._options], stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):

@@ -21,7 +21,7 @@ from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchI
 from reranker.engine import metrics as engine_metrics
 from reranker.engine.startup_check import CHECKS
 from reranker.errors import for_clients
-from reranker.node_metrics import metrics_of
+from reranker.metrics import metrics_of
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs" / "configuration.md"

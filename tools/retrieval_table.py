@@ -34,6 +34,7 @@ STAGES = ("bm25", "dense", "hybrid")
 CANDIDATES = 20
 _TABLE = re.compile(r"<!-- retrieval -->\n.*?<!-- /retrieval -->", re.DOTALL)
 JUDGED, EXAMPLES = ROOT / "benchmarks" / "judged", ROOT / "examples" / "search"
+PATENTS, MEDICAL = EXAMPLES / "patents", EXAMPLES / "medical"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,8 @@ class JudgedSet:
 
 SETS = (
     *(JudgedSet(one.name, one, [one / "corpus.jsonl"]) for one in sorted(JUDGED.iterdir()) if one.is_dir()),
-    JudgedSet(
-        "patents", EXAMPLES / "patents", [EXAMPLES / "patents" / "corpus.jsonl"], TextFields(("abstract", "claims"))
-    ),
-    JudgedSet(
-        "medical",
-        EXAMPLES / "medical",
-        [JUDGED / "medquad-en" / "corpus.jsonl", EXAMPLES / "medical" / "withdrawn.jsonl"],
-    ),
+    JudgedSet("patents", PATENTS, [PATENTS / "corpus.jsonl"], TextFields(("abstract", "claims"))),
+    JudgedSet("medical", MEDICAL, [JUDGED / "medquad-en" / "corpus.jsonl", MEDICAL / "withdrawn.jsonl"]),
     JudgedSet("docs", EXAMPLES / "docs", [ROOT / "docs"]),
 )
 
@@ -70,7 +65,6 @@ def minilm() -> str:
 
 
 def build(one: JudgedSet, out: Path, embedding: str, embed: Embed | None) -> None:
-    """Index the documents of a set, with vectors."""
     info = IndexInfo(fields=one.fields, embedding=EmbeddingInfo(model=embedding))
     folder = IndexFolder(out)
     with folder.locked():
@@ -114,7 +108,6 @@ def table(client: RerankerClient) -> Iterator[str]:
 
 
 def main() -> int:
-    """Measure, and write the table."""
     parser = results.parser(__doc__)
     parser.add_argument("--model", default="demo", help="the reranker (%(default)s)")
     parser.add_argument("--embedding", help="the embedding model; default: all-MiniLM-L6-v2, from a package")

@@ -28,9 +28,9 @@ def draw(spans: list[SpanLine], root: SpanLine) -> Iterator[str]:
         start_ms, took_ms = _ms(span["start_time"]) - began_ms, _ms(span["end_time"]) - _ms(span["start_time"])
         at = round(start_ms / whole_ms * _WIDTH)
         bar = " " * at + "█" * max(1, round((start_ms + took_ms) / whole_ms * _WIDTH) - at)
-        facts = {name: span["attributes"].get(f"reranker.{name}") for name in _SHOWN} if span["name"] == "shard" else {}
-        said = "  " + " ".join(f"{name}={value}" for name, value in facts.items()) if facts else ""
-        yield f"{'  ' * depth + span['name']:<18}{took_ms:8.2f} ms  {bar:<{_WIDTH}}{said}".rstrip()
+        shown = _SHOWN if span["name"] == "shard" else ()
+        text = " ".join(f"{name}={span['attributes'].get(f'reranker.{name}')}" for name in shown)
+        yield f"{'  ' * depth + span['name']:<18}{took_ms:8.2f} ms  {bar:<{_WIDTH}}  {text}".rstrip()
         for child in sorted(children[span["context"]["span_id"]], key=lambda one: str(one["start_time"])):
             yield from lines(child, depth + 1)
 
@@ -42,14 +42,13 @@ def _ms(time: str) -> float:
 
 
 def main() -> None:
-    """Draw one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("request_id", nargs="?", help="default: the last request's")
-    asked = parser.parse_args()
-    spans: list[SpanLine] = [json.loads(line) for line in asked.file.read_text(encoding="utf-8").splitlines()]
+    arguments = parser.parse_args()
+    spans: list[SpanLine] = [json.loads(line) for line in arguments.file.read_text(encoding="utf-8").splitlines()]
     roots = [one for one in spans if one["kind"] == "SpanKind.SERVER"]
-    wanted = [one for one in roots if asked.request_id in (None, one["attributes"].get("reranker.request_id"))]
+    wanted = [one for one in roots if arguments.request_id in (None, one["attributes"].get("reranker.request_id"))]
     if not wanted:
         parser.error("no such request in it")
     root = wanted[-1]

@@ -253,7 +253,6 @@ EXPERIMENTS = {one.__name__: one for one in (placement, uneven, scaling, burst, 
 
 
 def main() -> None:
-    """Run experiments, and write what they found."""
     parser = results.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     for name in parser.parse_args().only:

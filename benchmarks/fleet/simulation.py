@@ -52,7 +52,6 @@ class MovingShard:
 
     @property
     def tokens(self) -> int:
-        """Its work."""
         return sum(self.costs)
 
 
@@ -72,7 +71,6 @@ class Replica:
     leaving: bool = False
 
     def load(self) -> ReplicaLoad:
-        """What it says with every answer."""
         return ReplicaLoad(self.pending, self.speed, dict(+self.in_hand))
 
 
@@ -116,11 +114,9 @@ class Fleet:
         self.at(1.0, self._tell_all)
 
     def at(self, time_s: float, what: Callable[[], None]) -> None:
-        """Do something at a moment."""
         heapq.heappush(self._events, (time_s, next(self._numbers), what))
 
     def run(self, until_s: float) -> None:
-        """Let time pass."""
         while self._events and self._events[0][0] <= until_s:
             time_s, _, what = heapq.heappop(self._events)
             self._pass(time_s)
@@ -283,7 +279,6 @@ class Fleet:
         return {name: Report(self.now_s, one.pending, one.arrived, one.speed) for name, one in running.items()}
 
     def scale(self, wanted: int, load_s: float) -> None:
-        """Have so many replicas, those that load included."""
         have = len(self._names) + self.loading
         for _ in range(wanted - have):
             self.start(load_s)

@@ -32,7 +32,6 @@ _HANG_UP_WITHIN_S, _EMPTY_TIMEOUT_S = 2.0, 120
 
 
 def run(quick: bool) -> Result:
-    """Hang up one by one, then in crowds; see the module's first lines."""
     singles, crowds = (10, 2) if quick else (100, 5)
     model = {"name": str(models.checkpoint("nano"))}
     result = Result(

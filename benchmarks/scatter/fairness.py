@@ -54,7 +54,6 @@ class Measured:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Percentiles of the latencies, and all pairs scored in a second."""
         latencies = {"small_s": percentiles(self.small_s), "big_s": percentiles(self.big_s)}
         return latencies | {"pairs_per_s": self.pairs / self.lasted_s}
 
@@ -67,7 +66,6 @@ class Measured:
 
 
 def run(quick: bool) -> Result:
-    """Measure both orders, then the steps; see the module's first lines."""
     rounds, bigs, swept_bigs = (1, 2, 1) if quick else (3, 7, 6)
     result = Result(
         "How long do lists of 10 documents take while one of 600 is being scored, and what does the big one pay?",

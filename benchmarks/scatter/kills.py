@@ -29,7 +29,6 @@ _NOTICED_TIMEOUT_S, _BACK_TIMEOUT_S = 60, 240
 
 
 def run(quick: bool) -> Result:
-    """Kill simulated replicas, then real ones; see the module's first lines."""
     kills = 3 if quick else 20
     result = Result(
         "What do clients notice when a replica is killed under load?",

@@ -53,7 +53,6 @@ _CALLS, _SERIES = 20_000, 5
 
 
 def run(quick: bool) -> Result:
-    """Measure in turn; see the module's first lines."""
     overload_s, capacity_s, unloaded = (10, 6, 60) if quick else (60, 25, 400)
     result = Result(
         "What do clients get when they send twice as much as the service can do?",

@@ -21,7 +21,6 @@ REPLICAS, DOCUMENTS, WORDS = 4, 120, 100
 
 
 def run(quick: bool) -> Result:
-    """Measure; see the module's first lines."""
     lists = 20 if quick else 100
     # Quick devices: an idle one is what counts here. Without hedging, which would add a replica to some lists.
     args: dict[str, Any] = {"engine": {"simulated": {"tokens_per_s": 200_000}}, "scatter": {"hedge_after": None}}

@@ -27,7 +27,6 @@ _PAUSE_S = 0.3
 
 
 def run(quick: bool) -> Result:
-    """Measure every size; see the module's first lines."""
     rounds, lists_per_round = (1, 4) if quick else (3, 8)
     model = models.checkpoint("nano")
     result = Result(

@@ -56,18 +56,18 @@ def main() -> int:
         return 2
 
 
-def _run(asked: argparse.Namespace) -> int:
-    if asked.check:
+def _run(args: argparse.Namespace) -> int:
+    if args.check:
         return check()
-    if asked.hops:
-        hops.run(quick=asked.quick)
+    if args.hops:
+        hops.run(quick=args.quick)
         return 0
     started_s = time.monotonic()
     held = True
-    for shape in [] if asked.report else asked.shapes.split(","):
+    for shape in [] if args.report else args.shapes.split(","):
         bench = Bench(shape)
-        held &= soak(bench, asked.systems.split(","), quick=asked.quick) if asked.soak else _measure(bench, asked)
-    if asked.report or not (asked.quick or asked.out):
+        held &= soak(bench, args.systems.split(","), quick=args.quick) if args.soak else _measure(bench, args)
+    if args.report or not (args.quick or args.out):
         plots.draw_serving(page.load_all())
         page.write()
         say(f"wrote {page.PAGE}")
@@ -92,32 +92,32 @@ def _arguments() -> argparse.Namespace:
     what.add_argument("--check", action="store_true", help="for CI")
     what.add_argument("--hops", action="store_true", help="what each hop costs")
     what.add_argument("--report", action="store_true", help="measure nothing; write plots and page")
-    asked = parser.parse_args()
-    if unknown := set(asked.shapes.split(",")) - set(SHAPE_NAMES):
+    args = parser.parse_args()
+    if unknown := set(args.shapes.split(",")) - set(SHAPE_NAMES):
         parser.error(f"no shape {', '.join(sorted(unknown))}; there are {', '.join(SHAPE_NAMES)}")
-    if asked.out and "," in asked.shapes:
+    if args.out and "," in args.shapes:
         parser.error("--out is for one shape")
-    if asked.tune or asked.sweep:
-        variants = [f"{PEER}:{name}" for name in systems.VARIANTS] if asked.tune else [f"{OURS}:{one}" for one in SWEEP]
-        asked.systems, asked.workloads = ",".join([OURS, *variants]), _TUNE_WORKLOADS
-    return asked
+    if args.tune or args.sweep:
+        variants = [f"{PEER}:{name}" for name in systems.VARIANTS] if args.tune else [f"{OURS}:{one}" for one in SWEEP]
+        args.systems, args.workloads = ",".join([OURS, *variants]), _TUNE_WORKLOADS
+    return args
 
 
-def _out(asked: argparse.Namespace, shape: str) -> Path:
-    if asked.out:
-        return Path(asked.out)
-    full = set(systems.DEFAULT) <= set(asked.systems.split(",")) and set(NAMES) <= set(asked.workloads.split(","))
-    kind = "variants-" if asked.tune else "sweep-" if asked.sweep else ""
-    return (RESULTS if (kind or full) and not asked.quick else SCRATCH) / f"serving-{kind}{shape}.json"
+def _out(args: argparse.Namespace, shape: str) -> Path:
+    if args.out:
+        return Path(args.out)
+    full = set(systems.DEFAULT) <= set(args.systems.split(",")) and set(NAMES) <= set(args.workloads.split(","))
+    kind = "variants-" if args.tune else "sweep-" if args.sweep else ""
+    return (RESULTS if (kind or full) and not args.quick else SCRATCH) / f"serving-{kind}{shape}.json"
 
 
-def _measure(bench: Bench, asked: argparse.Namespace) -> bool:
+def _measure(bench: Bench, args: argparse.Namespace) -> bool:
     """Measure one shape into a file; whether its limits held."""
-    out = _out(asked, bench.shape)
-    chosen = workloads(asked.workloads.split(","), bench.shape, quick=asked.quick)
-    header = describe() | {"quick": asked.quick, "rounds": asked.rounds}
-    with Rounds(bench, asked.systems.split(",")) as rounds:
-        records = rounds.run(chosen, asked.rounds, lambda some: _write(out, bench, header, chosen, rounds, some))
+    out = _out(args, bench.shape)
+    chosen = workloads(args.workloads.split(","), bench.shape, quick=args.quick)
+    header = describe() | {"quick": args.quick, "rounds": args.rounds}
+    with Rounds(bench, args.systems.split(",")) as rounds:
+        records = rounds.run(chosen, args.rounds, lambda some: _write(out, bench, header, chosen, rounds, some))
     verdicts = _write(out, bench, header | {"complete": True}, chosen, rounds, records)
     say("\n".join(["", *map(str, verdicts), f"wrote {out}"]))
     return all(verdict.held is not False for verdict in verdicts)

@@ -44,7 +44,6 @@ def _latencies(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def _tail(values: Sequence[float]) -> dict[str, float]:
-    """The median and the tail, linear between neighbours."""
     if not values:
         return {}
     found = np.percentile(np.asarray(values), [50, 90, 99, 100])

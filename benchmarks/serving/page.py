@@ -40,7 +40,6 @@ def load_all(prefix: str = "serving-") -> dict[str, Result]:
 
 
 def write() -> None:
-    """Write the page."""
     kinds = {kind: load_all(f"serving-{kind}-") for kind in ("variants", "soak", "sweep")}
     PAGE.write_text(text(load_all(), kinds["variants"], kinds["soak"], read(HOPS), kinds["sweep"]), encoding="utf-8")
 

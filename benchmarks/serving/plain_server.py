@@ -71,7 +71,6 @@ def cross_encoder_scorer(folder: str, dtype: str) -> Scorer:
 
 
 def application(score: Scorer) -> web.Application:
-    """POST /rerank and GET /health."""
     thread = ThreadPoolExecutor(1)
 
     async def rerank(request: web.Request) -> web.Response:
@@ -99,17 +98,16 @@ def serve_config(path: Path, port: int) -> int:
 
 
 def main() -> int:
-    """Serve until asked to stop."""
     options = parser(__doc__)
     options.add_argument("kind", choices=("transformers", "cross-encoder", "serve-config"))
     options.add_argument("path", type=Path)
     options.add_argument("--port", type=int, required=True)
     options.add_argument("--dtype", default="auto")
-    asked = options.parse_args()
-    if asked.kind == "serve-config":
-        return serve_config(asked.path, asked.port)
-    make = transformers_scorer if asked.kind == "transformers" else cross_encoder_scorer
-    web.run_app(application(make(str(asked.path), asked.dtype)), host="127.0.0.1", port=asked.port, print=None)
+    args = options.parse_args()
+    if args.kind == "serve-config":
+        return serve_config(args.path, args.port)
+    make = transformers_scorer if args.kind == "transformers" else cross_encoder_scorer
+    web.run_app(application(make(str(args.path), args.dtype)), host="127.0.0.1", port=args.port, print=None)
     return 0
 
 

@@ -96,7 +96,6 @@ class Contender:
         }
 
     def end(self) -> None:
-        """End its server, if it has one."""
         if self.server is not None:
             self.server.stop()
             self.server = None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,6 @@ class Bench:
 
     @property
     def dtype(self) -> str:
-        """What engines are told."""
         return models.dtype(self.shape)
 
 
@@ -165,16 +165,9 @@ def vllm_serve(bench: Bench, variant: str = "") -> Launch:
     )
 
 
-def _transformers(bench: Bench) -> Launch:
-    return _plain(bench, "transformers", sys.executable)
-
-
-def _cross_encoder(bench: Bench) -> Launch:
-    """sentence-transformers' CrossEncoder, which takes the published checkpoint as it is from version 6 on."""
-    return _plain(bench, "cross-encoder", _python(PEERS, "sentence_transformers"))
-
-
-def _plain(bench: Bench, kind: str, python: str) -> Launch:
+def _plain(bench: Bench, kind: str) -> Launch:
+    """Transformers, or sentence-transformers' CrossEncoder, which takes a published checkpoint from version 6 on."""
+    python = sys.executable if kind == "transformers" else _python(PEERS, "sentence_transformers")
     command = (python, "-m", "benchmarks.serving.plain_server", kind, str(bench.folder), "--dtype", bench.dtype)
     return Launch(
         command=(*command, "--port", "{port}"),
@@ -229,9 +222,7 @@ def _ray_serve_llm(bench: Bench) -> Launch:
     arguments = {"llm_configs": [model], "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0}}}
     application = {"name": "llm", "route_prefix": "/", "import_path": "ray.serve.llm:build_openai_app"}
     config = {"http_options": {"host": "127.0.0.1"}, "applications": [application | {"args": arguments}]}
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    path = SCRATCH / f"ray-serve-llm-{bench.shape}.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    path = service.write_config(config, f"ray-serve-llm-{bench.shape}")
     packages = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     own = subprocess.run(packages, capture_output=True, text=True, check=True).stdout.strip()
     return Launch(
@@ -285,8 +276,8 @@ def _classifier(bench: Bench) -> Path:
 
 _PEERS: dict[str, Callable[[Bench], Launch]] = {
     "ray-serve-llm": _ray_serve_llm,
-    "transformers": _transformers,
-    "cross-encoder": _cross_encoder,
+    "transformers": partial(_plain, kind="transformers"),
+    "cross-encoder": partial(_plain, kind="cross-encoder"),
     "infinity": _infinity,
 }
 NAMES = (OURS, PEER, *_PEERS)
@@ -306,5 +297,4 @@ def launch(system: str, bench: Bench) -> Launch:
 
 
 def is_ours(system: str) -> bool:
-    """Whether this is our service, in any variant."""
     return system.partition(":")[0].partition("@")[0] == OURS

@@ -72,5 +72,4 @@ def workload(name: str, shape: str, *, quick: bool = False) -> Workload:
 
 
 def workloads(names: Sequence[str], shape: str, *, quick: bool = False) -> list[Workload]:
-    """Find or make workloads; see `workload`."""
     return [workload(name, shape, quick=quick) for name in names]

@@ -220,7 +220,7 @@ def _text(name: str) -> str:
 
 def _check_model(parsed: argparse.Namespace) -> int:
     """Print one line for each check, and the cause of what failed; returns the exit status."""
-    from deployments.cli.rankers import open_local
+    from deployments.cli.local import open_local
     from reranker.engine.startup_check import run_checks, tolerance_for
 
     config = load_config(parsed.config, parsed.model)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployments.cli import Subparsers, rankers
+from deployments.cli import Subparsers, local
 from reranker.config import EmbeddingConfig
 from reranker.errors import ConfigurationError
 from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
@@ -146,8 +146,8 @@ def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
                 runner.run(remote.aclose())
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
-    rankers.prepare_environment(os.cpu_count() or 1)
-    embedder = VllmEmbedder(config, device=rankers.device())
+    local.prepare_environment(os.cpu_count() or 1)
+    embedder = VllmEmbedder(config, device=local.device())
     try:
         yield lambda texts: embedder.embed(texts, "document")
     finally:

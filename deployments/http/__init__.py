@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from deployments.http.playground import Answer, PageRequest
-    from deployments.http.search import Search
     from reranker.dialects.base import JSON
     from reranker.dialects.tei import TeiInfo
     from reranker.record import RequestRecord
@@ -27,8 +25,8 @@ class Backend(Protocol):
     """Its name, as answers give it."""
     adapters: tuple[str, ...]
     """Names of the adapters that a request can ask for as `model`."""
-    search: Search | None
-    """None: there is no index."""
+    search: object | None
+    """A `deployments.http.search.Search`. None: there is no index."""
     service: str
     """See `SERVICE_HEADER`."""
 
@@ -60,7 +58,7 @@ class Backend(Protocol):
     async def clear_cache(self) -> None:
         """Forget every score, in all ingress replicas and in what they share; raises CacheUnavailableError."""
 
-    def open_page(self, request: PageRequest) -> Answer:
+    def open_page(self, request: Any) -> Any:  # its own messages: see `playground.py`
         """Have the playground answer a request."""
 
     def info(self) -> TeiInfo:

@@ -22,7 +22,7 @@ from deployments.http.playground import playground_router
 from deployments.http.quotas import Quotas
 from deployments.http.requests import read_call
 from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
-from deployments.http.search import search_router
+from deployments.http.search import Search, search_router
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.dialects.answers import ErrorBody
@@ -128,7 +128,7 @@ def build_api(
     )
     api.state.backend, api.state.limits, api.state.keys = backend, limits, keys
     api.include_router(router)
-    if backend.search is not None:
+    if isinstance(backend.search, Search):
         api.include_router(search_router(backend.search))
     api.include_router(playground_router(backend.open_page, limits))
     ranking_paths = [one.path for one in api.routes if isinstance(one, APIRoute) and "ranking" in one.tags]

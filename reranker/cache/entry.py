@@ -1,6 +1,6 @@
-"""A scored document in a few bytes: what is cached, and what a ranking is made of. Pure.
+"""A scored document in a few bytes: what is cached, and what a ranking is made of.
 
-Bytes and not objects: a million of them are in memory, and one `frombuffer` reads a whole list.
+Bytes and not objects: memory holds a million of them, and one `frombuffer` reads a whole list.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from reranker.types import BoolArray, EngineScores, FloatArray, RenderedList, TokenArray
 
 Entry = NewType("Entry", bytes)
-"""uint32: prompt tokens of all its windows, and in the top bit whether it was truncated; then a float32 per window, the
-logit. Little-endian."""
+"""Little-endian: a uint32 with the prompt tokens of all windows, and in its top bit whether the document was truncated;
+then a float32 per window, its logit."""
 
 _TRUNCATED = np.uint32(1 << 31)
 _WORD = 4
@@ -28,8 +28,7 @@ class ScoredDocuments:
     """The scores of a list's documents, window by window.
 
     Attributes:
-        logits: Shape (windows of all documents,), float32. A document without a score has one window, whose logit
-            means nothing.
+        logits: Shape (windows of all documents,). A document without a score has one window with a meaningless logit.
         document_of_window: Shape (windows of all documents,), rising.
         windows: Shape (documents,): prompts per document.
         prompt_tokens: Shape (documents,): of all windows together; 0 without a score.
@@ -46,12 +45,7 @@ class ScoredDocuments:
 
 
 def pack(rendered: RenderedList, scores: EngineScores) -> list[Entry | None]:
-    """Make the entries of rendered documents; None for one of whose windows any is not scored.
-
-    Args:
-        rendered: Every document has at least one pair.
-        scores: Of its pairs.
-    """
+    """Make the entries of rendered documents. None: not all of a document's windows are scored."""
     prompts = rendered.prompts
     starts = np.flatnonzero(np.diff(rendered.document_of_pair, prepend=-1))
     tokens = np.add.reduceat(np.diff(prompts.offsets) + (len(prompts.head) + len(prompts.tail)), starts)
@@ -67,7 +61,7 @@ def pack(rendered: RenderedList, scores: EngineScores) -> list[Entry | None]:
 
 
 def unpack(entries: Sequence[Entry | None]) -> ScoredDocuments:
-    """Read the entries of a list; at least one."""
+    """Read the entries of a list, at least one."""
     present = [_NO_SCORE if entry is None else entry for entry in entries]
     words = np.fromiter(map(len, present), dtype=np.intp, count=len(present)) // _WORD
     starts = np.cumsum(words) - words
@@ -86,7 +80,7 @@ def unpack(entries: Sequence[Entry | None]) -> ScoredDocuments:
 
 
 def is_entry(content: bytes) -> bool:
-    """Whether bytes from outside have an entry's form: a head, one logit or more, all finite."""
+    """Whether bytes from outside have an entry's form, with finite logits."""
     if len(content) < 2 * _WORD or len(content) % _WORD:
         return False
     return bool(np.isfinite(np.frombuffer(content, dtype="<f4", offset=_WORD)).all())

@@ -1,8 +1,8 @@
-"""What makes two scores the same: everything that can change one, length-prefixed and hashed. Pure.
+"""What makes two scores the same: everything that can change one, length-prefixed and hashed.
 
-A key is made of texts and not of tokens: a list whose scores are known is not tokenized (docs/decisions/0004). It holds
-hashes only. 24 bytes: the first 8 are the list's (model, instruction, query, …), so that a Redis cluster keeps the
-pairs of one query on one node; the others are the pair's.
+A key is made of texts and not of tokens, so that a list whose scores are known is not tokenized (docs/decisions/0004).
+Of its 24 bytes the first 8 are the list's (model, instruction, query, …), so that a Redis cluster keeps the pairs of
+one query on one node. The others are the pair's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from reranker.model.prompt import CuttingPolicy
 
 LIST_BYTES, PAIR_BYTES = 8, 16
 MAX_SECRET_BYTES = 64
-"""What blake2b can be keyed with."""
+"""The longest key of blake2b."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +23,20 @@ class ListTerms:
     """What all pairs of a list share, as far as it can change a score."""
 
     model: str
-    """Digest of what the engines hold: `reranker.model.checkpoint.model_identity`."""
+    """`reranker.model.checkpoint.model_identity` of the engines."""
     prompts: str
-    """Digest of how prompts are made: `PromptRenderer.fingerprint`."""
+    """`PromptRenderer.fingerprint`."""
     namespace: str
-    """Whose scores these are; empty: everybody's."""
+    """Whose scores these are. Empty: everybody's."""
     instruction: str
     query: str
     cutting: CuttingPolicy
     adapter: str = ""
-    """Name of the adapter that scores them; what it holds is a part of the model's digest."""
+    """The adapter's name; its weights are a part of the model's identity."""
 
 
 def document_keys(terms: ListTerms, documents: Sequence[str], secret: bytes = b"") -> list[bytes]:
-    """Make the key of each document of a list.
-
-    Args:
-        terms: The list's.
-        documents: Any texts.
-        secret: Keys the hash; at most `MAX_SECRET_BYTES`.
-    """
+    """Make the key of each document of a list; the secret, of at most `MAX_SECRET_BYTES`, keys the hash."""
     state = blake2b(digest_size=PAIR_BYTES, key=secret)
     cutting = (str(getattr(terms.cutting, one.name)) for one in fields(CuttingPolicy))
     for part in (terms.model, terms.prompts, terms.namespace, terms.instruction, terms.query, *cutting, terms.adapter):

@@ -1,115 +1,69 @@
 """One list and the cache: what is known of its documents, what other lists are having scored, what is left to score.
 
-A flight is what one list has taken upon itself. It ends when all of it is scored, or its list gives up: its client hung
-up, its time was up, an engine failed. Who waited takes over then. To be used from one event loop.
+A flight is what one list has taken upon itself. It ends when all of it is scored, or when its list gives up: its client
+hung up, its time was up, an engine failed. A list that waited then takes over. To be used from one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker.cache.entry import Entry
+from reranker.cache.memory import MemoryStore
+from reranker.cache.redis import RedisStore
 from reranker.types import CacheMode
+
+Store: TypeAlias = MemoryStore | RedisStore
 
 _TIMES_AS_LONG = 8
 """A list waits for one that has up to so many times its documents. Behind a longer one its own turn comes sooner, as
 lists take turns (docs/decisions/0002): ten documents must not wait for ten thousand."""
 
 
-Statistics: TypeAlias = Mapping[str, "int | bool | Statistics"]
-"""What a cache holds and has done: numbers and truth values by name, in groups."""
-
-
-class Store(Protocol):
-    """Keeps entries by key, as long as it likes. Whatever befalls it, a call gives what there is, and never raises."""
-
-    @property
-    def statistics(self) -> Statistics:
-        """What it holds and has done."""
-        ...
-
-    async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """Look up the keys of one list.
-
-        Args:
-            keys: All with the same first `LIST_BYTES`; at least one.
-
-        Returns:
-            An entry for each, or None.
-        """
-        ...
-
-    def put_many(self, entries: Mapping[bytes, Entry]) -> None:
-        """Keep entries of one list, now or soon."""
-        ...
-
-
 class Flight:
     """Documents that one list is having scored."""
 
-    __slots__ = ("documents", "ended", "entries", "open", "weight")
+    __slots__ = ("documents", "ended", "entries", "keys", "weight")
 
     def __init__(self, documents: int, weight: float) -> None:
-        """Start with none.
-
-        Args:
-            documents: How many its list has.
-            weight: Its list's share of an engine against other lists.
-        """
-        self.documents, self.weight = documents, weight
-        self.open: set[bytes] = set()
+        self.documents, self.weight = documents, weight  # of the whole list
+        self.keys: set[bytes] = set()
+        """Those that are not scored yet."""
         self.entries: dict[bytes, Entry] = {}
-        """Those that are scored, for who waits."""
+        """Those that are, for the lists that wait."""
         self.ended = asyncio.Event()
 
 
-class Flights:
-    """All flights of one ingress replica."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._of: dict[bytes, Flight] = {}
-
-    def __len__(self) -> int:
-        """Documents being scored."""
-        return len(self._of)
-
-    def of(self, key: bytes) -> Flight | None:
-        """The flight that a document is in."""
-        return self._of.get(key)
-
-    def start(self, flight: Flight, key: bytes) -> None:
-        """Put a document that is in none into this flight."""
-        self._of[key] = flight
-        flight.open.add(key)
+class Flights(dict[bytes, Flight]):
+    """All flights of one ingress replica, by their documents."""
 
     def land(self, entries: Mapping[bytes, Entry]) -> None:
-        """Give the entries to who waits for them, whoever had them scored."""
+        """Give entries to the lists that wait for them."""
         for key, entry in entries.items():
-            flight = self._of.pop(key, None)
+            flight = self.pop(key, None)
             if flight is not None:
                 flight.entries[key] = entry
-                flight.open.discard(key)
-                if not flight.open:
+                flight.keys.discard(key)
+                if not flight.keys:
                     flight.ended.set()
 
     def give_up(self, flight: Flight) -> None:
         """End a flight whose list scores no more."""
-        for key in flight.open:
-            del self._of[key]
-        flight.open.clear()
+        for key in flight.keys:
+            del self[key]
+        flight.keys.clear()
         flight.ended.set()
 
 
 class Lookup:
     """The distinct documents of one list, by place; identical ones share a place and are scored once.
 
-    To be closed, so that nobody waits for it in vain.
+    It is to be closed, so that no list waits for it in vain.
     """
 
     def __init__(
@@ -121,11 +75,11 @@ class Lookup:
         flights: Flights | None = None,
         weight: float = 1,
     ) -> None:
-        """Find out what nobody is having scored yet, and take it upon this list.
+        """Take upon this list what no other is having scored.
 
         Args:
             keys: Of each document; equal ones are the same document.
-            model: What the keys say of the engines: scores of another are not kept under them.
+            model: The engines' identity in the keys. Scores of another model are not kept.
             mode: What the request allows. None: everything.
             stores: The nearest first.
             flights: Of the other lists.
@@ -140,71 +94,61 @@ class Lookup:
         """By place."""
         self.model = model
         self._keys = list(places)
-        self._stores = stores if mode is None or mode == "read" else ()
+        self._reads = mode is None or mode == "read"
+        self._leads = mode is None
+        self._stores = stores if self._reads else ()
         self._write_to = stores if mode is None or mode == "refresh" else ()
-        self._flights = Flights() if flights is None or mode == "off" else flights
-        self._follows, self._leads = mode is None or mode == "read", mode is None
+        self._flights = Flights() if flights is None else flights
         self._weight = weight
         self._own: list[Flight] = []
-        self._followed: dict[Flight, list[int]] = {}
-        self._found: list[int] = []
+        self._awaited: dict[Flight, list[int]] = {}
+        self._known: list[int] = []
         self.missed = 0
-        """Documents whose score was looked for in vain."""
+        """Documents whose score no store had."""
         self.coalesced = 0
-        """Documents whose score another list had."""
+        """Documents whose score came from another list."""
         self.to_score = self._take_on(range(len(places)))
-        """Places that nobody else is having scored."""
+        """Places that no other list is having scored."""
 
     @property
     def found(self) -> int:
         """Documents whose score was in a store."""
-        return len(self._found) - self.coalesced
+        return len(self._known) - self.coalesced
 
     @property
     def waits(self) -> bool:
         """Whether other lists are having some of it scored."""
-        return bool(self._followed)
+        return bool(self._awaited)
 
     async def read(self) -> None:
-        """Look in the stores for what is left to score: the nearest first, and what a farther one has comes nearer."""
+        """Look in the stores, the nearest first; a nearer store keeps what a farther one has."""
         for distance, store in enumerate(self._stores):
             if not self.to_score:
                 break
-            got = await store.get_many([self._keys[place] for place in self.to_score])
-            found = {place: entry for place, entry in zip(self.to_score, got, strict=True) if entry is not None}
-            if not found:
+            answers = await store.get_many([self._keys[place] for place in self.to_score])
+            entries = {place: entry for place, entry in zip(self.to_score, answers, strict=True) if entry is not None}
+            if not entries:
                 continue
-            by_key = self._set(found)
-            self._found += found
-            self.to_score = [place for place in self.to_score if place not in found]
+            by_key = self._set(entries)
+            self._known += entries
+            self.to_score = [place for place in self.to_score if place not in entries]
             for nearer in self._stores[:distance]:
                 nearer.put_many(by_key)
             self._flights.land(by_key)
         self.missed = len(self.to_score) if self._stores else 0
 
     def keep(self, places: Sequence[int], entries: Sequence[Entry | None], models: frozenset[str]) -> None:
-        """Take in what was scored.
-
-        Args:
-            places: Scored together.
-            entries: None: not scored.
-            models: What the engines that did it hold.
-        """
-        scored = {place: entry for place, entry in zip(places, entries, strict=True) if entry is not None}
-        by_key = self._set(scored)
+        """Take in what was scored, by engines of these identities. None: not scored."""
+        by_key = self._set({place: entry for place, entry in zip(places, entries, strict=True) if entry is not None})
         if models == {self.model} and by_key:
             for store in self._write_to:
                 store.put_many(by_key)
             self._flights.land(by_key)
 
     async def others(self) -> list[int]:
-        """Wait for what other lists are having scored.
-
-        Returns:
-            Places that they gave up and that this list is to score now. Empty: nothing is left to wait for.
-        """
-        while self._followed:
-            flight = next(iter(self._followed))
+        """Wait for other lists; give the places that they gave up, for this list to score. Empty: nothing is left."""
+        while self._awaited:
+            flight = next(iter(self._awaited))
             await flight.ended.wait()
             if taken := self._take_on(self._land(flight)):
                 return taken
@@ -212,34 +156,35 @@ class Lookup:
 
     def take_what_there_is(self) -> None:
         """Stop waiting for other lists, and take what they have so far."""
-        for flight in list(self._followed):
+        for flight in list(self._awaited):
             self._land(flight)
 
     def distrust(self) -> list[int]:
-        """Forget what this list did not have scored itself; gives the places."""
-        places, self._found, self.coalesced = self._found, [], 0
+        """Forget the scores that this list did not have computed itself; gives their places."""
+        places, self._known, self.coalesced = self._known, [], 0
         for place in places:
             self.entries[place] = None
         return places
 
     def close(self) -> None:
-        """Let those who wait for this list go on without it."""
+        """Let the lists that wait for this one go on without it."""
         for flight in self._own:
             self._flights.give_up(flight)
 
     def _take_on(self, places: Sequence[int]) -> list[int]:
-        """Part what others are having scored, to be waited for, from what this list has to have scored."""
+        """Give the places that this list has to have scored; it waits for the others."""
         flight, own = Flight(len(self._keys), self._weight), []
         for place in places:
             key = self._keys[place]
-            others = self._flights.of(key)
-            if others is not None and self._follows and self._gains_from(others):
-                self._followed.setdefault(others, []).append(place)
+            others = self._flights.get(key)
+            if others is not None and self._reads and self._gains_from(others):
+                self._awaited.setdefault(others, []).append(place)
                 continue
             own.append(place)
             if others is None and self._leads:
-                self._flights.start(flight, key)
-        if flight.open:
+                self._flights[key] = flight
+                flight.keys.add(key)
+        if flight.keys:
             self._own.append(flight)
         return own
 
@@ -247,11 +192,11 @@ class Lookup:
         return others.weight >= self._weight and others.documents <= _TIMES_AS_LONG * len(self._keys)
 
     def _land(self, flight: Flight) -> list[int]:
-        """Take from a flight what is there; gives the places of what is not."""
-        places = self._followed.pop(flight)
+        """Take the scores that a flight has; gives the places of those that it lacks."""
+        places = self._awaited.pop(flight)
         landed = {place: flight.entries[key] for place in places if (key := self._keys[place]) in flight.entries}
         self._set(landed)
-        self._found += landed
+        self._known += landed
         self.coalesced += len(landed)
         return [place for place in places if place not in landed]
 

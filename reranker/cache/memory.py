@@ -1,4 +1,4 @@
-"""Entries in this process's memory: the least recently used are given up when it is full."""
+"""Entries in this process's memory: when it is full, the least recently used go."""
 
 from __future__ import annotations
 
@@ -8,27 +8,22 @@ from collections.abc import Mapping, Sequence
 from lru import LRU
 
 from reranker import metrics
+from reranker.cache import Statistics
 from reranker.cache.entry import Entry
-from reranker.cache.lookup import Statistics
 
 _OVERHEAD_BYTES = 340
-"""Of an entry, besides its own content: the key, the headers of two objects, its places in a hash table and a chain.
+"""Of an entry, besides its content: the key, two objects' headers, its places in a hash table and a chain.
 
-Measured as what a process grows by when a million pairs go through (tests/unit/test_cache_memory.py holds it): 220 to
-280 bytes an entry, by how full the hash table happens to be, and some MiB on top when it grows.
+Measured as the growth of a process through which a million pairs go (tests/unit/test_cache_memory.py holds it): 220 to
+280 bytes an entry, as the hash table is more or less full, and some MiB when it grows.
 """
 
 
 class MemoryStore:
-    """See `reranker.cache.lookup.Store`. To be used from one event loop; no call ever waits."""
+    """Keeps entries in at most `max_bytes`. To be used from one event loop; no call ever waits."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Start empty.
-
-        Args:
-            max_bytes: What the process may grow by.
-        """
-        self._entries: LRU[bytes, Entry] = LRU(sys.maxsize)  # it would bound the entries' number; we do their bytes
+        self._entries: LRU[bytes, Entry] = LRU(sys.maxsize)  # it bounds the number of entries; we bound their bytes
         self._bytes, self._max_bytes = 0, max_bytes
         self._evictions = 0
 
@@ -43,7 +38,7 @@ class MemoryStore:
         }
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """Look up keys."""
+        """Look up keys; None for one that is not known."""
         get = self._entries.get
         return [get(key) for key in keys]
 

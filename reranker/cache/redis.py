@@ -1,4 +1,4 @@
-"""The Redis that all ingress replicas share. Slow, away, full or wrong, it costs the cache, never the request."""
+"""The Redis that all ingress replicas share. When it is slow, away, full or wrong, no request fails."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from reranker import metrics
+from reranker.cache import Statistics
 from reranker.cache.entry import Entry, is_entry
 from reranker.cache.keys import LIST_BYTES
-from reranker.cache.lookup import Statistics
 from reranker.config import RedisConfig
 from reranker.errors import CacheUnavailableError, ConfigurationError
 
@@ -31,24 +31,21 @@ logger = logging.getLogger(__name__)
 RedisClient: TypeAlias = Redis | RedisCluster
 PASSWORD_VARIABLE = "RERANKER_REDIS_PASSWORD"  # noqa: S105 - a name
 _CONNECT_TIMEOUT_S = 2.0
-"""Also of every call, which gives up far earlier where a request waits for it."""
+"""Of every call, too; a request that waits for one gives up far earlier."""
 _MAX_CONNECTIONS = 32
 _FAILURES = 3
-"""In a row, until Redis is left alone."""
+"""In a row, after which Redis is left alone."""
 _PAUSE_S = 1.0
-"""Between two pings of a Redis that is away; and after a write that failed, until the next is tried."""
+"""Between two pings of a Redis that is away, and after a write that failed."""
 _MAX_WRITES = 64
-"""Lists being written at once; what comes on top is not kept."""
+"""Lists being written at once; further ones are not kept."""
 _CHECK_BYTES = 8
 _CLEAR_KEYS = 1_000
 _Answer = TypeVar("_Answer")
 
 
 def redis_client(config: RedisConfig, password: str | None) -> RedisClient:
-    """Make a client of what `cache.redis.url` names: one Redis, a cluster, or a master that Sentinel knows.
-
-    It connects when it is first asked something.
-    """
+    """Make a client of what `cache.redis.url` names. It connects with its first call."""
     url = config.url or ""
     address = MultiHostUrl(url)
     protocol, _, kind = address.scheme.partition("+")
@@ -62,7 +59,7 @@ def redis_client(config: RedisConfig, password: str | None) -> RedisClient:
     if protocol == "rediss":
         files = {"ssl_ca_certs": config.ca_file, "ssl_certfile": config.cert_file, "ssl_keyfile": config.key_file}
         options |= {name: None if file is None else str(file) for name, file in files.items()}
-    if kind != "cluster":  # once more, at once: a connection of the pool may have been closed while nobody used it
+    if kind != "cluster":  # once more, at once: an idle connection of the pool may have been closed
         options["retry"] = Retry(NoBackoff(), 1)
     if not kind:
         return Redis.from_url(url, **options)
@@ -81,10 +78,10 @@ def redis_client(config: RedisConfig, password: str | None) -> RedisClient:
 
 
 def read_secret(file: Path | None, name: str, otherwise: str | None) -> str | None:
-    """Give what a file with a secret holds, or `otherwise` if there is to be none.
+    """Read a file with a secret; without a file, give `otherwise`.
 
     Raises:
-        ConfigurationError: It cannot be read. Names the key, `name`.
+        ConfigurationError: It cannot be read. Names the configuration's key, `name`.
     """
     if file is None:
         return otherwise
@@ -96,25 +93,18 @@ def read_secret(file: Path | None, name: str, otherwise: str | None) -> str | No
 
 
 class RedisLink:
-    """A Redis that may be away at any moment.
+    """A Redis that may be away at any moment, and the only owner of its client.
 
-    A call has a time budget. After a few failures in a row nothing is asked any more, until Redis answers a ping in
-    the background; no request waits for that. To be used from one event loop.
+    A call has a time budget. After a few failures in a row there are no calls until Redis answers a ping in the
+    background; no request waits for that. To be used from one event loop.
     """
 
     def __init__(self, client: RedisClient, budget_s: float, purpose: str) -> None:
-        """Ask nothing yet.
-
-        Args:
-            client: Closed with this link.
-            budget_s: Seconds a call may take.
-            purpose: What Redis is used for; begins the log's lines.
-        """
         self.client = client
         self.reachable = False
         self.slots = asyncio.Semaphore(_MAX_CONNECTIONS)
-        """One for each connection, as redis-py's pools refuse what goes beyond and do not wait."""
-        self._budget_s, self._purpose = budget_s, purpose
+        """One for each connection, as redis-py's pools do not wait for a free one."""
+        self._budget_s, self._purpose = budget_s, purpose  # the purpose begins each line of the log
         self._failures = 0
         self._down = False  # and the log says so
         self._pings: asyncio.Task[None] | None = None
@@ -133,7 +123,7 @@ class RedisLink:
         return cls(redis_client(config, password), config.budget_s, purpose)
 
     async def usable(self) -> bool:
-        """Whether Redis may be asked. The first call connects, and waits a budget's time for it at most."""
+        """Whether Redis may be asked. The first call connects, within the budget."""
         if not self.reachable and self._pings is None:
             self._pings = asyncio.create_task(self._ping_until_it_answers())
         if self._pings is not None and not self._down:
@@ -148,7 +138,7 @@ class RedisLink:
             self._failures += 1
             if self._failures >= _FAILURES and self.reachable:
                 self.reachable = False
-                self._note_down(error)
+                self._log_down(error)
             return None
         self._failures = 0
         return answer
@@ -166,10 +156,10 @@ class RedisLink:
     async def _ping_until_it_answers(self) -> None:
         while not self.reachable:
             try:
-                await self._within(_CONNECT_TIMEOUT_S, self._ping)  # connects
-                await self._within(self._budget_s, self._ping)
+                for budget_s in (_CONNECT_TIMEOUT_S, self._budget_s):  # the first connects
+                    await self._within(budget_s, lambda: self.client.ping())
             except Exception as error:  # noqa: BLE001 - as above
-                self._note_down(error)
+                self._log_down(error)
                 await asyncio.sleep(_PAUSE_S)
             else:
                 self.reachable, self._failures = True, 0
@@ -178,10 +168,7 @@ class RedisLink:
             self._down = False
             logger.info("%s: Redis answers again", self._purpose)
 
-    async def _ping(self) -> None:
-        await self.client.ping()
-
-    def _note_down(self, error: Exception) -> None:
+    def _log_down(self, error: Exception) -> None:
         if not self._down:
             self._down = True
             logger.warning("%s: Redis does not answer (%s); going on without it", self._purpose, _sentence(error))
@@ -192,7 +179,12 @@ class RedisLink:
         Not with `asyncio.timeout`: redis-py 8.1 at times loses the cancellation while it connects to a server that is
         paused, and the request would wait for seconds.
         """
-        task = asyncio.create_task(self._in_slot(call))
+
+        async def in_slot() -> _Answer:
+            async with self.slots:
+                return await call()
+
+        task = asyncio.create_task(in_slot())
         self._calls.add(task)
         task.add_done_callback(self._forget)
         try:
@@ -203,31 +195,20 @@ class RedisLink:
         finally:
             task.cancel()
 
-    async def _in_slot(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        async with self.slots:
-            return await call()
-
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
-            task.exception()  # of a call that nobody waits for any more: else asyncio would log it
+            task.exception()  # nobody may wait for it any more: else asyncio would log it
 
 
 class RedisStore:
-    """See `reranker.cache.lookup.Store`.
+    """Keeps entries in Redis. Its calls for lists never raise: without Redis nothing is known, and nothing is kept.
 
-    A value is a check of 8 bytes, and the entry: 16 bytes for a document in one window. The check is keyed with the
-    secret and covers the key, so bytes that are not ours, or belong to another key, are a miss.
+    A value is a check of 8 bytes and the entry: 16 bytes for a document in one window. The check is keyed with the
+    secret and covers the key, so foreign bytes, or those of another key, are a miss.
     """
 
     def __init__(self, link: RedisLink, config: RedisConfig, secret: bytes = b"") -> None:
-        """Ask nothing yet.
-
-        Args:
-            link: Closed with this store.
-            config: Prefix and time to live.
-            secret: As of the keys.
-        """
         self._link, self._config = link, config
         self._check = blake2b(digest_size=_CHECK_BYTES, key=secret, person=b"reranker-value")
         self._errors = self._wrong_values = 0
@@ -236,7 +217,7 @@ class RedisStore:
 
     @property
     def statistics(self) -> Statistics:
-        """How it has done so far."""
+        """How it is, and what went wrong so far."""
         return {
             "reachable": self._link.reachable,
             "writable": self._writable,
@@ -245,7 +226,7 @@ class RedisStore:
         }
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """Look up keys, in one round trip."""
+        """Look up keys of one list, in one round trip; None for one that is not known."""
         if not await self._link.usable():
             metrics.REDIS_SKIPPED.inc()
             return [None] * len(keys)
@@ -258,7 +239,7 @@ class RedisStore:
         return entries
 
     def put_many(self, entries: Mapping[bytes, Entry]) -> None:
-        """Write entries in the background, in one round trip."""
+        """Write entries of one list in the background, in one round trip."""
         if not self._link.reachable or len(self._writes) >= _MAX_WRITES or time.monotonic() < self._write_again_s:
             metrics.REDIS_SKIPPED.inc()
             return
@@ -273,14 +254,14 @@ class RedisStore:
             CacheUnavailableError: It could not be done, or not to the end.
         """
         await self.written()
-        found: list[bytes] = []
+        pipeline = self._link.client.pipeline(transaction=False)
         try:
             async for name in self._link.client.scan_iter(match=f"{self._config.prefix}:{{*", count=_CLEAR_KEYS):
-                found.append(name)
-                if len(found) == _CLEAR_KEYS:
-                    await self._unlink(found)
-                    found.clear()
-            await self._unlink(found)
+                # One by one, as a cluster has them in many slots; a cluster's `unlink` does not queue.
+                pipeline.execute_command("UNLINK", name)
+                if len(pipeline) >= _CLEAR_KEYS:
+                    await pipeline.execute()
+            await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             logger.warning("score cache: Redis could not be cleared (%s)", _sentence(error))
             raise CacheUnavailableError from None
@@ -290,7 +271,7 @@ class RedisStore:
         await asyncio.gather(*self._writes)
 
     async def aclose(self) -> None:
-        """Write what is to be written, and disconnect."""
+        """End the writes, and disconnect."""
         await self.written()
         await self._link.aclose()
 
@@ -316,25 +297,17 @@ class RedisStore:
                 self._writable = True
                 logger.info("score cache: Redis takes new scores again")
 
-    async def _unlink(self, names: Sequence[bytes]) -> None:
-        pipeline = self._link.client.pipeline(transaction=False)
-        for name in names:  # one by one: in a cluster they are in many slots
-            pipeline.execute_command("UNLINK", name)  # a cluster's `unlink` does not queue
-        if names:
-            await pipeline.execute()
-
     def _count_error(self) -> None:
         self._errors += 1
         metrics.REDIS_ERRORS.inc()
 
     def _name(self, key: bytes) -> bytes:
-        # What is in braces decides on the node of a cluster: all pairs of a list are on one, a single round trip away.
+        # The part in braces decides on the node of a cluster: all pairs of a list are on one, in a single round trip.
         return f"{self._config.prefix}:{{{key[:LIST_BYTES].hex()}}}".encode() + key[LIST_BYTES:]
 
-    def _entry(self, key: bytes, value: Any) -> Entry | None:
+    def _entry(self, key: bytes, value: Any) -> Entry | None:  # Any: with our settings it is bytes
         if value is None:
             return None
-        # (Any: redis-py types what it gives for every setting at once; with ours it is bytes.)
         check, content = value[:_CHECK_BYTES], value[_CHECK_BYTES:]
         if check == self._digest(key, content) and is_entry(content):
             return Entry(content)

@@ -1,14 +1,16 @@
-"""The score cache of one ingress replica, as it is configured; and what those of all replicas hold and have done."""
+"""The score cache of one ingress replica, and the statistics of those of all replicas."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
+from reranker.cache import Statistics
 from reranker.cache.keys import MAX_SECRET_BYTES, ListTerms, document_keys
-from reranker.cache.lookup import Flights, Lookup, Statistics, Store
+from reranker.cache.lookup import Flights, Lookup, Store
 from reranker.cache.memory import MemoryStore
 from reranker.cache.redis import RedisLink, RedisStore, read_secret
 from reranker.config import RerankerConfig
@@ -18,39 +20,25 @@ from reranker.types import CacheMode
 SECRET_VARIABLE = "RERANKER_CACHE_SECRET"  # noqa: S105 - a name
 
 _LONG_CHARACTERS = 200_000
-"""Of a list below that, all is hashed in a millisecond: not worth a thread."""
+"""A list below that is hashed in a millisecond: not worth a thread."""
 
 
 class ScoreCache:
-    """Remembers scores. To be used from one event loop."""
+    """Scores in this ingress replica's memory, and those it shares with others. To be used from one event loop."""
 
     def __init__(
         self, memory: MemoryStore | None = None, shared: RedisStore | None = None, secret: bytes = b""
     ) -> None:
-        """Start with nothing in flight.
-
-        Args:
-            memory: Of this ingress replica alone.
-            shared: With the others.
-            secret: See `document_keys`.
-        """
         self._memory, self._shared = memory, shared
         self._stores: list[Store] = [store for store in (memory, shared) if store is not None]
-        self._hits = self._misses = self._coalesced = 0
+        self._counts = Counter(hits=0, misses=0, coalesced=0)
         self._secret = secret
         self._flights = Flights()
         self._open = 0
 
     @classmethod
     def of(cls, config: RerankerConfig, environment: Mapping[str, str]) -> Self | None:
-        """Make the cache that a configuration asks for.
-
-        Args:
-            config: The service's.
-            environment: Of this process; may hold secrets.
-
-        Returns:
-            None: there is to be none.
+        """Make the cache that a configuration asks for, with secrets from the environment. None: there is to be none.
 
         Raises:
             ConfigurationError: A file with a secret cannot be read, or the secret is too long.
@@ -73,11 +61,7 @@ class ScoreCache:
     ) -> AsyncIterator[Lookup]:
         """Find what is known of a list, and take upon it what is not, for as long as the block lasts.
 
-        Args:
-            terms: The list's.
-            documents: Its documents.
-            mode: What the request allows. None: everything.
-            weight: Its share of an engine against other lists.
+        See `Lookup` for the mode and the weight.
         """
         if sum(map(len, documents)) < _LONG_CHARACTERS:
             keys = document_keys(terms, documents, self._secret)
@@ -91,28 +75,18 @@ class ScoreCache:
         finally:
             lookup.close()
             self._open -= 1
-            self._hits += lookup.found
-            self._misses += lookup.missed
-            self._coalesced += lookup.coalesced
+            self._counts.update(hits=lookup.found, misses=lookup.missed, coalesced=lookup.coalesced)
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if anything is waited for that no list is having scored."""
+        """Raise RuntimeError if documents are in flight without a list."""
         if len(self._flights) and not self._open:
             raise RuntimeError(f"{len(self._flights)} documents in flight, but no list. This is a bug.")
 
     @property
     def statistics(self) -> Statistics:
         """What it holds and has done."""
-        statistics: dict[str, int | bool | Statistics] = {
-            "hits": self._hits,
-            "misses": self._misses,
-            "coalesced": self._coalesced,
-        }
-        if self._memory is not None:
-            statistics["memory"] = self._memory.statistics
-        if self._shared is not None:
-            statistics["redis"] = self._shared.statistics
-        return statistics
+        stores: dict[str, Store | None] = {"memory": self._memory, "redis": self._shared}
+        return {**self._counts, **{name: store.statistics for name, store in stores.items() if store is not None}}
 
     def clear_memory(self) -> None:
         """Forget what is in this process."""
@@ -135,11 +109,7 @@ class ScoreCache:
 
 
 def report(caches: Sequence[Statistics]) -> dict[str, object]:
-    """Tell of all ingress replicas together: numbers as their sum, truth values as whether they hold everywhere.
-
-    Args:
-        caches: One for each ingress replica that has a cache; they have the same names.
-    """
+    """Add up the statistics of all ingress replicas that have a cache; a truth value holds if it holds in each."""
     if not caches:
         return {"enabled": False}
     total = _sum(caches)

@@ -18,7 +18,12 @@ from reranker.config.model import (
     RulesConfig,
     SimulatedConfig,
 )
-from reranker.config.search import EmbeddingConfig, MilvusConfig, SearchConfig, SearchIndexConfig
+from reranker.config.search import (
+    EmbeddingConfig,
+    MilvusConfig,
+    SearchConfig,
+    SearchIndexConfig,
+)
 from reranker.config.service import (
     AccessConfig,
     AdmissionConfig,
@@ -35,34 +40,6 @@ from reranker.config.service import (
     UIConfig,
 )
 from reranker.errors import UnknownInstructionError
-
-__all__ = [
-    "AccessConfig",
-    "AdmissionConfig",
-    "CacheConfig",
-    "EmbeddingConfig",
-    "EngineConfig",
-    "ExclusionRule",
-    "Group",
-    "LimitsConfig",
-    "LongDocumentsConfig",
-    "MilvusConfig",
-    "ModelConfig",
-    "ObservabilityConfig",
-    "PlanningConfig",
-    "PrioritiesConfig",
-    "PriorityConfig",
-    "RedisConfig",
-    "RerankerConfig",
-    "RulesConfig",
-    "ScalingConfig",
-    "ScatterConfig",
-    "SearchConfig",
-    "SearchIndexConfig",
-    "SimulatedConfig",
-    "TracingConfig",
-    "UIConfig",
-]
 
 
 class RerankerConfig(Group):
@@ -84,45 +61,32 @@ class RerankerConfig(Group):
     tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
-    def _pair_fits_shard(self) -> Self:
-        if self.model.max_pair_tokens > self.planning.max_shard_tokens:
-            raise ValueError("model.max_pair_tokens must not exceed planning.max_shard_tokens")
-        return self
-
-    @model_validator(mode="after")
-    def _limits_agree(self) -> Self:
+    def _groups_agree(self) -> Self:
         """Each message begins with the key to change, and ends with how: `reranker config check` shows its line."""
         queue_s, timeout_s = self.admission.max_queue_s, self.limits.timeout_s
+        pair_tokens, window_tokens = self.model.max_pair_tokens, self.long_documents.window_tokens
+        if pair_tokens > self.planning.max_shard_tokens:
+            raise ValueError("model.max_pair_tokens must not exceed planning.max_shard_tokens")
         if queue_s > timeout_s:
             raise ValueError(
                 f"admission.max_queue_s: lists may queue {queue_s:g} s, and are given up after {timeout_s:g} s. "
                 f"Lower it below limits.timeout_s"
             )
-        pair_tokens = self.model.max_pair_tokens
         if self.admission.max_tokens_in_flight < pair_tokens:
             raise ValueError(
                 f"admission.max_tokens_in_flight: not even one document of {pair_tokens} tokens "
                 f"(model.max_pair_tokens) fits. Raise it: a whole list must fit"
             )
-        window_tokens = self.long_documents.window_tokens
         if window_tokens is not None and window_tokens > pair_tokens:
             raise ValueError(
                 f"long_documents.window_tokens: a window of {window_tokens} tokens does not fit a prompt of "
                 f"{pair_tokens}. Lower it below model.max_pair_tokens"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _instructions_of_indexes_exist(self) -> Self:
         for name, index in self.search.indexes.items():
             try:
                 self.model.instruction_text(index.instruction)
             except UnknownInstructionError as error:
                 raise ValueError(f"search.indexes.{name}.{error}") from None
-        return self
-
-    @model_validator(mode="after")
-    def _names_are_distinct(self) -> Self:
         if self.model.name in self.engine.lora_adapters:
             raise ValueError("engine.lora_adapters has an adapter with the model's own name")
         return self

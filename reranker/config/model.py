@@ -23,7 +23,7 @@ AdapterName = Annotated[str, Field(pattern=r"^[\w.:/@+-]{1,100}$")]
 
 
 class Group(BaseModel):
-    """A group of settings, or one of its entries."""
+    """A group of settings."""
 
     # Without the input in its errors: it may be an address with a password, and errors end in logs.
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
@@ -64,7 +64,7 @@ class ModelConfig(Group):
         """The instruction a request gets: its own text, the one it names, or the default.
 
         Raises:
-            UnknownInstructionError: It names one that is not configured.
+            UnknownInstructionError: The name is not configured.
         """
         instruction = asked or self.instruction
         if not re.fullmatch(r"@[\w-]+", instruction):
@@ -133,7 +133,7 @@ class RulesConfig(Group):
 
 
 class SimulatedConfig(Group):
-    """What the imagined device of the simulated engine costs. The default is of the order of a 0.6B model on an L4."""
+    """The imagined device of the simulated engine. The default is of the order of a 0.6B model on an L4."""
 
     tokens_per_s: PositiveFloat = 40_000
     """Tokens it computes in a second."""
@@ -157,8 +157,8 @@ class EngineConfig(Group):
     max_batch_tokens: PositiveInt = 8_192
     """Tokens the engine computes in one step, at most."""
     target_step_s: PositiveFloat | None = 0.05
-    """Seconds a step should take: a batch has the tokens that the engine, at the pace it has shown, computes in that
-    time. Shorter: a small list waits less behind a big one, and each step costs something. None: full batches."""
+    """Seconds a step should take, at the engine's measured pace. Shorter: a small list waits less behind a big one, and
+    each step costs something. None: full batches."""
     max_batch_pairs: PositiveInt = 256
     """Pairs vLLM computes in one step."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -170,8 +170,7 @@ class EngineConfig(Group):
     cpus: PositiveFloat = 1
     """Cores Ray reserves for one replica."""
     scheduling: Literal["fair", "fcfs"] = "fair"
-    """Whose pairs go first: "fair": lists by turns, in proportion to their weights; "fcfs": the list that came first,
-    to compare with."""
+    """"fair": lists take turns, in proportion to their weights; "fcfs": first come, first served, to compare with."""
     startup_check: bool = True
     """Score a few known pairs before a replica takes traffic, and refuse a model that gets them wrong."""
     tensor_parallel_size: PositiveInt = 1
@@ -179,21 +178,16 @@ class EngineConfig(Group):
     quantization: str | None = None
     """vLLM's name of a quantization ("fp8", "awq", "gptq", …). None: what the checkpoint's own configuration says."""
     lora_adapter: str | None = None
-    """A folder with a LoRA adapter as PEFT saves it, applied to every pair. For Qwen3 models."""
+    """A folder with a LoRA adapter as PEFT saves it, for every pair. For Qwen3 models."""
     lora_adapters: dict[AdapterName, str] = Field(default_factory=dict)
-    """Such folders by name: a request whose `model` is one of the names is scored with that adapter, any other without.
-    All share one engine. Instead of `lora_adapter`."""
+    """Such folders by name, instead of `lora_adapter`: a request chooses one with its `model`. All share one engine."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)  # Any: vLLM's arguments have every type
     """Any other vLLM engine argument, by its name; it wins over ours."""
 
     @model_validator(mode="after")
-    def _cpu_has_no_gpus_to_share(self) -> Self:
+    def _settings_agree(self) -> Self:
         if self.device == "cpu" and self.tensor_parallel_size > 1:
             raise ValueError("tensor_parallel_size needs GPUs; device is cpu")
-        return self
-
-    @model_validator(mode="after")
-    def _adapters_are_chosen_or_not(self) -> Self:
         if self.lora_adapter is not None and self.lora_adapters:
             raise ValueError(
                 "lora_adapter is for every pair, lora_adapters are for requests to choose; give one of them"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -13,6 +12,7 @@ from reranker.config.model import Group
 
 Stage: TypeAlias = Literal["bm25", "dense", "hybrid", "milvus"]
 """A first stage, as requests and answers name it."""
+IndexName: TypeAlias = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 
 
 class MilvusConfig(Group):
@@ -36,8 +36,7 @@ class MilvusConfig(Group):
     vector_field: str | None = "vector"
     """Field with vectors of the embedding model (`search.embedding.model`). None: there is none."""
     words_field: str | None = None
-    """Sparse field that Milvus' own BM25 function fills; it is searched with the query's text. With both fields, what
-    the two searches find is fused."""
+    """Sparse field of Milvus' own BM25 function, searched with the query's text. Both fields' results are fused."""
     timeout_s: PositiveFloat = 10
     """Seconds that Milvus has for one search."""
 
@@ -56,15 +55,14 @@ class SearchIndexConfig(Group):
     milvus: MilvusConfig | None = None
     """An existing Milvus instead."""
     first_stage: Stage | None = None
-    """What finds the candidates, where a request does not say: "bm25", "dense", "hybrid" (of an index on disk),
-    "milvus". None: "hybrid" if the index has vectors, else "bm25"."""
+    """Finds the candidates, unless a request says: "bm25", "dense", "hybrid" (of an index on disk), "milvus". None:
+    "hybrid" if the index has vectors, else "bm25"."""
     candidates: PositiveInt | None = None
-    """How many of them are reranked, where a request does not say. None: `search.candidates`."""
+    """How many are reranked, unless a request says. None: `search.candidates`."""
     instruction: str | None = None
-    """For requests that bring none: a text, or a name from `model.instructions` ("@medical"). None:
-    `model.instruction`."""
+    """For requests that bring none: a text, or a name ("@medical"). None: `model.instruction`."""
     score_threshold: float | None = Field(default=None, ge=0, le=1)
-    """Leave out documents with a lower relevance score, where a request does not say."""
+    """Leave out documents with a lower relevance score, unless a request says."""
 
     @model_validator(mode="after")
     def _has_one_place(self) -> Self:
@@ -85,8 +83,8 @@ class EmbeddingConfig(Group):
     """A local folder or a hub id such as Qwen/Qwen3-Embedding-0.6B: the one that the indexes were built with. With
     `url`, the name that is sent there. "simulated": words hashed into vectors, for tests. None: no dense search."""
     url: str | None = None
-    """Any OpenAI-compatible endpoint (vLLM, TEI, …): http://host:8000/v1, or with /embeddings at its end. It embeds the
-    queries; no model is loaded here. None: the model is loaded in `EmbeddingReplica`."""
+    """An OpenAI-compatible endpoint (vLLM, TEI, …) that embeds the queries: http://host:8000/v1, or with /embeddings at
+    its end. None: `EmbeddingReplica` loads the model."""
     timeout_s: PositiveFloat = 10
     """Seconds that `url` has for one call; two more calls are tried after a failure that may pass."""
     max_batch_texts: PositiveInt = 32
@@ -133,23 +131,15 @@ class EmbeddingConfig(Group):
 class SearchConfig(Group):
     """Search ([docs/search.md](search.md)): off, unless there is an index."""
 
-    indexes: dict[str, SearchIndexConfig] = Field(default_factory=dict)
+    indexes: dict[IndexName, SearchIndexConfig] = Field(default_factory=dict)
     """The indexes, by the names that requests give; the first is the default. Keys of each: below."""
     candidates: PositiveInt = 100
-    """Candidates that the first stage finds and the reranker ranks, where neither request nor index says."""
+    """Candidates that the first stage finds and the reranker ranks, unless request or index says."""
     max_candidates: PositiveInt = 1_000
     """Candidates a request may ask for, at most."""
     cpus: NonNegativeFloat = 0
     """Cores that Ray reserves for one search replica, which holds the indexes. 0: it shares what there is."""
     embedding: EmbeddingConfig = EmbeddingConfig()
-
-    @field_validator("indexes")
-    @classmethod
-    def _names_can_be_written(cls, indexes: dict[str, SearchIndexConfig]) -> dict[str, SearchIndexConfig]:
-        for name in indexes:
-            if not re.fullmatch(r"[\w.-]{1,64}", name):
-                raise ValueError("the name of an index has letters, digits, and - _ . only, at most 64")
-        return indexes
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -136,8 +136,8 @@ class ScalingConfig(Group):
     """When engine replicas are added and taken away."""
 
     target_queue_s: PositiveFloat = 1
-    """Seconds of work that may be queued in each replica, at the speed they have shown. More of it: replicas are added
-    at once, as many as bring it down to that. Below `admission.max_queue_s`, where lists are refused."""
+    """Seconds of work that may be queued in each replica, at the measured speed. Beyond it, as many replicas are added
+    at once as are missing. Below `admission.max_queue_s`, where lists are refused."""
     utilization: float = Field(default=0.7, gt=0, le=1)
     """Share of the replicas' speed that the arriving work may take; the rest is for what comes at once."""
     keep_s: PositiveFloat = 180
@@ -179,10 +179,9 @@ class RedisConfig(Group):
     redis+sentinel://host:26379,host:26379/mymaster/0 for Sentinel. A user name may stand before the host ("name@").
     None: no Redis."""
     password_file: Path | None = None
-    """A file with the password. None: the variable RERANKER_REDIS_PASSWORD of the ingress's environment, if it is
-    set."""
+    """A file with the password. None: RERANKER_REDIS_PASSWORD in the ingress's environment."""
     ca_file: Path | None = None
-    """Certificates that a TLS server's is checked against. None: the system's."""
+    """Certificates to check a TLS server's with. None: the system's."""
     cert_file: Path | None = None
     """Our own certificate, for a server that asks for one."""
     key_file: Path | None = None
@@ -230,9 +229,8 @@ class CacheConfig(Group):
     namespace: Literal["shared", "api_key"] = "shared"
     """"shared": whoever asks. "api_key": a client finds only what was scored for the same API key."""
     secret_file: Path | None = None
-    """A file with a secret that the hashes are keyed with, so that whoever reads Redis cannot test whether a document
-    was ranked. The same for all ingress replicas. None: the variable RERANKER_CACHE_SECRET of their environment, if it
-    is set."""
+    """A file with a secret that keys the hashes, so that whoever reads Redis cannot test whether a document was ranked.
+    The same for all ingress replicas. None: RERANKER_CACHE_SECRET in their environment."""
 
     @model_validator(mode="after")
     def _has_a_place(self) -> Self:
@@ -247,11 +245,11 @@ class ObservabilityConfig(Group):
     metrics: bool = True
     """Count what is done, for `GET /metrics` and `metrics_port`."""
     metrics_port: int | None = Field(default=None, ge=1, le=65_535)
-    """All metrics of a node, its engines' as well, are also answered on this port of it, without a key: where
-    Prometheus scrapes each pod. The replicas of a node share the port. None: none is opened."""
+    """A port of each node that answers all its metrics, its engines' too, without a key: where Prometheus scrapes each
+    pod. None: none is opened."""
     slow_request_s: PositiveFloat | None = 10
-    """A request that takes so many seconds is logged with its stages and shards, and so is a shard that takes as long
-    in its replica. None: none is."""
+    """A request that takes so many seconds is logged with its stages and shards, as is a shard in its replica. None:
+    none is."""
 
 
 class TracingConfig(Group):
@@ -261,16 +259,15 @@ class TracingConfig(Group):
     """Where spans go. "otlp": by OTLP over HTTP to a collector, Jaeger or Tempo; "file": into one, as JSON lines;
     "console": to standard output; None: nowhere."""
     endpoint: str | None = None
-    """With "otlp": the URL that takes traces, such as http://collector:4318/v1/traces. None: what the environment says
-    (OTEL_EXPORTER_OTLP_ENDPOINT), else port 4318 of this machine. Headers, and secrets in them, come from the
-    environment only (OTEL_EXPORTER_OTLP_HEADERS)."""
+    """With "otlp": the URL that takes traces, such as http://collector:4318/v1/traces. None:
+    OTEL_EXPORTER_OTLP_ENDPOINT of the environment, else port 4318 here. Headers: OTEL_EXPORTER_OTLP_HEADERS."""
     file: str | None = None
     """With "file": its path, on the ingress's machine."""
     sample_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of the requests that are traced. Where a caller sends a `traceparent`, the caller has decided."""
     max_per_s: float = Field(default=1.0, gt=0)
-    """Of the share, so many traces a second at most in each ingress, where each takes two to three milliseconds. Those
-    that callers decided on do not count."""
+    """Of the share, traces a second in each ingress, where each takes two to three milliseconds. Those that callers
+    decided on do not count."""
     service_name: str = "reranker"
     """Of the spans' resource. OTEL_RESOURCE_ATTRIBUTES adds to it."""
 
@@ -299,8 +296,7 @@ class UIConfig(Group):
     """The playground ([playground](playground.md)): `args` of its own application, beside the service's."""
 
     service_url: str | None = None
-    """Where the page's own service is, for a playground on another machine than the ingress. None: on this one, at
-    Serve's own address."""
+    """The page's own service, where the ingress is on another machine. None: this machine, at Serve's own address."""
     services: dict[str, str] = Field(default_factory=dict)
     """Other services to compare with, by name: their URLs. A visitor's key goes to the one that is chosen."""
 

@@ -34,7 +34,7 @@ _MEMORY_S = 5.0
 
 
 class Stepper(Protocol):
-    """Computes pairs in steps, within limits for one step. Made, called and closed on one thread."""
+    """Computes pairs in steps, within the limits of a batch. Made, called and closed on one thread."""
 
     max_batch_tokens: int
     max_batch_pairs: int
@@ -44,27 +44,22 @@ class Stepper(Protocol):
 
         The prompt begins with the list's head of `head_tokens`. A lower priority goes first. An empty adapter is none.
         """
-        ...
 
     def step(self) -> Iterable[tuple[int, float]]:
         """Compute a batch; give the number and logit of each pair that is done."""
-        ...
 
     def abort(self, pairs: Sequence[int]) -> None:
         """Forget these pairs."""
-        ...
 
     def stats(self) -> metrics.EngineStats:
         """Figures of its own; from any thread, and cheap."""
-        ...
 
     def close(self) -> None:
         """Free the device."""
-        ...
 
 
 class Pace:
-    """Tokens per second over the time the engine was busy; idle time does not count."""
+    """Tokens per second of the time that the engine was busy."""
 
     def __init__(self) -> None:
         """Start without a measurement."""
@@ -148,15 +143,10 @@ class Engine:
         return (await self.score_within(shard, 1.0, None)).logits
 
     async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
-        """Score as many pairs of a shard as time allows. The rest leaves the engine, also when the call is cancelled.
+        """Score as many pairs as time allows. The rest leaves the engine, also when the call is cancelled.
 
-        Args:
-            shard: The pairs.
-            weight: Share of the engine against the other shards in it.
-            timeout_s: None: until all pairs are scored.
-
-        Raises:
-            EngineFailedError: The engine has stopped working.
+        `weight` is the shard's share of the engine against others. Without a timeout all pairs are scored.
+        EngineFailedError: the engine has stopped working.
         """
         if not self.healthy:
             raise EngineFailedError
@@ -185,7 +175,8 @@ class Engine:
 
     def shutdown(self) -> None:
         """Stop the thread; waiting shards fail with EngineFailedError."""
-        self._commands.put(self._stop)
+        self._stopping = True
+        self._commands.put(lambda: None)  # wakes the thread
         self._thread.join(timeout=10)
 
     # Everything below runs on the engine's thread.
@@ -238,9 +229,6 @@ class Engine:
         self._done_tokens += done_tokens
         self._busy_s += now_s - self._began_s
         self._began_s = now_s
-
-    def _stop(self) -> None:
-        self._stopping = True
 
     def _add(self, job: Job) -> None:
         if job.answer.cancelled():

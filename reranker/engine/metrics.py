@@ -7,8 +7,6 @@ from typing import TypeAlias
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from reranker.node_metrics import gauge
-
 EngineStats: TypeAlias = dict[Counter | Gauge, float]
 """Figures of an engine. A counter's is its total since the engine's start."""
 
@@ -22,22 +20,22 @@ STARTUP_CHECKS = Counter(
     "Start-up checks of loaded models: passed, off (configured so, or simulated), or the check that failed.",
     ("result",),
 )
-ENGINES = gauge("reranker_engines", "1 for each engine replica that reports.")
+ENGINES = Gauge("reranker_engines", "1 for each engine replica that reports.")
 STEPS = Counter("reranker_engine_steps_total", "Batches that engines computed.")
 BUSY_SECONDS = Counter("reranker_engine_busy_seconds_total", "Seconds in which engines had work.")
 PAIRS = Counter("reranker_engine_pairs_total", "Pairs that engines computed, whoever still waited for them.")
 TOKENS = Counter("reranker_engine_tokens_total", "Tokens of those pairs; the head once for each shard.")
-QUEUED_TOKENS = gauge("reranker_engine_queued_tokens", "Tokens that are in an engine, waiting or being computed.")
-QUEUED_PAIRS = gauge("reranker_engine_queued_pairs", "Pairs that are in an engine, waiting or being computed.")
+QUEUED_TOKENS = Gauge("reranker_engine_queued_tokens", "Tokens that are in an engine, waiting or being computed.")
+QUEUED_PAIRS = Gauge("reranker_engine_queued_pairs", "Pairs that are in an engine, waiting or being computed.")
 
-VLLM_RUNNING = gauge("reranker_vllm_requests_running", "Pairs in vLLM's running batches.")
-VLLM_WAITING = gauge("reranker_vllm_requests_waiting", "Pairs in vLLM's own queue; ours is in front of it.")
+VLLM_RUNNING = Gauge("reranker_vllm_requests_running", "Pairs in vLLM's running batches.")
+VLLM_WAITING = Gauge("reranker_vllm_requests_waiting", "Pairs in vLLM's own queue; ours is in front of it.")
 VLLM_PREEMPTIONS = Counter("reranker_vllm_preemptions_total", "Pairs that vLLM put back for want of KV cache.")
 VLLM_QUERIED_TOKENS = Counter(
     "reranker_vllm_prefix_cache_queried_tokens_total", "Tokens of prompts that vLLM looked up in its prefix cache."
 )
 VLLM_HIT_TOKENS = Counter("reranker_vllm_prefix_cache_hit_tokens_total", "Those of them that it found there.")
-VLLM_KV_USAGE = gauge("reranker_vllm_kv_cache_usage_ratio", "KV cache in use, from 0 to 1.")
+VLLM_KV_USAGE = Gauge("reranker_vllm_kv_cache_usage_ratio", "KV cache in use, from 0 to 1.")
 
 
 class EngineMetrics:

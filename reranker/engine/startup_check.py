@@ -31,11 +31,7 @@ KNOWN_PAIRS = (
         "To bake bread at home, mix flour, water, salt and yeast, let the dough rise, and bake it in a hot oven.",
         "The central bank raised interest rates on Tuesday, and share prices fell.",
     ),
-    (
-        "光合作用发生在植物的哪个部位？",
-        "植物的光合作用主要发生在叶片的叶绿体中。",
-        "昨晚的足球比赛以二比一结束。",
-    ),
+    ("光合作用发生在植物的哪个部位？", "植物的光合作用主要发生在叶片的叶绿体中。", "昨晚的足球比赛以二比一结束。"),
     (
         "感冒发烧应该怎么办？",
         "感冒发烧时应该多喝水、多休息，体温过高时可以服用退烧药。",
@@ -48,14 +44,10 @@ _LONG_DOCUMENT = "water " * 50_000
 _INSTRUCTION = ModelConfig().instruction
 
 CHECKS = ("tail", "finite", "spread", "separation", "batch", "repetition")
-MIN_GAP = 1.0
-"""Log-odds from the worst relevant document to the best irrelevant one. The demo model has 4.3."""
-MIN_SPREAD = 0.1
-"""Log-odds between the highest and the lowest. Without a template the demo model gives 0.02."""
-FLOAT32_TOLERANCE = 0.01
-"""Log-odds; ten times what float32 shows."""
-REDUCED_TOLERANCE = 0.5
-"""Log-odds; in bfloat16, float16 and quantized, the kernel and its rounding change with the batch's size."""
+MIN_GAP = 1.0  # log-odds from the worst relevant document to the best irrelevant one; the demo model has 4.3
+MIN_SPREAD = 0.1  # log-odds between the highest and the lowest; without a template the demo model gives 0.02
+FLOAT32_TOLERANCE = 0.01  # log-odds; ten times what float32 shows
+REDUCED_TOLERANCE = 0.5  # in bfloat16, float16 and quantized, the kernel and its rounding change with the batch's size
 
 _NO_TEMPLATE = "no template: query and document are put together without the one the model was trained with"
 _CUT_TAIL = "truncation cuts the prompt's end and not the document only"
@@ -74,7 +66,6 @@ class CheckResult:
 
     name: str
     measured: str
-    """For a person."""
     cause: str | None
     """The likeliest cause of the failure; None: passed."""
 
@@ -95,8 +86,7 @@ async def run_checks(
         raise StartupCheckError("tail", f"a short query needs {error.tokens} tokens", _NO_ROOM) from None
     # Alone first: the engine's caches are cold then, and warm in the two batches.
     alone = np.array([[(await engine.score(one.prompts.select([i])))[0] for i in range(2)] for one in lists])
-    batch = await _score_together(engine, lists)
-    again = await _score_together(engine, lists)
+    batch, again = [np.stack(await asyncio.gather(*(engine.score(one.prompts) for one in lists))) for _ in range(2)]
     with np.errstate(invalid="ignore"):  # infinities make NaN, which fails every comparison below, as it should
         return [
             _check_tail(lists, long),
@@ -120,10 +110,6 @@ def require_sane(engine: Engine, renderer: PromptRenderer, tolerance: float, ada
                 if result.cause is not None:
                     measured = f"{result.measured}, with adapter {adapter}" if adapter else result.measured
                     raise StartupCheckError(result.name, measured, result.cause)
-
-
-async def _score_together(engine: Engine, lists: Sequence[RenderedList]) -> FloatArray:
-    return np.stack(await asyncio.gather(*(engine.score(one.prompts) for one in lists)))
 
 
 def _check_tail(lists: Sequence[RenderedList], long: RenderedList) -> CheckResult:

@@ -1,7 +1,4 @@
-"""A vLLM pooling engine, held in process. Only this file and vllm_cpu.py import vllm or torch.
-
-Why in process and not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md.
-"""
+"""A vLLM pooling engine in this process. Why not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md."""
 
 from __future__ import annotations
 
@@ -35,8 +32,7 @@ class VllmEngine(Engine):
 class VllmStepper:
     """vLLM's EngineCore, stepped by hand; see `reranker.engine.loop.Stepper`.
 
-    The LLMEngine around it copies parameters and tracks requests for every pair, which has no use here. Figures:
-    docs/decisions/0005-engine-core.md.
+    The LLMEngine around it does more for every pair, without use here: docs/decisions/0005-engine-core.md.
     """
 
     def __init__(

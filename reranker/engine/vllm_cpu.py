@@ -20,11 +20,7 @@ from vllm.platforms import PlatformEnum, current_platform
 
 
 def register_kernels(provider: str) -> None:
-    """Register our kernels with vLLM in the process that holds the model; the second call does nothing.
-
-    Args:
-        provider: The norms' name in vLLM's `ir_op_priority`.
-    """
+    """Register our kernels with vLLM, the norms by this name in `ir_op_priority`; the second call does nothing."""
     if provider in ir.ops.rms_norm.impls:
         return
     # vLLM takes the first kernel of this list that is supported: ours, where its own is not exact.
@@ -50,10 +46,7 @@ def saturates() -> bool:
 
 
 class ExactInt8Kernel(CPUInt8ScaledMMLinearKernel):  # type: ignore[misc]  # vllm is untyped here
-    """The same quantization, multiplied in float32, which is exact up to sums of 2**24 and rounds beyond.
-
-    The weights stay in INT8; each batch turns them into float32, a layer at a time.
-    """
+    """Multiplies in float32, which is exact up to sums of 2**24. The weights stay in INT8 between batches."""
 
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> tuple[bool, str | None]:

@@ -26,7 +26,7 @@ _HEAD = "base_model.model.score.weight"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter that fits the model."""
+    """A LoRA adapter."""
 
     folder: Path
     max_rank: int
@@ -36,10 +36,7 @@ class Adapter:
 def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:
     """Find the configured adapters by name; one for every pair has the name "".
 
-    Each is a folder with adapter_config.json and adapter_model.safetensors, as PEFT saves them.
-
-    Raises:
-        UnsupportedModelError: No such folder, not a LoRA adapter, one of another model, or a model without adapters.
+    Each is a folder as PEFT saves it. UnsupportedModelError: one is missing, or does not fit the model.
     """
     folders = config.lora_adapters if config.lora_adapter is None else {"": config.lora_adapter}
     if not folders:

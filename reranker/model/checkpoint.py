@@ -29,7 +29,7 @@ class Checkpoint:
     """A model that was found."""
 
     name: str
-    """Hub id or folder's path, for vLLM."""
+    """Hub id or path, for vLLM."""
     served_name: str
     """Name in responses and in /v1/models: the hub id, or the folder's last part."""
     folder: Path
@@ -46,12 +46,7 @@ class Checkpoint:
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
-    """Find the configured model.
-
-    Raises:
-        ModelNotFoundError: Neither a folder here, nor given by the hub.
-        UnsupportedModelError: Found, but of no known family, or without a fast tokenizer.
-    """
+    """Find the configured model; UnsupportedModelError if it is of no known family, or has no fast tokenizer."""
     revision = None
     folder = find_folder(config.name, config.revision)
     if config.name == "demo":

@@ -47,7 +47,12 @@ class Template(ABC):
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the template."""
-        self._with_control, self._plain = _tokenizers(folder)
+        with_control, self._plain = _tokenizers(folder)
+        self._prepare(with_control, folder)
+
+    @abstractmethod
+    def _prepare(self, with_control: Tokenizer, folder: Path) -> None:
+        """Encode the template's own parts."""
 
     @abstractmethod
     def head(self, query: str, instruction: str) -> TokenArray:
@@ -69,14 +74,12 @@ class Qwen3Template(Template):
     takes_instruction = True
     document = DOCUMENT
 
-    def __init__(self, folder: Path) -> None:
-        """See `Template`: a tokenizer fits if it has the control tokens, "yes" and "no"."""
-        super().__init__(folder)
+    def _prepare(self, with_control: Tokenizer, folder: Path) -> None:
         for token in (*_CONTROL_TOKENS, "yes", "no"):
-            if self._with_control.token_to_id(token) is None:
+            if with_control.token_to_id(token) is None:
                 raise UnsupportedModelError(str(folder), f"its tokenizer has no token {token!r}")
-        self._prefix = _encode(self._with_control, PREFIX)
-        self.tail = _encode(self._with_control, SUFFIX)
+        self._prefix = _encode(with_control, PREFIX)
+        self.tail = _encode(with_control, SUFFIX)
 
     def head(self, query: str, instruction: str) -> TokenArray:
         """See `Template`."""
@@ -89,10 +92,8 @@ class PairTemplate(Template):
 
     takes_instruction = False
 
-    def __init__(self, folder: Path) -> None:
-        """See `Template`: a tokenizer fits if it puts the query first, and something around the two texts."""
-        super().__init__(folder)
-        pair: Any = self._with_control.encode("a", "b")  # Any: tokenizers' Encoding, a compiled class
+    def _prepare(self, with_control: Tokenizer, folder: Path) -> None:
+        pair: Any = with_control.encode("a", "b")  # Any: tokenizers' Encoding, a compiled class
         # Special tokens have a sequence too in some tokenizers.
         sequences = zip(pair.special_tokens_mask, pair.sequence_ids, strict=True)
         place = [None if special else sequence for special, sequence in sequences]
@@ -141,7 +142,6 @@ class Family:
     architecture: str
     description: str
     template: Callable[[Path], Template]
-    """Takes the model's folder."""
     hf_overrides: Mapping[str, object] = field(default_factory=dict)
     """For vLLM, to make its classification head."""
     causal: bool = True
@@ -171,11 +171,7 @@ _BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
 
 
 def family_of(name: str, settings: Mapping[str, Any]) -> Family:  # Any: JSON
-    """Find the family of a model by its config.json.
-
-    Raises:
-        UnsupportedModelError: No family has its architecture, or its head gives more than one score.
-    """
+    """Find a family by config.json; UnsupportedModelError if there is none, or the head gives more than one score."""
     architectures = settings.get("architectures") or []
     family = _BY_ARCHITECTURE.get(architectures[0]) if len(architectures) == 1 else None
     if family is None:

@@ -59,7 +59,6 @@ class Admission:
     """Keeps count of the lists in one ingress replica. To be used from one event loop."""
 
     def __init__(self, config: AdmissionConfig, priorities: PrioritiesConfig) -> None:
-        """Start with nothing in flight."""
         self._config, self._priorities = config, priorities
         self._permits: set[Permit] = set()
         self._tokens = 0

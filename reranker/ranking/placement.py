@@ -1,14 +1,12 @@
 """Which replica gets which shard: what every replica has to do, as one ingress replica sees it.
 
-Our own shards are counted exactly, from the moment one is given a replica until its answer is here. What other ingress
-replicas have sent is known from what a replica last said of its load, less what it has done since. Pure but for the
-clock it is given; used from one event loop.
+Our own shards are counted exactly, until their answers are here. Those of other ingress replicas are known from what a
+replica last said of its load, less what it has done since. To be used from one event loop.
 
-Among many replicas, one ingress replica knows of each too little and too late: by the time it sends there again, the
-queue that it knew of is long done, and many ingress replicas that all know the same idle ones all send there. So a list
-is offered replicas in turn, and only those are passed by that have far more to do than the others: join below threshold
-(Zhou et al. 2017), in the order of a ring that is the same for all ingress replicas. Figures, beside round robin, which
-does not notice a slow replica, and drawing at random: docs/scaling.md.
+What one ingress replica knows of many replicas is old by the time it sends there again, and many ingress replicas that
+know the same idle ones all send there. So a list is offered replicas in turn, without those that have far more to do
+than the others: join below threshold (Zhou et al. 2017), on a ring that is the same for all ingress replicas. Figures,
+beside round robin and random choice: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -25,11 +23,11 @@ from dataclasses import dataclass, field
 from reranker.types import ReplicaLoad
 
 _KNOWN = 32
-"""Up to so many replicas, a list is offered all of them, with what each has to do; more are offered in turn."""
+"""Up to so many replicas, a list is offered all of them, each with its load; more are offered in turn."""
 _TOO_BUSY = 2.0
-"""What has more to do than so many times the average is passed by."""
+"""A replica with more than so many times the average load is passed by."""
 _SUMS_S = 0.05
-"""So old may sums over many replicas be: adding up a thousand takes a millisecond."""
+"""The greatest age of sums over many replicas: adding up a thousand takes a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +36,19 @@ class Shortlist:
 
     replicas: Sequence[str]
     loads: Sequence[int]
-    """Tokens that each of them has to do, as far as that is known; in a large fleet the average, for all of them."""
+    """Tokens each has to do, as far as that is known; in a large fleet the average."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where one shard may go, and where it went. Kept up by `Placement.send`."""
+    """Where one shard may go, and where it went: `Placement.send` notes it."""
 
     used: Counter[str]
-    """Shards of the whole list that each replica has got, answered or not; one counter for all routes of a list."""
+    """Shards of the whole list that each replica has got; one counter for all routes of a list."""
     shortlist: Sequence[str] = ()
-    """The replicas that its list was offered. If none of them is left: any replica."""
+    """The replicas that its list is offered. If none of them is left: any replica."""
     tried: set[str] = field(default_factory=set)
-    """Replicas that this shard was sent to. They get it again only if there is no other."""
+    """Replicas that got this shard. They get it again only if there is no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +60,12 @@ class _Sums:
     mean_load: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sent:
-    """A shard that is at a replica."""
-
-    replica: str
-    tokens: int
-
-
 @dataclass(slots=True)
 class _Replica:
     ours: int = 0
     """Tokens that we have sent and not got back."""
     others: int = 0
-    """Tokens of other ingress replicas, when it was last heard of."""
+    """Tokens of other ingress replicas, at `heard_s`."""
     heard_s: float = 0.0
     tokens_per_s: float | None = None
     model: str | None = None
@@ -85,15 +75,14 @@ class Placement:
     """Knows what every replica has to do, and gives each shard its replica."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, seed: int | None = None) -> None:
-        """Start knowing no replica.
+        """Start without replicas.
 
         Args:
             clock: Gives seconds.
-            seed: Of the draw between equally loaded replicas. None: another one in each process, so that several
-                ingress replicas do not all start with the same.
+            seed: None: each process has its own, so that ingress replicas do not all begin with the same replica.
         """
         self.sender = uuid.uuid4().hex
-        """The name under which replicas count what was sent from here."""
+        """The name under which replicas count our shards."""
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - a draw, not a secret
         self._replicas: dict[str, _Replica] = {}
@@ -101,10 +90,10 @@ class Placement:
         self._ring: tuple[str, ...] = ()
         self._turn = self._random.randrange(1_000_000)  # where in the ring it begins
         self._sums: _Sums | None = None
-        self._sent: set[_Sent] = set()
+        self._sent: dict[object, tuple[str, int]] = {}  # of each shard that is not answered: replica and tokens
 
     def set_live(self, replicas: Iterable[str]) -> None:
-        """Take over the set of replicas that can take a shard."""
+        """Replace the set of replicas that can take a shard."""
         self._live = frozenset(replicas)
         self._ring = tuple(sorted(self._live))
         self._sums = None
@@ -113,10 +102,7 @@ class Placement:
         self._forget_the_dead()
 
     def note_load(self, replica: str, load: ReplicaLoad) -> None:
-        """Note what a replica says of its load.
-
-        What it counts as ours is left out: its word may be old, and our own count is exact.
-        """
+        """Note what a replica says of its load, without our own shards: our count of them is exact."""
         known = self._replicas.get(replica)
         if known is not None:
             known.others = sum(tokens for sender, tokens in load.in_hand.items() if sender != self.sender)
@@ -124,33 +110,29 @@ class Placement:
             known.tokens_per_s = load.tokens_per_s
 
     def note_model(self, replica: str, model: str) -> None:
-        """Note what a replica's engine holds; see `reranker.model.checkpoint.model_identity`."""
+        """Note a replica's `reranker.model.checkpoint.model_identity`."""
         known = self._replicas.get(replica)
         if known is not None:
             known.model = model
 
     @property
     def model(self) -> str | None:
-        """What the engines of all live replicas hold. None: different things, or none of them has said yet."""
+        """Identity of the model in all live replicas. None: it differs, or none has said yet."""
         models = {self._replicas[name].model for name in self._ring} - {None}
         return models.pop() if len(models) == 1 else None
 
     @property
     def live_replicas(self) -> int:
-        """How many can take a shard."""
+        """Replicas that can take a shard."""
         return len(self._ring)
 
     @property
     def shards_in_flight(self) -> int:
-        """Shards that are at a replica and not answered."""
+        """Shards that are not answered."""
         return len(self._sent)
 
     def shortlist(self, shards: int) -> Shortlist:
-        """Offer a list the replicas it may go to: all of a few, and of many the next in turn.
-
-        Args:
-            shards: How many it may be cut into; at least 1. So many are offered if there are as many.
-        """
+        """Offer a list all of a few replicas; of many, the next in turn, one for each shard it may be cut into."""
         ring = self._ring
         if len(ring) <= max(_KNOWN, shards):
             return Shortlist(ring, [self._load(name) for name in ring])
@@ -169,13 +151,9 @@ class Placement:
 
     @contextmanager
     def send(self, route: Route, tokens: int) -> Iterator[str]:
-        """Give a shard the best replica, and count its work there for as long as the block lasts.
+        """Give a shard a replica, and count its work there for as long as the block lasts.
 
-        The best is one that the shard's list does not use yet, the least loaded first.
-
-        Args:
-            route: Where it may go; noted there at once, so that the next shard finds it counted.
-            tokens: Its work.
+        It is one that the shard's list does not use yet, the least loaded first.
 
         Raises:
             LookupError: No replica is live.
@@ -187,8 +165,8 @@ class Placement:
             offered or self._ring,
             key=lambda name: (name in route.tried, route.used[name], self._load(name), self._random.random()),
         )
-        sent = _Sent(name, tokens)
-        self._sent.add(sent)
+        shard = object()
+        self._sent[shard] = (name, tokens)
         replica = self._replicas[name]
         replica.ours += tokens
         route.used[name] += 1
@@ -196,19 +174,19 @@ class Placement:
         try:
             yield name
         finally:
-            self._sent.remove(sent)
+            del self._sent[shard]
             replica.ours -= tokens
             self._forget_the_dead()
 
     def elsewhere(self) -> ReplicaLoad:
-        """Of all live replicas together: what they have to do for others, and their speed."""
+        """All live replicas together: their work for other ingress replicas, and their speed."""
         return self._summed().elsewhere
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if a replica's tokens are not those of the shards that are there."""
         ours: Counter[str] = Counter()
-        for sent in self._sent:
-            ours[sent.replica] += sent.tokens
+        for name, tokens in self._sent.values():
+            ours[name] += tokens
         for name, replica in self._replicas.items():
             if replica.ours != ours[name]:
                 raise RuntimeError(f"{replica.ours} tokens counted at a replica, {ours[name]} sent. This is a bug.")
@@ -220,7 +198,7 @@ class Placement:
             return last
         live = [self._replicas[name] for name in self._ring]
         speeds = [one.tokens_per_s for one in live if one.tokens_per_s is not None]
-        # Of a replica that has not worked yet, the best guess is what the others do.
+        # A replica that has not worked yet is taken to be as fast as the others.
         speed = sum(speeds) / len(speeds) * len(live) if speeds else None
         others = sum(self._others(one) for one in live)
         mean = (others + sum(one.ours for one in live)) / max(1, len(live))

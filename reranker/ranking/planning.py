@@ -15,19 +15,18 @@ from reranker.config import PlanningConfig
 def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfig) -> list[tuple[int, ...]]:
     """Decide which pairs travel together.
 
-    As few shards as bring the list's estimated end within `config.slack` of the earliest possible, as long as each is
-    worth its hop; more only when a shard would exceed its token limit. A shard for each of the least loaded replicas,
-    so large that all end together: longest pair first, always to where least is to be done, which is at most 4/3 of
-    the best possible balance (Graham 1969).
+    As few shards as bring the list's estimated end within `config.slack` of the earliest possible, each worth its hop;
+    more only when a shard would exceed its token limit. The least loaded replicas get one each, so large that all end
+    together: the longest pair first, always to where least is to be done, which is at most 4/3 of the best balance
+    (Graham 1969).
 
     Args:
-        pair_tokens: Tokens of each pair; none above `config.max_shard_tokens`.
-        loads: Tokens that each replica which can take a shard has to do already; at least one replica.
+        pair_tokens: None above `config.max_shard_tokens`.
+        loads: Tokens that each replica has to do already; at least one replica.
         config: Limits of a shard.
 
     Returns:
-        For each shard the indices of its pairs, rising; the heaviest shard first. Every index is in exactly one shard;
-        no shard is empty.
+        For each shard the indices of its pairs, rising; the heaviest shard first. None is empty.
 
     Raises:
         ValueError: A pair alone exceeds a shard's limit.
@@ -52,7 +51,7 @@ def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfi
 
 
 def most_shards(pair_tokens: Sequence[int], config: PlanningConfig) -> int:
-    """Give the number of shards that `plan` cuts a list into at most; a few more if its pairs do not fill them."""
+    """The most shards that `plan` cuts a list into; a few more if its pairs do not fill them."""
     total = sum(pair_tokens)
     worth_their_hop = max(1, total // config.min_shard_tokens, math.ceil(total / config.max_shard_tokens))
     return min(max(1, len(pair_tokens)), worth_their_hop)
@@ -61,17 +60,15 @@ def most_shards(pair_tokens: Sequence[int], config: PlanningConfig) -> int:
 def _useful_shards(total: int, loads: Sequence[int], config: PlanningConfig) -> int:
     """The fewest shards with which a list of so many tokens ends about as early as it can.
 
-    Shards go to the least loaded replicas, so with k of them the list ends when these k have done what they have and
-    the list. On idle replicas all are useful; the more there is to do already, the less a finer cut brings.
+    With k shards it ends when the k least loaded replicas have done their work and the list. On idle replicas all are
+    useful; the more there is to do already, the less a finer cut brings.
     """
     ends: list[float] = []
     before = 0
     for number, load in enumerate(sorted(loads), start=1):
         before += load
         end = (before + total) / number
-        if (
-            ends and end - load < config.min_shard_tokens
-        ):  # its part would not be worth the hop, nor any other's after it
+        if ends and end - load < config.min_shard_tokens:  # not worth the hop, nor is any after it
             break
         ends.append(end)
     good_enough = (1 + config.slack) * min(ends)
@@ -79,9 +76,9 @@ def _useful_shards(total: int, loads: Sequence[int], config: PlanningConfig) -> 
 
 
 def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tuple[int, ...]], int]:
-    """Make a shard for each replica that has so much to do, longest pair first; give them and the heaviest's tokens.
+    """Make a shard for each replica with so much to do; give them and the heaviest's tokens.
 
-    None for a replica that has more to do than the others with their shards.
+    There is none for a replica that has more to do than the others with their shards.
     """
     shards: list[list[int]] = [[] for _ in busy]
     to_do = sorted((load, number) for number, load in enumerate(busy))  # sorted: a heap
@@ -94,13 +91,13 @@ def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tupl
 
 
 _ENDS = (0.15, 0.45, 1.0)
-"""Where the portions end, as shares of the list's characters: each twice as large as the one before, or a bit less."""
+"""Ends of the portions, as shares of the list's characters: each about twice as large as the one before."""
 _LONG_CHARACTERS = 100_000
-"""Of a list below that, all is tokenized in some 30 ms: not worth more hops."""
+"""A list below that is tokenized in some 30 ms: not worth more hops."""
 
 
 def portions(documents: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Give the documents of a list in order, a portion at a time; none is empty."""
+    """Give the documents of a list in order, in portions; none is empty."""
     ends = np.cumsum([len(document) for document in documents])
     if len(ends) < len(_ENDS) or ends[-1] < _LONG_CHARACTERS:
         yield documents

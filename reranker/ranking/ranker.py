@@ -77,19 +77,34 @@ class Ranker:
         if caller.priority == "bulk":
             lists = [replace(one, priority="bulk") for one in lists]
             record.priority = "bulk"
-        timeout_s = self.config.limits.bounded_s(lists[0].timeout_s)
-        deadline = _Deadline(record.began_s + timeout_s, timeout_s)
-        if len(lists) == 1:
-            return [await self._rank_alone(_List(lists[0], 0, caller, record, deadline))]
-        return await self._rank_together([_List(one, i, caller, record, deadline) for i, one in enumerate(lists)])
+        own = [self._list(request, number, caller, record) for number, request in enumerate(lists)]
+        return await self._rank_together(own) if len(own) > 1 else [await self._rank_alone(own[0])]
+
+    def _list(self, request: RankRequest, number: int, caller: Caller, record: RequestRecord) -> _List:
+        """Fill in what the request leaves open."""
+        config = self.config
+        if request.instruction and not self.renderer.takes_instruction:
+            raise InvalidRequestError("instruction", "the model of this service takes none")
+        return _List(
+            request,
+            number,
+            record,
+            timeout_s=config.limits.bounded_s(request.timeout_s),
+            instruction=config.model.instruction_text(request.instruction),
+            cutting=CuttingPolicy.of(request, config.long_documents),
+            adapter=request.model if request.model and request.model in config.engine.lora_adapters else "",
+            weight=config.priorities.of(request.priority).weight,
+            namespace=caller.name if config.cache.namespace == "api_key" else "",
+        )
 
     async def _rank_alone(self, one: _List) -> Ranking:
         """Look up first: what is known needs no permit."""
-        settings = self._settings(one.request)
-        async with self._look_up(one, settings) as lookup:
-            to_score_bytes = math.ceil(one.record.size_bytes * _share_to_score(one.request, lookup))
-            with self._admit(to_score_bytes, [one]) as permit:
-                return await self._score(one, settings, lookup, permit)
+        async with self._look_up(one) as lookup:
+            documents = one.request.documents
+            to_score = sum(len(documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
+            share = min(1.0, to_score / (sum(map(len, documents)) + 1))
+            with self._admit(math.ceil(one.record.size_bytes * share), [one]) as permit:
+                return await self._score(one, lookup, permit)
 
     async def _rank_together(self, lists: Sequence[_List]) -> list[Ranking]:
         """Rank several lists under one permit; the first that fails cancels the others."""
@@ -97,11 +112,10 @@ class Ranker:
 
         async def in_turn(one: _List, permit: Permit) -> Ranking:
             async with turns:
-                if one.deadline.left_s <= 0:
-                    raise DeadlineExceededError(one.deadline.timeout_s)
-                settings = self._settings(one.request)
-                async with self._look_up(one, settings) as lookup:
-                    return await self._score(one, settings, lookup, permit)
+                if one.left_s <= 0:
+                    raise DeadlineExceededError(one.timeout_s)
+                async with self._look_up(one) as lookup:
+                    return await self._score(one, lookup, permit)
 
         with self._admit(lists[0].record.size_bytes, lists) as permit:
             try:
@@ -111,19 +125,8 @@ class Ranker:
                 raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    def _settings(self, request: RankRequest) -> _Settings:
-        config = self.config
-        if request.instruction and not self.renderer.takes_instruction:
-            raise InvalidRequestError("instruction", "the model of this service takes none")
-        return _Settings(
-            instruction=config.model.instruction_text(request.instruction),
-            cutting=CuttingPolicy.of(request, config.long_documents),
-            adapter=request.model if request.model and request.model in config.engine.lora_adapters else "",
-            weight=config.priorities.of(request.priority).weight,
-        )
-
     @asynccontextmanager
-    async def _look_up(self, one: _List, settings: _Settings) -> AsyncIterator[Lookup]:
+    async def _look_up(self, one: _List) -> AsyncIterator[Lookup]:
         """Find the known scores of a list. For as long as the block lasts, other lists wait for what it has scored."""
         request, model = one.request, self.placement.model
         if self.cache is None or model is None or request.cache == "off":
@@ -132,15 +135,15 @@ class Ranker:
         terms = ListTerms(
             model=model,
             prompts=self.renderer.fingerprint,
-            namespace=one.caller.name if self.config.cache.namespace == "api_key" else "",
-            instruction=settings.instruction,
+            namespace=one.namespace,
+            instruction=one.instruction,
             query=request.query,
-            cutting=settings.cutting,
-            adapter=settings.adapter,
+            cutting=one.cutting,
+            adapter=one.adapter,
         )
         async with AsyncExitStack() as entered:
             with one.record.stage("cache"):
-                looking = self.cache.look_up(terms, request.documents, request.cache, settings.weight)
+                looking = self.cache.look_up(terms, request.documents, request.cache, one.weight)
                 lookup = await entered.enter_async_context(looking)
             yield lookup
 
@@ -150,18 +153,18 @@ class Ranker:
         first = lists[0]
         with ExitStack() as entered:
             with first.record.stage("admit"):
-                priority, left_s, elsewhere = first.request.priority, first.deadline.left_s, self.placement.elsewhere()
+                priority, left_s, elsewhere = first.request.priority, first.left_s, self.placement.elsewhere()
                 admitted = self.admission.permit(body_bytes, priority, left_s, elsewhere, len(lists))
                 permit = entered.enter_context(admitted)
             yield permit
 
-    async def _score(self, one: _List, settings: _Settings, lookup: Lookup, permit: Permit) -> Ranking:
+    async def _score(self, one: _List, lookup: Lookup, permit: Permit) -> Ranking:
         """Have the engines score what is not known of a list, and make one ranking of all of it."""
         try:
-            await _Scoring(self, one, settings, lookup, permit).run()
+            await _Scoring(self, one, lookup, permit).run()
         except ExceptionGroup as failures:  # several portions may fail; the client hears of the first
             if isinstance(failures.exceptions[0], TimeoutError):
-                raise DeadlineExceededError(one.deadline.timeout_s) from None
+                raise DeadlineExceededError(one.timeout_s) from None
             raise failures.exceptions[0] from None
         with one.record.stage("merge"):
             return self._merge(one, lookup)
@@ -169,7 +172,7 @@ class Ranker:
     def _merge(self, one: _List, lookup: Lookup) -> Ranking:
         request, known = one.request, unpack([lookup.entries[place] for place in lookup.places])
         if not known.scored.any():
-            raise DeadlineExceededError(one.deadline.timeout_s)
+            raise DeadlineExceededError(one.timeout_s)
         aggregate = request.aggregate or self.config.long_documents.aggregate
         log_odds = scoring.aggregate(known.logits, known.document_of_window, aggregate)
         truncated = frozenset(np.flatnonzero(known.truncated).tolist())
@@ -197,55 +200,40 @@ class Ranker:
             self.cache.check_integrity()
 
 
-def _share_to_score(request: RankRequest, lookup: Lookup) -> float:
-    """The share of a list's text that engines have to see, in [0, 1]."""
-    characters = sum(map(len, request.documents)) + 1
-    return min(1.0, sum(len(request.documents[lookup.documents[place]]) + 1 for place in lookup.to_score) / characters)
-
-
-@dataclass(frozen=True, slots=True)
-class _Deadline:
-    """When a request must be answered: counted from its head, so that reading and parsing count too."""
-
-    at_s: float
-    """On the clock of `time.monotonic`, which is the event loop's."""
-    timeout_s: float
-
-    @property
-    def left_s(self) -> float:
-        return self.at_s - asyncio.get_running_loop().time()
-
-
 @dataclass(frozen=True, slots=True)
 class _List:
-    """One list of a request."""
+    """One list of a request, and how it is ranked."""
 
     request: RankRequest
     number: int
     """From 0, among the lists of the request."""
-    caller: Caller
     record: RequestRecord
-    deadline: _Deadline
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """How one list is ranked: the request's wishes where it has any, the configuration's elsewhere."""
-
+    timeout_s: float
+    """Counted from the request's head, so that reading and parsing count too."""
     instruction: str
     cutting: CuttingPolicy
     adapter: str
     """Empty: the model itself, whatever the client calls it."""
     weight: float
+    namespace: str
+    """Whose scores may be used. Empty: everybody's."""
+
+    @property
+    def deadline_s(self) -> float:
+        """On the clock of `time.monotonic`, which is the event loop's."""
+        return self.record.began_s + self.timeout_s
+
+    @property
+    def left_s(self) -> float:
+        return self.deadline_s - asyncio.get_running_loop().time()
 
 
 class _Scoring:
     """Has the documents of one list scored that are not known."""
 
-    def __init__(self, ranker: Ranker, one: _List, settings: _Settings, lookup: Lookup, permit: Permit) -> None:
-        self._ranker, self._settings, self._lookup, self._permit = ranker, settings, lookup, permit
-        self._request, self._number = one.request, one.number
-        self._record, self._deadline_s = one.record, one.deadline.at_s
+    def __init__(self, ranker: Ranker, one: _List, lookup: Lookup, permit: Permit) -> None:
+        self._ranker, self._list, self._lookup, self._permit = ranker, one, lookup, permit
+        self._request, self._record, self._deadline_s = one.request, one.record, one.deadline_s
         self._models: set[str] = set()
         self._work_tokens = 0
 
@@ -254,7 +242,7 @@ class _Scoring:
         async with asyncio.TaskGroup() as group:
             if self._lookup.to_score:
                 await self._send(group, self._lookup.to_score)
-            self._permit.resize(self._work_tokens, self._number)
+            self._permit.resize(self._work_tokens, self._list.number)
             try:
                 async with asyncio.timeout_at(self._deadline_s):
                     while abandoned := await self._wait_for_others():
@@ -289,7 +277,7 @@ class _Scoring:
                 raise
             prompts = rendered.prompts
             self._work_tokens += prompts.work_tokens - (len(prompts.head) if self._work_tokens else 0)  # the head once
-            self._permit.grow(self._work_tokens, self._number)
+            self._permit.grow(self._work_tokens, self._list.number)
             portion = places[start : start + len(texts)]
             start += len(texts)
             shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning))
@@ -299,13 +287,13 @@ class _Scoring:
             group.create_task(self._score(portion, rendered, shards, shortlist.replicas))
 
     async def _render(self, texts: Sequence[str]) -> RenderedList:
-        render, settings = self._ranker.renderer.render, self._settings
-        arguments = self._request.query, texts, settings.instruction, settings.cutting
+        render = self._ranker.renderer.render
+        arguments = self._request.query, texts, self._list.instruction, self._list.cutting
         if len(self._request.query) + sum(map(len, texts)) <= _INLINE_CHARACTERS:
             rendered = render(*arguments)
         else:
             rendered = await asyncio.to_thread(render, *arguments)  # releases the interpreter's lock
-        return rendered.for_adapter(settings.adapter)
+        return rendered.for_adapter(self._list.adapter)
 
     async def _score(
         self,
@@ -325,7 +313,7 @@ class _Scoring:
         ]
         dispatch = Dispatch(
             self._deadline_s,
-            self._settings.weight,
+            self._list.weight,
             allow_partial=self._request.allow_partial,
             shortlist=shortlist,
             request_id=self._record.request_id,

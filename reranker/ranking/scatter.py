@@ -1,7 +1,7 @@
-"""Send the shards of one list, and see to it that each is answered. Knows neither Ray nor HTTP.
+"""Send the shards of one list until each is answered. Knows neither Ray nor HTTP.
 
-A shard goes elsewhere when its replica is lost, to a second replica when one lags far behind, and nowhere once time is
-up. No task is left behind by any of it.
+A shard goes elsewhere when its replica is lost, to a second replica when the first lags, and nowhere once time is up.
+No task is left behind.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from reranker.record import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores, ShardTerms
 
 _LEAST_LAG_S = 0.05
-"""A shard is not late before it took so long, however quick its siblings were: that much is noise."""
+"""A shard that took less is not late, however quick its siblings were: that much is noise."""
 
 
 class Fleet(Protocol):
     """The replicas, and how to reach them."""
 
     placement: Placement
-    """What each has to do; kept up with the replicas that are live."""
+    """Of the live replicas."""
 
     async def ready(self) -> None:
         """Wait until a replica is live."""
@@ -53,9 +53,9 @@ class Dispatch:
     weight: float = 1.0
     """Share of the engines against other lists."""
     allow_partial: bool = False
-    """When time is up, give what is there instead of failing."""
+    """When time is up, the answers so far are given, and nothing is raised."""
     shortlist: Sequence[str] = ()
-    """The replicas that the list was offered. Empty: any."""
+    """The replicas that the list is offered. Empty: any."""
     request_id: str = ""
 
 
@@ -63,12 +63,6 @@ class Scatter:
     """Sends lists to a fleet, under budgets that all lists share."""
 
     def __init__(self, fleet: Fleet, config: ScatterConfig) -> None:
-        """Start with full budgets.
-
-        Args:
-            fleet: Where to send shards.
-            config: How often.
-        """
         self.fleet, self.placement, self.config = fleet, fleet.placement, config
         self.retries = Budget(config.retry_ratio, config.retry_burst)
         self.hedges = Budget(config.hedge_ratio, math.ceil(100 * config.hedge_ratio))
@@ -77,15 +71,7 @@ class Scatter:
     async def gather(
         self, shards: Sequence[Shard], records: Sequence[ShardRecord], dispatch: Dispatch
     ) -> list[ShardScores | None]:
-        """Have every shard scored; or, once time is up, as many as there are if partial answers are wanted.
-
-        Args:
-            shards: Of one list, the heaviest first.
-            records: Where to note what becomes of each.
-            dispatch: How to send them.
-
-        Returns:
-            The answers, by shard. None: not in time.
+        """Have the shards of one list scored, the heaviest first. None: not in time, where a partial answer is wanted.
 
         Raises:
             TimeoutError: Time was up.
@@ -111,7 +97,7 @@ class Scatter:
 
 @dataclass(slots=True)
 class _Shard:
-    """A shard on its way, with every attempt that is under way for it."""
+    """A shard, with the attempts that are under way for it."""
 
     shard: Shard
     route: Route
@@ -135,7 +121,7 @@ class _Gathering:
         self._scatter, self._config, self._dispatch = scatter, scatter.config, dispatch
         self._clock = asyncio.get_running_loop().time
         self._tasks: set[asyncio.Task[ShardScores]] = set()
-        # Where a partial answer is wanted, replicas must send theirs a little before time is up.
+        # For a partial answer, replicas must send theirs a little before time is up.
         left_s = dispatch.deadline_s - self._clock()
         self._margin_s = min(scatter.config.reply_margin_s, left_s / 5) if dispatch.allow_partial else 0.0
 
@@ -160,7 +146,7 @@ class _Gathering:
                 self._hedge(late)
 
     async def stop(self) -> None:
-        """Cancel what is still under way, and see it end."""
+        """Cancel what is under way, and wait for its end."""
         for task in self._tasks:
             task.cancel()
         for one in self.shards:
@@ -169,13 +155,13 @@ class _Gathering:
 
     @property
     def _left_s(self) -> float:
-        """Seconds that a replica has for its answer."""
+        """Seconds a replica has for its answer."""
         return self._dispatch.deadline_s - self._clock() - self._margin_s
 
     def _send(self, one: _Shard, *, hedge: bool = False) -> None:
         if self._left_s <= 0:  # what cannot finish is not started
             if self._dispatch.allow_partial:
-                return  # in what is left the other shards' partial answers come in
+                return  # the rest of the time is for the other shards' partial answers
             raise TimeoutError
         one.sent_s = self._clock()
         attempt = one.record.send(hedge=hedge)
@@ -184,7 +170,6 @@ class _Gathering:
         one.attempts[task] = attempt
 
     async def _attempt(self, one: _Shard, attempt: Attempt) -> ShardScores:
-        """Send a shard to the replica that suits it best."""
         fleet, placement, dispatch = self._scatter.fleet, self._scatter.placement, self._dispatch
         await fleet.ready()
         with placement.send(one.route, one.shard.work_tokens) as replica:
@@ -199,7 +184,7 @@ class _Gathering:
         if one.answer is not None:  # the other attempt's came in the same moment
             return
         attempt = one.attempts.pop(task)
-        # Cancelled, and not by us: so Ray reports a shard whose replica has ended.
+        # Cancelled, but not by us: so Ray reports a shard whose replica has ended.
         error = ReplicaLostError() if task.cancelled() else task.exception()
         if error is None:
             one.answer = task.result()
@@ -214,7 +199,7 @@ class _Gathering:
             return
         attempt.end("lost" if isinstance(error, EngineFailedError) else "failed")
         if one.attempts:
-            return  # the other attempt is still under way, whatever befell this one
+            return  # the other attempt is still under way
         if not isinstance(error, EngineFailedError):
             raise error
         sent = len(one.record.attempts)
@@ -223,7 +208,7 @@ class _Gathering:
         self._send(one)
 
     def _next_hedge(self) -> tuple[float, _Shard | None]:
-        """When a shard will have lagged too far behind its siblings, and which; never while most are not answered."""
+        """When a shard will be too far behind its siblings, and which; never before half of them are answered."""
         factor = self._config.hedge_after
         took_s = [one.took_s for one in self.shards if one.answer is not None]
         late = [one for one in self.shards if one.answer is None and not one.hedged]
@@ -239,30 +224,23 @@ class _Gathering:
         return first.sent_s + allowed_s, first
 
     def _hedge(self, late: _Shard) -> None:
-        late.hedged = True  # or not: it is not asked again
+        late.hedged = True  # without budget, too: it is asked once
         if self._scatter.hedges.spend():
             self._send(late, hedge=True)
 
 
 class Budget:
-    """Earned by `earn`, spent by `spend`; starts full."""
+    """Each piece of work earns `ratio`; up to `burst` is saved. It starts full."""
 
     def __init__(self, ratio: float, burst: int) -> None:
-        """Start full.
-
-        Args:
-            ratio: What one piece of work earns.
-            burst: How much can be saved.
-        """
-        self._ratio, self._burst = ratio, burst
-        self._saved = float(burst)
+        self._ratio, self._burst, self._saved = ratio, burst, float(burst)
 
     def earn(self) -> None:
-        """Note a piece of work done once."""
+        """Count a piece of work."""
         self._saved = min(self._burst, self._saved + self._ratio)
 
     def spend(self) -> bool:
-        """Take one; False: there is none left."""
+        """Take one. False: there is none."""
         if self._saved < 1:
             return False
         self._saved -= 1

@@ -1,4 +1,4 @@
-"""From logits to the order: merge shards, windows to documents, relevance_score, sort. Pure."""
+"""From logits to the order: merge shards, windows to documents, relevance_score, sort, rules."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ from reranker.types import (
 
 
 def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
-    """Refuse logits that cannot be ordered: sorting NaN would go on without a word and give any order.
-
-    Args:
-        scores: Of all pairs of a list.
-        document_of_pair: Shape (pairs,).
+    """Refuse logits that cannot be ordered: sorting NaN raises nothing and gives any order.
 
     Raises:
         InvalidScoreError: A scored pair's logit is NaN or infinite; names the first such document.
@@ -38,14 +34,9 @@ def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
 
 
 def relevance_scores(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Turn log-odds into relevance scores.
+    """Turn finite log-odds of any shape into relevance scores in [0, 1], by the sigmoid.
 
-    Args:
-        log_odds: Any shape, logit("yes") - logit("no"), finite.
-
-    Returns:
-        Same shape, in [0, 1]: the sigmoid, which equals the softmax over the two logits read at "yes". Computed in
-        float64, where two different logits stay two different scores.
+    It equals the softmax over the two logits, read at "yes". In float64, different logits stay different scores.
 
     Source: QwenLM/Qwen3-Embedding, examples/qwen3_reranker_transformers.py, compute_logits.
     """
@@ -59,7 +50,7 @@ def aggregate(logits: FloatArray, document_of_pair: TokenArray, how: Aggregate) 
 
     Args:
         logits: Shape (pairs,), finite.
-        document_of_pair: Shape (pairs,), rising, every document up to the last at least once.
+        document_of_pair: Shape (pairs,), rising; no document is missing.
         how: "max" and "first" pick a window; "mean" is the mean relevance score, as log-odds again.
 
     Returns:
@@ -79,11 +70,9 @@ def aggregate(logits: FloatArray, document_of_pair: TokenArray, how: Aggregate) 
 
 
 def merge(parts: Sequence[tuple[Sequence[int] | NDArray[np.intp], EngineScores]], pairs: int) -> EngineScores:
-    """Put the shards' scores back in the list's order.
+    """Put the shards' scores, each with the list indices of its pairs, back in the list's order.
 
-    Args:
-        parts: For each shard that was answered the list indices of its pairs, and their scores.
-        pairs: Pairs in the list; those of no shard come out as not scored.
+    Pairs of no shard come out as not scored.
     """
     logits = np.zeros(pairs, dtype=np.float32)
     scored = np.zeros(pairs, dtype=np.bool_)
@@ -114,7 +103,7 @@ def rank(
     if documents is None:
         documents = np.arange(len(log_odds))
     scores = relevance_scores(log_odds)
-    # By score and not by log-odds: two that show the same score are a tie.
+    # By score and not by log-odds: equal scores are a tie.
     order = documents[np.argsort(-scores[documents], kind="stable")]
     return tuple(
         RankedDocument(int(i), float(scores[i]), float(log_odds[i]), int(i) in truncated, int(windows[i]))
@@ -123,7 +112,7 @@ def rank(
 
 
 THRESHOLD = "score_threshold"
-"""Name under which documents below the threshold are reported."""
+"""The rule of documents below the threshold."""
 
 
 def apply(
@@ -131,10 +120,7 @@ def apply(
 ) -> tuple[tuple[RankedDocument, ...], tuple[ExcludedDocument, ...]]:
     """Part a ranking into what stays, in its order, and what a rule excludes, by index.
 
-    Args:
-        ranked: All documents of the list, best first.
-        request: Its documents, their metadata, and its own threshold if it has one.
-        config: Configured rules; exclusion rules go before the threshold.
+    Exclusion rules go before the threshold, which is the request's own or the configured one.
     """
     threshold = config.score_threshold if request.score_threshold is None else request.score_threshold
     kept: list[RankedDocument] = []
@@ -161,7 +147,7 @@ def _matching_rule(text: str, metadata: Mapping[str, object], rules: Sequence[Ex
 
 
 ABSENT = object()
-"""What a field is that a document does not have."""
+"""The value of a field that a document does not have."""
 
 
 def field_of(metadata: Mapping[str, object], name: str) -> object:
@@ -177,8 +163,7 @@ def field_of(metadata: Mapping[str, object], name: str) -> object:
 
 
 def same(found: object, wanted: object) -> bool:
-    """Whether a field's value is the one that is wanted; a list of tags is when it holds it."""
-    # True is not 1: the types must be equal, too.
+    """Whether a field's value is the wanted one; a list is if it holds it. True is not 1."""
     if isinstance(found, list):
         return any(same(one, wanted) for one in found)
     return found == wanted and isinstance(found, bool) == isinstance(wanted, bool)

@@ -142,7 +142,7 @@ def read_documents(source: Source, fields: TextFields) -> Iterator[Document | Re
     suffix = source.path.suffix.lower()
     try:
         if suffix in (".jsonl", ".ndjson"):
-            records = _json_lines(source.path)
+            records: Iterator[tuple[int | None, object]] = _json_lines(source.path)
         elif suffix in (".csv", ".tsv"):
             records = _csv_rows(source.path, fields, "\t" if suffix == ".tsv" else ",")
         else:
@@ -287,9 +287,9 @@ class Chunker:
         """Yield where chunks begin and end, in characters."""
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         starts = [start for start, _ in offsets]
-        first = end = 0
-        while True:
-            begin = min(offsets[first][0], end)  # what the tokenizer drops is not lost
+        first = last = end = 0
+        while last < len(offsets):
+            begin = min(starts[first], end)  # what the tokenizer drops is not lost
             last = first + self._size.tokens  # not in the chunk
             if last >= len(offsets):
                 yield begin, len(text)

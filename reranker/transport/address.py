@@ -13,7 +13,6 @@ from reranker.errors import ConfigurationError
 
 VERSION = 2
 """Of the frames. Raised when an older side could not understand a newer one."""
-_CERTIFICATE, _KEY, _AUTHORITY = "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,8 @@ def tls_context(environment: Mapping[str, str], *, server: bool) -> ssl.SSLConte
     """Make a context of Ray's variables ("TLS authentication" in its documentation). None: `RAY_USE_TLS` is not set.
 
     Both sides show a certificate, and each checks the other's authority. Names are not checked: Ray's certificates
-    rarely have one that matches a pod's address, and a replica is known by its secret.
-
-    Raises:
-        ConfigurationError: A certificate is missing or invalid.
+    rarely have one that matches a pod's address, and a replica is known by its secret. ConfigurationError: a
+    certificate is missing or invalid.
     """
     if environment.get("RAY_USE_TLS", "0").lower() not in {"1", "true"}:
         return None
@@ -58,8 +55,8 @@ def tls_context(environment: Mapping[str, str], *, server: bool) -> ssl.SSLConte
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.load_cert_chain(environment[_CERTIFICATE], environment[_KEY])
-        context.load_verify_locations(environment[_AUTHORITY])
+        context.load_cert_chain(environment["RAY_TLS_SERVER_CERT"], environment["RAY_TLS_SERVER_KEY"])
+        context.load_verify_locations(environment["RAY_TLS_CA_CERT"])
     except KeyError as error:
         raise ConfigurationError(f"RAY_USE_TLS is set, and {error.args[0]} is not") from None
     except (OSError, ssl.SSLError) as error:

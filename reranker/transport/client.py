@@ -31,18 +31,13 @@ class ShardConnection(FrameConnection):
         self.leaving = asyncio.Event()  # the replica takes no more shards: it has said so, or is gone
         self.lost = asyncio.Event()  # the connection has ended
         self._welcome = asyncio.Event()
-        self._answers: dict[int, asyncio.Future[ShardScores]] = {}
+        self.answers: dict[int, asyncio.Future[ShardScores]] = {}
         self._numbers = itertools.count(1)
         self._retired = False
 
     @classmethod
     async def open(cls, address: ReplicaAddress, tls: ssl.SSLContext | None = None) -> Self:
-        """Connect to a replica. Without `tls` nothing is encrypted.
-
-        Raises:
-            OSError, TimeoutError: Nobody answers there.
-            ReplicaLostError: The other side refuses us.
-        """
+        """Connect to a replica; OSError or TimeoutError if nobody answers, ReplicaLostError if it refuses us."""
         async with asyncio.timeout(_OPEN_S):
             _, connection = await asyncio.get_running_loop().create_connection(cls, address.host, address.port, ssl=tls)
             connection.send(Frame(FrameType.HELLO, header=orjson.dumps(address.secret)))
@@ -55,23 +50,14 @@ class ShardConnection(FrameConnection):
             raise ReplicaLostError
         return connection
 
-    @property
-    def shards_in_flight(self) -> int:
-        """Shards without an answer."""
-        return len(self._answers)
-
     async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Have a shard scored; cancelling the call drops it there.
-
-        Raises:
-            RerankerError: The replica's own error, or ReplicaLostError if the connection broke first.
-        """
+        """Have a shard scored; ReplicaLostError if the connection breaks first. Cancelling the call drops the shard."""
         if self.lost.is_set():
             raise ReplicaLostError
         number = next(self._numbers)
         answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
         frame = frames.pack_shard(number, shard, terms)
-        self._answers[number] = answer
+        self.answers[number] = answer
         try:
             self.send(frame)
             return await answer
@@ -79,7 +65,7 @@ class ShardConnection(FrameConnection):
             self.send(Frame(FrameType.DROP, number))
             raise
         finally:
-            del self._answers[number]
+            del self.answers[number]
             self._close_if_done()
 
     def retire(self) -> None:
@@ -92,7 +78,7 @@ class ShardConnection(FrameConnection):
         self.lost.set()
         self.leaving.set()
         self._welcome.set()
-        for answer in self._answers.values():
+        for answer in self.answers.values():
             if not answer.done():
                 answer.set_exception(ReplicaLostError())
 
@@ -102,7 +88,7 @@ class ShardConnection(FrameConnection):
 
     def receive(self, frame: Frame) -> None:
         """Take a frame."""
-        answer = self._answers.get(frame.number)
+        answer = self.answers.get(frame.number)
         if frame.type == FrameType.WELCOME:
             self._welcome.set()
         elif frame.type == FrameType.LEAVING:
@@ -115,15 +101,12 @@ class ShardConnection(FrameConnection):
             answer.set_exception(frames.unpack_error(frame))
 
     def _close_if_done(self) -> None:
-        if self._retired and not self._answers:
+        if self._retired and not self.answers:
             self.close()
 
 
 class ReplicaConnections:
-    """Connections to the replicas of one deployment, opened as replicas appear, and again when they break.
-
-    A replica is live, and gets shards, while Serve lists it and a connection to it is open.
-    """
+    """Keeps a connection open to each replica of a deployment. One that Serve lists and that is connected is live."""
 
     def __init__(self, set_live: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
         """Start without replicas. `set_live` is called when the live ones change, with the model identity of each."""

@@ -30,13 +30,9 @@ class ShardServer:
     """Listens for ingresses. A shard is scored unless it is dropped or its connection ends."""
 
     def __init__(self, host: str, model: str, score: Score, tls: ssl.SSLContext | None = None) -> None:
-        """Listen on a free port of this machine's address `host`; connections are served once the event loop runs.
+        """Listen on a free port of the address `host` only, and tell clients the engine's `model` identity.
 
-        Args:
-            host: Nobody else's network is listened to.
-            model: Identity of the engine's model.
-            score: Scores a shard; cancelled when nobody waits for it any more.
-            tls: None: not encrypted.
+        `score` is cancelled when nobody waits for the shard any more. Without `tls` nothing is encrypted.
         """
         listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listening.bind((host, 0))

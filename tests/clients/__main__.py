@@ -22,7 +22,7 @@ import httpx
 
 from reranker.model.checkpoint import DEMO_MODEL
 from tests.clients.programs._report import DOCUMENTS, QUERY
-from tests.integration.conftest import running
+from tests.integration.conftest import configuration, started
 
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-4
@@ -74,14 +74,14 @@ def main() -> int:
         keyed_folder.mkdir()
         keys = keyed_folder / "keys.yaml"
         keys.write_text(KEYS)
-        with running(open_folder) as service:
+        with started(configuration(), open_folder) as service:
             reference = _reference(service.url)
             problems += _vllm_bench(service.url)
             for name in parsed.only:
                 found = _run(parsed.venvs / name, name, {"url": service.url, "cases": {"open": "any-key"}})
                 for client, cases in found.items():
                     problems += _judge(client, cases, reference)
-        with running(keyed_folder, args={"access": {"keys_file": str(keys)}}, key=KEY) as service:
+        with started(configuration(args={"access": {"keys_file": str(keys)}}), keyed_folder, KEY) as service:
             cases = {"key": KEY, "bad key": "wrong", "limited": LIMITED_KEY}
             for name in parsed.only:
                 for client, found_cases in _run(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from deployments.cli.rankers import LocalReranker, open_local
+from deployments.cli.local import LocalReranker, open_local
 from reranker.config import RerankerConfig
 from reranker.engine.startup_check import FLOAT32_TOLERANCE, require_sane, run_checks, tolerance_for
 from reranker.errors import StartupCheckError

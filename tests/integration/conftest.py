@@ -1,4 +1,7 @@
-"""Starts the real service, as a user does: `reranker serve`, its own Ray, its own vLLM, a free port."""
+"""Starts the real service, as a user does: `reranker serve`, its own Ray, its own vLLM, a free port.
+
+Most tests share one such process, the `cluster`: each configuration is deployed into its Ray when a test needs it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,9 @@ import yaml
 from reranker.search.embedding import SIMULATED
 from tests.indexes import DOCUMENTS, build
 from tests.integration.collector import Collector
-from tests.integration.sharing import pytest_collection_modifyitems, pytest_runtest_teardown, shared
 
-__all__ = ["pytest_collection_modifyitems", "pytest_runtest_teardown"]
+SHARED = ("watched", "service", "simulated", "narrow")
+"""Fixtures that several files use. Their tests run in this order; the last three are configurations of the cluster."""
 
 ROOT = Path(__file__).parents[2]
 TLS = ssl.create_default_context()
@@ -61,6 +64,8 @@ class Service:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
+        self.folder = log.parent
+        """Where the files of its configuration are."""
         command = [
             str(Path(sys.executable).parent / "reranker"),
             "serve",
@@ -74,12 +79,18 @@ class Service:
         environment = os.environ | {"RAY_AUTH_TOKEN": self._ray_token}
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
-        self.headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=self.url, timeout=120, headers=self.headers, verify=TLS)
+        self._http = httpx.Client(base_url=self.url, timeout=120, verify=TLS)
+        self.headers: dict[str, str] = {}
+        self._use_key(key)
         self.startup_answers: list[tuple[int, str]] = []
         """Status and content type of every answer of /health, from the first that came."""
         self.startup_stages: set[str] = set()
         """What its replicas were doing meanwhile, as /health said."""
+
+    def _use_key(self, key: str | None) -> None:
+        self.headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http.headers.pop("authorization", None)
+        self._http.headers.update(self.headers)
 
     def wait_until_ready(self, replicas: int = 1) -> None:
         """Poll /health until it is 200 with so many replicas."""
@@ -129,11 +140,11 @@ class Service:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def replica_processes(self, deployment: str = "EngineReplica") -> set[psutil.Process]:
-        """Those of them that are a replica of this deployment."""
+        """Those of them that are a replica of this deployment; "" for those of all."""
         found = set()
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                if f"ServeReplica:reranker:{deployment}" in " ".join(process.cmdline()):
+                if re.search(rf"ServeReplica:\w+:{deployment}", " ".join(process.cmdline())):
                     found.add(process)
         return found
 
@@ -145,6 +156,26 @@ class Service:
         while (status := self._ray("GET").json()["applications"]["reranker"]["status"]) != "RUNNING":
             assert time.monotonic() < deadline, status
             time.sleep(0.2)
+
+    def replace(self, config: dict[str, Any], folder: Path, key: str | None = None) -> None:
+        """End what is deployed, then deploy another configuration into the same Ray.
+
+        Args:
+            config: What to deploy.
+            folder: For its files.
+            key: API key to ask it with.
+        """
+        config["http_options"]["port"] = self.port
+        self._ray("PUT", config | {"applications": []})
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while left := self.replica_processes(""):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+        self.folder = folder
+        self._use_key(key)
+        self.startup_answers.clear()
+        self.startup_stages.clear()
+        self._ray("PUT", config)
 
     def _ray(self, method: str, config: dict[str, Any] | None = None) -> httpx.Response:
         """Ask the dashboard of this service's Ray about its applications."""
@@ -194,12 +225,10 @@ def configuration(
     if not ui:
         config["applications"] = [application]
     if replicas is not None:
-        [deployment] = [one for one in application["deployments"] if one["name"] == "EngineReplica"]
-        del deployment["autoscaling_config"]
-        deployment["num_replicas"] = replicas
-    for deployment in application["deployments"]:
-        if deployment["name"] == "Ingress":
-            deployment["num_replicas"] = ingresses
+        engine = deployment(config, "EngineReplica")
+        del engine["autoscaling_config"]
+        engine["num_replicas"] = replicas
+    deployment(config, "Ingress")["num_replicas"] = ingresses
     if args is not None:
         application["args"] = args
     if simulated is not None:
@@ -207,48 +236,103 @@ def configuration(
     return config
 
 
+def deployment(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A deployment's part of a configuration, to be changed."""
+    found: list[dict[str, Any]] = [one for one in config["applications"][0]["deployments"] if one["name"] == name]
+    return found[0]
+
+
+def _replicas(config: dict[str, Any]) -> int:
+    """Engine replicas that a configuration begins with."""
+    engine = deployment(config, "EngineReplica")
+    return int(engine.get("num_replicas") or engine["autoscaling_config"]["min_replicas"])
+
+
 @contextlib.contextmanager
-def running(
-    folder: Path,
-    replicas: int | None = None,
-    args: dict[str, Any] | None = None,
-    simulated: dict[str, Any] | None = None,
-    key: str | None = None,
-    ingresses: int = 1,
-    logging_config: dict[str, Any] | None = None,
-    ui: bool = False,
-) -> Iterator[Service]:
-    """Run the service with a changed configuration; see `configuration`.
+def started(config: dict[str, Any], folder: Path, key: str | None = None) -> Iterator[Service]:
+    """A service with a Ray of its own, while the block lasts.
 
     Args:
+        config: See `configuration`.
         folder: For its configuration and log.
-        replicas: See there.
-        args: See there.
-        simulated: See there.
         key: API key to ask it with.
-        ingresses: See there.
-        ui: See there.
-        logging_config: Ray Serve's, added to that of the configuration.
     """
     path = folder / "serve_config.yaml"
-    config = configuration(replicas, args, simulated, ingresses, ui)
-    config["logging_config"] |= logging_config or {}
     path.write_text(yaml.safe_dump(config))
     service = Service(path, folder / "service.log", key)
     try:
-        service.wait_until_ready(replicas or 1)
+        service.wait_until_ready(_replicas(config))
         yield service
     finally:
         service.stop()
 
 
+class Cluster:
+    """One Ray for the tests of a session; configurations are deployed into it one after the other."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._ends = contextlib.ExitStack()
+        self._service: Service | None = None
+        self._name = ""
+
+    def serve(self, name: str, configure: Callable[[Path], dict[str, Any]], key: str | None = None) -> Service:
+        """Have a configuration served, unless it is what is served already.
+
+        Args:
+            name: Of the configuration.
+            configure: Gives it, and writes its files into a folder.
+            key: API key to ask it with.
+        """
+        if name == self._name and self._service is not None:
+            return self._service
+        folder = self._folders.mktemp(name)
+        config, self._name = configure(folder), ""
+        if self._service is None:
+            self._service = self._ends.enter_context(started(config, folder, key))
+        else:
+            try:
+                self._service.replace(config, folder, key)
+                self._service.wait_until_ready(_replicas(config))
+            except BaseException:
+                self.stop()  # the next one starts anew
+                raise
+        self._name = name
+        return self._service
+
+    def stop(self) -> None:
+        """Stop Ray and all that it runs."""
+        self._name, self._service = "", None
+        self._ends.close()
+
+
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service as `make serve` starts it, shared by all tests that change nothing in it.
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Started with the first configuration that a test asks for."""
+    cluster = Cluster(tmp_path_factory)
+    yield cluster
+    cluster.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the tests by what is deployed for them; first come those that share nothing."""
+
+    def deployed(item: pytest.Item) -> list[int]:
+        used = [number for number, name in enumerate(SHARED) if name in getattr(item, "fixturenames", ())]
+        if len(set(used) - {0}) > 1:
+            raise pytest.UsageError(f"{item.nodeid} asks for two configurations; the cluster has one at a time")
+        return used
+
+    items.sort(key=deployed)
+
+
+@pytest.fixture(scope="module")
+def service(cluster: Cluster) -> Service:
+    """The service as `make serve` starts it, for all tests that change nothing in it.
 
     It is not scaled: on a slow machine the tests would be work for two.
     """
-    yield from shared("service", running(tmp_path_factory.mktemp("service"), replicas=1, ui=True))
+    return cluster.serve("service", lambda _: configuration(replicas=1, ui=True))
 
 
 @pytest.fixture(scope="session")
@@ -258,40 +342,45 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@pytest.fixture(scope="session")
-def simulated(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
-    """Four simulated replicas of 10,000 tokens a second each, shared by all tests that change nothing in it.
+@pytest.fixture(scope="module")
+def simulated(cluster: Cluster, collector: Collector) -> Service:
+    """Four simulated replicas of 10,000 tokens a second each, for all tests that change nothing in it.
 
-    Requests are traced whose caller says so; its logs are JSON, in the folder `logs` beside its log. It searches two
-    indexes: `books` has vectors, of a simulated model, `plain` has none.
+    Requests are traced whose caller says so; its logs are JSON, in its folder's `logs`. It searches two indexes:
+    `books` has vectors, of a simulated model, `plain` has none.
     """
-    folder = tmp_path_factory.mktemp("simulated")
-    indexes = {
-        name: {"path": str(build(folder / name, DOCUMENTS, vectors=name == "books"))} for name in ("books", "plain")
-    }
-    args = {
-        "engine": {"max_batch_tokens": 1_000, "lora_adapters": {"medical": "simulated"}},
-        "admission": {"max_queue_s": 60},
-        "tracing": {"exporter": "otlp", "endpoint": collector.url, "sample_ratio": 0},
-        "observability": {"slow_request_s": SLOW_S},
-        "search": {"indexes": indexes, "embedding": {"model": SIMULATED}},
-    }
-    logging_config = {"encoding": "JSON", "logs_dir": str(folder / "logs")}
-    costs = {"tokens_per_s": 10_000}
-    service = running(folder, replicas=4, args=args, simulated=costs, logging_config=logging_config)
-    yield from shared("simulated", service)
+
+    def configure(folder: Path) -> dict[str, Any]:
+        indexes = {
+            name: {"path": str(build(folder / name, DOCUMENTS, vectors=name == "books"))} for name in ("books", "plain")
+        }
+        args = {
+            "engine": {"max_batch_tokens": 1_000, "lora_adapters": {"medical": "simulated"}},
+            "admission": {"max_queue_s": 60},
+            "tracing": {"exporter": "otlp", "endpoint": collector.url, "sample_ratio": 0},
+            "observability": {"slow_request_s": SLOW_S},
+            "search": {"indexes": indexes, "embedding": {"model": SIMULATED}},
+        }
+        config = configuration(replicas=4, args=args, simulated={"tokens_per_s": 10_000})
+        config["logging_config"] |= {"encoding": "JSON", "logs_dir": str(folder / "logs")}
+        return config
+
+    return cluster.serve("simulated", configure)
 
 
-@pytest.fixture(scope="session")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def narrow(cluster: Cluster) -> Service:
     """One such replica, with low limits, API keys, and an index for one tab of the playground; shared as well."""
-    folder = tmp_path_factory.mktemp("narrow")
-    (folder / "keys.yaml").write_text(NARROW_KEYS)
-    args: dict[str, Any] = {
-        "engine": {"max_batch_tokens": 1_000},
-        "admission": {"max_queue_s": 2, "max_tokens_in_flight": NARROW_TOKENS},
-        "limits": {"timeout_s": NARROW_TIMEOUT_S, "receive_timeout_s": 2},
-        "access": {"keys_file": str(folder / "keys.yaml")},
-        "search": {"indexes": {"docs": {"path": str(build(folder / "docs", DOCUMENTS, vectors=False))}}},
-    }
-    yield from shared("narrow", running(folder, 1, args, {"tokens_per_s": 10_000}, NARROW_KEY, ui=True))
+
+    def configure(folder: Path) -> dict[str, Any]:
+        (folder / "keys.yaml").write_text(NARROW_KEYS)
+        args: dict[str, Any] = {
+            "engine": {"max_batch_tokens": 1_000},
+            "admission": {"max_queue_s": 2, "max_tokens_in_flight": NARROW_TOKENS},
+            "limits": {"timeout_s": NARROW_TIMEOUT_S, "receive_timeout_s": 2},
+            "access": {"keys_file": str(folder / "keys.yaml")},
+            "search": {"indexes": {"docs": {"path": str(build(folder / "docs", DOCUMENTS, vectors=False))}}},
+        }
+        return configuration(1, args, {"tokens_per_s": 10_000}, ui=True)
+
+    return cluster.serve("narrow", configure, NARROW_KEY)

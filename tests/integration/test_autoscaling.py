@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import ValidationError
 from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
 from ray.serve.config import AutoscalingContext
 
 from deployments.autoscaling import QueueTime
-from tests.integration.conftest import Service, configuration
+from tests.integration.conftest import Cluster, configuration, deployment
 from tests.integration.traffic import RankedList, Traffic, wait_until
 
 POLICY = {
@@ -72,61 +68,50 @@ def test_from_zero_a_list_that_waits_brings_a_replica(queued: float, wanted: int
     assert QueueTime()(context) == (wanted, {})
 
 
-def _scaled(config: dict[str, Any], name: str, autoscaling: dict[str, Any]) -> dict[str, Any]:
+def _scale(config: dict[str, Any], name: str, autoscaling: dict[str, Any]) -> dict[str, Any]:
     """Have a deployment's replicas follow the work; gives its part of the configuration."""
-    found: list[dict[str, Any]] = [one for one in config["applications"][0]["deployments"] if one["name"] == name]
-    [deployment] = found
-    deployment.pop("num_replicas", None)
-    deployment["autoscaling_config"] = copy.deepcopy(autoscaling)  # else YAML has anchors
-    return deployment
+    scaled = deployment(config, name)
+    scaled.pop("num_replicas", None)
+    scaled["autoscaling_config"] = copy.deepcopy(autoscaling)  # else YAML has anchors
+    return scaled
 
 
-@contextlib.contextmanager
-def _started(config: dict[str, Any], folder: Path) -> Iterator[Service]:
-    path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    service = Service(path, folder / "service.log")
-    try:
-        service.wait_until_ready(1)
-        yield service
-    finally:
-        service.stop()
-
-
-def test_replicas_come_with_the_work_and_go_without_it(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_replicas_come_with_the_work_and_go_without_it(cluster: Cluster) -> None:
     """Real Serve, its own controller: 12 lists at a time of 1 s each for one engine; then nothing, and the last goes.
 
     One more list is refused, but one is started for it.
     """
     args = {"admission": {"max_queue_s": 60}}  # none is to be refused, however late the second replica is
     config = configuration(args=args, simulated={"tokens_per_s": 10_000})
-    engine = _scaled(config, "EngineReplica", AUTOSCALING)
-    with _started(config, tmp_path) as service:
-        lists = [RankedList.simulated(number, 300) for number in range(12)]
-        with Traffic(service, lists) as traffic:
-            wait_until(lambda: len(service.replica_processes()) == 3)
-            service.wait_until_ready(3)
-            traffic.wait_for(12)
-        assert traffic.problems == []
-        wait_until(lambda: len(service.replica_processes()) == 1, timeout_s=120)
-        engine["autoscaling_config"] = AUTOSCALING | {"min_replicas": 0}
-        service.deploy(config)
-        wait_until(lambda: not service.replica_processes(), timeout_s=120)
-        assert service.post(lists[0].query, lists[0].documents).status_code == 503
-        service.wait_until_ready(1)
-        assert lists[0].problem(service.post(lists[0].query, lists[0].documents)) is None
+    engine = _scale(config, "EngineReplica", AUTOSCALING)
+    service = cluster.serve("replicas follow", lambda _: config)
+    lists = [RankedList.simulated(number, 300) for number in range(12)]
+    with Traffic(service, lists) as traffic:
+        wait_until(lambda: len(service.replica_processes()) == 3)
+        service.wait_until_ready(3)
+        traffic.wait_for(12)
+    assert traffic.problems == []
+    wait_until(lambda: len(service.replica_processes()) == 1, timeout_s=120)
+    engine["autoscaling_config"] = AUTOSCALING | {"min_replicas": 0}
+    service.deploy(config)
+    wait_until(lambda: not service.replica_processes(), timeout_s=120)
+    assert service.post(lists[0].query, lists[0].documents).status_code == 503
+    service.wait_until_ready(1)
+    assert lists[0].problem(service.post(lists[0].query, lists[0].documents)) is None
 
 
-def test_ingress_replicas_come_with_their_work_and_go_without_it(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_ingress_replicas_come_with_their_work_and_go_without_it(cluster: Cluster) -> None:
     """An engine that is never the limit: what the lists cost is a core of the ingress's. No list is lost with one."""
     config = configuration(1, args={"cache": {"enabled": False}}, simulated={"tokens_per_s": 2_000_000})
     kwargs = {"utilization": 0.6, "keep_s": 5}
-    _scaled(config, "Ingress", AUTOSCALING | {"max_replicas": 2, "policy": POLICY | {"policy_kwargs": kwargs}})
-    with _started(config, tmp_path) as service:
-        with Traffic(service, [RankedList.simulated(number, 300) for number in range(8)]) as much:
-            wait_until(lambda: len(service.replica_processes("Ingress")) == 2)
-            much.wait_for(8)
-        with Traffic(service, [RankedList.simulated(0, 3)], clients=1) as little:
-            wait_until(lambda: len(service.replica_processes("Ingress")) == 1)
-            little.wait_for(8)
-        assert much.problems + little.problems == []
+    _scale(config, "Ingress", AUTOSCALING | {"max_replicas": 2, "policy": POLICY | {"policy_kwargs": kwargs}})
+    service = cluster.serve("ingresses follow", lambda _: config)
+    with Traffic(service, [RankedList.simulated(number, 300) for number in range(8)]) as much:
+        wait_until(lambda: len(service.replica_processes("Ingress")) == 2)
+        much.wait_for(8)
+    with Traffic(service, [RankedList.simulated(0, 3)], clients=1) as little:
+        wait_until(lambda: len(service.replica_processes("Ingress")) == 1)
+        little.wait_for(8)
+    assert much.problems + little.problems == []

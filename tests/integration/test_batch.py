@@ -11,9 +11,12 @@ from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from tests.integration.conftest import Service, configuration
+
+pytestmark = pytest.mark.slow
 
 ROWS, PARTITION_ROWS = 1_200, 100
 QUERIES = ["capital of China", "什么是重力?", "how tall is a tree"]

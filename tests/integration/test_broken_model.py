@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 
 from tests.broken_models import broken_copy, clear_yes_and_no, swap_yes_and_no
@@ -38,6 +39,7 @@ def test_check_refuses_a_broken_model_with_its_cause(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_service_with_a_broken_model_takes_no_traffic_says_why_and_ends(
     tmp_path: Path,
 ) -> None:

@@ -67,7 +67,7 @@ def test_client_gets_in_with_a_key_and_is_told_when_it_has_none(narrow: Service)
 
 
 def test_key_is_exchanged_without_a_restart(narrow: Service) -> None:
-    file = narrow.log.parent / "keys.yaml"
+    file = narrow.folder / "keys.yaml"
     new = {"authorization": "Bearer the-next-key"}
     assert httpx.get(f"{narrow.url}/info", headers=new).status_code == 401
     try:

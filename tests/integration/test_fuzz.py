@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import fuzz
 from tests.integration.conftest import ROOT, Service
+
+pytestmark = pytest.mark.slow
 
 
 async def test_odd_and_broken_bodies_are_answered(simulated: Service) -> None:

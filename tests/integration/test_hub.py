@@ -12,7 +12,9 @@ from threading import Thread
 import pytest
 
 from reranker.model.checkpoint import DEMO_MODEL
-from tests.integration.conftest import running
+from tests.integration.conftest import configuration, started
+
+pytestmark = pytest.mark.slow
 
 HUB_ID = "some-team/lexical-reranker"
 COMMIT = hashlib.sha1(b"the only commit").hexdigest()  # noqa: S324 - a git commit's form
@@ -78,7 +80,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def test_model_from_the_hub_is_served(hub: list[str], tmp_path: Path) -> None:
     args = {"model": {"name": HUB_ID, "dtype": "float32"}}
-    with running(tmp_path, args=args) as service:
+    with started(configuration(args=args), tmp_path) as service:
         answer = service.rerank("capital of China", ["Gravity attracts.", "Beijing is the capital of China."], top_n=1)
     assert answer["model"] == HUB_ID
     assert answer["results"][0]["index"] == 1

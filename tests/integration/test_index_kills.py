@@ -16,6 +16,8 @@ import pytest
 from reranker.search.first_stages import check_integrity, first_stages
 from reranker.search.index import IndexFolder, IndexReader
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 DOCUMENTS = 3_000
 COMMAND = [str(Path(sys.executable).parent / "reranker"), "index", "build"]

@@ -15,21 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
 
 from reranker.model.checkpoint import DEMO_MODEL
-from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, free_port, running
+from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, free_port, started
 
 RERANKER = str(Path(sys.executable).parent / "reranker")
 
 
+@pytest.mark.slow
 def test_stop_with_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     """`stop` looks for what is left, here and in every other test; those stop their services with SIGTERM."""
-    with running(tmp_path, simulated={}) as service:
+    with started(configuration(simulated={}), tmp_path) as service:
         assert len(service.processes()) > 5
         assert service.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_stop_during_the_start_leaves_no_process_behind(tmp_path: Path) -> None:
     service = Service(ROOT / "serve_config.yaml", tmp_path / "service.log")
     deadline = time.monotonic() + 60
@@ -62,6 +65,7 @@ def test_unknown_model_is_said_before_anything_starts() -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_application_that_cannot_be_imported_ends_the_start(tmp_path: Path) -> None:
     """Ray Serve itself would wait for ever for somebody to deploy a better one."""
     config = configuration(replicas=1, simulated={})
@@ -71,6 +75,7 @@ def test_application_that_cannot_be_imported_ends_the_start(tmp_path: Path) -> N
     assert "correct import_path" in said
 
 
+@pytest.mark.slow
 def test_start_shows_its_own_lines_and_logs_the_rest(tmp_path: Path) -> None:
     """At an IPv6 address."""
     config = tmp_path / "serve_config.yaml"
@@ -96,6 +101,7 @@ def test_start_shows_its_own_lines_and_logs_the_rest(tmp_path: Path) -> None:
     assert "Deployed app 'reranker'" in log.read_text() or "ServeReplica" in log.read_text()
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_the_last_thing_said(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(DEMO_MODEL, model)
@@ -104,11 +110,13 @@ def test_damaged_weights_are_the_last_thing_said(tmp_path: Path) -> None:
     assert "The weights are damaged" in said
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_the_last_thing_said(tmp_path: Path) -> None:
     said = _refused(tmp_path, configuration(replicas=1, args={"engine": {"cpu_kv_cache_gib": 1_000_000}}))
     assert "engine.cpu_kv_cache_gib" in said
 
 
+@pytest.mark.slow
 def test_ray_that_cannot_start_is_the_last_thing_said(tmp_path: Path) -> None:
     said = _refused(tmp_path, configuration(replicas=1, simulated={}), RAY_TMPDIR="/proc/none")
     assert said.startswith("reranker: Ray cannot start: ")

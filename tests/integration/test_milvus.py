@@ -16,7 +16,7 @@ from reranker.search.filters import read_filter
 from reranker.search.first_stages import Milvus, Query
 from tests.indexes import DOCUMENTS, SimulatedEmbedder
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.integration.conftest import Service, running
+from tests.integration.conftest import Cluster, Service, configuration
 from tests.integration.traffic import QUERY, RankedList, Traffic, documents, scores_of, wait_until
+
+pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
 """Not ==: the order of float32 sums differs with what else is in a batch."""
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def two(cluster: Cluster) -> Service:
     """Two replicas with vLLM and the demo model, which nothing is remembered of: every list is to be scored."""
-    with running(tmp_path_factory.mktemp("two"), replicas=2, args={"cache": {"enabled": False}}) as service:
-        yield service
+    return cluster.serve("two", lambda _: configuration(2, args={"cache": {"enabled": False}}))
 
 
 def test_list_split_over_two_replicas_equals_its_parts_on_one(two: Service) -> None:

@@ -63,7 +63,7 @@ def test_wrong_searches_are_refused_as_everywhere(client: httpx.Client) -> None:
 
 def test_a_replaced_index_is_served_and_a_lost_replica_replaced(client: httpx.Client, simulated: Service) -> None:
     version = _search(client, index="plain")["version"]
-    build(simulated.log.parent / "plain", [*DOCUMENTS, {"id": "new", "text": "a captain"}], vectors=False)
+    build(simulated.folder / "plain", [*DOCUMENTS, {"id": "new", "text": "a captain"}], vectors=False)
     deadline_s = time.monotonic() + 60
     while (answer := _search(client, index="plain"))["version"] == version:
         assert time.monotonic() < deadline_s, "the newer version is not served"

@@ -6,16 +6,17 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.conftest import TLS, Service, running
+from tests.integration.conftest import TLS, Cluster, Service, configuration
 from tests.integration.traffic import RankedList, Traffic, wait_until
-from tests.redis_server import PROGRAM, RedisServer
+from tests.redis_server import RedisServer
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no redis-server here: apt-get install redis-server")
+pytestmark = pytest.mark.slow
 
 ADMIN, TEAM, FEW = "key-of-the-operator", "key-of-the-team", "key-of-few"
 LISTS = [RankedList.simulated(number, 40) for number in range(12)]
@@ -52,19 +53,21 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """Without memory of their own, so that Redis is asked for every list; on a slow machine it may take its time."""
-    folder = tmp_path_factory.mktemp("shared")
-    (folder / "keys.yaml").write_text(
-        f"operator: {{key: {ADMIN}, admin: true}}\nteam: {TEAM}\nfew: {{key: {FEW}, tokens_per_minute: 60}}\n"
-    )
-    with RedisServer(folder) as redis:
-        args = {
-            "cache": {"enabled": True, "memory_mib": 0, "redis": {"url": redis.url, "budget_s": 0.5}},
-            "access": {"keys_file": str(folder / "keys.yaml")},
-        }
-        with running(folder, 2, args, {"tokens_per_s": 100_000}, ADMIN, ingresses=2) as service:
-            yield Shared(service, redis)
+    with RedisServer(tmp_path_factory.mktemp("redis")) as redis:
+
+        def configure(folder: Path) -> dict[str, Any]:
+            (folder / "keys.yaml").write_text(
+                f"operator: {{key: {ADMIN}, admin: true}}\nteam: {TEAM}\nfew: {{key: {FEW}, tokens_per_minute: 60}}\n"
+            )
+            args = {
+                "cache": {"enabled": True, "memory_mib": 0, "redis": {"url": redis.url, "budget_s": 0.5}},
+                "access": {"keys_file": str(folder / "keys.yaml")},
+            }
+            return configuration(2, args, {"tokens_per_s": 100_000}, ingresses=2)
+
+        yield Shared(cluster.serve("shared cache", configure, ADMIN), redis)
 
 
 def test_replicas_share_their_hits(shared: Shared) -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
 import pytest
 
-from tests.integration.conftest import Service, configuration, running
+from tests.integration.conftest import Cluster, Service, configuration, deployment
 from tests.integration.traffic import RankedList, Traffic, wait_until
+
+pytestmark = pytest.mark.slow
 
 REPLICAS = 4
 SLOW = {"tokens_per_s": 10_000}
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def fleet(cluster: Cluster) -> Service:
     """Four simulated replicas that may be killed; each test leaves as many."""
-    with running(tmp_path_factory.mktemp("fleet"), replicas=REPLICAS, simulated=SLOW) as service:
-        yield service
+    return cluster.serve("fleet", lambda _: configuration(REPLICAS, simulated=SLOW))
 
 
 def _names(service: Service) -> set[str]:
@@ -53,8 +53,8 @@ def test_killed_replicas_cost_no_request_and_no_score(fleet: Service) -> None:
 def test_engines_that_fail_are_replaced_and_cost_no_request(fleet: Service) -> None:
     """One step in twenty fails, and its replica ends by itself: not one that answers fast, with errors."""
     config = configuration(REPLICAS, simulated={"failure_rate": 0.05})
-    for deployment in config["applications"][0]["deployments"]:
-        deployment["rolling_update_percentage"] = 1  # all at once: nobody uses it now
+    for name in ("Ingress", "EngineReplica"):
+        deployment(config, name)["rolling_update_percentage"] = 1  # all at once: nobody uses it now
     fleet.deploy(config)
     fleet.wait_until_ready(REPLICAS)
     lists = [RankedList.simulated(number, 50) for number in range(4)]

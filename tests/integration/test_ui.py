@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser import PHONE, Visitor, visitor
 from tests.integration.conftest import Service
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 HOSTILE = "<img src=x onerror=document.title='pwned'><b>bold</b> ${document.title='pwned'} {{value}}"
 PATIENCE_MS = 30_000
 

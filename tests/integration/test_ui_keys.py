@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from tests.integration.conftest import NARROW_KEY, Service
 from tests.integration.test_ui import button, person_at, ranked
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> None:

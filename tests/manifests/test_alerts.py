@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.manifests.conftest import ROOT, objects
+from tests.programs import program
 
 CASES = Path(__file__).with_name("alerts_test.yaml")
 
@@ -28,7 +29,7 @@ def _alerts() -> list[dict[str, Any]]:
 
 def _promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "rules.yaml").write_text(yaml.safe_dump(_rules()))
-    return subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run([program("promtool"), *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_promtool_finds_nothing_wrong_with_the_rules(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from deployments.autoscaling import GAUGES
 from reranker import metrics
 from reranker.engine import metrics as engine_metrics
-from reranker.node_metrics import metrics_of
+from reranker.metrics import metrics_of
 from tests.manifests.conftest import ROOT, objects, pod_templates, ray_service
 
 

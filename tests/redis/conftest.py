@@ -6,24 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
 from reranker.cache.entry import Entry
 from reranker.cache.redis import RedisLink, RedisStore, redis_client
 from reranker.config import RedisConfig
-from tests.redis_server import PROGRAM, redis_server
+from tests.redis_server import redis_server
 
 __all__ = ["redis_server"]
 
 LIST = b"list no1"
 ENTRIES = {LIST + bytes([number]) * 16: Entry(bytes([number]) * 4 + b"\0\0\x80?") for number in range(20)}
 KEYS = list(ENTRIES)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "/tests/redis/" in str(item.path) and PROGRAM is None:
-            item.add_marker(pytest.mark.skip(reason="no redis-server here: apt-get install redis-server"))
 
 
 @asynccontextmanager

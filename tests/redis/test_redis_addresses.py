@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from reranker.cache.redis import PASSWORD_VARIABLE
 from reranker.config import RedisConfig
 from reranker.errors import QuotaExceededError
 from reranker.types import Caller
+from tests.programs import certificate
 from tests.redis.conftest import ENTRIES, KEYS, fill, store_on
 from tests.redis_server import RedisServer
 
@@ -61,18 +61,8 @@ async def test_password_alone(tmp_path: Path) -> None:
         await _works(server.url, PASSWORD)
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for this machine, signed by itself, and its key."""
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=redis"]
-    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
-    subprocess.run(make, check=True, capture_output=True)
-    return certificate, key
-
-
-async def test_tls_with_our_own_certificate_authority(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    signed, key = certificate
+async def test_tls_with_our_own_certificate_authority(tmp_path: Path) -> None:
+    signed, key = certificate(tmp_path)
     files = ("--tls-cert-file", str(signed), "--tls-key-file", str(key), "--tls-ca-cert-file", str(signed))
     with RedisServer(tmp_path, *files, tls_port=True) as server:
         url = f"rediss://127.0.0.1:{server.port}/0"

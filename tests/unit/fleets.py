@@ -10,7 +10,11 @@ from typing import TypeAlias
 import numpy as np
 
 from reranker.ranking.placement import Placement
+from reranker.ranking.scatter import Dispatch, Scatter
+from reranker.record import RequestRecord, ShardRecord
 from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardTerms
+
+HEAD = np.array([1, 2, 3], dtype=np.int32)
 
 
 @dataclass(slots=True)
@@ -106,3 +110,45 @@ class FakeFleet:
         assert self.placement.shards_in_flight == 0
         assert sum(self.placement.shortlist(1).loads) == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def one_pair_shards(count: int) -> list[Shard]:
+    """Shards of one pair each; the document of shard i has i + 1 tokens."""
+    empty = HEAD[:0]
+    return [Shard(HEAD, empty, np.zeros(i + 1, dtype=np.int32), np.array([0, i + 1])) for i in range(count)]
+
+
+@dataclass
+class Gathered:
+    """What came back of a list, and what it took."""
+
+    answers: list[ShardScores | None]
+    record: RequestRecord
+
+    @property
+    def retries(self) -> int:
+        return self.record.retries
+
+    @property
+    def hedges(self) -> int:
+        return self.record.hedges
+
+
+async def gather(
+    scatter: Scatter,
+    shards: int,
+    timeout_s: float = 5.0,
+    *,
+    allow_partial: bool = False,
+    records: Sequence[ShardRecord] | None = None,
+) -> Gathered:
+    """Send a list, and see that nothing is left behind, however it ends."""
+    record = RequestRecord()
+    record.shards = list(records) if records is not None else [ShardRecord() for _ in range(shards)]
+    dispatch = Dispatch(asyncio.get_running_loop().time() + timeout_s, weight=2.0, allow_partial=allow_partial)
+    try:
+        return Gathered(await scatter.gather(one_pair_shards(shards), record.shards, dispatch), record)
+    finally:
+        scatter.check_integrity(0)
+        assert isinstance(scatter.fleet, FakeFleet)
+        scatter.fleet.require_idle()

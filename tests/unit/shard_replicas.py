@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+
+import pytest
 
 from reranker.transport.server import ShardServer
 from reranker.types import EngineScores, Shard, ShardScores, ShardTerms
@@ -32,6 +34,14 @@ class Replica:
         if self.fails is not None:
             raise self.fails
         return ShardScores(lengths(one), "replica")
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[Replica]:
+    replica = Replica()
+    yield replica
+    replica.gate.set()
+    await replica.server.drain()
 
 
 def lengths(one: Shard) -> EngineScores:

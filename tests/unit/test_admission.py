@@ -78,6 +78,20 @@ def test_estimate_alone_is_no_reason_for_413(admission: Admission) -> None:
             permit.grow(CAP + 1)
 
 
+def test_lists_of_one_request_share_a_permit(admission: Admission) -> None:
+    """The estimate holds until the last of them is rendered; then their sum does."""
+    with admission.permit(4_000, "interactive", PLENTY_S, NOBODY_KNOWS, lists=2) as permit:
+        permit.resize(10, 0)
+        permit.grow(20, 1)
+        assert permit.tokens == 1_000
+        permit.grow(1_500, 1)
+        assert permit.tokens == 1_510
+        permit.resize(1_600, 1)
+        assert permit.tokens == admission.tokens_in_flight == 1_610
+        with pytest.raises(RequestTooLargeError):
+            permit.grow(CAP, 1)
+
+
 def test_list_is_let_in_until_the_queue_is_as_long_as_allowed(admission: Admission, stack: ExitStack) -> None:
     """Nine tenths of 5 s at 1,000 tokens a second: one more at 4,500 queued, none at 4,501."""
     permit = _let_in(admission, stack, 4_500)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reranker.cache.lookup import Statistics
+from reranker.cache import Statistics
 from reranker.cache.score_cache import report
 
 

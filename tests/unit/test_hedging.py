@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 
 from reranker.config import ScatterConfig
 from reranker.errors import ReplicaLostError
 from reranker.ranking import scatter as scattering
-from reranker.ranking.scatter import Dispatch, Scatter
-from reranker.record import RequestRecord, ShardRecord
-from reranker.types import EngineScores, Shard, ShardScores
-from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
+from reranker.ranking.scatter import Scatter
+from reranker.record import ShardRecord
+from reranker.types import EngineScores
+from tests.unit.fleets import (
+    Act,
+    Call,
+    FakeFleet,
+    by_length,
+    gather,
+    movable_clock,
+    never,
+    scores,
+)
 
-HEAD = np.array([1, 2, 3], dtype=np.int32)
 AT_ONCE = ScatterConfig(hedge_after=1.001)
 
 
@@ -25,47 +30,6 @@ AT_ONCE = ScatterConfig(hedge_after=1.001)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard is late after a millisecond: the doubles answer at once."""
     monkeypatch.setattr(scattering, "_LEAST_LAG_S", 0.001)
-
-
-def _shards(count: int) -> list[Shard]:
-    empty = HEAD[:0]
-    return [Shard(HEAD, empty, np.zeros(i + 1, dtype=np.int32), np.array([0, i + 1])) for i in range(count)]
-
-
-@dataclass
-class Gathered:
-    """What came back, and what it took."""
-
-    answers: list[ShardScores | None]
-    record: RequestRecord
-
-    @property
-    def retries(self) -> int:
-        return self.record.retries
-
-    @property
-    def hedges(self) -> int:
-        return self.record.hedges
-
-
-async def _gather(
-    scatter: Scatter,
-    shards: int,
-    timeout_s: float = 5.0,
-    *,
-    allow_partial: bool = False,
-    records: Sequence[ShardRecord] | None = None,
-) -> Gathered:
-    """Send a list, and see that nothing is left behind, however it ends."""
-    record = RequestRecord()
-    record.shards = list(records) if records is not None else [ShardRecord() for _ in range(shards)]
-    dispatch = Dispatch(asyncio.get_running_loop().time() + timeout_s, weight=2.0, allow_partial=allow_partial)
-    try:
-        return Gathered(await scatter.gather(_shards(shards), record.shards, dispatch), record)
-    finally:
-        scatter.check_integrity(0)
-        assert isinstance(scatter.fleet, FakeFleet)
-        scatter.fleet.require_idle()
 
 
 def _hanging(*calls: int) -> Act:
@@ -79,7 +43,7 @@ def _hanging(*calls: int) -> Act:
 
 async def test_shard_that_lags_behind_is_sent_to_a_second_replica_and_the_first_answer_counts() -> None:
     fleet, records = FakeFleet(4, _hanging(2)), [ShardRecord() for _ in range(3)]
-    gathered = await _gather(Scatter(fleet, AT_ONCE), 3, records=records)
+    gathered = await gather(Scatter(fleet, AT_ONCE), 3, records=records)
     assert [[(one.hedge, one.outcome) for one in record.attempts] for record in records] == [
         [(False, "answered")],
         [(False, "answered")],
@@ -106,7 +70,7 @@ async def test_slower_attempt_is_cancelled_at_once_and_not_when_the_list_ends() 
         return await by_length(call)
 
     fleet.act = act
-    gathered = await _gather(Scatter(fleet, ScatterConfig(hedge_after=1.001, hedge_ratio=0.01)), 4)  # one, no more
+    gathered = await gather(Scatter(fleet, ScatterConfig(hedge_after=1.001, hedge_ratio=0.01)), 4)  # one, no more
     assert all(gathered.answers)
     assert gathered.hedges == 1
 
@@ -123,7 +87,7 @@ async def test_first_replica_may_still_win_and_the_second_attempt_is_cancelled()
         return await by_length(call)
 
     fleet = FakeFleet(3, act)
-    gathered = await _gather(Scatter(fleet, AT_ONCE), 2)
+    gathered = await gather(Scatter(fleet, AT_ONCE), 2)
     assert gathered.answers[1] is not None
     assert gathered.answers[1].replica == fleet.calls[1].replica
     assert [call.cancelled for call in fleet.calls] == [False, False, True]
@@ -146,7 +110,7 @@ async def test_attempts_that_end_in_the_same_moment_count_once(second: str) -> N
     for _ in range(5):  # the order is that of a set
         now.clear()
         fleet = FakeFleet(3, act)
-        gathered = await _gather(Scatter(fleet, AT_ONCE), 2)
+        gathered = await gather(Scatter(fleet, AT_ONCE), 2)
         assert gathered.answers[1] is not None
         assert gathered.answers[1].replica in fleet.replicas_used[1:]
         assert (len(fleet.calls), gathered.retries, gathered.hedges) == (3, 0, 1)
@@ -155,7 +119,7 @@ async def test_attempts_that_end_in_the_same_moment_count_once(second: str) -> N
 async def test_no_shard_is_sent_a_third_time_for_being_late() -> None:
     fleet = FakeFleet(4, _hanging(1, 2))
     with pytest.raises(TimeoutError):
-        await _gather(Scatter(fleet, AT_ONCE), 2, 0.03)
+        await gather(Scatter(fleet, AT_ONCE), 2, 0.03)
     assert len(fleet.calls) == 3
 
 
@@ -163,7 +127,7 @@ async def test_nothing_is_late_while_most_shards_are_not_answered() -> None:
     """It is not this replica that is slow, then, but all of them."""
     fleet = FakeFleet(4, _hanging(1, 2))
     with pytest.raises(TimeoutError):
-        await _gather(Scatter(fleet, AT_ONCE), 3, 0.03)
+        await gather(Scatter(fleet, AT_ONCE), 3, 0.03)
     assert len(fleet.calls) == 3
 
 
@@ -171,7 +135,7 @@ async def test_whole_list_in_one_shard_is_never_sent_twice() -> None:
     """There is nothing to compare it with."""
     fleet = FakeFleet(2, never)
     with pytest.raises(TimeoutError):
-        await _gather(Scatter(fleet, AT_ONCE), 1, 0.03)
+        await gather(Scatter(fleet, AT_ONCE), 1, 0.03)
     assert len(fleet.calls) == 1
 
 
@@ -183,7 +147,7 @@ async def test_without_a_second_replica_or_when_switched_off_nothing_is_sent_twi
 ) -> None:
     fleet = FakeFleet(replicas, _hanging(1))
     with pytest.raises(TimeoutError):
-        await _gather(Scatter(fleet, config), 2, 0.03)
+        await gather(Scatter(fleet, config), 2, 0.03)
     assert len(fleet.calls) == 2
 
 
@@ -197,7 +161,7 @@ async def test_shards_sent_twice_are_bounded_over_all_lists() -> None:
     scatter = Scatter(fleet, ScatterConfig(hedge_after=1.001, hedge_ratio=0.02))  # 2 saved up, and one earned in 50
     for _ in range(10):
         with pytest.raises(TimeoutError):
-            await _gather(scatter, 2, 0.01)
+            await gather(scatter, 2, 0.01)
     assert len(fleet.calls) == 20 + 2
 
 
@@ -213,7 +177,7 @@ async def test_lost_replica_whose_shard_is_under_way_elsewhere_costs_no_retry() 
             await asyncio.sleep(0.002)
         return await by_length(call)
 
-    gathered = await _gather(Scatter(FakeFleet(3, act), AT_ONCE), 2)
+    gathered = await gather(Scatter(FakeFleet(3, act), AT_ONCE), 2)
     assert (gathered.hedges, gathered.retries) == (1, 0)
     assert all(gathered.answers)
 
@@ -231,6 +195,6 @@ async def test_shard_that_becomes_late_in_the_last_moment_does_not_end_the_wait_
 
     fleet = FakeFleet(3, act)
     config = ScatterConfig(hedge_after=1.001, reply_margin_s=60)  # a fifth of the time: 20 of 100 s
-    gathered = await _gather(Scatter(fleet, config), 2, 100, allow_partial=True)
+    gathered = await gather(Scatter(fleet, config), 2, 100, allow_partial=True)
     assert all(gathered.answers)
     assert len(fleet.calls) == 2

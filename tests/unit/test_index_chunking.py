@@ -40,6 +40,13 @@ def test_chunks_hold_the_whole_text_within_their_size(pieces: list[str], tokens:
     assert all(text[place].isspace() for place in range(len(text)) if place not in covered)
 
 
+def test_character_of_several_tokens_at_the_end_ends_the_last_chunk() -> None:
+    """The cut falls within the character: no token begins after it."""
+    text = "the capital \U0001f642"
+    tokens = len(TOKENIZER.encode(text, add_special_tokens=False)) - 1
+    assert [chunk.text for chunk in _chunks(text, tokens, 0)] == [text]
+
+
 def test_short_document_is_one_chunk_with_its_title_and_metadata() -> None:
     assert _chunks("  The capital.\n", 50, 5) == [Chunk("d", 0, "The capital.", 2, "T", {"k": 1})]
 

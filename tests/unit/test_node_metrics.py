@@ -17,16 +17,16 @@ from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.autoscaling import GAUGES
-from reranker import errors, metrics, node_metrics
+from reranker import errors, metrics
 from reranker.dialects import DIALECTS, PATHS
 from reranker.engine import metrics as engine_metrics
-from reranker.node_metrics import NODE_FOLDERS, NodeCollector, metrics_of
+from reranker.metrics import NODE_FOLDERS, NodeCollector, metrics_of
 
 COUNT = """
 import os, signal, sys
 from pathlib import Path
 from reranker import metrics
-from reranker.node_metrics import join_node, metrics_of
+from reranker.metrics import join_node, metrics_of
 def count(name, turns):
     join_node(Path(sys.argv[1]), name, metrics_of(metrics))
     for _ in range(turns):
@@ -111,7 +111,7 @@ def test_ended_processes_do_not_pile_up_and_nothing_that_they_counted_is_lost(no
     _kill_replicas(node, *(f"replica-{number}" for number in range(12)))
     living = Replica(node, "living")
     shown = _shown(node)
-    assert len(shown[TURNS]) <= node_metrics._KEPT_ENDED + 2
+    assert len(shown[TURNS]) <= metrics._KEPT_ENDED + 2
     assert sum(shown[TURNS].values()) == 130
     assert sum(v for k, v in shown["reranker_request_duration_seconds_count"].items() if "answered" in k) == 13
     assert len(list(node.glob("*/"))) == len(shown[TURNS])
@@ -130,7 +130,7 @@ def test_sum_of_ended_processes_never_rises_under_the_same_name(node: Path) -> N
 def test_adding_up_that_is_broken_off_counts_nothing_twice(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between writing the sum and removing what is in it, before or after the sum counts."""
     _kill_replicas(node, *(f"replica-{number}" for number in range(10)))
-    monkeypatch.setattr(node_metrics, "_KEPT_ENDED", 4)
+    monkeypatch.setattr(metrics, "_KEPT_ENDED", 4)
 
     def broken_off(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -139,9 +139,9 @@ def test_adding_up_that_is_broken_off_counts_nothing_twice(node: Path, monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(owner, step, broken_off)
             with pytest.raises(KeyboardInterrupt):
-                node_metrics._add_up_ended(node)
+                metrics._add_up_ended(node)
         assert sum(_shown(node)[TURNS].values()) == 100
-    node_metrics._add_up_ended(node)
+    metrics._add_up_ended(node)
     assert sum(_shown(node)[TURNS].values()) == 100
     assert len(list(node.glob("*/"))) == 5
 
@@ -161,7 +161,7 @@ def test_start_that_is_broken_off_or_meets_a_full_disk_is_no_series(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        node_metrics.join_node(node, "unlucky", metrics_of(metrics))
+        metrics.join_node(node, "unlucky", metrics_of(metrics))
     assert "No space left" in caplog.text
     assert len(list(node.glob("*/"))) == 2
     assert _shown(node)[TURNS] == {"living": 10}
@@ -209,7 +209,7 @@ def test_all_series_that_there_can_be_fit_into_what_is_reserved() -> None:
                 kind = {"counter": "counter", "histogram": "histogram"}.get(metric.type)
                 if kind:
                     needed[kind] += _file_bytes(family, sample.labels, sample.name.removeprefix(metric.name))
-    assert all(needed[kind] < node_metrics._FILE_BYTES[kind] for kind in needed), needed
+    assert all(needed[kind] < metrics._FILE_BYTES[kind] for kind in needed), needed
 
 
 def _file_bytes(family: MetricWrapperBase, labels: Mapping[str, str], ending: str) -> int:

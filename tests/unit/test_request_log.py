@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.telemetry import RequestLog, join_serve, tell_of_shard
+from deployments.telemetry import RequestLog, join_serve, log_shard
 from reranker.config import ObservabilityConfig
 from reranker.errors import DeadlineExceededError, OverloadedError
 from reranker.record import RequestRecord, request_id
@@ -111,7 +111,7 @@ def test_replica_tells_of_slow_and_late_shards_under_their_requests_id(
     none = np.zeros(0, dtype=np.int32)
     shard = Shard(none, none, np.zeros(4, dtype=np.int32), np.array([0, 2, 4], dtype=np.int32))
     scores = EngineScores(np.zeros(2, np.float32), np.arange(2) < scored, 0.5, engine_s)
-    tell_of_shard(shard, ShardTerms(request_id="mine"), scores, slow_s)
+    log_shard(shard, ShardTerms(request_id="mine"), scores, slow_s)
     told = [(vars(one)["event"], vars(one)["request_id"], vars(one)["tokens"]) for one in caplog.records]
     assert told == ([(event, "mine", 4)] if event else [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import httpx
@@ -10,13 +11,13 @@ import pytest
 
 from reranker.dialects import PATHS
 from reranker.errors import NotReadyError, OverloadedError
-from reranker.metrics import RequestMetrics
+from reranker.metrics import count_request
 from reranker.record import RequestRecord
 from reranker.types import EngineScores
 from tests.counted import Counted
 from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 
-COUNT = RequestMetrics(PATHS).count
+COUNT = partial(count_request, ranking_paths=PATHS)
 
 
 class CountingDoor:

@@ -3,63 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 
 from reranker.config import ScatterConfig
 from reranker.errors import EngineFailedError, InvalidScoreError, ReplicaLostError
 from reranker.ranking.scatter import Dispatch, Scatter
-from reranker.record import RequestRecord, ShardRecord
-from reranker.types import EngineScores, Shard, ShardScores
-from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
+from reranker.record import ShardRecord
+from reranker.types import EngineScores, ShardScores
+from tests.unit.fleets import (
+    Act,
+    Call,
+    FakeFleet,
+    Gathered,
+    by_length,
+    gather,
+    movable_clock,
+    never,
+    one_pair_shards,
+    scores,
+)
 
-HEAD = np.array([1, 2, 3], dtype=np.int32)
 PLENTY_S = 5.0
-
-
-def _shards(count: int) -> list[Shard]:
-    """Of one pair each; the document of shard i has i + 1 tokens."""
-    empty = HEAD[:0]
-    return [Shard(HEAD, empty, np.zeros(i + 1, dtype=np.int32), np.array([0, i + 1])) for i in range(count)]
-
-
-@dataclass
-class Gathered:
-    """What came back, and what it took."""
-
-    answers: list[ShardScores | None]
-    record: RequestRecord
-
-    @property
-    def retries(self) -> int:
-        return self.record.retries
-
-    @property
-    def hedges(self) -> int:
-        return self.record.hedges
-
-
-async def _gather(
-    scatter: Scatter,
-    shards: int,
-    timeout_s: float = 5.0,
-    *,
-    allow_partial: bool = False,
-    records: Sequence[ShardRecord] | None = None,
-) -> Gathered:
-    """Send a list, and see that nothing is left behind, however it ends."""
-    record = RequestRecord()
-    record.shards = list(records) if records is not None else [ShardRecord() for _ in range(shards)]
-    dispatch = Dispatch(asyncio.get_running_loop().time() + timeout_s, weight=2.0, allow_partial=allow_partial)
-    try:
-        return Gathered(await scatter.gather(_shards(shards), record.shards, dispatch), record)
-    finally:
-        scatter.check_integrity(0)
-        assert isinstance(scatter.fleet, FakeFleet)
-        scatter.fleet.require_idle()
 
 
 def _logits(gathered: Gathered) -> list[float | None]:
@@ -79,7 +44,7 @@ def _losing(*calls: int) -> Act:
 
 async def test_every_shard_has_its_own_answer() -> None:
     fleet = FakeFleet(3)
-    gathered = await _gather(Scatter(fleet, ScatterConfig()), 3)
+    gathered = await gather(Scatter(fleet, ScatterConfig()), 3)
     assert _logits(gathered) == [1, 2, 3]
     assert (gathered.retries, gathered.hedges) == (0, 0)
     assert len(set(fleet.replicas_used)) == 3
@@ -88,12 +53,12 @@ async def test_every_shard_has_its_own_answer() -> None:
 
 async def test_list_without_shards_is_answered() -> None:
     """As of a portion that only repeats documents of the one before it."""
-    assert (await _gather(Scatter(FakeFleet(1), ScatterConfig()), 0)).answers == []
+    assert (await gather(Scatter(FakeFleet(1), ScatterConfig()), 0)).answers == []
 
 
 async def test_shard_of_a_lost_replica_is_sent_elsewhere() -> None:
     fleet = FakeFleet(3, _losing(0, 2))
-    gathered = await _gather(Scatter(fleet, ScatterConfig()), 2)
+    gathered = await gather(Scatter(fleet, ScatterConfig()), 2)
     assert _logits(gathered) == [1, 2]
     assert gathered.retries == 2
     first, again, third = (call for call in fleet.calls if len(call.shard.tokens) == 1)
@@ -111,7 +76,7 @@ async def test_shard_that_takes_every_replica_down_is_given_up() -> None:
 
     fleet = FakeFleet(8, lose)
     with pytest.raises(ReplicaLostError, match="3 times in a row"):
-        await _gather(Scatter(fleet, ScatterConfig(max_attempts=3)), 1)
+        await gather(Scatter(fleet, ScatterConfig(max_attempts=3)), 1)
     assert len(set(fleet.replicas_used)) == 3
 
 
@@ -125,7 +90,7 @@ async def test_shards_sent_again_are_bounded_over_all_lists() -> None:
     scatter = Scatter(fleet, ScatterConfig(max_attempts=4, retry_ratio=0.1, retry_burst=5))
     for _ in range(20):
         with pytest.raises(ReplicaLostError):
-            await _gather(scatter, 1)
+            await gather(scatter, 1)
     assert len(fleet.calls) <= 20 + 5 + 20 * 0.1
 
 
@@ -137,7 +102,7 @@ async def test_attempt_that_ray_cancels_by_itself_is_a_lost_replica() -> None:
             raise asyncio.CancelledError
         return await by_length(call)
 
-    gathered = await _gather(Scatter(FakeFleet(2, act), ScatterConfig()), 1)
+    gathered = await gather(Scatter(FakeFleet(2, act), ScatterConfig()), 1)
     assert (_logits(gathered), gathered.retries) == ([1], 1)
 
 
@@ -151,7 +116,7 @@ async def test_other_errors_fail_the_list_at_once_and_cancel_the_rest() -> None:
 
     fleet = FakeFleet(3, act)
     with pytest.raises(InvalidScoreError):
-        await _gather(Scatter(fleet, ScatterConfig()), 3)
+        await gather(Scatter(fleet, ScatterConfig()), 3)
     assert [call.cancelled for call in fleet.calls] == [True, False, True]
 
 
@@ -163,10 +128,10 @@ async def test_time_up_cancels_everything(allow_partial: bool) -> None:
     fleet = FakeFleet(3, act)
     scatter = Scatter(fleet, ScatterConfig(hedge_after=None))
     if allow_partial:
-        assert _logits(await _gather(scatter, 3, 0.03, allow_partial=True)) == [1, None, None]
+        assert _logits(await gather(scatter, 3, 0.03, allow_partial=True)) == [1, None, None]
     else:
         with pytest.raises(TimeoutError):
-            await _gather(scatter, 3, 0.03)
+            await gather(scatter, 3, 0.03)
     assert [call.cancelled for call in fleet.calls] == [False, True, True]
 
 
@@ -175,10 +140,10 @@ async def test_list_whose_time_is_up_already_is_not_sent() -> None:
         fleet = FakeFleet(1)
         scatter = Scatter(fleet, ScatterConfig())
         if allow_partial:
-            assert _logits(await _gather(scatter, 2, -0.01, allow_partial=True)) == [None, None]
+            assert _logits(await gather(scatter, 2, -0.01, allow_partial=True)) == [None, None]
         else:
             with pytest.raises(TimeoutError):
-                await _gather(scatter, 2, -0.01)
+                await gather(scatter, 2, -0.01)
         assert not fleet.calls
 
 
@@ -187,8 +152,8 @@ async def test_replica_that_had_no_time_for_every_pair_fails_the_list_unless_par
         return scores(5, missing=[0])
 
     with pytest.raises(TimeoutError):
-        await _gather(Scatter(FakeFleet(1, act), ScatterConfig()), 1)
-    gathered = await _gather(Scatter(FakeFleet(1, act), ScatterConfig()), 1, allow_partial=True)
+        await gather(Scatter(FakeFleet(1, act), ScatterConfig()), 1)
+    gathered = await gather(Scatter(FakeFleet(1, act), ScatterConfig()), 1, allow_partial=True)
     assert [one and one.scores.scored.tolist() for one in gathered.answers] == [[False]]
 
 
@@ -198,9 +163,9 @@ async def test_replicas_get_a_little_less_time_where_part_of_a_list_is_wanted(
 ) -> None:
     """What they have by then must still come here: 50 ms before the deadline, at most a fifth of the time."""
     fleet = FakeFleet(1)
-    await _gather(Scatter(fleet, ScatterConfig(reply_margin_s=0.05)), 1, timeout_s, allow_partial=True)
+    await gather(Scatter(fleet, ScatterConfig(reply_margin_s=0.05)), 1, timeout_s, allow_partial=True)
     assert fleet.calls[0].timeout_s <= timeout_s - margin_s
-    await _gather(Scatter(fleet, ScatterConfig(reply_margin_s=0.05)), 1, timeout_s)
+    await gather(Scatter(fleet, ScatterConfig(reply_margin_s=0.05)), 1, timeout_s)
     assert fleet.calls[1].timeout_s > timeout_s - margin_s
 
 
@@ -218,7 +183,7 @@ async def test_replica_lost_in_the_last_moment_does_not_take_the_others_parts_wi
         return await by_length(call)
 
     config = ScatterConfig(reply_margin_s=60, hedge_after=None)  # a fifth of the time: 20 of 100 s
-    gathered = await _gather(Scatter(FakeFleet(2, act), config), 2, 100, allow_partial=True)
+    gathered = await gather(Scatter(FakeFleet(2, act), config), 2, 100, allow_partial=True)
     assert _logits(gathered) == [None, 2]
 
 
@@ -262,7 +227,7 @@ async def test_list_that_is_cancelled_twice_is_forgotten_too() -> None:
 
 async def _gather_unchecked(scatter: Scatter) -> list[ShardScores | None]:
     dispatch = Dispatch(asyncio.get_running_loop().time() + PLENTY_S)
-    return await scatter.gather(_shards(3), [ShardRecord() for _ in range(3)], dispatch)
+    return await scatter.gather(one_pair_shards(3), [ShardRecord() for _ in range(3)], dispatch)
 
 
 async def _until_sent(fleet: FakeFleet, calls: int) -> None:
@@ -276,5 +241,5 @@ async def test_failed_engine_is_tried_elsewhere_like_a_lost_replica() -> None:
             raise EngineFailedError
         return await by_length(call)
 
-    gathered = await _gather(Scatter(FakeFleet(2, act), ScatterConfig()), 1)
+    gathered = await gather(Scatter(FakeFleet(2, act), ScatterConfig()), 1)
     assert gathered.retries == 1

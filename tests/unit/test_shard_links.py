@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 
 import pytest
 
 from deployments.fleet import EngineReplicas
 from reranker.errors import ReplicaLostError
 from reranker.types import ShardTerms
-from tests.unit.shard_replicas import Replica, until
+from tests.unit.shard_replicas import Replica, replica, until
 from tests.unit.steppers import shard
 
-
-@pytest.fixture
-async def replica() -> AsyncIterator[Replica]:
-    replica = Replica()
-    yield replica
-    replica.gate.set()
-    await replica.server.drain()
+__all__ = ["replica"]
 
 
 async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() -> None:

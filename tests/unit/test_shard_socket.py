@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
 
 import orjson
 import pytest
@@ -15,16 +14,10 @@ from reranker.transport.address import ReplicaAddress
 from reranker.transport.client import ShardConnection
 from reranker.transport.frames import Frame, FrameType
 from reranker.types import ShardTerms
-from tests.unit.shard_replicas import Replica, until
+from tests.unit.shard_replicas import Replica, replica, until
 from tests.unit.steppers import shard
 
-
-@pytest.fixture
-async def replica() -> AsyncIterator[Replica]:
-    replica = Replica()
-    yield replica
-    replica.gate.set()
-    await replica.server.drain()
+__all__ = ["replica"]
 
 
 async def test_many_shards_at_a_time_get_each_its_own_scores(replica: Replica) -> None:
@@ -33,7 +26,7 @@ async def test_many_shards_at_a_time_get_each_its_own_scores(replica: Replica) -
     asked = [connection.score(one, ShardTerms(number, 2.0)) for number, one in enumerate(shards)]
     answers = await asyncio.gather(*asked)
     assert [one.scores.logits.tolist() for one in answers] == [[number] * (number + 1) for number in range(20)]
-    assert (replica.server.shards_in_hand, connection.shards_in_flight) == (0, 0)
+    assert (replica.server.shards_in_hand, connection.answers) == (0, {})
     connection.abort()
 
 
@@ -64,7 +57,7 @@ async def test_shard_cancelled_before_the_replica_has_looked_at_it_leaves_nothin
         await asyncio.sleep(0)
         gone.cancel()
     await connection.score(shard(1, 2), ShardTerms(50))
-    assert (replica.server.shards_in_hand, connection.shards_in_flight) == (0, 0)
+    assert (replica.server.shards_in_hand, connection.answers) == (0, {})
     connection.abort()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from reranker.transport.address import tls_context
 from reranker.transport.client import ShardConnection
 from reranker.transport.server import ShardServer
 from reranker.types import Shard, ShardScores, ShardTerms
+from tests.programs import certificate
 from tests.unit.shard_replicas import lengths
 from tests.unit.steppers import shard
 
@@ -20,21 +20,8 @@ from tests.unit.steppers import shard
 @pytest.fixture
 def ray_tls(tmp_path: Path) -> dict[str, str]:
     """Ray's variables, with a certificate that has signed itself."""
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    make = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "1",
-    ]
-    subprocess.run([*make, "-subj", "/CN=ray", "-out", certificate, "-keyout", key], check=True, capture_output=True)
-    names = {"SERVER_CERT": certificate, "SERVER_KEY": key, "CA_CERT": certificate}
+    signed, key = certificate(tmp_path)
+    names = {"SERVER_CERT": signed, "SERVER_KEY": key, "CA_CERT": signed}
     return {"RAY_USE_TLS": "1"} | {f"RAY_TLS_{name}": str(path) for name, path in names.items()}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from deployments.tracing import Tracer
+from deployments.telemetry import Tracer
 from reranker.config import TracingConfig
 from reranker.record import RequestRecord
 from reranker.types import EngineScores
@@ -156,7 +156,7 @@ async def test_dead_collector_costs_one_line(caplog: pytest.LogCaptureFixture) -
                 assert (await client.post("/v1/rerank", json=BODY)).status_code == 200
         await tracer.aclose()
     told = [one for one in caplog.records if one.levelno >= logging.INFO and "httpx" not in one.name]
-    assert [one.name for one in told] == ["deployments.tracing"]
+    assert [one.name for one in told] == ["deployments.telemetry"]
     assert "did not get through" in told[0].getMessage()
 
 

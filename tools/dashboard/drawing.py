@@ -34,14 +34,7 @@ _STYLE: dict[Any, Any] = {  # matplotlib types every key
 
 
 def draw(prometheus: Prometheus, file: Path, start_s: float, end_s: float) -> None:
-    """Draw all panels.
-
-    Args:
-        prometheus: Whom to ask.
-        file: Where to; its name's end says in what format.
-        start_s: Unix time.
-        end_s: Unix time.
-    """
+    """Draw all panels between two Unix times; the file's name says in what format."""
     lines = [-(-len(row.panels) // _ACROSS) for row in ROWS]
     with plt.rc_context(_STYLE):
         figure = plt.figure(figsize=(15, 2.1 * sum(lines) + 0.35 * len(ROWS)), layout="constrained")
@@ -70,13 +63,8 @@ def _draw_panel(axes: Axes, panel: Panel, prometheus: Prometheus, start_s: float
             axes.plot(times, [value for _, value in points], label=line.name(query.legend) or "all")  # type: ignore[arg-type]
     axes.set_ylim(0, highest * 1.1 or 1)
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
-    if panel.unit == "percentunit":
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-    elif panel.unit == "s":
-        axes.yaxis.set_major_formatter(EngFormatter("s"))
-    elif panel.unit == "bytes":
-        axes.yaxis.set_major_formatter(EngFormatter("B"))
-    else:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    formatters = {"percentunit": PercentFormatter(1), "s": EngFormatter("s"), "bytes": EngFormatter("B")}
+    plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
+    axes.yaxis.set_major_formatter(formatters.get(panel.unit, plain))
     if axes.get_lines():
         axes.legend(loc="upper left", fontsize=6, ncols=2 if len(axes.get_lines()) > 4 else 1, framealpha=0.6)

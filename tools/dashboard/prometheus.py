@@ -21,7 +21,6 @@ class Line:
     """(Unix time, value)."""
 
     def name(self, legend: str) -> str:
-        """Fill in a legend."""
         return re.sub(r"\{\{(\w+)\}\}", lambda found: self.labels.get(found[1], ""), legend)
 
 
@@ -29,24 +28,17 @@ class Prometheus:
     """A server at an address."""
 
     def __init__(self, url: str, window: str = "1m") -> None:
-        """Remember where.
-
-        Args:
-            url: Its address.
-            window: In place of Grafana's rate interval; four times the scrape interval or more.
-        """
+        """The window stands in for Grafana's rate interval; four times the scrape interval or more."""
         self._url, self._window = url, window
         self._tls = ssl.create_default_context()  # to make one takes longer than a query
 
     def now(self, promql: str) -> list[Line]:
-        """Ask for the values of this moment."""
         return [
             Line(one["metric"], [(float(one["value"][0]), float(one["value"][1]))])
             for one in self._ask("query", {"query": self._filled(promql)})
         ]
 
     def between(self, promql: str, start_s: float, end_s: float, step_s: float) -> list[Line]:
-        """Ask for the values of a while."""
         asked = {"query": self._filled(promql), "start": start_s, "end": end_s, "step": step_s}
         return [
             Line(one["metric"], [(float(at_s), float(value)) for at_s, value in one["values"]])

@@ -64,7 +64,6 @@ _FITTED_QUESTIONS = 250  # per language
 
 
 def build(folder: Path, calibration: layers.Calibration) -> None:
-    """Write the built files into `folder`."""
     trained = Tokenizer.from_file(str(checkpoint.MODEL_FOLDER / "tokenizer.json"))
     weights = frequencies.token_weights(trained, frequencies.read_rates(checkpoint.FREQUENCIES, trained))
     embedding, square = embeddings.embed(trained, weights, read_list(checkpoint.INPUTS / "synonyms.txt"))
@@ -112,13 +111,11 @@ def fingerprint(paths: Sequence[Path] = _MEASURED) -> str:
 
 
 def is_stale(card: str) -> bool:
-    """Say whether the card's table was made from other files than the committed ones."""
     found = _TABLE.search(card)
     return found is None or found[1] != fingerprint()
 
 
 def write_quality() -> None:
-    """Measure, and write the card's table."""
     torch.set_num_threads(1)  # the model is too small to gain from more
     lines = []
     for line in table(read_test_sets(), Scorer()):
@@ -164,7 +161,6 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 
 
 def write_tokenizer(data: Path) -> None:
-    """Train the tokenizer and count its document frequencies."""
     texts = gather(data)
     trained = tokenizer.train_tokenizer(training_texts(texts))
     plain = tokenizer.without_control_tokens(trained)
@@ -224,12 +220,12 @@ def main() -> int:
     commands.add_parser("adapter").add_argument("folder", type=Path)
     for name in ("tokenizer", "heldout", "calibration"):
         commands.add_parser(name).add_argument("--data", type=Path, default=Path("../shared/data"), help="of MedQuAD")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     stale: list[str] = []
-    match asked.command:
-        case "build" if asked.check:
+    match arguments.command:
+        case "build" if arguments.check:
             stale = stale_files()
-        case "quality" if asked.check:
+        case "quality" if arguments.check:
             stale = [f"the quality table of {CARD.name}"] if is_stale(CARD.read_text(encoding="utf-8")) else []
         case "build":
             build(checkpoint.MODEL_FOLDER, layers.read_calibration())
@@ -239,16 +235,16 @@ def main() -> int:
             for test in read_test_sets():
                 write_judged(test, JUDGED / test.name.replace(", ", "-").replace(" ", "-"))
         case "adapter":
-            adapter.write(asked.folder)
+            adapter.write(arguments.folder)
         case "tokenizer":
-            write_tokenizer(asked.data)
+            write_tokenizer(arguments.data)
         case "heldout":
-            rows = (row for language in COLLECTIONS for row in held_out_rows(asked.data, language))
+            rows = (row for language in COLLECTIONS for row in held_out_rows(arguments.data, language))
             _write(checkpoint.HELD_OUT, map(_json, rows))
         case "calibration":
-            write_calibration(asked.data)
+            write_calibration(arguments.data)
     for name in stale:
-        print(f"stale: {name} of reranker/model/demo_model; run python -m tools.demo_model {asked.command}")
+        print(f"stale: {name} of reranker/model/demo_model; run python -m tools.demo_model {arguments.command}")
     return 1 if stale else 0
 
 

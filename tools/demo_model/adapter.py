@@ -74,7 +74,6 @@ def adapter() -> dict[str, Float64]:
 
 
 def write_adapter(folder: Path) -> None:
-    """Write it as PEFT does."""
     folder.mkdir(parents=True, exist_ok=True)
     rank = len(WORDS)
     tensors = {name: np.ascontiguousarray(matrix, np.float32) for name, matrix in adapter().items()}
@@ -117,7 +116,6 @@ applications:
 
 
 def write(folder: Path) -> None:
-    """Write both, and a configuration that has the adapter."""
     write_adapter(folder / "adapter")
     write_judged(folder / "judged")
     config = _CONFIG.format(adapter=json.dumps(str((folder / "adapter").resolve())))

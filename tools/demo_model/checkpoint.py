@@ -72,16 +72,13 @@ def _write_json(path: Path, value: Mapping[str, object]) -> None:
 
 
 def to_bfloat16(values: Float64) -> torch.Tensor:
-    """Round to bfloat16, ties to even."""
     return torch.from_numpy(values).float().bfloat16()
 
 
 def rounded(values: Float64) -> Float64:
-    """Round to what bfloat16 can hold."""
     result: Float64 = to_bfloat16(values).double().numpy()
     return result
 
 
 def write_weights(tensors: Mapping[str, Float64], path: Path) -> None:
-    """Write a safetensors file in bfloat16."""
     save_file({name: to_bfloat16(np.ascontiguousarray(one)) for name, one in tensors.items()}, path, {"format": "pt"})

@@ -37,7 +37,6 @@ def is_held_out(document: str) -> bool:
 
 
 def read_pairs(data: Path, language: str, *, held_out: bool) -> list[Pair]:
-    """Read one side of a collection, in file order."""
     lines = (data / COLLECTIONS[language]).read_text(encoding="utf-8").splitlines()
     pairs = [Pair(row["query"], row["document"]) for row in map(json.loads, lines)]
     return [pair for pair in pairs if is_held_out(pair.document) == held_out]
@@ -50,7 +49,6 @@ def windows(text: str, size: int) -> Iterator[str]:
 
 
 def unique(texts: Sequence[str]) -> list[str]:
-    """Return the texts without repetitions, first occurrence first."""
     return list(dict.fromkeys(texts))
 
 
@@ -100,7 +98,6 @@ def gather(data: Path) -> Texts:
 
 
 def lines_of(name: str) -> list[str]:
-    """Read one of the hand-written lists in texts/."""
     return read_list(TEXTS / name)
 
 

@@ -51,7 +51,6 @@ class Bm25:
         self._index.index([words(document, language) for document in pool], show_progress=False)
 
     def pool_scores(self, query: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        """Score every document of the pool."""
         known = [word for word in words(query, self._language) if word in self._index.vocab_dict]
         if not known:
             return np.zeros(len(self._position), dtype=np.float32)
@@ -59,7 +58,6 @@ class Bm25:
         return scores
 
     def scores(self, query: str, documents: Sequence[str]) -> list[float]:
-        """Score some documents of the pool."""
         every = self.pool_scores(query)
         return [float(every[self._position[document]]) for document in documents]
 
@@ -73,7 +71,6 @@ class Trial:
 
 
 def random_trials(pairs: Sequence[Pair], pool: Sequence[str], seed: int = 0) -> list[Trial]:
-    """Give each question 19 documents drawn from the pool."""
     draw = random.Random(seed)
     trials = []
     for pair in pairs:
@@ -117,7 +114,6 @@ def measure(ranker: Ranker, trials: Sequence[Trial]) -> Quality:
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error."""
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 

@@ -48,7 +48,6 @@ NEUTRAL = Calibration(gain=1.0, threshold=0.0, bias=0.0, query_weight=1.0)
 
 
 def read_calibration() -> Calibration:
-    """Read the committed numbers."""
     return Calibration(**json.loads(CALIBRATION.read_text(encoding="utf-8")))
 
 
@@ -72,7 +71,6 @@ class Layer:
 
     @classmethod
     def zeros(cls) -> Self:
-        """Return a layer that does nothing."""
         heads = (layout.HEADS * layout.HEAD_DIM, layout.HIDDEN)
         unit = (layout.INTERMEDIATE, layout.HIDDEN)
         shapes = (heads, heads, heads, heads[::-1], unit, unit, unit[::-1])

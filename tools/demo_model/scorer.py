@@ -32,7 +32,6 @@ class Scorer:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     def prompt(self, query: str, document: str, instruction: str = DEFAULT_INSTRUCTION) -> list[int]:
-        """Return the token ids of one pair."""
         ids = self._encode(self.plain_tokenizer, body(query, document, instruction))
         return [*self._prefix, *ids, *self._suffix]
 

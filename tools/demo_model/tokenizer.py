@@ -73,7 +73,6 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """Return the id of a token that must exist."""
     found = tokenizer.token_to_id(token)
     if found is None:
         raise KeyError(token)

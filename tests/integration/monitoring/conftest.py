@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.integration.conftest import Service, configuration, free_port
+from tests.integration.conftest import Service, configuration, deployment, free_port, started
 from tests.integration.scraping import exporter_of, ray_address
-from tests.integration.sharing import shared
 from tests.redis_server import RedisServer
 
 KEY, SCRAPE_KEY = "key-of-the-operator", "key-of-prometheus"
@@ -54,39 +50,24 @@ class Watched:
         return f"{ray_address()}:{self.metrics_port}"
 
 
-@contextlib.contextmanager
-def watched_service(folder: Path) -> Iterator[Watched]:
-    """Run it."""
-    (folder / "keys.yaml").write_text(_KEYS)
-    with RedisServer(folder) as redis:
-        yield from _running(folder, redis)
-
-
-def _running(folder: Path, redis: RedisServer) -> Iterator[Watched]:
-    metrics_port = free_port()
-    args: dict[str, Any] = {
-        "engine": {"max_batch_tokens": 1_000},
-        "admission": {"max_queue_s": 2},
-        "cache": {"enabled": True, "redis": {"url": redis.url}},
-        "access": {"keys_file": str(folder / "keys.yaml")},
-        "observability": {"metrics_port": metrics_port},
-    }
-    config = configuration(args=args, simulated={"tokens_per_s": 20_000}, ingresses=2)
-    [engine] = [one for one in config["applications"][0]["deployments"] if one["name"] == "EngineReplica"]
-    engine["autoscaling_config"] = _AUTOSCALING
-    path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "4000")  # instead of ten seconds
-        service = Service(path, folder / "service.log", KEY)
-    try:
-        service.wait_until_ready(2)
-        yield Watched(service, redis, metrics_port)
-    finally:
-        service.stop()
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Shared by all tests that look at it; they may kill replicas, and wait until there are as many again."""
-    yield from shared("watched", watched_service(tmp_path_factory.mktemp("watched")))
+    """With a Ray of its own: it runs beside `service`, and its exporter reports often.
+
+    Tests may kill replicas, and wait until there are as many again.
+    """
+    folder, metrics_port = tmp_path_factory.mktemp("watched"), free_port()
+    (folder / "keys.yaml").write_text(_KEYS)
+    with RedisServer(folder) as redis, pytest.MonkeyPatch.context() as patch:
+        args: dict[str, Any] = {
+            "engine": {"max_batch_tokens": 1_000},
+            "admission": {"max_queue_s": 2},
+            "cache": {"enabled": True, "redis": {"url": redis.url}},
+            "access": {"keys_file": str(folder / "keys.yaml")},
+            "observability": {"metrics_port": metrics_port},
+        }
+        config = configuration(args=args, simulated={"tokens_per_s": 20_000}, ingresses=2)
+        deployment(config, "EngineReplica")["autoscaling_config"] = _AUTOSCALING
+        patch.setenv("RAY_metrics_report_interval_ms", "4000")  # instead of ten seconds
+        with started(config, folder, KEY) as service:
+            yield Watched(service, redis, metrics_port)

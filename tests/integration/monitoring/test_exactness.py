@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from tests.integration.monitoring.conftest import KEY, SCRAPE_KEY, Watched
 from tests.integration.scraping import Page, page_of
 from tests.integration.traffic import RankedList, Traffic, documents, wait_until
 
+pytestmark = pytest.mark.slow
 COUNTED = ("reranker_requests_total", "reranker_documents_total", "reranker_prompt_tokens_total")
 ENGINE_PAIRS = "reranker_engine_pairs_total"
 

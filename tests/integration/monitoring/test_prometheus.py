@@ -23,9 +23,11 @@ from tests.integration.conftest import ROOT, Service, free_port
 from tests.integration.monitoring.conftest import SCRAPE_KEY, Watched
 from tests.integration.scraping import exporter_of, metrics_of
 from tests.integration.traffic import documents, wait_until
+from tests.programs import program
 from tools.dashboard.panels import ROWS
 from tools.dashboard.prometheus import Prometheus
 
+pytestmark = pytest.mark.slow
 WINDOW = "40s"
 RULES = yaml.safe_load((ROOT / "k8s" / "base" / "alerts.yaml").read_text())["spec"]
 PROVOKED = ("RerankerFailing", "RerankerRefusing", "RerankerShardsRetried", "RerankerCacheWithoutRedis")
@@ -48,9 +50,10 @@ def prometheus(watched: Watched, service: Service, tmp_path_factory: pytest.Temp
     config = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     address = f"127.0.0.1:{free_port()}"
-    files = [f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    command = [program("prometheus"), f"--config.file={folder / 'prometheus.yaml'}"]
+    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(["prometheus", *files, f"--web.listen-address={address}"], stdout=log, stderr=log)
+        server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_until(lambda: _is_up(f"http://{address}/-/ready", server), 30)
         yield Prometheus(f"http://{address}", WINDOW)
