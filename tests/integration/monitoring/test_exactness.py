@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx
 import pytest
 
@@ -66,7 +68,12 @@ def test_each_process_has_its_series_and_those_of_ended_ones_stay(watched: Watch
     def pairs() -> dict[str, float]:
         return _page(watched).by("replica", ENGINE_PAIRS)
 
-    wait_until(lambda: all(pairs().get(name) for name in names))
+    def settled() -> bool:
+        earlier = pairs()
+        time.sleep(1.5)  # engines set their figures once a second
+        return all(earlier.get(name) for name in names) and pairs() == earlier
+
+    wait_until(settled)
     before = pairs()
     victim = min(service.replica_processes("EngineReplica"), key=lambda one: one.pid)
     victim.kill()
