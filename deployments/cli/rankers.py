@@ -24,7 +24,7 @@ from reranker.engine.base import Engine
 from reranker.errors import ConfigurationError, RerankerError
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer
-from reranker.offline.formats import read_documents
+from reranker.offline.evaluation import read_documents
 from reranker.ranking.placement import Placement
 from reranker.ranking.ranker import Ranker as ListRanker
 from reranker.record import Timeline

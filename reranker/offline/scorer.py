@@ -1,7 +1,7 @@
-"""Score a partition with an engine, as a replica scores a list: same prompts, same arithmetic. And say what it took.
+"""Score a partition as a replica scores a list (same prompts, same arithmetic), and report what that took.
 
-While the engine has some rows, the next are read and made into prompts. Memory: the texts of a few chunks of rows, and
-the rows that wait to be brought together with others of the same query.
+While the engine has some rows, the next are read and rendered. Memory: the texts of a few chunks of rows, and the rows
+that are gathered to bring those of the same query together.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -26,16 +27,16 @@ from reranker.ranking import scoring
 from reranker.types import RankRequest, RenderedList
 
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 512, 2_000_000
-"""What is rendered at a time, and goes to the engine together."""
+"""What is rendered and goes to the engine together."""
 _GATHERED_CHARACTERS = 32_000_000
-"""Rows of one query are looked for among so many; about a whole partition."""
+"""Among so many, rows of one query are brought together; about a whole partition."""
 _IN_ENGINE = 2
 """Chunks of a partition in the engine: it has the next when one is done."""
 _NOT_FINITE = Problem("invalid_score", "the model gave no finite score")
 
 
 def for_throughput(config: RerankerConfig) -> RerankerConfig:
-    """The configuration for engines that nobody waits for: full batches, and one query after the other."""
+    """Configure the engine for throughput: full batches, one query after the other."""
     engine = config.engine.model_copy(update={"scheduling": "fcfs", "target_step_s": None})
     return config.model_copy(update={"engine": engine})
 
@@ -45,42 +46,37 @@ class Cost:
     """What one partition took."""
 
     read_s: float = 0.0
-    """In reading rows."""
     render_s: float = 0.0
-    """In making prompts."""
     pairs: int = 0
     """Prompts scored: rows, and windows of long documents."""
     prompt_tokens: int = 0
-    """Of all prompts."""
     work_tokens: int = 0
-    """Of those what is left to compute when pairs of the same query share their head."""
+    """Prompt tokens that are left to compute when pairs of the same query share their head."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What a run of `reranker batch` did."""
+    """What a run of `reranker batch` did; `Cost` explains fields of the same names, which are sums here."""
 
     rows: int
     """Of the whole input."""
     failed_rows: int
-    """Of them, those without a score."""
+    """Rows of the whole input without a score."""
     rows_now: int
-    """Scored by this run; the others were there."""
+    """Scored by this run; the others were done before."""
     pairs: int
-    """Prompts scored by this run; windows of long documents count each."""
     prompt_tokens: int
     work_tokens: int
     engines: int
     start_s: float
-    """From the start until the first partition was begun: reading the input, Ray, loading the model."""
+    """Until the first partition was begun: reading the input, Ray, loading the model."""
     scoring_s: float
-    """From then until the last one was done."""
+    """From then until the last partition was done; the three stages below overlap in it."""
     read_s: float
-    """Sums over the engines, of stages that overlap."""
     render_s: float
     write_s: float
     finish_s: float
-    """In making errors.jsonl and run.trec."""
+    """For errors.jsonl and run.trec."""
     engine_busy: float | None
     """Share of the scoring in which an engine had work, mean of the engines. None: nothing was scored."""
 
@@ -95,9 +91,10 @@ class BatchReport:
     ) -> Self:
         """Sum up `BatchFolder.record` of the partitions that this run scored; it began `started_s` after 1970."""
         engines: dict[str, tuple[float, float]] = {}
-        for one in records:  # the last word of each engine counts, and its seconds only rise
-            seen = engines.get(one["engine"], (0.0, 0.0))
-            engines[one["engine"]] = max(seen, (one["engine_up_s"], one["engine_busy_s"]))
+        for one in records:  # an engine's seconds only rise: the largest are its last
+            engines[one["engine"]] = max(
+                engines.get(one["engine"], (0.0, 0.0)), (one["engine_up_s"], one["engine_busy_s"])
+            )
         begun_s = min((one["begun_s"] for one in records), default=started_s)
         up_s = sum(up for up, _ in engines.values())
         summed = ("pairs", "prompt_tokens", "work_tokens", "read_s", "render_s", "write_s")
@@ -114,33 +111,32 @@ class BatchReport:
         )
 
     def lines(self) -> list[str]:
-        """For people."""
-        said = [f"{self.rows} rows, {self.failed_rows} without a score (errors.jsonl); {self.rows_now} scored now"]
+        """The report for people."""
+        rows = f"{self.rows} rows, {self.failed_rows} without a score (errors.jsonl); {self.rows_now} scored now"
         if self.engine_busy is None:
-            return said
+            return [rows]
         tokens_per_s, work_per_s = self.prompt_tokens / self.scoring_s, self.work_tokens / self.scoring_s
         on = f"{self.engines} engine{'s' * (self.engines > 1)}, at work {self.engine_busy:.0%} of the time"
-        beside = f"reading {self.read_s:.1f}, prompts {self.render_s:.1f}, writing {self.write_s:.1f}"
-        said += [
+        stages = f"reading {self.read_s:.1f}, prompts {self.render_s:.1f}, writing {self.write_s:.1f}"
+        return [
+            rows,
             f"{self.pairs_per_s:.1f} pairs/s, {tokens_per_s:.0f} tokens/s on {on}",
             f"{work_per_s:.0f} tokens/s are left to compute when pairs of a query share their head",
-            f"seconds: start {self.start_s:.1f}, scoring {self.scoring_s:.1f} (with {beside}), end {self.finish_s:.1f}",
+            f"seconds: start {self.start_s:.1f}, scoring {self.scoring_s:.1f} (with {stages}), end {self.finish_s:.1f}",
         ]
-        return said
 
 
-@dataclass(slots=True)
 class BusyTime:
-    """How long something was at work, whatever ran in it side by side. For many threads."""
+    """How long at least one block was at work, in any thread."""
 
-    seconds: float = 0.0
-    _running: int = 0
-    _since_s: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._seconds = self._since_s = 0.0
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Count the time of the block, once, however many blocks there are at a time."""
+        """Count the time of the block; blocks side by side count once."""
         with self._lock:
             if not self._running:
                 self._since_s = time.monotonic()
@@ -151,21 +147,13 @@ class BusyTime:
             with self._lock:
                 self._running -= 1
                 if not self._running:
-                    self.seconds += time.monotonic() - self._since_s
+                    self._seconds += time.monotonic() - self._since_s
 
     @property
     def total_s(self) -> float:
         """Until now."""
         with self._lock:
-            return self.seconds + (time.monotonic() - self._since_s if self._running else 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _QueryRows:
-    """Rows of one query, and their prompts."""
-
-    rows: Sequence[Row]
-    rendered: RenderedList
+            return self._seconds + (time.monotonic() - self._since_s if self._running else 0.0)
 
 
 class PartitionScorer:
@@ -200,10 +188,10 @@ class PartitionScorer:
         Args:
             rows: In any order.
             cost: Is added to.
-            advance: Told now and then how many rows are done.
+            advance: Gets the number of rows that are done, now and then.
 
         Returns:
-            One for each row, in the order of their numbers; those that cannot be scored with their problem.
+            One for each row, in the order of their numbers.
 
         Raises:
             EngineFailedError: The engine stopped working.
@@ -212,17 +200,17 @@ class PartitionScorer:
         chunks = _chunks(rows)
         room = asyncio.Semaphore(_IN_ENGINE)
 
-        async def score_chunk(queries: Sequence[_QueryRows]) -> None:
+        async def score_chunk(lists: Sequence[tuple[list[Row], RenderedList]]) -> None:
             try:
                 with self.busy.working():
-                    logits = await asyncio.gather(*(self._engine.score(one.rendered.prompts) for one in queries))
+                    logits = await asyncio.gather(*(self._engine.score(rendered.prompts) for _, rendered in lists))
             finally:
                 room.release()
-            for one, of_query in zip(queries, logits, strict=True):
-                cost.pairs += len(one.rendered.prompts)
-                cost.prompt_tokens += one.rendered.prompts.prompt_tokens
-                cost.work_tokens += one.rendered.prompts.work_tokens
-                done.extend(self._scores(one, of_query))
+            for (of_query, rendered), of_list in zip(lists, logits, strict=True):
+                cost.pairs += len(rendered.prompts)
+                cost.prompt_tokens += rendered.prompts.prompt_tokens
+                cost.work_tokens += rendered.prompts.work_tokens
+                done.extend(self._scores(of_query, rendered, of_list))
             advance(len(done))
 
         try:
@@ -232,22 +220,24 @@ class PartitionScorer:
                     chunk = await asyncio.to_thread(self._render_next, chunks, cost)
                     if chunk is None:
                         break
-                    queries, failed = chunk
+                    lists, failed = chunk
                     done.extend(failed)
-                    group.create_task(score_chunk(queries))
+                    group.create_task(score_chunk(lists))
         except ExceptionGroup as failures:  # several chunks may fail; the first says why
             raise failures.exceptions[0] from None
         return sorted(done, key=lambda one: one.number)
 
-    def _render_next(self, chunks: Iterator[list[Row]], cost: Cost) -> tuple[list[_QueryRows], list[RowScore]] | None:
-        """Read and render the next chunk; None: there is none."""
+    def _render_next(
+        self, chunks: Iterator[list[Row]], cost: Cost
+    ) -> tuple[list[tuple[list[Row], RenderedList]], list[RowScore]] | None:
+        """Read and render the next chunk, as lists of one query each, and rows that fail. None: there is no chunk."""
         started_s = time.perf_counter()
         chunk = next(chunks, None)
         read_s = time.perf_counter()
         cost.read_s += read_s - started_s
         if chunk is None:
             return None
-        queries: list[_QueryRows] = []
+        lists: list[tuple[list[Row], RenderedList]] = []
         failed = [_failed(row, row.problem) for row in chunk if row.problem]
         by_query: dict[str, list[Row]] = {}
         for row in chunk:
@@ -261,49 +251,42 @@ class PartitionScorer:
                 problem = Problem(error.code, f"the query takes {error.tokens} tokens of {error.limit}")
                 failed += [_failed(row, problem) for row in rows]
             else:
-                queries.append(_QueryRows(rows, rendered.for_adapter(self._adapter)))
+                lists.append((rows, rendered.for_adapter(self._adapter)))
         cost.render_s += time.perf_counter() - read_s
-        return queries, failed
+        return lists, failed
 
-    def _scores(self, one: _QueryRows, logits: np.ndarray) -> Iterator[RowScore]:
-        owners = one.rendered.document_of_pair
+    def _scores(self, rows: Sequence[Row], rendered: RenderedList, logits: np.ndarray) -> Iterator[RowScore]:
+        owners = rendered.document_of_pair
         bad = set(owners[~np.isfinite(logits)].tolist())
         log_odds = scoring.aggregate(np.where(np.isfinite(logits), logits, 0), owners, self._aggregate)
         scores = scoring.relevance_scores(log_odds)
-        for i, row in enumerate(one.rows):
+        for i, row in enumerate(rows):
             if i in bad:
                 yield _failed(row, _NOT_FINITE)
             else:
-                truncated = i in one.rendered.truncated
-                yield RowScore(row.number, row.keys, float(scores[i]), float(log_odds[i]), truncated)
+                yield RowScore(row.number, row.keys, float(scores[i]), float(log_odds[i]), i in rendered.truncated)
 
 
 def _failed(row: Row, problem: Problem) -> RowScore:
-    return RowScore(row.number, row.keys, None, None, truncated=False, problem=problem)
+    return RowScore(row.number, row.keys, problem=problem)
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
     """Bring rows of the same query together: the prefix cache then computes their head once."""
-    gathered: list[Row] = []
-    characters = 0
+    for gathered in _split(rows, sys.maxsize, _GATHERED_CHARACTERS):
+        places: dict[str, int] = {}
+        by_query = sorted(gathered, key=lambda row: places.setdefault(row.query, len(places)))
+        yield from _split(by_query, _CHUNK_ROWS, _CHUNK_CHARACTERS)
+
+
+def _split(rows: Iterable[Row], most_rows: int, characters: int) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    total = 0
     for row in rows:
-        gathered.append(row)
-        characters += len(row.query) + len(row.document)
-        if characters >= _GATHERED_CHARACTERS:
-            yield from _cut(gathered)
-            gathered, characters = [], 0
-    yield from _cut(gathered)
-
-
-def _cut(gathered: Sequence[Row]) -> Iterator[list[Row]]:
-    places: dict[str, int] = {}
-    chunk: list[Row] = []
-    characters = 0
-    for row in sorted(gathered, key=lambda row: places.setdefault(row.query, len(places))):
-        chunk.append(row)
-        characters += len(row.document)
-        if len(chunk) == _CHUNK_ROWS or characters >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
+        part.append(row)
+        total += len(row.query) + len(row.document)
+        if len(part) == most_rows or total >= characters:
+            yield part
+            part, total = [], 0
+    if part:
+        yield part

@@ -9,7 +9,7 @@ import pytest
 
 from reranker import errors
 from reranker.client import UnreachableError
-from reranker.offline.formats import InputFileError
+from reranker.offline import InputFileError
 
 EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.RerankerError: ("a sentence",),

@@ -127,10 +127,10 @@ def test_the_same_content_under_another_name_and_time_is_the_same_input(
     manifest = folder.open(first, SETTINGS)
     for path in again.all_files:
         os.utime(path, (1, 1))
-    assert not manifest.is_of(again)
+    assert not manifest.is_unchanged(again)
     reopened = folder.open(again, SETTINGS)
     assert reopened.partitions == manifest.partitions
-    assert reopened.is_of(again)
+    assert reopened.is_unchanged(again)
     for path in again.all_files:
         _append(path)
         with pytest.raises(BatchError, match="another input"):
@@ -161,7 +161,7 @@ def test_a_start_that_was_cut_off_counts_for_nothing(found: Input, folder: Batch
 def test_a_folder_of_another_version_is_refused(found: Input, folder: BatchFolder) -> None:
     folder.open(found, SETTINGS)
     manifest = folder.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
+    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 1'))
     with pytest.raises(BatchError, match="another version"):
         folder.open(found, SETTINGS)
     assert str(pickle.loads(pickle.dumps(BatchError("x")))) == "x"  # noqa: S301 - crosses processes
