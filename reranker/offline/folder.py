@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import os
 import shutil
 import sqlite3
 import time
@@ -33,6 +32,7 @@ from pydantic import TypeAdapter
 from reranker.errors import RerankerError
 from reranker.offline import Partition, RowScore, pairs
 from reranker.offline.pairs import Format, Input
+from reranker.search.index import sync
 
 OutputFormat: TypeAlias = Literal["parquet", "jsonl"]
 Settings: TypeAlias = dict[str, Any]
@@ -199,19 +199,6 @@ class BatchFolder:
         record |= {"write_s": time.perf_counter() - started_s, "done_s": time.time()}
         write_json(self._record(partition), record)
 
-    def attempt(self, partition: int) -> int:
-        """Note that a partition is begun; returns how often it was since `forget_attempts`."""
-        path = self.path / "state" / "begun" / f"{partition:05}"
-        with path.open("ab") as file:
-            file.write(b".")
-        return path.stat().st_size
-
-    def forget_attempts(self) -> None:
-        """Begin to count anew."""
-        begun = self.path / "state" / "begun"
-        shutil.rmtree(begun, ignore_errors=True)
-        begun.mkdir(parents=True)
-
     def write_errors(self, manifest: Manifest) -> int:
         """Write all problems to one file; returns how many rows have no score."""
         failed = 0
@@ -251,17 +238,17 @@ class BatchFolder:
 
 def write_scores(path: Path, rows: Sequence[RowScore], key_columns: Sequence[str]) -> None:
     """Write rows to a file named .parquet or .jsonl; see `BatchFolder.finish`."""
-    values = [
-        {"row": one.number, **dict(zip(key_columns, one.keys, strict=True)), "score": one.score}
-        | {"log_odds": one.log_odds, "truncated": one.truncated, "error": one.problem.code if one.problem else None}
+    columns = [("row", pa.int64()), *((name, pa.string()) for name in key_columns), ("score", pa.float64())]
+    columns += [("log_odds", pa.float64()), ("truncated", pa.bool_()), ("error", pa.string())]
+    table = [
+        (one.number, *one.keys, one.score, one.log_odds, one.truncated, one.problem and one.problem.code)
         for one in rows
     ]
-    keys = [(name, pa.string()) for name in key_columns]
-    scores = [("score", pa.float64()), ("log_odds", pa.float64()), ("truncated", pa.bool_()), ("error", pa.string())]
+    names = [name for name, _ in columns]
+    values = [dict(zip(names, row, strict=True)) for row in table]
     with _replacing(path) as temporary:
         if path.suffix == ".parquet":
-            schema = pa.schema([("row", pa.int64()), *keys, *scores])
-            pq.write_table(pa.Table.from_pylist(values, schema=schema), temporary)
+            pq.write_table(pa.Table.from_pylist(values, schema=pa.schema(columns)), temporary)
         else:
             temporary.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in values))
 
@@ -284,19 +271,11 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)  # the new name, too
+        sync(path.parent)  # the new name, too
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:  # Any: JSON, or dataclasses of it

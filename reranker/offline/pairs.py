@@ -49,23 +49,21 @@ class Columns:
 
     def texts(self, row: dict[str, Any]) -> tuple[str, str]:  # Any: JSON, or a column of any type
         """Give a row's query and document; raises RowError if it does not have both."""
-        query, document = self._text(row, self.query, "query"), self._text(row, self.document, "document")
-        if not query.strip():
+        texts: list[str] = []
+        for name, what in ((self.query, "query"), (self.document, "document")):
+            value = row.get(name)
+            if value is None:
+                raise RowError(f"missing_{what}", f"there is no `{name}`")
+            try:
+                text = value.decode() if isinstance(value, bytes) else value
+            except UnicodeDecodeError:
+                raise RowError("invalid_utf8", "a text is not UTF-8") from None
+            if not isinstance(text, str):
+                raise RowError("wrong_type", f"`{name}` is no text")
+            texts.append(text)
+        if not texts[0].strip():
             raise RowError("empty_query", f"`{self.query}` is empty")
-        return query, document
-
-    @staticmethod
-    def _text(row: dict[str, Any], name: str, what: str) -> str:
-        value = row.get(name)
-        if value is None:
-            raise RowError(f"missing_{what}", f"there is no `{name}`")
-        try:
-            value = value.decode() if isinstance(value, bytes) else value
-        except UnicodeDecodeError:
-            raise RowError("invalid_utf8", "a text is not UTF-8") from None
-        if not isinstance(value, str):
-            raise RowError("wrong_type", f"`{name}` is no text")
-        return value
+        return texts[0], texts[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +178,14 @@ def _partition_lines(path: Path, partition: Partition) -> Iterator[tuple[int, in
 
 def _cut_parquet(path: Path, partition_rows: int, source: Input) -> Iterator[tuple[int, int, int]]:
     with _open_parquet(path) as parquet:
+        schema = parquet.schema_arrow
         for name in (source.columns.query, source.columns.document):
-            _require_text_column(path, parquet.schema_arrow, name)
+            if name not in schema.names:
+                known = ", ".join(schema.names)
+                raise InputFileError(str(path), None, f"has no column {name!r}, only {known}; name it with an option")
+            of = schema.field(name).type
+            if not _is_text(of.value_type if pa.types.is_dictionary(of) else of):
+                raise InputFileError(str(path), None, f"column {name!r} holds {of}, not text")
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             for first in range(0, rows, partition_rows):
@@ -195,16 +199,6 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
 
 def _is_text(of: pa.DataType) -> bool:
     return bool(pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of))
-
-
-def _require_text_column(path: Path, schema: pa.Schema, name: str) -> None:
-    if name not in schema.names:
-        known = ", ".join(schema.names)
-        raise InputFileError(str(path), None, f"has no column {name!r}, only {known}; name it with an option")
-    of = schema.field(name).type
-    of = of.value_type if pa.types.is_dictionary(of) else of
-    if not _is_text(of):
-        raise InputFileError(str(path), None, f"column {name!r} holds {of}, not text")
 
 
 class JsonlReader:

@@ -7,13 +7,11 @@ that are gathered to bring those of the same query together.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -52,6 +50,8 @@ class Cost:
     prompt_tokens: int = 0
     work_tokens: int = 0
     """Prompt tokens that are left to compute when pairs of the same query share their head."""
+    engine_spans: list[tuple[float, float]] = field(default_factory=list)
+    """Begin and end, in seconds since 1970, of each chunk in the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class BatchReport:
 
     @property
     def pairs_per_s(self) -> float:
-        """While it scored."""
+        """Of the time in which it scored."""
         return self.pairs / self.scoring_s if self.scoring_s else math.nan
 
     @classmethod
@@ -90,23 +90,22 @@ class BatchReport:
         cls, records: Sequence[Mapping[str, Any]], rows: int, failed: int, started_s: float, finish_s: float
     ) -> Self:
         """Sum up `BatchFolder.record` of the partitions that this run scored; it began `started_s` after 1970."""
-        engines: dict[str, tuple[float, float]] = {}
-        for one in records:  # an engine's seconds only rise: the largest are its last
-            engines[one["engine"]] = max(
-                engines.get(one["engine"], (0.0, 0.0)), (one["engine_up_s"], one["engine_busy_s"])
-            )
+        by_engine: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+        for one in records:
+            by_engine.setdefault((one["engine"], one["ready_s"]), []).append(one)
+        up_s = sum(max(one["done_s"] for one in of_one) - ready_s for (_, ready_s), of_one in by_engine.items())
+        busy = sum(busy_s(span for one in of_one for span in one["engine_spans"]) for of_one in by_engine.values())
         begun_s = min((one["begun_s"] for one in records), default=started_s)
-        up_s = sum(up for up, _ in engines.values())
         summed = ("pairs", "prompt_tokens", "work_tokens", "read_s", "render_s", "write_s")
         return cls(
             rows=rows,
             failed_rows=failed,
             rows_now=sum(one["rows"] for one in records),
-            engines=len(engines),
+            engines=len(by_engine),
             start_s=begun_s - started_s,
             scoring_s=max((one["done_s"] for one in records), default=begun_s) - begun_s,
             finish_s=finish_s,
-            engine_busy=sum(busy for _, busy in engines.values()) / up_s if up_s else None,
+            engine_busy=busy / up_s if up_s else None,
             **{name: sum(one[name] for one in records) for name in summed},
         )
 
@@ -126,34 +125,13 @@ class BatchReport:
         ]
 
 
-class BusyTime:
-    """How long at least one block was at work, in any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running = 0
-        self._seconds = self._since_s = 0.0
-
-    @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """Count the time of the block; blocks side by side count once."""
-        with self._lock:
-            if not self._running:
-                self._since_s = time.monotonic()
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= 1
-                if not self._running:
-                    self._seconds += time.monotonic() - self._since_s
-
-    @property
-    def total_s(self) -> float:
-        """Until now."""
-        with self._lock:
-            return self._seconds + (time.monotonic() - self._since_s if self._running else 0.0)
+def busy_s(spans: Iterable[Sequence[float]]) -> float:
+    """Add up spans of time, from their beginnings to their ends; where several overlap, the time counts once."""
+    total = last = 0.0
+    for begun_s, done_s in sorted(spans):
+        total += max(0.0, done_s - max(begun_s, last))
+        last = max(last, done_s)
+    return total
 
 
 class PartitionScorer:
@@ -174,7 +152,6 @@ class PartitionScorer:
         """
         if instruction and not renderer.takes_instruction:
             raise InvalidRequestError("instruction", "this model takes none")
-        self.busy = BusyTime()
         self._engine, self._renderer, self._adapter = engine, renderer, adapter
         self._instruction = config.model.instruction_text(instruction)
         self._cutting = CuttingPolicy.of(RankRequest("", ()), config.long_documents)
@@ -183,15 +160,9 @@ class PartitionScorer:
     async def score(
         self, rows: Iterator[Row], cost: Cost, advance: Callable[[int], object] = lambda rows: None
     ) -> list[RowScore]:
-        """Score the rows of a partition, and add up what it costs.
+        """Score the rows of a partition, and give their scores in the order of their numbers.
 
-        Args:
-            rows: In any order.
-            cost: Is added to.
-            advance: Gets the number of rows that are done, now and then.
-
-        Returns:
-            One for each row, in the order of their numbers.
+        `cost` is added to. `advance` gets the number of rows that are done, now and then.
 
         Raises:
             EngineFailedError: The engine stopped working.
@@ -201,11 +172,12 @@ class PartitionScorer:
         room = asyncio.Semaphore(_IN_ENGINE)
 
         async def score_chunk(lists: Sequence[tuple[list[Row], RenderedList]]) -> None:
+            begun_s = time.time()
             try:
-                with self.busy.working():
-                    logits = await asyncio.gather(*(self._engine.score(rendered.prompts) for _, rendered in lists))
+                logits = await asyncio.gather(*(self._engine.score(rendered.prompts) for _, rendered in lists))
             finally:
                 room.release()
+            cost.engine_spans.append((begun_s, time.time()))
             for (of_query, rendered), of_list in zip(lists, logits, strict=True):
                 cost.pairs += len(rendered.prompts)
                 cost.prompt_tokens += rendered.prompts.prompt_tokens

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reranker.offline import Problem, RowScore
+from reranker.offline import Partition, Problem, RowScore, pairs
 from reranker.offline.folder import BatchError, BatchFolder, write_scores
 from reranker.offline.pairs import Columns, Input, find_input
 
@@ -139,6 +139,24 @@ def test_the_same_content_under_another_name_and_time_is_the_same_input(
     folder.open(again, SETTINGS)
 
 
+def test_an_input_that_changes_while_it_is_cut_is_refused(
+    found: Input, folder: BatchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest could be that of the new content, and its partitions those of the old."""
+    cut = pairs.plan
+
+    def cut_and_change(source: Input, rows: int) -> tuple[Partition, ...]:
+        partitions = cut(source, rows)
+        _append(source.files[0])
+        return partitions
+
+    monkeypatch.setattr(pairs, "plan", cut_and_change)
+    with pytest.raises(BatchError, match="changed while it was read"):
+        folder.open(found, SETTINGS)
+    monkeypatch.undo()
+    assert folder.open(found, SETTINGS).rows == 6
+
+
 def test_a_folder_with_other_files_or_in_use_is_refused(folder: BatchFolder, tmp_path: Path) -> None:
     with folder.locked(), pytest.raises(BatchError, match="another `reranker batch`"), folder.locked():
         pass
@@ -165,12 +183,6 @@ def test_a_folder_of_another_version_is_refused(found: Input, folder: BatchFolde
     with pytest.raises(BatchError, match="another version"):
         folder.open(found, SETTINGS)
     assert str(pickle.loads(pickle.dumps(BatchError("x")))) == "x"  # noqa: S301 - crosses processes
-
-
-def test_attempts_are_counted_in_each_run(folder: BatchFolder) -> None:
-    for _ in range(2):
-        folder.forget_attempts()
-        assert [folder.attempt(3), folder.attempt(3), folder.attempt(4)] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("output", ["parquet", "jsonl"])
