@@ -14,8 +14,8 @@ from pydantic import BaseModel, StrictStr
 from benchmarks.stages import milliseconds
 from benchmarks.texts import pieces
 from reranker.config import LimitsConfig
-from reranker.dialects.base import Served
 from reranker.dialects.parse import parse
+from reranker.record import RequestRecord
 from reranker.types import RankedDocument, Ranking
 
 _REPEATS = 7
@@ -62,8 +62,8 @@ def main() -> None:
     print("\n| answer of 1,000 results | json | msgspec | orjson |\n|---|---|---|---|")
     ranking = Ranking(tuple(RankedDocument(index, index / 1_000, 0.0) for index in range(1_000)), prompt_tokens=10)
     for echo in (False, True):
-        asked = parse(orjson.dumps({"query": "q", "documents": pieces(1_000), "return_documents": echo}), None, limits)
-        answer = asked.write([ranking], Served("id", "demo", 0))
+        call = parse(orjson.dumps({"query": "q", "documents": pieces(1_000), "return_documents": echo}), None, limits)
+        answer = call.write([ranking], "demo", RequestRecord())
         times = (
             best_ms(lambda answer=answer: json.dumps(answer, ensure_ascii=False).encode()),  # type: ignore[misc]
             best_ms(lambda answer=answer: msgspec.json.encode(answer)),  # type: ignore[misc]

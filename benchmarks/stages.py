@@ -13,12 +13,12 @@ import numpy as np
 import orjson
 
 from reranker.config import EngineConfig, LimitsConfig, ModelConfig, PlanningConfig, SimulatedConfig
-from reranker.dialects.base import Served
 from reranker.dialects.parse import parse
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking import scoring
 from reranker.ranking.planning import plan
+from reranker.record import RequestRecord
 from reranker.transport import frames
 from reranker.transport.frames import FrameReader
 from reranker.types import EngineScores, Ranking, RankRequest, Shard, ShardTerms
@@ -54,19 +54,19 @@ def stages_ms(model: Path, raw: bytes, replicas: int = 8) -> dict[str, float]:
         found[name] = round(statistics.median(milliseconds(stage, _REPEATS)), 2)
         return stage()
 
-    asked = timed("read the body", lambda: parse(raw, None, LimitsConfig()))
-    [request] = asked.lists
+    call = timed("read the body", lambda: parse(raw, None, LimitsConfig()))
+    [request] = call.lists
     prompts = timed("tokenize and lay out", lambda: _prompts(model, request))
     shards = timed("plan", lambda: plan(prompts.pair_tokens, [0] * replicas, PlanningConfig()))
     parts = timed("cut out the shards", lambda: [prompts.select(indices) for indices in shards])
-    sent = timed("pack the shards", lambda: [bytes(frames.of_shard(0, part, ShardTerms())) for part in parts])
-    timed("unpack the shards", lambda: [frames.read_shard(one) for part in sent for one in FrameReader().feed(part)])
+    sent = timed("pack the shards", lambda: [bytes(frames.pack_shard(0, part, ShardTerms())) for part in parts])
+    timed("unpack the shards", lambda: [frames.unpack_shard(one) for part in sent for one in FrameReader().feed(part)])
     scores = [EngineScores(np.ones(len(s), np.float32), np.ones(len(s), np.bool_)) for s in shards]
     merged = timed("merge", lambda: scoring.merge(list(zip(shards, scores, strict=True)), len(prompts)))
     ones = np.ones(len(prompts), dtype=np.intp)
     ranked = timed("rank", lambda: scoring.rank(merged.logits.astype(np.float64), frozenset(), ones))
     ranking = Ranking(ranked, prompt_tokens=prompts.prompt_tokens)
-    answer = timed("answer", lambda: asked.write([ranking], Served("rerank-0", "simulated", 0)))
+    answer = timed("answer", lambda: call.write([ranking], "simulated", RequestRecord()))
     timed("write the answer as JSON", lambda: orjson.dumps(answer))
     return found
 

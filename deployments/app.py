@@ -14,35 +14,32 @@ from reranker.config import RerankerConfig, SearchConfig
 from reranker.model.checkpoint import find_checkpoint
 
 _SERVE_FLAGS = {
-    # Serve's router and our code on the replica's own event loop: a hop less to another thread, each way. The ingress
-    # needs it: its HTTP server runs on that loop.
+    # Serve's router and our code run on the replica's own event loop, which saves a hop to another thread each way.
+    # The ingress needs it: its HTTP server runs on that loop.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # No handle counts anything (fleet.py): the policy of autoscaling.py hears from the replicas.
+    # Handles see no shards (fleet.py): the policy of autoscaling.py has its figures from the replicas.
     "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": "0",
 }
 
 _SHUTDOWN_LOOK_S = 0.1
-"""Serve waits so long, and looks then whether a call is left that it knows of, before it has a replica end. Both of
-ours drain by themselves; with Serve's own two seconds every stop and every update would take these longer."""
+"""Serve waits so long before it looks whether a replica that is to end has calls left. Ours drain by themselves, and
+Serve's own two seconds would only be added to every stop and update."""
 
 
 def build_app(args: dict[str, object]) -> Application:
-    """Wire the application.
-
-    Args:
-        args: `args` of the application in the Serve configuration; see `RerankerConfig`.
+    """Wire the application from its `args` in the Serve configuration, before any device is taken.
 
     Raises:
-        pydantic.ValidationError: An unknown key or a wrong value.
-        ConfigurationError: The model is not there, or not one we can serve. Before any device is taken.
+        pydantic.ValidationError: An unknown key or a wrong value; see `RerankerConfig`.
+        ConfigurationError: The model is not there, or not one we can serve.
     """
     config = RerankerConfig.model_validate(args)
     checkpoint = find_checkpoint(config.model)
-    # One commit for all replicas, also for those that start when the branch has moved on.
+    # One commit for all replicas, also for those that start after the branch has moved on.
     config = config.model_copy(update={"model": config.model.model_copy(update={"revision": checkpoint.revision})})
     device = choose_device(config)
-    without_search = config.model_copy(update={"search": SearchConfig()})  # a change of it restarts no engine
+    without_search = config.model_copy(update={"search": SearchConfig()})  # so that a change of it restarts no engine
     engine = (
         serve.deployment(EngineReplica)
         .options(
@@ -53,7 +50,7 @@ def build_app(args: dict[str, object]) -> Application:
             graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S,
             request_router_config=RequestRouterConfig(
                 request_router_class=ShardRouter,
-                request_routing_stats_period_s=1,  # so old may be what an idle ingress knows of the replicas' load
+                request_routing_stats_period_s=1,  # age of the load that an idle ingress knows
             ),
         )
         .bind(without_search, device)
@@ -61,7 +58,7 @@ def build_app(args: dict[str, object]) -> Application:
     # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
     options = {"num_cpus": 0, "runtime_env": {"env_vars": _SERVE_FLAGS}}
     search = search_application(config, device, _SERVE_FLAGS)
-    # Nobody but a health check notices that an ingress has died: it is called by clients, not through Serve.
+    # Only a health check notices that an ingress has died: clients call it, not Serve.
     ingress = serve.deployment(Ingress).options(
         ray_actor_options=options, health_check_period_s=1, graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S
     )

@@ -1,4 +1,4 @@
-"""How many replicas, of engines or of the ingress: a Ray Serve autoscaling policy around `deployments.scaling`.
+"""How many replicas, of engines or of the ingress: a Ray Serve autoscaling policy.
 
 A Serve configuration names it:
 
@@ -7,28 +7,41 @@ A Serve configuration names it:
         policy_function: deployments.autoscaling:QueueTime
         policy_kwargs: {target_queue_s: 1}
 
-It runs in Serve's controller, ten times a second; `upscale_delay_s` and `downscale_delay_s` must be 0, as it
-waits by itself. After a deployment it starts without a past.
+Two needs, in replicas: enough that the arriving work takes only a part of their speed, and enough that the queued work
+is done within the target. The larger counts. More replicas come at once; fewer come only when the last minutes would
+have been served by fewer, and then step by step.
+
+Serve pickles this module by value and runs it in its controller, ten times a second. `upscale_delay_s` and
+`downscale_delay_s` must be 0, as the policy waits by itself. After a deployment it starts without a past.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
 from ray.serve.config import AutoscalingContext
 from ray.util import metrics as ray_metrics
 
-from deployments.scaling import REASONS, Decision, ReplicaScaling, Report
 from reranker.config import ScalingConfig
 
 logger = logging.getLogger("ray.serve")
 """The controller's; ours is not set up there."""
 
+_RATE_S = 2.0
+"""Seconds over which arriving work is counted, or from one report to the next where those are further apart. A longer
+mean sees a burst later, and `keep_s` holds what a short one saw (measured: docs/scaling.md)."""
+
+Reason: TypeAlias = Literal["queue", "load", "enough", "recent need", "less needed", "no figures", "no speed yet"]
+"""Of a decision: the larger need, or what holds the number where it is."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 NEEDED, WANTED, QUEUE, REASON = (
-    f"reranker_scaling_{one}" for one in ("needed_replicas", "wanted_replicas", "queue_seconds", "reason")
+    f"reranker_scaling_{name}" for name in ("needed_replicas", "wanted_replicas", "queue_seconds", "reason")
 )
 GAUGES = {
     NEEDED: ("Replicas that the work of this moment needs.", ("deployment",)),
@@ -36,45 +49,163 @@ GAUGES = {
     QUEUE: ("Expected wait for an engine.", ("deployment",)),
     REASON: (f"1 for the last decision's reason, 0 for others: {', '.join(REASONS)}.", ("deployment", "reason")),
 }
-"""Description and labels. Ray's exporter shows them: they are set in Serve's controller, which has no files of ours."""
+"""Description and labels. Set in Serve's controller, which has no files of ours, so Ray's exporter shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A replica's figures. Work is in tokens, or in any other unit that all replicas share."""
+
+    at_s: float
+    """On the clock that decisions are made by."""
+    pending: float
+    """Work that waits or is being computed."""
+    arrived: float
+    """Work since the replica started."""
+    work_per_s: float | None
+    """Speed while it works. None: it has not worked yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A number of replicas, and why."""
+
+    replicas: int
+    reason: Reason
+    queue_s: float
+    """Expected seconds of work in each running replica. 0 where nothing is known."""
+    needed: float
+    """Replicas that are needed at this moment."""
+
+
+class ReplicaScaling:
+    """Decides again and again; remembers the needs of the last `keep_s`. Pure: it is told the time and the figures."""
+
+    def __init__(self, config: ScalingConfig) -> None:
+        """Start without a past."""
+        self._config = config
+        self._began_s: float | None = None
+        self._stepped_s = -math.inf
+        self._needs: deque[tuple[float, float]] = deque()  # (time, need), falling: each is the largest since its time
+        self._history: dict[str, deque[Report]] = {}  # of each replica the last `_RATE_S`, and one before
+
+    def decide(self, reports: Mapping[str, Report | None], target: int, now_s: float) -> Decision:
+        """Decide how many replicas there are to be.
+
+        Args:
+            reports: The last report of each running replica; None: it has made none. Those that start are not in it.
+            target: The number so far, including replicas that start.
+            now_s: Rises from call to call.
+        """
+        self._began_s = now_s if self._began_s is None else self._began_s
+        self._record(reports)
+        fresh = {
+            name: report
+            for name, report in reports.items()
+            if report is not None and now_s - report.at_s <= self._config.stale_s
+        }
+        if not fresh or len(fresh) * 2 < len(reports):
+            return Decision(target, "no figures", 0.0, float(target))
+        # A replica that no longer reports counts like the mean of the others. One that has never reported is new and
+        # has nothing to do.
+        silent = sum(name not in fresh and name in self._history for name in reports)
+        scale = 1 + silent / len(fresh)
+        pending = sum(report.pending for report in fresh.values()) * scale
+        speeds = [report.work_per_s for report in fresh.values() if report.work_per_s]
+        if not speeds:
+            if pending:
+                return Decision(target, "no speed yet", 0.0, float(target))
+            return self._settle(0.0, "enough", 0.0, target, now_s)
+        speed = sum(speeds) / len(speeds)
+        arriving = sum(_arriving(self._history[name]) for name in fresh)
+        for_load = arriving * scale / (speed * self._config.utilization)
+        for_queue = pending / (speed * self._config.target_queue_s)
+        if len(reports) < target:
+            # The queue is there because some are still starting: it is no reason for yet more.
+            for_queue = min(for_queue, target)
+        reason: Reason = "queue" if for_queue > for_load else "load"
+        return self._settle(max(for_load, for_queue), reason, pending / speed / len(reports), target, now_s)
+
+    def _settle(self, needed: float, reason: Reason, queue_s: float, target: int, now_s: float) -> Decision:
+        recent = _whole(self._remember(needed, now_s))
+        if _whole(needed) > target:
+            return Decision(_whole(needed), reason, queue_s, needed)
+        if _whole(needed) == target:
+            return Decision(target, "enough", queue_s, needed)
+        keep_s = self._config.keep_s
+        # The need of the last `keep_s` is known only after so long.
+        young = self._began_s is None or now_s - self._began_s < keep_s
+        if young or recent >= target or now_s - self._stepped_s < keep_s / 10:
+            return Decision(target, "recent need", queue_s, needed)
+        self._stepped_s = now_s
+        step = max(1, math.floor(target * self._config.step_down))
+        return Decision(max(recent, target - step), "less needed", queue_s, needed)
+
+    def _remember(self, needed: float, now_s: float) -> float:
+        """Add a need; give the largest of the last `keep_s`."""
+        while self._needs and self._needs[-1][1] <= needed:
+            self._needs.pop()
+        self._needs.append((now_s, needed))
+        while self._needs[0][0] < now_s - self._config.keep_s:
+            self._needs.popleft()
+        return self._needs[0][1]
+
+    def _record(self, reports: Mapping[str, Report | None]) -> None:
+        """Add new reports to the history, and forget replicas that have ended."""
+        self._history = {name: history for name, history in self._history.items() if name in reports}
+        for name, report in reports.items():
+            if report is None:
+                continue
+            history = self._history.setdefault(name, deque([report]))
+            if report.arrived < history[-1].arrived:  # the replica has started again
+                history.clear()
+            if not history or report.at_s > history[-1].at_s:
+                history.append(report)
+            while len(history) > 2 and history[1].at_s <= report.at_s - _RATE_S:
+                history.popleft()
+
+
+def _arriving(history: Sequence[Report]) -> float:
+    """Work that arrives at a replica per second. 0 with one report: its work arrived in an unknown time."""
+    first, last = history[0], history[-1]
+    return (last.arrived - first.arrived) / (last.at_s - first.at_s) if last.at_s > first.at_s else 0.0
+
+
+def _whole(needed: float) -> int:
+    """Replicas for a need; an excess of less than a hundredth is no reason for one more."""
+    return math.ceil(needed - 0.01)
 
 
 class QueueTime:
     """Keeps the expected wait for an engine below `target_queue_s`."""
 
-    def __init__(self, **settings: Any) -> None:  # what YAML gives; checked by ScalingConfig
-        """Start without a past.
-
-        Args:
-            settings: See `ScalingConfig`.
+    def __init__(self, **settings: Any) -> None:  # Any: from YAML
+        """Start without a past. The settings are those of `ScalingConfig`.
 
         Raises:
             pydantic.ValidationError: An unknown key or a wrong value.
         """
         self._scaling = ReplicaScaling(ScalingConfig.model_validate(settings))
-        self._gauges: dict[str, Any] = {}  # Ray's are untyped here; made when first used, in the controller
+        self._gauges: dict[str, Any] = {}  # Ray's are untyped here; made when first needed, in the controller
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
         """Decide. Called by Serve, which applies the bounds."""
-        if not context.running_replicas and not context.target_num_replicas:
-            # Scaled to zero: nobody is there to say anything, but a list that came made a call wait (fleet.py).
+        target = context.target_num_replicas
+        if not context.running_replicas and not target:
+            # Scaled to zero: no replica reports, but the list that came has made a call wait (fleet.py).
             return (1 if context.total_queued_requests else 0), {}
-        reports = {one.unique_id: _report(one, context.raw_metrics or {}) for one in context.running_replicas}
-        decision = self._scaling.decide(reports, context.target_num_replicas, context.current_time)
-        if decision.replicas != context.target_num_replicas:
-            logger.info(
-                "%s: %d replicas instead of %d (%s; %.2f s queued, %.2f needed)",
-                context.deployment_name,
-                decision.replicas,
-                context.target_num_replicas,
-                decision.reason,
-                decision.queue_s,
-                decision.needed,
-            )
-        self._tell(decision, context.deployment_name)
+        reports = {
+            replica.unique_id: _report(replica, context.raw_metrics or {}) for replica in context.running_replicas
+        }
+        decision, deployment = self._scaling.decide(reports, target, context.current_time), context.deployment_name
+        if decision.replicas != target:
+            message = "%s: %d replicas instead of %d (%s; %.2f s queued, %.2f needed)"
+            figures = (decision.reason, decision.queue_s, decision.needed)
+            logger.info(message, deployment, decision.replicas, target, *figures)
+        self._set_gauges(decision, deployment)
         return decision.replicas, {}
 
-    def _tell(self, decision: Decision, deployment: str) -> None:
+    def _set_gauges(self, decision: Decision, deployment: str) -> None:
         if not self._gauges:
             self._gauges = {name: ray_metrics.Gauge(name, *about) for name, about in GAUGES.items()}
         for name, value in ((NEEDED, decision.needed), (WANTED, decision.replicas), (QUEUE, decision.queue_s)):
@@ -85,16 +216,9 @@ class QueueTime:
 
 
 def _report(replica: Any, raw: Mapping[str, Mapping[Any, Sequence[Any]]]) -> Report | None:
-    """The last that a replica said; Ray keeps a series of (timestamp, value) for each figure and replica."""
-    latest = {}
-    for name in ("pending_work", "arrived_work", "work_per_s"):
-        series = raw.get(name, {}).get(replica)
-        if not series:
-            return None
-        latest[name] = series[-1]
-    return Report(
-        at_s=latest["pending_work"].timestamp,
-        pending=latest["pending_work"].value,
-        arrived=latest["arrived_work"].value,
-        work_per_s=latest["work_per_s"].value or None,
-    )
+    """A replica's last report. Ray (untyped here) has a series of (timestamp, value) for each figure and replica."""
+    series = [raw.get(name, {}).get(replica) for name in ("pending_work", "arrived_work", "work_per_s")]
+    if not all(series):
+        return None
+    pending, arrived, speed = (points[-1] for points in series if points)
+    return Report(pending.timestamp, pending.value, arrived.value, speed.value or None)

@@ -1,4 +1,4 @@
-"""One engine per replica: loads the model, scores shards, ends when it no longer can."""
+"""One engine per replica: it loads the model, scores shards, and ends when it no longer can."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deployments.loading import Loading
 from deployments.telemetry import ReplicaMetrics, join_serve, tell_of_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
-from reranker.engine.base import Engine
+from reranker.engine.loop import Engine
 from reranker.engine.startup_check import CHECKS, require_sane, tolerance_for
 from reranker.errors import ConfigurationError, EngineFailedError, StartupCheckError
 from reranker.model.checkpoint import SIMULATED, find_checkpoint, model_identity
@@ -32,17 +32,13 @@ logger = logging.getLogger(__name__)
 
 
 class EngineReplica:
-    """A replica is RUNNING, and gets shards, once its constructor has returned: it can score then."""
+    """A replica gets shards once its constructor has returned: Serve calls it RUNNING then."""
 
     def __init__(self, config: RerankerConfig, device: str) -> None:
-        """Load the model, and check that it scores as a reranker does.
-
-        Args:
-            config: The service's configuration.
-            device: "cpu" or "cuda".
+        """Load the model on "cpu" or "cuda", and check it.
 
         Raises:
-            StartupCheckError: It does not. Serve tries again a few times, then gives up; none takes traffic.
+            StartupCheckError: It does not score as a reranker. Serve tries again a few times, then gives up.
         """
         began_s = time.monotonic()
         join_serve()
@@ -52,8 +48,8 @@ class EngineReplica:
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, engine_metrics, self._update_metrics)
         self._engine_metrics = engine_metrics.EngineMetrics(CHECKS)
-        with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
-            model = beside.submit(identity, config, device)
+        with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:
+            model = beside.submit(identity, config, device)  # reads the files that the engine loads
             try:
                 self._engine = open_engine(config, device, loading.stage)
             except StartupCheckError as error:
@@ -69,7 +65,7 @@ class EngineReplica:
         self._server = ShardServer(ray.util.get_node_ip_address(), self._model, self._score, tls)
 
     async def _score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Score the pairs of a shard that its time suffices for; cancelled when nobody waits for them any more."""
+        """Score as many pairs of a shard as time allows; cancelled when nobody waits for them any more."""
         request_id.set(terms.request_id)  # each shard has a task of its own
         self._in_hand[terms.sender] += shard.work_tokens
         self._arrived_tokens += shard.work_tokens
@@ -84,27 +80,30 @@ class EngineReplica:
         return ShardScores(scores, self._name, self._load(), self._model)
 
     def record_replica_metadata(self) -> dict[str, object]:
-        """Called once by Serve, which tells every router: where this replica takes shards."""
-        return self._server.address.as_metadata()
+        """Give the replica's address. Called once by Serve, which sends it to every router."""
+        return self._server.address.to_metadata()
 
     async def named_load(self) -> tuple[str, ReplicaLoad]:
-        """Answer with the replica's name and load, for all replicas to be asked at once."""
+        """Give the replica's name and load."""
         await self._engine.check_integrity()
         return self._name, self._load()
 
     def record_routing_stats(self) -> dict[str, object]:
-        """Called by Serve's controller now and then, which tells every router."""
+        """Give the load. Called now and then by Serve's controller, which sends it to every router."""
         return dataclasses.asdict(self._load())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`.
+        """Give figures for the policy in `autoscaling.py`. Called by Serve in each `metrics_interval_s`.
 
-        `shards` is for policies that count: Serve, whose handles our shards pass by, has no number of its own.
+        `shards` is for policies that count requests: Serve itself does not see our shards.
         """
         load = self._engine.load
-        speed = load.tokens_per_s or 0.0  # Serve takes numbers only
-        work = {"pending_work": load.pending_tokens, "arrived_work": self._arrived_tokens, "work_per_s": speed}
-        return work | {"shards": self._server.shards_in_hand}
+        return {
+            "pending_work": load.pending_tokens,
+            "arrived_work": self._arrived_tokens,
+            "work_per_s": load.tokens_per_s or 0.0,  # Serve takes numbers only
+            "shards": self._server.shards_in_hand,
+        }
 
     def _update_metrics(self) -> None:
         if hasattr(self, "_engine"):
@@ -114,7 +113,7 @@ class EngineReplica:
         return dataclasses.replace(self._engine.load, in_hand=dict(+self._in_hand))
 
     async def check_health(self) -> None:
-        """Called by Serve; raising, or not answering in time, makes it replace this replica."""
+        """Called by Serve, which replaces the replica on an error or a timeout."""
         if not self._engine.healthy:
             self._end()
         await self._engine.check_integrity()
@@ -122,14 +121,14 @@ class EngineReplica:
     def _end(self) -> NoReturn:
         """End this process: a replica without an engine would draw traffic with fast errors until Serve noticed.
 
-        Whoever waits for it learns at once that the replica is lost, and sends its shard elsewhere.
+        The ingresses see their connections end at once, and send the shards elsewhere.
         """
         logger.critical("the engine has failed; this replica ends, and Serve starts another")
         logging.shutdown()
         os._exit(1)
 
     async def __del__(self) -> None:
-        """Called by Serve when the replica is to end: nobody is told of it any more, and what it has it finishes."""
+        """Finish the shards and stop. Called by Serve when the replica is to end and no router lists it any more."""
         if hasattr(self, "_server"):
             await self._server.drain()
         if hasattr(self, "_engine"):
@@ -138,15 +137,8 @@ class EngineReplica:
             self._engine.shutdown()
 
 
-logger = logging.getLogger(__name__)
-
-
 def choose_device(config: RerankerConfig) -> str:
-    """Say what engines run on, "cpu" or "cuda", once Ray is there.
-
-    Raises:
-        ConfigurationError: Several GPUs are to share a model, and there are none.
-    """
+    """Choose "cpu" or "cuda" by Ray's resources; ConfigurationError if a model needs GPUs and there are none."""
     device = config.engine.device
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
@@ -156,7 +148,7 @@ def choose_device(config: RerankerConfig) -> str:
 
 
 def environment(config: RerankerConfig) -> dict[str, str]:
-    """Variables that OpenMP and vLLM read when they load, so they must be there before the process starts."""
+    """Variables that OpenMP and vLLM read when they load: they must be set before the process starts."""
     return {
         "OMP_NUM_THREADS": str(config.engine.cpu_threads or max(1, int(config.engine.cpus))),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
@@ -165,7 +157,7 @@ def environment(config: RerankerConfig) -> dict[str, str]:
 
 
 def resources(config: RerankerConfig, device: str) -> dict[str, float]:
-    """What Ray is to reserve for an engine: `num_cpus` and `num_gpus`."""
+    """Ray's reservation for an engine: `num_cpus` and `num_gpus`."""
     return {
         "num_cpus": 0 if config.engine.simulated else config.engine.cpus,  # a simulated one only sleeps
         "num_gpus": config.engine.tensor_parallel_size if device == "cuda" else 0,
@@ -173,22 +165,17 @@ def resources(config: RerankerConfig, device: str) -> dict[str, float]:
 
 
 def identity(config: RerankerConfig, device: str) -> str:
-    """Digest what such an engine holds; see `model_identity`."""
+    """The identity of such an engine; see `model_identity`."""
     if config.engine.simulated is not None:
         return SIMULATED
     return model_identity(find_checkpoint(config.model), config.engine, device)
 
 
 def open_engine(config: RerankerConfig, device: str, stage: Callable[[str], object] = str) -> Engine:
-    """Load the model, and check that it scores as a reranker does.
-
-    Args:
-        config: The configuration.
-        device: "cpu" or "cuda".
-        stage: Told what is done next.
+    """Load the model on "cpu" or "cuda", and check it. Each stage is announced to `stage`.
 
     Raises:
-        StartupCheckError: It does not.
+        StartupCheckError: It does not score as a reranker.
     """
     # Imported here: vllm brings torch, which the ingress and Serve's controller must not load.
     if config.engine.simulated is not None:

@@ -1,9 +1,10 @@
-"""The engine replicas, as the ingress sees them: which there are, and connections to them. Ray's errors end here."""
+"""The engine replicas as the ingress sees them: which there are, and connections to them. Ray's errors end here."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Mapping
@@ -14,24 +15,24 @@ from ray.serve.handle import DeploymentHandle
 
 from reranker.ranking.placement import Placement
 from reranker.transport.address import ReplicaAddress, tls_context
-from reranker.transport.client import Links
+from reranker.transport.client import ReplicaConnections
 from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 _MEETING_S = 2.0
-_LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels what it has
+_LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels its calls
 
 
 class EngineReplicas:
-    """The replicas of one deployment, by Serve's word: kept up by `router.ShardRouter`."""
+    """The replicas of one deployment that Serve lists; `router.ShardRouter` updates them."""
 
     def __init__(self) -> None:
-        """Start knowing none."""
+        """Start without replicas."""
         self.placement = Placement()
-        self.links = Links(self._set_live, tls_context(os.environ, server=False))
+        self.connections = ReplicaConnections(self._set_live, tls_context(os.environ, server=False))
 
     def update(self, addresses: Mapping[str, ReplicaAddress], loads: Mapping[str, ReplicaLoad]) -> None:
-        """Take over those that are running now, where they listen, and what they say of their load."""
-        self.links.update(addresses)
+        """Replace the running replicas, and note their loads."""
+        self.connections.update(addresses)
         for name, load in loads.items():
             self.placement.note_load(name, load)
 
@@ -41,70 +42,57 @@ class EngineReplicas:
             self.placement.note_model(name, model)
 
 
-_replicas: dict[str, EngineReplicas] = {}
-
-
+@functools.cache
 def replicas_of(deployment: str) -> EngineReplicas:
-    """Those of a deployment: one object for its router and for whoever sends it shards."""
-    if deployment not in _replicas:
-        _replicas[deployment] = EngineReplicas()
-    return _replicas[deployment]
+    """A deployment's replicas: one object for its router and for whoever sends it shards."""
+    return EngineReplicas()
 
 
 class RayFleet:
-    """A `scatter.Fleet`. Serve says which replicas there are; shards go past it: docs/decisions/0007."""
+    """A `scatter.Fleet`. Serve lists the replicas; shards do not pass through it: docs/decisions/0007."""
 
     def __init__(self, engine: DeploymentHandle) -> None:
-        """Start to learn of the replicas.
-
-        Args:
-            engine: Handle of the engine deployment.
-        """
+        """Start to discover the replicas of the engine deployment."""
         self._engine = engine
         replicas = replicas_of(engine.deployment_name)
-        self.placement, self._links = replicas.placement, replicas.links
-        self._learning = asyncio.ensure_future(self._learn())
+        self.placement, self._connections = replicas.placement, replicas.connections
+        self._discovery = asyncio.ensure_future(self._discover())
         self._meet_until_s = time.monotonic() + _MEETING_S
 
     async def meet(self) -> None:
         """Wait for a replica, if that is a matter of moments; else have Serve start one.
 
-        In the first moments Serve may have some that it has not named to us yet. Where it has none, because it has
+        In the first moments Serve may have some that it has not listed to us yet. Where it has none, because it has
         scaled to zero, a call that waits makes it start one.
         """
         if self.placement.live_replicas:
             return
         if (left_s := self._meet_until_s - time.monotonic()) > 0:
-            await asyncio.wait([self._learning], timeout=left_s)
-        if not self.placement.live_replicas and self._learning.done():
-            self._learning = asyncio.ensure_future(self._learn())
+            await asyncio.wait([self._discovery], timeout=left_s)
+        if not self.placement.live_replicas and self._discovery.done():
+            self._discovery = asyncio.ensure_future(self._discover())
 
-    async def _learn(self) -> None:
-        # A handle learns of its replicas only once it is used. This call waits until there is one.
+    async def _discover(self) -> None:
+        # A handle learns its replicas only with its first call. This call waits until there is one.
         with contextlib.suppress(*_LOST, RayServeException):
             await self._engine.named_load.remote()
 
     async def ready(self) -> None:
         """Wait until a replica is live."""
-        await self._links.ready()
+        await self._connections.ready()
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Send one shard to a live replica."""
-        return await self._links.score(replica, shard, terms)
+        return await self._connections.score(replica, shard, terms)
 
     async def replica_loads(self, timeout_s: float = 10.0) -> dict[str, ReplicaLoad]:
-        """Ask every replica how loaded it is: a call to each, for people and tests, not for planning.
+        """Call every replica for its load: for people and tests, not for planning.
 
-        Args:
-            timeout_s: They answer between two steps of their engines, and on a CPU a step may take seconds.
+        They answer between two steps of their engines, and on a CPU a step may take seconds.
         """
-        asked = self._engine.broadcast("named_load")
-        loads: dict[str, ReplicaLoad] = {}
-        for answer in await asked.results_async(timeout_s=timeout_s, return_exceptions=True):
-            if isinstance(answer, _LOST):  # nothing is loaded there any more
-                continue
-            if isinstance(answer, BaseException):
+        calls = self._engine.broadcast("named_load")
+        answers = await calls.results_async(timeout_s=timeout_s, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, _LOST):
                 raise answer
-            name, load = answer
-            loads[name] = load
-        return loads
+        return dict(answer for answer in answers if not isinstance(answer, _LOST))

@@ -35,14 +35,14 @@ from reranker.cache.lookup import Statistics
 from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
-from reranker.dialects.base import JSON, Asked
+from reranker.dialects.base import JSON
 from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.node_metrics import exposition
 from reranker.ranking.ranker import Ranker
-from reranker.record import Timeline
-from reranker.types import Caller, Ranking
+from reranker.record import RequestRecord
+from reranker.types import Caller, Ranking, RankRequest
 
 
 class Ingress:
@@ -122,10 +122,10 @@ class Ingress:
         """See `Backend`."""
         self._ranker.require_any_room(body_bytes)
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
+    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         """See `Backend`."""
         await self._fleet.meet()
-        return await self._ranker.rank(asked.lists, caller, timeline)
+        return await self._ranker.rank(lists, caller, record)
 
     def _set_gauges(self) -> None:
         for gauge, value in (

@@ -23,7 +23,7 @@ from ray import serve
 
 from reranker.config import ObservabilityConfig
 from reranker.node_metrics import NODE_FOLDERS, join_node, metrics_of, node_registry
-from reranker.record import CLIENT_GONE, ShardRecord, Timeline, request_id
+from reranker.record import CLIENT_GONE, RequestRecord, ShardRecord, request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 
 logger = logging.getLogger(__name__)
@@ -103,55 +103,55 @@ class RequestLog:
         """Log by these settings."""
         self._slow_s = config.slow_request_s
 
-    def __call__(self, timeline: Timeline) -> None:
+    def __call__(self, record: RequestRecord) -> None:
         """Log a request, if there is a reason."""
-        found = self._reason(timeline)
+        found = self._reason(record)
         if found is None:
             return
         event, level = found
-        facts = _facts(timeline)
+        facts = _facts(record)
         logger.log(level, "%s", _sentence(event, facts), extra={"event": f"request_{event}", **facts})
 
-    def _reason(self, timeline: Timeline) -> tuple[str, int] | None:
-        if timeline.path in _PROBES:
+    def _reason(self, record: RequestRecord) -> tuple[str, int] | None:
+        if record.path in _PROBES:
             return None
-        if timeline.status == CLIENT_GONE:
+        if record.status == CLIENT_GONE:
             return "abandoned", logging.INFO
-        if timeline.status >= 500:
+        if record.status >= 500:
             return "failed", logging.ERROR
-        if timeline.status >= 400:
+        if record.status >= 400:
             return "refused", logging.INFO
-        if self._slow_s is not None and timeline.total_s >= self._slow_s:
+        if self._slow_s is not None and record.total_s >= self._slow_s:
             return "slow", logging.WARNING
         return None
 
 
-def _facts(timeline: Timeline) -> dict[str, Any]:
+def _facts(record: RequestRecord) -> dict[str, Any]:
     """All that is known, for JSON; what is not known is left out."""
-    slowest = sorted(timeline.shards, key=lambda one: -one.total_s)[:_MAX_SHARDS]
+    slowest = sorted(record.shards, key=lambda one: -one.total_s)[:_MAX_SHARDS]
     facts = {
-        "request_id": timeline.request_id,
-        "trace_id": timeline.trace_id,
-        "status": timeline.status,
-        "error": timeline.error,
-        "method": timeline.method,
+        "request_id": record.request_id,
+        "trace_id": record.trace_id,
+        "status": record.status,
+        "error": record.error,
+        "method": record.method,
         # The client chose it: no control characters into a log.
-        "path": "".join(one if one.isprintable() else "?" for one in timeline.path[:_MAX_PATH]),
-        "caller": timeline.caller,
-        "dialect": timeline.dialect,
-        "priority": timeline.priority,
-        "body_bytes": timeline.body_bytes,
-        "lists": timeline.lists,
-        "documents": timeline.documents,
-        "prompt_tokens": timeline.prompt_tokens,
-        "pairs": timeline.pairs,
-        "work_tokens": sum(one.tokens for one in timeline.shards),
-        "shard_count": len(timeline.shards),
+        "path": "".join(one if one.isprintable() else "?" for one in record.path[:_MAX_PATH]),
+        "caller": record.caller,
+        "dialect": record.dialect,
+        "priority": record.priority,
+        "body_bytes": record.body_bytes,
+        "lists": record.lists,
+        "documents": record.documents,
+        "prompt_tokens": record.prompt_tokens,
+        "pairs": record.pairs,
+        "work_tokens": sum(one.tokens for one in record.shards),
+        "shard_count": len(record.shards),
         "shards": [_shard(one) for one in slowest],
     }
     facts = {name: value for name, value in facts.items() if value}
-    stages = {stage: round(took_s * 1e3, 1) for stage, took_s in timeline.stages_s().items()}
-    return facts | {"total_ms": round(timeline.total_s * 1e3, 1), "stages_ms": stages}
+    stages = {stage: round(took_s * 1e3, 1) for stage, took_s in record.stages_s().items()}
+    return facts | {"total_ms": round(record.total_s * 1e3, 1), "stages_ms": stages}
 
 
 def _shard(shard: ShardRecord) -> dict[str, Any]:

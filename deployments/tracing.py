@@ -28,7 +28,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from deployments.http import VERSION
 from reranker.config import TracingConfig
 from reranker.errors import ConfigurationError
-from reranker.record import Interval, ShardRecord, Timeline
+from reranker.record import Interval, RequestRecord, ShardRecord
 
 logger = logging.getLogger(__name__)
 
@@ -71,33 +71,33 @@ class Tracer:
         self._tracer = provider.get_tracer("reranker", VERSION)
         self._propagator = TraceContextTextMapPropagator()
 
-    def __call__(self, timeline: Timeline) -> None:
+    def __call__(self, record: RequestRecord) -> None:
         """Make the spans of a request, if its caller or chance says so."""
-        if timeline.method != "POST":
+        if record.method != "POST":
             return
         if self._exporter is None:
-            timeline.trace_id = _trace_id(timeline.traceparent)  # it is in the caller's trace all the same
+            record.trace_id = _trace_id(record.traceparent)  # it is in the caller's trace all the same
             return
-        caller = {"traceparent": timeline.traceparent, "tracestate": timeline.tracestate}
-        clock = _Clock(timeline)
+        caller = {"traceparent": record.traceparent, "tracestate": record.tracestate}
+        clock = _Clock(record)
         root = self._tracer.start_span(
-            f"{timeline.method} {timeline.path}" if timeline.status != 404 else timeline.method,
-            self._propagator.extract(caller) if timeline.traceparent else Context(),
+            f"{record.method} {record.path}" if record.status != 404 else record.method,
+            self._propagator.extract(caller) if record.traceparent else Context(),
             SpanKind.SERVER,
-            start_time=clock.ns(timeline.began_s),
+            start_time=clock.ns(record.began_s),
         )
         if not root.is_recording():
-            timeline.trace_id = _trace_id(timeline.traceparent)
+            record.trace_id = _trace_id(record.traceparent)
             return
-        timeline.trace_id = f"{root.get_span_context().trace_id:032x}"
-        root.set_attributes(_of_request(timeline))
-        if timeline.error:
-            root.set_status(StatusCode.ERROR, timeline.error)
-        for interval in timeline.intervals[:_ALL_SPANS]:
+        record.trace_id = f"{root.get_span_context().trace_id:032x}"
+        root.set_attributes(_of_request(record))
+        if record.error:
+            root.set_status(StatusCode.ERROR, record.error)
+        for interval in record.intervals[:_ALL_SPANS]:
             self._interval(root, interval, clock)
-        for shard in timeline.shards[:_ALL_SPANS]:
+        for shard in record.shards[:_ALL_SPANS]:
             self._shard(root, shard, clock)
-        root.end(clock.ns(timeline.began_s + timeline.total_s))
+        root.end(clock.ns(record.began_s + record.total_s))
 
     async def aclose(self) -> None:
         """Send what is left, for a few seconds at most."""
@@ -160,36 +160,36 @@ class _LimitedSampler(Sampler):
 
 
 class _Clock:
-    """From the timeline's clock to the one that spans have."""
+    """From the record's clock to the one that spans have."""
 
-    def __init__(self, timeline: Timeline) -> None:
-        self._zero_ns = timeline.began_unix_ns - round(timeline.began_s * 1e9)
+    def __init__(self, record: RequestRecord) -> None:
+        self._zero_ns = record.began_unix_ns - round(record.began_s * 1e9)
 
     def ns(self, seconds: float) -> int:
         return self._zero_ns + round(seconds * 1e9)
 
 
-def _of_request(timeline: Timeline) -> Attributes:
+def _of_request(record: RequestRecord) -> Attributes:
     """Sizes, names and codes; no text that a client sent, but the id it gave its request."""
     attributes: dict[str, str | int | float | bool] = {
-        "http.request.method": timeline.method,
-        "http.response.status_code": timeline.status,
-        "error.type": timeline.error,
-        "reranker.request_id": timeline.request_id,
-        "reranker.caller": timeline.caller,
-        "reranker.dialect": timeline.dialect,
-        "reranker.priority": timeline.priority,
-        "http.request.body.size": timeline.body_bytes,
-        "reranker.lists": timeline.lists,
-        "reranker.documents": timeline.documents,
-        "reranker.prompt_tokens": timeline.prompt_tokens,
-        "reranker.cached_documents": sum(one.cached_documents for one in timeline.rankings),
-        "reranker.truncated_documents": sum(one.truncated_documents for one in timeline.rankings),
-        "reranker.shards": len(timeline.shards),
-        "reranker.replicas": timeline.replicas,
+        "http.request.method": record.method,
+        "http.response.status_code": record.status,
+        "error.type": record.error,
+        "reranker.request_id": record.request_id,
+        "reranker.caller": record.caller,
+        "reranker.dialect": record.dialect,
+        "reranker.priority": record.priority,
+        "http.request.body.size": record.body_bytes,
+        "reranker.lists": record.lists,
+        "reranker.documents": record.documents,
+        "reranker.prompt_tokens": record.prompt_tokens,
+        "reranker.cached_documents": sum(one.cached_documents for one in record.rankings),
+        "reranker.truncated_documents": sum(one.truncated_documents for one in record.rankings),
+        "reranker.shards": len(record.shards),
+        "reranker.replicas": record.replicas,
     }
-    if timeline.status != 404:
-        attributes["http.route"] = timeline.path
+    if record.status != 404:
+        attributes["http.route"] = record.path
     return {name: value for name, value in attributes.items() if value != ""}
 
 

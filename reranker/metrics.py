@@ -19,7 +19,7 @@ from reranker.errors import (
     StartFailedError,
 )
 from reranker.node_metrics import gauge
-from reranker.record import STAGES, Timeline
+from reranker.record import STAGES, RequestRecord
 
 OTHER = "other"
 _OTHER_PATHS = ("/health", "/metrics")
@@ -146,39 +146,39 @@ class RequestMetrics:
         self._ranking_paths = frozenset(ranking_paths)
         self._paths = self._ranking_paths.union(_OTHER_PATHS)
 
-    def count(self, timeline: Timeline) -> None:
+    def count(self, record: RequestRecord) -> None:
         """Count a request whose status is known. Blocks for some 50 µs."""
-        path = timeline.path if timeline.path in self._paths else OTHER
-        HTTP_RESPONSES.labels(path, str(timeline.status)).inc()
-        if timeline.path not in self._ranking_paths or timeline.method != "POST":
+        path = record.path if record.path in self._paths else OTHER
+        HTTP_RESPONSES.labels(path, str(record.status)).inc()
+        if record.path not in self._ranking_paths or record.method != "POST":
             return
-        REQUESTS.labels(timeline.dialect or "unknown", _outcome(timeline)).inc()
-        result = "answered" if timeline.status < 300 else "refused" if timeline.status < 500 else "failed"
-        _RESULTS[result].observe(timeline.total_s)
-        _count_shards(timeline)
-        if timeline.error in _REFUSALS:
-            _REASONS[_REFUSALS[timeline.error]].inc()
-        if timeline.rankings and timeline.status < 300:
-            _count_rankings(timeline)
+        REQUESTS.labels(record.dialect or "unknown", _outcome(record)).inc()
+        result = "answered" if record.status < 300 else "refused" if record.status < 500 else "failed"
+        _RESULTS[result].observe(record.total_s)
+        _count_shards(record)
+        if record.error in _REFUSALS:
+            _REASONS[_REFUSALS[record.error]].inc()
+        if record.rankings and record.status < 300:
+            _count_rankings(record)
 
 
-def _outcome(timeline: Timeline) -> str:
-    if timeline.error:
-        return timeline.error
-    if timeline.status >= 300:
+def _outcome(record: RequestRecord) -> str:
+    if record.error:
+        return record.error
+    if record.status >= 300:
         return OTHER
-    return "partial" if any(ranking.unscored for ranking in timeline.rankings) else "answered"
+    return "partial" if any(ranking.unscored for ranking in record.rankings) else "answered"
 
 
-def _count_rankings(timeline: Timeline) -> None:
-    tokens = timeline.prompt_tokens
-    REQUEST_DOCUMENTS.observe(timeline.documents)
+def _count_rankings(record: RequestRecord) -> None:
+    tokens = record.prompt_tokens
+    REQUEST_DOCUMENTS.observe(record.documents)
     REQUEST_TOKENS.observe(tokens)
-    DOCUMENTS.inc(timeline.documents)
+    DOCUMENTS.inc(record.documents)
     PROMPT_TOKENS.inc(tokens)
-    for stage, took_s in timeline.stages_s().items():
+    for stage, took_s in record.stages_s().items():
         _STAGES[stage].observe(took_s)
-    for one in timeline.rankings:
+    for one in record.rankings:
         for counter, amount in (
             (TRUNCATED_DOCUMENTS, one.truncated_documents),
             (WINDOWED_DOCUMENTS, one.windowed_documents),
@@ -193,17 +193,17 @@ def _count_rankings(timeline: Timeline) -> None:
                 counter.inc(amount)
 
 
-def _count_shards(timeline: Timeline) -> None:
+def _count_shards(record: RequestRecord) -> None:
     """Of requests that failed as well: what became of their shards is why."""
-    shards = timeline.shards
+    shards = record.shards
     if not shards:
         return
     answered = [one for one in shards if one.answer is not None]
     for counter, amount in (
         (SCORED_PAIRS, sum(one.pairs for one in answered)),
         (SCORED_TOKENS, sum(one.tokens for one in answered)),
-        (RETRIED_SHARDS, timeline.retries),
-        (HEDGED_SHARDS, timeline.hedges),
+        (RETRIED_SHARDS, record.retries),
+        (HEDGED_SHARDS, record.hedges),
         (DROPPED_SHARDS, sum(attempt.outcome == "dropped" for one in shards for attempt in one.attempts)),
     ):
         if amount:
@@ -211,7 +211,7 @@ def _count_shards(timeline: Timeline) -> None:
     if not answered:
         return
     REQUEST_SHARDS.observe(len(answered))
-    REQUEST_REPLICAS.observe(timeline.replicas)
+    REQUEST_REPLICAS.observe(record.replicas)
     if len(answered) > 1:
         took_s = [one.total_s for one in answered]
         SLOWEST_SHARD.observe(max(took_s) / max(statistics.median(took_s), 1e-6))

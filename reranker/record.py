@@ -1,32 +1,32 @@
-"""What one request went through: its stages and shards on one clock, and the facts that say what request it was.
+"""What one request went through: its stages and shards on one clock.
 
-Whoever does a part of the work notes it here at once, so that after an error it still says how far things went. All
-that tells of a request is made of it once the request has ended: `Server-Timing`, `timings`, metrics, spans, log lines.
+Whoever does a part of the work notes it here at once, so that it is known after an error too. `Server-Timing`,
+`timings`, metrics, spans and log lines are made of it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Literal, NamedTuple, Self, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from reranker.types import EngineScores, Ranking, TokenArray
 
 STAGES = ("read", "parse", "admit", "retrieve", "cache", "coalesce", "tokenize", "queue", "engine", "merge", "respond")
 """In the order of a request that is scored: receive and decompress the body; read it; find room for the list; for a
-search, find the candidates; look up what is known; wait for what other lists are having scored; make prompts; wait in a
-replica; be scored there; make one ranking of it; write the answer."""
+search, find the candidates; look up known scores; wait for other lists' scores; make prompts; wait in a replica; be
+scored there; make one ranking; write the answer."""
 CLIENT_GONE = 499
 """Status of a request whose client has hung up; the number is nginx's."""
 Outcome: TypeAlias = Literal["under way", "answered", "lost", "failed", "dropped"]
-"""Of one attempt at a shard. Lost: its replica has ended; dropped: by us, as another attempt or the list was done."""
+"""Lost: the replica has ended. Dropped: by us, as another attempt or the list was done."""
 
 
 class Interval(NamedTuple):
-    """A stage, or a part of one: stages may come several times, and at the same time as others."""
+    """A stage, or a part of one: a stage may come several times, and overlap others."""
 
     stage: str
     began_s: float
@@ -39,7 +39,7 @@ class Attempt:
     """One sending of a shard to one replica."""
 
     hedge: bool = False
-    """Sent while another one was under way, because that lagged."""
+    """Sent while another attempt lagged."""
     replica: str = ""
     """Empty: none was chosen yet."""
     sent_s: float = field(default_factory=time.monotonic)
@@ -47,31 +47,31 @@ class Attempt:
     outcome: Outcome = "under way"
 
     def end(self, outcome: Outcome) -> None:
-        """Note how it ended, unless that is known already."""
+        """Note the outcome, unless there is one already."""
         if self.ended_s is None:
             self.ended_s, self.outcome = time.monotonic(), outcome
 
 
 @dataclass(slots=True)
 class ShardRecord:
-    """What became of one shard."""
+    """One shard and its attempts."""
 
     pairs: int = 0
     tokens: int = 0
-    """Its work, as `Shard.work_tokens` has it."""
+    """`Shard.work_tokens`."""
     document_of_pair: TokenArray | None = None
-    """Shape (pairs,): position of each pair's document in its list."""
+    """Shape (pairs,): each pair's document, by its position in the list."""
     attempts: list[Attempt] = field(default_factory=list)
     """In the order of sending: the first, those after a lost replica, and hedges."""
     answer: Attempt | None = None
-    """The one that counted."""
+    """The attempt that counted."""
     queue_s: float = 0.0
-    """Seconds in the replica before its first pair's turn, as the replica says."""
+    """As `EngineScores.queue_s`."""
     engine_s: float = 0.0
-    """Seconds from then to the last pair's score; other lists take turns in it."""
+    """As `EngineScores.engine_s`."""
 
     def send(self, *, hedge: bool = False) -> Attempt:
-        """Note that it is sent, now."""
+        """Begin an attempt."""
         attempt = Attempt(hedge)
         self.attempts.append(attempt)
         return attempt
@@ -82,13 +82,13 @@ class ShardRecord:
         self.answer, self.queue_s, self.engine_s = attempt, scores.queue_s, scores.engine_s
 
     def end(self) -> None:
-        """Note that what is under way is dropped."""
+        """Note that attempts under way are dropped."""
         for attempt in self.attempts:
             attempt.end("dropped")
 
     @property
     def documents(self) -> list[int]:
-        """Its documents, by their position in the list."""
+        """Positions of its documents in the list."""
         return sorted(set(self.document_of_pair.tolist())) if self.document_of_pair is not None else []
 
     @property
@@ -110,8 +110,8 @@ class ShardRecord:
     def intervals(self) -> Iterator[Interval]:
         """When it waited and was scored in the replica that answered, on our clock.
 
-        The replica tells durations only, as the clocks of two machines differ: what the way there and back took is
-        shared out evenly.
+        A replica sends durations only, as two machines' clocks differ. The way there and the way back are taken as
+        equally long.
         """
         if self.answer is None or self.answer.ended_s is None:
             return
@@ -121,59 +121,57 @@ class ShardRecord:
         yield Interval("engine", began_s + self.queue_s, began_s + self.queue_s + self.engine_s)
 
 
-class Timeline:
-    """One request. To be used from one event loop; made when the request's head is there."""
+@dataclass(slots=True, eq=False)
+class RequestRecord:
+    """One request, from the moment its head is there. To be used from one event loop."""
 
-    __slots__ = (
-        "_told", "began_s", "began_unix_ns", "body_bytes", "caller", "dialect", "documents", "ended_s", "error",
-        "found_bytes", "intervals", "lists", "method", "path", "priority", "rankings", "request_id", "shards", "status",
-        "trace_id", "traceparent", "tracestate",
-    )  # fmt: skip
-
-    def __init__(self, request_id: str = "", method: str = "", path: str = "") -> None:
-        """Begin now.
-
-        Args:
-            request_id: The client's, or ours.
-            method: Of HTTP.
-            path: Of the URL.
-        """
-        self.request_id, self.method, self.path = request_id, method, path
-        self.began_s, self.began_unix_ns = time.monotonic(), time.time_ns()
-        self.ended_s: float | None = None
-        self.intervals: list[Interval] = []
-        """Of the stages in this process, in the order in which they ended."""
-        self.shards: list[ShardRecord] = []
-        """Of all lists of the request, in the order of sending."""
-        self.status = 0
-        """Of the answer; 499 where the client was gone. 0: not known yet."""
-        self.error = ""
-        """Our code for what went wrong (docs/errors.md). Empty: nothing."""
-        self.caller = ""
-        """Name of the key; "anonymous" without keys. Empty: not let in, or no key is needed there."""
-        self.dialect = ""
-        """Empty: not known (yet), or no ranking."""
-        self.priority = ""
-        self.body_bytes = self.lists = self.documents = 0
-        """What was asked for, as far as it was read."""
-        self.found_bytes = 0
-        """Size of the documents that a search found."""
-        self.rankings: Sequence[Ranking] = ()
-        """What was answered, list by list. Empty: nothing."""
-        self.traceparent = self.tracestate = ""
-        """Of the caller, as W3C's Trace Context has them; not checked."""
-        self._told: tuple[int, dict[str, float]] = (-1, {})
-        self.trace_id = ""
-        """Of the trace it is in, in hexadecimal. Empty: it is in none that anybody keeps."""
+    request_id: str = ""
+    """The client's, or ours."""
+    method: str = ""
+    path: str = ""
+    began_s: float = field(default_factory=time.monotonic)
+    began_unix_ns: int = field(default_factory=time.time_ns)
+    ended_s: float | None = None
+    intervals: list[Interval] = field(default_factory=list)
+    """Stages in this process, in the order in which they ended."""
+    shards: list[ShardRecord] = field(default_factory=list)
+    """Of all lists, in the order of sending."""
+    status: int = 0
+    """Of the answer; `CLIENT_GONE` where nobody waits for it. 0: not known yet."""
+    error: str = ""
+    """`error_type` of the answer (docs/errors.md). Empty: none."""
+    caller: str = ""
+    """Name of the key; "anonymous" without keys. Empty: not let in, or no key is needed there."""
+    dialect: str = ""
+    """Empty: not known yet, or no ranking."""
+    priority: str = ""
+    body_bytes: int = 0
+    lists: int = 0
+    documents: int = 0
+    found_bytes: int = 0
+    """Size of the documents that a search found."""
+    rankings: Sequence[Ranking] = ()
+    """What was answered, list by list."""
+    traceparent: str = ""
+    """The caller's, as in W3C's Trace Context; not checked."""
+    tracestate: str = ""
+    trace_id: str = ""
+    """In hexadecimal. Empty: the request is in no trace that is kept."""
+    _stages_s: tuple[int, dict[str, float]] = (-1, {})
 
     @property
     def size_bytes(self) -> int:
         """Size of what is to be ranked, as admission counts it before its tokens are known."""
         return self.body_bytes + self.found_bytes
 
-    def stage(self, name: str) -> Stage:
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
         """Time a stage for as long as the block lasts, however it ends."""
-        return Stage(self.intervals, name)
+        began_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self.intervals.append(Interval(name, began_s, time.monotonic()))
 
     def shard(self, pairs: int, tokens: int, document_of_pair: TokenArray) -> ShardRecord:
         """Begin the record of a shard."""
@@ -183,12 +181,12 @@ class Timeline:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all prompts that were answered for, remembered ones too: what the caller is billed."""
+        """Tokens of all prompts that were answered for, known ones too: what the caller is billed."""
         return sum(ranking.prompt_tokens for ranking in self.rankings)
 
     @property
     def pairs(self) -> int:
-        """Prompts sent to engines: documents, and windows of long ones; each once, however often it was sent."""
+        """Prompts sent to engines, each counted once."""
         return sum(shard.pairs for shard in self.shards)
 
     @property
@@ -198,12 +196,12 @@ class Timeline:
 
     @property
     def retries(self) -> int:
-        """Sendings that followed a lost replica."""
+        """Attempts after a lost replica."""
         return sum(not one.hedge for shard in self.shards for one in shard.attempts[1:])
 
     @property
     def hedges(self) -> int:
-        """Sendings beside one that lagged."""
+        """Attempts beside one that lagged."""
         return sum(one.hedge for shard in self.shards for one in shard.attempts)
 
     def end(self) -> None:
@@ -214,7 +212,7 @@ class Timeline:
 
     @property
     def total_s(self) -> float:
-        """Seconds from the head to the answer; until now, where that is not out."""
+        """Seconds from the head to the answer, or until now."""
         return (time.monotonic() if self.ended_s is None else self.ended_s) - self.began_s
 
     def all_intervals(self) -> list[Interval]:
@@ -222,43 +220,18 @@ class Timeline:
         return self.intervals + [one for shard in self.shards for one in shard.intervals()]
 
     def stages_s(self) -> dict[str, float]:
-        """Seconds of the request in which each stage was going on, once or several times at once; those it had.
-
-        They may add up to more than the whole, as stages overlap: one portion of a list is tokenized while another is
-        scored.
-        """
+        """Seconds in which each stage was going on. Their sum may exceed the whole, as stages overlap."""
         intervals = self.all_intervals()
-        if len(intervals) != self._told[0]:  # the header, metrics and the log ask one after the other
+        if len(intervals) != self._stages_s[0]:  # the header, metrics and the log ask one after the other
             of_stage: dict[str, list[Interval]] = {}
             for one in intervals:
                 of_stage.setdefault(one.stage, []).append(one)
-            self._told = len(intervals), {stage: covered_s(of_stage[stage]) for stage in STAGES if stage in of_stage}
-        return self._told[1]
-
-
-class Stage:
-    """Times a block; see `Timeline.stage`."""
-
-    __slots__ = ("_began_s", "_intervals", "_name")
-
-    def __init__(self, intervals: list[Interval], name: str) -> None:
-        """Begin with the block."""
-        self._intervals, self._name, self._began_s = intervals, name, 0.0
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        self._began_s = time.monotonic()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """End, also by an error."""
-        self._intervals.append(Interval(self._name, self._began_s, time.monotonic()))
+            self._stages_s = len(intervals), {name: covered_s(of_stage[name]) for name in STAGES if name in of_stage}
+        return self._stages_s[1]
 
 
 def covered_s(intervals: Iterable[Interval]) -> float:
-    """Seconds that are within at least one of some intervals."""
+    """Seconds within at least one of the intervals."""
     intervals = list(intervals)
     if len(intervals) == 1:  # most stages come once
         return intervals[0].ended_s - intervals[0].began_s

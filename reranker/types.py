@@ -1,6 +1,6 @@
 """The frozen values that travel between the steps of one request, and between processes.
 
-A list's prompts are flat token arrays, not lists of lists: one copy per shard, and they travel as they lie in memory.
+A list's prompts are flat token arrays: one copy per shard, sent as they lie in memory.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 TruncationSide: TypeAlias = Literal["end", "start"]
-"""Which end of a document is cut off."""
+"""The end of a document that is cut off."""
 LongDocuments: TypeAlias = Literal["truncate", "windows"]
-"""What happens to a document that does not fit one prompt: cut, or scored whole in overlapping windows."""
+"""A document that does not fit one prompt is cut, or scored whole in overlapping windows."""
 Aggregate: TypeAlias = Literal["max", "mean", "first"]
-"""How the scores of a document's windows become the document's."""
+"""How the scores of a document's windows become one score."""
 Priority: TypeAlias = Literal["interactive", "bulk"]
-"""Class of a request: somebody waits for it, or a job that may take its time."""
+"""Somebody waits for the request, or it is a job that may take its time."""
 CacheMode: TypeAlias = Literal["off", "read", "refresh"]
-"""What a request allows less than everything: neither use nor remember scores, only use them, only remember them."""
+"""Neither use nor remember scores; only use them; only remember them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a request comes from, and what they may."""
+    """Who a request comes from, and what they may. docs/keys.md says which ingress replicas share a limit."""
 
     name: str
     """For logs and metrics; never the key."""
     priority: Priority | None = None
-    """"bulk": all their requests are. Otherwise they choose."""
+    """"bulk": of all their requests. Otherwise they choose."""
     max_in_flight: int | None = None
-    """Requests at the same time; docs/keys.md says in how many ingress replicas together."""
+    """Requests at the same time."""
     tokens_per_minute: int | None = None
-    """Prompt tokens; likewise."""
+    """Prompt tokens."""
     admin: bool = False
     metrics: bool = False
     """May read `GET /metrics`."""
@@ -56,28 +56,27 @@ class RankRequest:
     query: str
     documents: tuple[str, ...]
     metadata: tuple[Mapping[str, object], ...] = ()
-    """What came with each document besides its text; empty: nothing came with any."""
+    """What came with each document besides its text. Empty: nothing."""
     instruction: str | None = None
     top_n: int | None = None
     """None: all documents."""
     max_document_tokens: int | None = None
-    """Cut every document to so many tokens before anything else. None: not cut."""
+    """Every document is cut to so many tokens first. None: it is not."""
     truncation_side: TruncationSide | None = None
     long_documents: LongDocuments | None = None
     aggregate: Aggregate | None = None
     max_windows: int | None = None
     overlap_tokens: int | None = None
     score_threshold: float | None = None
-    """Leave out documents below this relevance score."""
+    """Documents below this relevance score are left out."""
     priority: Priority = "interactive"
     timeout_s: float | None = None
-    """Seconds the client gives the list."""
     allow_partial: bool = False
-    """When time is up, answer with the documents scored so far."""
+    """When time is up, the answer has the documents scored so far."""
     cache: CacheMode | None = None
     """None: scores are used and remembered."""
     model: str | None = None
-    """As the client names it. An adapter's name chooses the adapter; whatever else it is, the model itself."""
+    """An adapter's name chooses the adapter; any other name, the model itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +87,10 @@ class Shard:
 
     Attributes:
         head: Shape (head tokens,): system text, instruction and query, up to and including `<Document>:`.
-        tail: Shape (tail tokens,): what follows every document.
+        tail: Shape (tail tokens,).
         tokens: Shape (document tokens of all pairs,), one document after the other.
         offsets: Shape (pairs + 1,), rising from 0 to `len(tokens)`.
-        adapter: Name of the LoRA adapter that scores them; empty: the model itself.
+        adapter: Name of the LoRA adapter that scores them. Empty: the model itself.
     """
 
     head: TokenArray
@@ -105,22 +104,22 @@ class Shard:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all prompts together; the shared head counts once per pair, as every pair is billed for it."""
+        """Tokens of all prompts; the head counts for every pair, as it is billed."""
         return len(self) * (len(self.head) + len(self.tail)) + len(self.tokens)
 
     @property
     def work_tokens(self) -> int:
-        """Tokens an engine computes: the shared head once, as the prefix cache keeps it. The measure of all load."""
+        """Tokens an engine computes: the head once, as the prefix cache keeps it. The measure of all load."""
         return len(self.head) + len(self) * len(self.tail) + len(self.tokens)
 
     @property
     def pair_tokens(self) -> list[int]:
-        """Tokens each pair adds to a shard: its document and the tail. The head is computed once per shard."""
+        """Tokens each pair adds to a shard: its document and the tail."""
         lengths: list[int] = (np.diff(self.offsets) + len(self.tail)).tolist()
         return lengths
 
     def select(self, indices: Sequence[int]) -> Shard:
-        """Cut out the pairs at these indices, in this order."""
+        """The pairs at these indices, in this order."""
         if len(indices) == len(self) and all(i == j for i, j in enumerate(indices)):
             return self
         documents = [self.tokens[self.offsets[i] : self.offsets[i + 1]] for i in indices]
@@ -131,10 +130,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class RenderedList:
-    """All prompts of one list, in the layout of a shard, and which document each belongs to.
+    """All prompts of one list, in the layout of a shard.
 
     Attributes:
-        prompts: One prompt per pair; a document scored in windows has several pairs, one after the other.
+        prompts: A document scored in windows has several pairs, one after the other.
         document_of_pair: Shape (pairs,), rising: index of each pair's document in the list.
         truncated: Indices of the documents that lost tokens.
     """
@@ -144,34 +143,33 @@ class RenderedList:
     truncated: frozenset[int]
 
     def for_adapter(self, adapter: str) -> RenderedList:
-        """The same prompts, to be scored with this adapter; empty: with the model itself."""
+        """The same prompts for this adapter. Empty: for the model itself."""
         return replace(self, prompts=replace(self.prompts, adapter=adapter)) if adapter else self
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTerms:
-    """How one shard is to be treated in the replica that gets it."""
+    """How a replica is to treat a shard."""
 
     weight: float = 1.0
     """Share of the engine against other lists: twice the weight, twice the share."""
     timeout_s: float | None = None
-    """Seconds the replica has; what is not scored by then comes back unscored."""
+    """Seconds the replica has. A pair that is not scored by then comes back unscored."""
     sender: str = ""
-    """Who counts it as its own: `Placement.sender`."""
+    """`Placement.sender` of who counts it as its own."""
     request_id: str = ""
-    """The request it is a part of; for logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """What a replica has to do, and how fast it does it."""
+    """What a replica has to do, and how fast it is."""
 
     pending_tokens: int = 0
-    """Work tokens of the pairs in its engine, waiting or being computed."""
+    """Work tokens in its engine, waiting or being computed."""
     tokens_per_s: float | None = None
     """Work tokens it finishes in a second of work, lately. None: not known yet."""
     in_hand: Mapping[str, int] = field(default_factory=dict)
-    """Work tokens of the shards it has not answered yet, by who sent them."""
+    """Work tokens of the shards it has not answered yet, by sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +177,10 @@ class EngineScores:
     """Scores of pairs, as an engine gives them.
 
     Attributes:
-        logits: Shape (pairs,), float32, in the pairs' order: logit("yes") - logit("no").
+        logits: Shape (pairs,), float32: logit("yes") - logit("no").
         scored: Shape (pairs,). False: time was up before this pair's turn; its logit means nothing.
-        queue_s: Seconds they waited before the first pair's turn.
-        engine_s: Seconds from then until the last was scored; other lists take turns in it.
+        queue_s: Seconds until the first pair's turn.
+        engine_s: Seconds from then to the last pair's score; other lists take turns in it.
     """
 
     logits: FloatArray
@@ -192,24 +190,24 @@ class EngineScores:
 
     @classmethod
     def nothing(cls, pairs: int) -> Self:
-        """Of so many pairs, none scored."""
+        """So many pairs, none of them scored."""
         return cls(np.zeros(pairs, dtype=np.float32), np.zeros(pairs, dtype=np.bool_))
 
 
 @dataclass(frozen=True, slots=True)
 class ShardScores:
-    """What a replica answers to a shard: its engine's scores, who it is, and how loaded it is now."""
+    """A replica's answer to a shard."""
 
     scores: EngineScores
     replica: str
     load: ReplicaLoad = ReplicaLoad()
     model: str = ""
-    """Digest of what its engine holds: `reranker.model.checkpoint.model_identity`."""
+    """Its engine's `reranker.model.checkpoint.model_identity`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
-    """One line of the answer."""
+    """One line of an answer."""
 
     index: int
     """Position in `request.documents`."""
@@ -219,7 +217,7 @@ class RankedDocument:
     """logit("yes") - logit("no"); relevance_score is its sigmoid."""
     truncated: bool = False
     windows: int = 1
-    """Prompts it took to score the document."""
+    """Its prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,24 +230,21 @@ class ExcludedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A whole list, scored, best first, without what the rules exclude, cut to top_n.
-
-    What it took (shards, replicas, retries, hedges) is in the request's record.
-    """
+    """A list's documents, best first, without what the rules exclude, cut to top_n."""
 
     results: tuple[RankedDocument, ...] = ()
     excluded: tuple[ExcludedDocument, ...] = ()
     prompt_tokens: int = 0
     truncated_documents: int = 0
     windowed_documents: int = 0
-    """Documents that took more than one prompt."""
+    """Documents of more than one prompt."""
     unscored: tuple[int, ...] = ()
-    """Documents that time did not suffice for, by index; only with `allow_partial`."""
+    """Indices of documents that time was too short for; only with `allow_partial`."""
     deduplicated_pairs: int = 0
     """Prompts not scored because the list repeats their documents."""
     cached_documents: int = 0
-    """Distinct documents whose score was remembered."""
+    """Distinct documents whose score was known."""
     missed_documents: int = 0
-    """Distinct documents whose score was looked for in vain."""
+    """Distinct documents whose score was looked for and not known."""
     coalesced_documents: int = 0
     """Distinct documents that another list was having scored."""

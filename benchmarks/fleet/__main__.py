@@ -15,7 +15,7 @@ from benchmarks import autoscaling as trace
 from benchmarks import results
 from benchmarks.fleet.simulation import SPEED, Fleet, Strategy
 from benchmarks.results import say
-from deployments.scaling import ReplicaScaling
+from deployments.autoscaling import ReplicaScaling
 from reranker.config import PlanningConfig, ScalingConfig
 from reranker.ranking.placement import Placement, Route
 from reranker.ranking.planning import most_shards, plan

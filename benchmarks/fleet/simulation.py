@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
-from deployments.scaling import ReplicaScaling, Report
+from deployments.autoscaling import ReplicaScaling, Report
 from reranker.config import PlanningConfig, PrioritiesConfig
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.ranking.placement import Placement, Route

@@ -17,7 +17,7 @@ from benchmarks.results import RESULTS, SCRATCH, describe, say
 from benchmarks.service import running
 from benchmarks.stages import shards_of, stages_ms
 from benchmarks.texts import Lists
-from reranker.transport.frames import of_shard
+from reranker.transport.frames import pack_shard
 from reranker.types import ShardTerms
 
 OUT = RESULTS / "hops.json"
@@ -44,7 +44,7 @@ def run(*, quick: bool) -> None:
     for size in SIZES:
         raw = Lists(0).body(size, _WORDS)
         shards = shards_of(checkpoint, raw)
-        packed = sum(len(bytes(of_shard(0, one, ShardTerms()))) for one in shards)
+        packed = sum(len(bytes(pack_shard(0, one, ShardTerms()))) for one in shards)
         sizes[size] |= {"request": len(raw), "shards": packed}
         hops = _hops(found[size], stages_ms(checkpoint, raw, replicas=1))
         result["lists"][str(size)] = {"hops_ms": hops, "bytes": sizes[size], "measured_ms": found[size]}

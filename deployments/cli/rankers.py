@@ -20,14 +20,14 @@ from deployments.cli import Subparsers
 from deployments.cli.config import SERVE_CONFIG, load_config
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
-from reranker.engine.base import Engine
+from reranker.engine.loop import Engine
 from reranker.errors import ConfigurationError, RerankerError
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.offline.evaluation import read_documents
 from reranker.ranking.placement import Placement
 from reranker.ranking.ranker import Ranker as ListRanker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest, Shard, ShardScores, ShardTerms
 
 PART_DOCUMENTS = 256
@@ -175,7 +175,7 @@ class _LocalRanker:
         request = RankRequest(
             query, tuple(documents), instruction=instruction or None, top_n=top_n, model=self._adapter or None
         )
-        [ranking] = self._runner.run(self._ranker.rank([request], ANONYMOUS, Timeline()))
+        [ranking] = self._runner.run(self._ranker.rank([request], ANONYMOUS, RequestRecord()))
         return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in ranking.results]
 
     def close(self) -> None:

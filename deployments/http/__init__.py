@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from deployments.http.playground import Answer, PageRequest
     from deployments.http.search import Search
-    from reranker.dialects.base import JSON, Asked
+    from reranker.dialects.base import JSON
     from reranker.dialects.tei import TeiInfo
-    from reranker.record import Timeline
-    from reranker.types import Caller, Ranking
+    from reranker.record import RequestRecord
+    from reranker.types import Caller, Ranking, RankRequest
 
 
 VERSION = importlib.metadata.version("reranker")
@@ -28,51 +28,40 @@ class Backend(Protocol):
     adapters: tuple[str, ...]
     """Names of the adapters that a request can ask for as `model`."""
     search: Search | None
-    """Finds documents in indexes. None: there is no index."""
+    """None: there is no index."""
     service: str
-    """Tells it from other services; see `SERVICE_HEADER`."""
+    """See `SERVICE_HEADER`."""
 
     @property
     def draining(self) -> bool:
         """Whether it is ending: answers end their connections then."""
-        ...
 
     def require_any_room(self, body_bytes: int) -> None:
         """Refuse a body that could not be let in, before it is parsed."""
-        ...
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
+    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         """Rank the lists of a request, and note how that goes."""
-        ...
 
     async def live_replicas(self) -> int:
         """How many engines can score; raises NotReadyError when there is none."""
-        ...
 
     async def replicas_loading(self) -> list[JSON]:
         """What each replica that is starting does, and for how many seconds."""
-        ...
 
     async def metrics_text(self) -> bytes | None:
-        """All series of this node; see `reranker.node_metrics`. None: nothing is counted."""
-        ...
+        """All series of this node. None: nothing is counted."""
 
     async def load(self) -> JSON:
         """What is in flight."""
-        ...
 
     async def cache_report(self) -> JSON:
         """What the caches of all ingress replicas hold and have done."""
-        ...
 
     async def clear_cache(self) -> None:
         """Forget every score, in all ingress replicas and in what they share; raises CacheUnavailableError."""
-        ...
 
     def open_page(self, request: PageRequest) -> Answer:
         """Have the playground answer a request."""
-        ...
 
     def info(self) -> TeiInfo:
         """What TEI says of itself at /info."""
-        ...

@@ -10,13 +10,14 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, ValidationError
+from pydantic import PositiveInt, StringConstraints, TypeAdapter, ValidationError
 
 from reranker.config import AccessConfig, Group
 from reranker.errors import ConfigurationError, UnauthorizedError
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = "RERANKER_API_KEYS"
 """Variable with keys: a file's content, or one key, or several with commas between them."""
 _DIGEST_PREFIX = "sha256:"
+_DIGEST = re.compile(f"{_DIGEST_PREFIX}[0-9a-fA-F]{{64}}")
 _LOOK_EVERY_S = 1.0
 
 
@@ -43,7 +45,7 @@ class KeySettings(Group):
 
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")]
-_ENTRIES: TypeAdapter[dict[str, KeySettings]] = TypeAdapter(dict[_Name, Annotated[KeySettings, Field()]])
+_ENTRIES: TypeAdapter[dict[str, KeySettings]] = TypeAdapter(dict[_Name, KeySettings])
 
 
 class Keyring:
@@ -62,16 +64,12 @@ class Keyring:
         Raises:
             ConfigurationError: The file is not there, or no keys file. Never quotes it.
         """
-        self._file = Path(config.keys_file) if config.keys_file else None
         self.open_metrics = config.open_metrics
-        self._clock = clock
+        self._file = Path(config.keys_file) if config.keys_file else None
+        self._clock, self._looked_s = clock, clock()
         self._from_environment = _parse(environment, f"the environment variable {ENVIRONMENT}")
-        self._known = self._from_environment
-        self._stamp: object = None
-        self._looked_s = clock()
-        if self._file:
-            self._stamp = _stamp(self._file)
-            self._known = self._from_environment | self._read(self._file)
+        self._stamp = _stamp(self._file)
+        self._known = self._read()
 
     @property
     def needed(self) -> bool:
@@ -94,13 +92,10 @@ class Keyring:
         if scheme.lower() != "bearer" or not key.strip():
             raise UnauthorizedError(sent=False)
         digest = _digest(key.strip())
-        found: Caller | None = None
-        for known, caller in self._known.items():
-            if hmac.compare_digest(known, digest):
-                found = caller
-        if found is None:
+        matching = [caller for known, caller in self._known.items() if hmac.compare_digest(known, digest)]
+        if not matching:
             raise UnauthorizedError(sent=True)
-        return found
+        return matching[0]
 
     def _look_again(self) -> None:
         """Read the file again if it has changed; what cannot be read leaves the keys as they were."""
@@ -113,20 +108,22 @@ class Keyring:
             return
         self._stamp = stamp
         try:
-            self._known = self._from_environment | self._read(self._file)
+            self._known = self._read()
         except ConfigurationError as error:
             logger.error("the API keys stay as they were: %s", error)  # noqa: TRY400 - the trace says no more
         else:
             logger.info("%d API keys are known now", len(self._known))
 
-    @staticmethod
-    def _read(file: Path) -> dict[bytes, Caller]:
+    def _read(self) -> dict[bytes, Caller]:
+        if self._file is None:
+            return self._from_environment
+        where = f"access.keys_file {self._file}"
         try:
-            text = file.read_text(encoding="utf-8")
+            text = self._file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise ConfigurationError(f"access.keys_file {file}: {reason}") from None
-        return _parse(text, f"access.keys_file {file}")
+            raise ConfigurationError(f"{where}: {reason}") from None
+        return self._from_environment | _parse(text, where)
 
 
 def require_keys(host: str, config: AccessConfig, keys: Keyring) -> None:
@@ -156,9 +153,9 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _stamp(file: Path) -> object:
+def _stamp(file: Path | None) -> object:
     try:
-        status = os.stat(file)  # follows Kubernetes' links: a mounted secret changes by an exchange of these
+        status = os.stat(file or "")  # follows Kubernetes' links: a mounted secret changes by an exchange of these
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
@@ -200,10 +197,6 @@ def _digest_of_entry(key: str, where: str) -> bytes:
         raise ConfigurationError(f"{where}: the key is empty")
     if not key.startswith(_DIGEST_PREFIX):
         return _digest(key)
-    try:
-        digest = bytes.fromhex(key.removeprefix(_DIGEST_PREFIX))
-    except ValueError:
-        digest = b""
-    if len(digest) != hashlib.sha256().digest_size:
+    if not _DIGEST.fullmatch(key):
         raise ConfigurationError(f"{where}: {_DIGEST_PREFIX} must be followed by 64 hexadecimal digits")
-    return digest
+    return bytes.fromhex(key.removeprefix(_DIGEST_PREFIX))

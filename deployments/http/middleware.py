@@ -1,7 +1,7 @@
 """What every request passes: it gets its record, its caller is let in or not, and an error becomes its answer.
 
-By construction: this stands around all routes, knows none of them, and lets in without a key only what is named in
-`OPEN` or lies below the playground, on the very path that is then routed.
+It stands around all routes and knows none of them. Without a key it lets in only what is named in `OPEN` or lies below
+the playground, on the very path that is then routed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from typing import TypeAlias
 
 from fastapi.exceptions import RequestValidationError
@@ -36,12 +37,11 @@ from reranker.errors import (
     RerankerError,
     UrlTooLongError,
 )
-from reranker.record import CLIENT_GONE, Timeline, request_id
-from reranker.types import Caller
+from reranker.record import CLIENT_GONE, RequestRecord, request_id
 
 logger = logging.getLogger(__name__)
 
-Observer: TypeAlias = Callable[[Timeline], None]
+Observer: TypeAlias = Callable[[RequestRecord], None]
 """Told of each request that has ended, of every path."""
 OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", "/-/healthz"})
 """Paths that need no key: none of them touches the model."""
@@ -62,7 +62,7 @@ def is_open(path: str) -> bool:
 
 
 class RequestMiddleware:
-    """ASGI middleware. Leaves `timeline`, the record, and `caller` in the request's state."""
+    """ASGI middleware. Leaves `record` and `caller` in the request's state."""
 
     def __init__(
         self,
@@ -82,10 +82,10 @@ class RequestMiddleware:
             limits: How large a request's head may be.
             keys: Who may use the service.
             ranking_paths: Where the limits of a key hold.
-            observers: Told of each request once it has ended, in this order: it costs no request any time, and fails
+            observers: Told of each request once it has ended, in this order. They cost no request any time, and fail
                 none.
-            count: Told of each as well, before its answer goes out: no client may have one that is not counted.
-            quotas: How much each key may use. None: counted in this process alone.
+            count: Told of each request before its answer goes out: no client may have one that is not counted.
+            quotas: None: counted in this process alone.
             draining: Whether connections are to end with their next answer.
         """
         self._app, self._limits, self._keys, self._quotas = app, limits, keys, quotas or Quotas()
@@ -104,11 +104,11 @@ class RequestMiddleware:
         # Base URLs come with and without a slash at their end; one form, for the check and for the routing.
         prefix = scope.get("root_path", "")
         path = _SLASHES.sub("/", "/" + scope["path"].removeprefix(prefix)).rstrip("/") or "/"
-        record = Timeline(_id_of(headers.get(_REQUEST_ID, b"")), scope["method"], path)
+        record = RequestRecord(_id_of(headers.get(_REQUEST_ID, b"")), scope["method"], path)
         record.traceparent = headers.get(_TRACEPARENT, b"").decode("latin-1")
         record.tracestate = headers.get(_TRACESTATE, b"").decode("latin-1")
         request_id.set(record.request_id)  # each request has a task of its own
-        scope = {**scope, "path": prefix + path, "state": {**scope.get("state", {}), "timeline": record}}
+        scope = {**scope, "path": prefix + path, "state": {**scope.get("state", {}), "record": record}}
         exchange = _Exchange(receive, send, lambda message: self._begin_answer(record, message))
         try:
             await self._answer(scope, record, exchange)
@@ -120,17 +120,18 @@ class RequestMiddleware:
                 _tell(record, self._counting)
             _tell(record, self._observers)
 
-    async def _answer(self, scope: Scope, record: Timeline, exchange: _Exchange) -> None:
-        """Let the application answer, or answer with what stopped it: here, and nowhere else, an error is answered."""
+    async def _answer(self, scope: Scope, record: RequestRecord, exchange: _Exchange) -> None:
+        """Let the application answer. Here, and nowhere else, an error becomes an answer."""
         try:
             self._require_short_head(scope)
             if is_open(record.path) or (record.path == METRICS and self._keys.open_metrics):
                 await self._app(scope, exchange.receive, exchange.send)
                 return
-            caller = self._keys.caller(_authorization(scope))
-            scope["state"]["caller"] = caller
+            caller = scope["state"]["caller"] = self._keys.caller(_authorization(scope))
             record.caller = caller.name
-            await self._answer_caller(caller, scope, record, exchange)
+            async with self._quotas.request(caller) if record.path in self._ranking_paths else nullcontext():
+                await self._app(scope, exchange.receive, exchange.send)
+                self._quotas.spend(caller, record.prompt_tokens)
         except asyncio.CancelledError:
             if exchange.hung_up:
                 return
@@ -142,15 +143,7 @@ class RequestMiddleware:
         except Exception as error:  # noqa: BLE001 - a bug of ours is logged, and answered with a fixed sentence
             await self._refuse(error, scope, record, exchange)
 
-    async def _answer_caller(self, caller: Caller, scope: Scope, record: Timeline, exchange: _Exchange) -> None:
-        if record.path not in self._ranking_paths:
-            await self._app(scope, exchange.receive, exchange.send)
-            return
-        async with self._quotas.request(caller):
-            await self._app(scope, exchange.receive, exchange.send)
-            self._quotas.spend(caller, record.prompt_tokens)
-
-    async def _refuse(self, error: BaseException, scope: Scope, record: Timeline, exchange: _Exchange) -> None:
+    async def _refuse(self, error: BaseException, scope: Scope, record: RequestRecord, exchange: _Exchange) -> None:
         ours = _as_ours(error, scope)
         record.error = ours.code
         if isinstance(ours, InternalError):
@@ -162,7 +155,7 @@ class RequestMiddleware:
             response.headers["server-timing"] = server_timing(record)
         await response(scope, exchange.receive, exchange.send)
 
-    def _begin_answer(self, record: Timeline, message: Message) -> Message:
+    def _begin_answer(self, record: RequestRecord, message: Message) -> Message:
         record.status = message["status"]
         if record.status >= 400 and not record.error and record.status != CLIENT_GONE:
             record.error = f"http_{record.status}"  # of an answer that a route or the playground wrote by itself
@@ -188,20 +181,14 @@ class _Exchange:
     __slots__ = ("_begin", "_complete", "_receive", "_send", "_task", "_watching", "hung_up", "started")
 
     def __init__(self, receive: Receive, send: Send, begin: Callable[[Message], Message]) -> None:
-        """Wrap them.
-
-        Args:
-            receive: ASGI's.
-            send: ASGI's.
-            begin: Makes of an answer's first message the one that goes out.
-        """
+        """Wrap them. `begin` turns an answer's first message into the one that goes out."""
         self._receive, self._send, self._begin = receive, send, begin
         self._task = asyncio.current_task()
         self._watching: asyncio.Task[None] | None = None
         self._complete = self.hung_up = self.started = False
 
     async def receive(self) -> Message:
-        """Receive a message. Once the body is all there, only a hang-up can follow, which is watched for here."""
+        """Receive a message. Once the body is all there, only a hang-up can follow, which `_watch` waits for."""
         if self._watching is not None:
             await asyncio.Event().wait()
         message = await self._receive()
@@ -231,7 +218,7 @@ class _Exchange:
 
 
 def _as_ours(error: BaseException, scope: Scope) -> RerankerError:
-    """Give the error of our tree that an exception is for a client."""
+    """Translate an exception into our tree."""
     match error:
         case RerankerError():
             return error
@@ -256,7 +243,7 @@ def _methods(scope: Scope) -> set[str]:
     return {method for one in routes for method in one.methods or ()}
 
 
-def _tell(record: Timeline, observers: Sequence[Observer]) -> None:
+def _tell(record: RequestRecord, observers: Sequence[Observer]) -> None:
     for observer in observers:
         try:
             observer(record)
@@ -265,12 +252,12 @@ def _tell(record: Timeline, observers: Sequence[Observer]) -> None:
 
 
 def _id_of(given: bytes) -> str:
-    """Take the client's own id, if it is one to be written into a header and a log."""
+    """Take the client's own id, if it can be written into a header and a log."""
     given = given[:_MAX_ID]
     return given.decode() if given and all(32 < byte < 127 for byte in given) else f"rerank-{uuid.uuid4().hex}"
 
 
 def _authorization(scope: Scope) -> str | None:
-    """Give the header, if there is exactly one: which of two counts would depend on who reads them."""
+    """Give the header if there is exactly one: with two, it would depend on the reader which one counts."""
     found = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
     return found[0].decode("latin-1") if len(found) == 1 else None

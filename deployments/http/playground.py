@@ -190,7 +190,7 @@ def playground_router(answer: Callable[[PageRequest], Answer], limits: LimitsCon
             head = cast("ResponseHead", await anext(parts))
         except PlaygroundUnavailableError as error:
             unavailable = error_response(error)
-            request.state.timeline.error = error.code
+            request.state.record.error = error.code
             if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
                 unavailable.headers["Refresh"] = str(_RELOAD_S)  # a browser that is early sees the page by itself
             return unavailable

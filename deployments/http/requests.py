@@ -9,10 +9,10 @@ from starlette.requests import Request
 
 from deployments.http import Backend
 from reranker.config import LimitsConfig
-from reranker.dialects.base import TIMEOUT_HEADER, Asked, Dialect
+from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall
 from reranker.dialects.parse import parse
 from reranker.errors import InvalidRequestError, RequestTooLargeError, SlowRequestError, UnknownEncodingError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
 """What Ray Serve's own proxy obeys; for clients that send it."""
@@ -21,51 +21,51 @@ _INLINE_BYTES = 64 * 1024
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-async def read_asked(request: Request, dialect: Dialect | None) -> Asked:
+async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
     """Read what is to be ranked, and note it in the request's record.
 
     Args:
-        request: Of a ranking, with the service's `backend` and `limits` in the application's state.
+        request: Of a ranking.
         dialect: The dialect of its path. None: its fields say.
 
     Raises:
         ClientError: It cannot be answered as it stands.
         OverloadedError: There is no room for it.
     """
-    record: Timeline = request.state.timeline
+    record: RequestRecord = request.state.record
     limits: LimitsConfig = request.app.state.limits
     record.dialect = dialect.name if dialect else ""
     with record.stage("read"):
         body = await read_body(request, limits)
     record.body_bytes = len(body)
+    backend: Backend = request.app.state.backend
     with record.stage("admit"):
-        backend: Backend = request.app.state.backend
         backend.require_any_room(len(body))
     with record.stage("parse"):
         timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
         if len(body) <= _INLINE_BYTES:
-            asked = parse(body, dialect, limits, timeout)
+            call = parse(body, dialect, limits, timeout)
         else:
-            asked = await asyncio.to_thread(parse, body, dialect, limits, timeout)
-    note_asked(record, asked)
-    return asked
+            call = await asyncio.to_thread(parse, body, dialect, limits, timeout)
+    note_call(record, call)
+    return call
 
 
-def note_asked(record: Timeline, asked: Asked) -> None:
+def note_call(record: RequestRecord, call: RankingCall) -> None:
     """Note what is asked for."""
-    record.dialect = asked.dialect.name
-    record.lists, record.documents = len(asked.lists), sum(len(one.documents) for one in asked.lists)
-    record.priority = asked.lists[0].priority
+    record.dialect = call.dialect.name
+    record.lists, record.documents = len(call.lists), sum(len(one.documents) for one in call.lists)
+    record.priority = call.lists[0].priority
 
 
 async def read_body(request: Request, limits: LimitsConfig) -> bytes:
     """Receive a body as the client sends it, and give it decompressed. Nothing over the limit is buffered.
 
     Raises:
-        RequestTooLargeError: It is over the limit; said at once where its length is declared.
+        RequestTooLargeError: Its declared length is over the limit, or what came is.
         SlowRequestError: It did not arrive in time.
-        UnknownEncodingError: It is compressed in a way we do not know.
-        InvalidRequestError: It is not compressed as it says.
+        UnknownEncodingError: See `compression`.
+        InvalidRequestError: See `decompress`.
     """
     encoding = compression(request.headers.get("content-encoding", ""))
     declared = request.headers.get("content-length", "")
@@ -93,11 +93,7 @@ def _require_size(size: int, limits: LimitsConfig) -> None:
 
 
 def compression(content_encoding: str) -> str:
-    """Read a header Content-Encoding: gzip, x-gzip or deflate; empty where the body comes as it is.
-
-    Raises:
-        UnknownEncodingError: It is another one.
-    """
+    """Read a header Content-Encoding. Empty: the body comes as it is. Raises UnknownEncodingError."""
     encoding = content_encoding.strip().lower()
     if encoding in ("", "identity"):
         return ""
@@ -108,11 +104,6 @@ def compression(content_encoding: str) -> str:
 
 def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """Decompress a body. A bomb costs no more memory than a body of the largest size.
-
-    Args:
-        body: As it came.
-        encoding: What `compression` gave.
-        max_bytes: Limit of the result.
 
     Raises:
         InvalidRequestError: It is not compressed like this, or it is cut off.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -13,9 +14,9 @@ from starlette.responses import Response
 from deployments.http import Backend
 from reranker import dialects, errors
 from reranker.dialects.answers import error_body
-from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Asked, Dialect, Served
+from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Dialect, RankingCall
 from reranker.errors import MethodNotAllowedError, RerankerError, UnauthorizedError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Ranking
 
 Described: TypeAlias = dict[str, Any]
@@ -28,13 +29,7 @@ def reply(content: JSON, status: int = 200, headers: Mapping[str, str] | None = 
 
 
 def error_response(error: RerankerError, dialect: Dialect | None = None, **more: JSON) -> Response:
-    """Answer with an error.
-
-    Args:
-        error: Its class says the status.
-        dialect: Whose body for errors it gets. None: the one that suits every client.
-        more: Further fields of the body.
-    """
+    """Answer with an error, in a dialect's body for errors or the one that suits every client; `more` goes into it."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
@@ -46,23 +41,17 @@ def error_response(error: RerankerError, dialect: Dialect | None = None, **more:
     return reply(body | more, error.status_code, headers)
 
 
-def ranking_response(request: Request, asked: Asked, rankings: Sequence[Ranking]) -> Response:
-    """Answer with rankings.
-
-    Args:
-        request: Asked for them.
-        asked: The same, as it was read.
-        rankings: One for each list.
-    """
-    record: Timeline = request.state.timeline
+def ranking_response(request: Request, call: RankingCall, rankings: Sequence[Ranking]) -> Response:
+    """Answer a call with the ranking of each of its lists."""
+    record: RequestRecord = request.state.record
     backend: Backend = request.app.state.backend
     with record.stage("respond"):
-        wanted = asked.lists[0].model
+        wanted = call.lists[0].model
         model = wanted if wanted and wanted in backend.adapters else backend.model
-        response = reply(asked.write(rankings, Served(record.request_id, model, int(time.time()), record)))
+        response = reply(call.write(rankings, model, record))
     response.headers["x-compute-tokens"] = str(sum(ranking.prompt_tokens for ranking in rankings))
     response.headers["server-timing"] = server_timing(record)
-    ignored = asked.ignored
+    ignored = call.ignored
     if backend.adapters and wanted and wanted != model:  # an adapter's name, misspelt?
         ignored = ("model", *ignored)
     if ignored:
@@ -70,21 +59,21 @@ def ranking_response(request: Request, asked: Asked, rankings: Sequence[Ranking]
     return response
 
 
-def server_timing(record: Timeline) -> str:
+def server_timing(record: RequestRecord) -> str:
     """Say what each stage took so far, in milliseconds, as W3C's Server Timing has it."""
     took_s = record.stages_s() | {"total": record.total_s}
     return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in took_s.items())
 
 
 def _meanings() -> dict[int, str]:
-    """Say of each status which errors have it, from the tree in errors.py."""
     meanings: dict[int, list[str]] = {}
     for one in errors.for_clients():
         meanings.setdefault(one.status_code, []).append(f"`{one.code}`: {(one.__doc__ or '').splitlines()[0]}")
     return {status: "\n\n".join(lines) for status, lines in meanings.items()}
 
 
-MEANINGS = _meanings()
+_MEANINGS = _meanings()
+"""Which errors have a status, from the tree in errors.py."""
 _EVERYWHERE = (401, 414, 431, 500)
 _NOT_OF_A_RANKING = (404, 405)
 
@@ -93,13 +82,13 @@ def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  #
     """Describe a route for the OpenAPI page: the arguments for FastAPI.
 
     Args:
-        answer: The type of its answer, of which the schema is made.
-        failures: Statuses that it may answer with, besides those that every route may.
+        answer: The type of its answer.
+        failures: Statuses besides those that every route may answer with.
         tag: The page's section.
     """
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     responses: dict[int, Described] = {
-        status: {"description": MEANINGS[status], "content": content} for status in sorted({*_EVERYWHERE, *failures})
+        status: {"description": _MEANINGS[status], "content": content} for status in sorted({*_EVERYWHERE, *failures})
     }
     for status in responses.keys() & {429, 503}:
         responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
@@ -107,16 +96,9 @@ def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  #
 
 
 def describe_ranking(path: str, *spoken: Dialect) -> Described:
-    """Describe a ranking route for the OpenAPI page.
-
-    Args:
-        path: Its path.
-        spoken: The dialects that are spoken there.
-    """
-    answer: Any = spoken[0].answer
-    for one in spoken[1:]:
-        answer = answer | one.answer
-    described = describe(answer, *(status for status in MEANINGS if status not in _NOT_OF_A_RANKING), tag="ranking")
+    """Describe a ranking route for the OpenAPI page, with the dialects that are spoken there."""
+    answer = functools.reduce(operator.or_, [one.answer for one in spoken])
+    described = describe(answer, *(status for status in _MEANINGS if status not in _NOT_OF_A_RANKING), tag="ranking")
     described["responses"][200] = {
         "headers": {
             IGNORED_HEADER: {

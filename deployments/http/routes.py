@@ -20,7 +20,7 @@ from deployments.http.access import Keyring
 from deployments.http.middleware import Observer, RequestMiddleware
 from deployments.http.playground import playground_router
 from deployments.http.quotas import Quotas
-from deployments.http.requests import read_asked
+from deployments.http.requests import read_call
 from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
 from deployments.http.search import search_router
 from reranker.config import LimitsConfig
@@ -29,7 +29,7 @@ from reranker.dialects.answers import ErrorBody
 from reranker.dialects.base import Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Caller
 
 _DESCRIPTION = """One query, N documents: each document's relevance score, best first.
@@ -161,10 +161,10 @@ async def _raise(request: Request, error: Exception) -> Response:
 def _ranking(dialect: Dialect | None) -> Callable[[Request], Awaitable[Response]]:
     async def rank(request: Request) -> Response:
         backend: Backend = request.app.state.backend
-        asked = await read_asked(request, dialect)
-        record: Timeline = request.state.timeline
-        record.rankings = await backend.rank(asked, record.body_bytes, request.state.caller, record)
-        return ranking_response(request, asked, record.rankings)
+        call = await read_call(request, dialect)
+        record: RequestRecord = request.state.record
+        record.rankings = await backend.rank(call.lists, request.state.caller, record)
+        return ranking_response(request, call, record.rankings)
 
     return rank
 

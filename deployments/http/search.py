@@ -21,15 +21,15 @@ from starlette.responses import Response
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from deployments.http import Backend
-from deployments.http.requests import note_asked, read_asked
+from deployments.http.requests import note_call, read_call
 from deployments.http.responses import describe, describe_ranking, ranking_response, reply
 from reranker.config import RerankerConfig
 from reranker.config.search import Stage
 from reranker.dialects import answers
-from reranker.dialects.base import JSON, Asked, Dialect, Served
+from reranker.dialects.base import JSON, Dialect, RankingCall
 from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.search.filters import Filter, read_filter
 from reranker.search.types import Candidate, Query, Retrieval
 from reranker.types import Ranking, RankRequest
@@ -129,15 +129,17 @@ def read(body: SearchBody) -> tuple[RankRequest, ...]:
     return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms()),)
 
 
-def write(found: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: Served) -> SearchAnswer:
+def write(
+    found: Retrieval, call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord
+) -> SearchAnswer:
     """Write the answer."""
-    body: SearchBody = asked.body
+    body: SearchBody = call.body
     [ranking] = rankings
     ranked: list[tuple[int, dict[str, Any]]] = (
         [(index, {}) for index in range(len(found.candidates))]
         if body.rerank is False
         else [
-            (one.index, {"relevance_score": answers.score_of(one, asked), **answers.marks_of(one)})
+            (one.index, {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)})
             for one in ranking.results
         ]
     )
@@ -148,16 +150,16 @@ def write(found: Retrieval, asked: Asked, rankings: Sequence[Ranking], served: S
         if body.max_per_document is None or of_document[candidate.chunk.id] <= body.max_per_document:
             chosen.append(_result(candidate, index, scores, body))
     return {
-        **answers.head_of("search", served),
+        **answers.head_of("search", model, record),
         "index": found.index,
         "version": found.version,
         "first_stage": found.first_stage,
         "candidates": len(found.candidates),
         "results": chosen[: body.most],
         "usage": answers.usage_of(rankings),
-        "meta": answers.meta_of(asked, rankings, served),
+        "meta": answers.meta_of(call, rankings, record),
         # What the stages took is in every answer; `timings: true` adds the shards.
-        "timings": answers.timings_of(asked, served).get("timings") or answers.stages_of(served.timeline),
+        "timings": answers.timings_of(record, shards=bool(body.timings)),
         **_left_out(found, ranking),
     }
 
@@ -266,11 +268,11 @@ class Search:
         """
         self._indexes, self._config = indexes, config
 
-    async def find(self, asked: Asked, record: Timeline) -> tuple[Asked, Retrieval]:
+    async def find(self, call: RankingCall, record: RequestRecord) -> tuple[RankingCall, Retrieval]:
         """Find candidates, and make them the documents of the request, with the index's settings.
 
         Args:
-            asked: The request.
+            call: The request.
             record: Of the request. Its beginning starts the clock.
 
         Raises:
@@ -280,8 +282,8 @@ class Search:
             RetrievalError: What finds candidates did not answer.
             DeadlineExceededError: Time was up before they were found.
         """
-        body: SearchBody = asked.body
-        [request] = asked.lists
+        body: SearchBody = call.body
+        [request] = call.lists
         timeout_s = self._config.limits.bounded_s(request.timeout_s)
         text = request.query[:_MAX_CHARACTERS]
         query = Query(text, self._count(body), body.index, body.first_stage, body.where())
@@ -298,8 +300,8 @@ class Search:
             instruction=request.instruction or index.instruction,
             score_threshold=index.score_threshold if request.score_threshold is None else request.score_threshold,
         )
-        dialect = replace(asked.dialect, write=partial(write, found))
-        return replace(asked, dialect=dialect, lists=(request,)), found
+        dialect = replace(call.dialect, write=partial(write, found))
+        return replace(call, dialect=dialect, lists=(request,)), found
 
     async def describe(self) -> JSON:
         """See `Indexes`."""
@@ -333,16 +335,16 @@ def search_router(search: Search) -> APIRouter:
 
     async def answer(request: Request) -> Response:
         backend: Backend = request.app.state.backend
-        record: Timeline = request.state.timeline
-        asked = await read_asked(request, DIALECT)
+        record: RequestRecord = request.state.record
+        call = await read_call(request, DIALECT)
         with record.stage("retrieve"):
-            asked, found = await search.find(asked, record)
-        note_asked(record, asked)
+            call, found = await search.find(call, record)
+        note_call(record, call)
         record.found_bytes = found.text_bytes
         rankings: Sequence[Ranking] = [Ranking()]
-        if found.candidates and asked.body.rerank is not False:
-            record.rankings = rankings = await backend.rank(asked, record.size_bytes, request.state.caller, record)
-        return ranking_response(request, asked, rankings)
+        if found.candidates and call.body.rerank is not False:
+            record.rankings = rankings = await backend.rank(call.lists, request.state.caller, record)
+        return ranking_response(request, call, rankings)
 
     for path in DIALECT.paths:
         router.add_api_route(path, answer, methods=["POST"], **describe_ranking(path, DIALECT))

@@ -1,7 +1,6 @@
 """The ingress's own HTTP server, on an address that all ingress replicas of a node share, with limits uvicorn lacks.
 
-Not Serve's proxy: that is a second process in Python that every request passes, with a call to the replica, one back
-for the body, and a stream of messages for the answer. Figures: docs/decisions/0006-no-proxy.md.
+Why not Serve's proxy: docs/decisions/0006-no-proxy.md.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ if TYPE_CHECKING:  # Ray takes a second to import, and tests of this do without
 
 _BACKLOG = 2_048
 _LINGER_S = 2
-"""How long a draining server keeps idle connections open. A client that asks once more in that time hears that its
-connection ends; one whose request meets a closed connection gets an error."""
+"""How long a draining server keeps idle connections open. Who sends a request in that time is told that the connection
+ends; a request that meets a closed connection is an error for its client."""
 _SIBLING_TIMEOUT_S = 5
 _KEEP_ALIVE_S = 90
 """Longer than clients keep an unused connection (httpx 5 s, load balancers mostly 60 s), so that they end it."""
@@ -45,13 +44,7 @@ class Listener:
     """Serves an ASGI application from this process's event loop."""
 
     def __init__(self, app: ASGIApp, options: HTTPOptions, listening: socket.socket) -> None:
-        """Take connections from the moment the event loop runs.
-
-        Args:
-            app: The application.
-            options: Serve's; of them those of TLS.
-            listening: What `listen` gave.
-        """
+        """Take connections from the moment the event loop runs; `options` say TLS, `listening` is from `listen`."""
         self._listening = listening
         self.draining = False
         """Whether connections end as each has its answer."""
@@ -78,11 +71,7 @@ class Listener:
         return not self._serving.done()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more connections, and end the open ones as each has its answer.
-
-        Args:
-            timeout_s: After this, open requests are cut.
-        """
+        """Take no more connections, end the open ones as each has its answer, and cut those left after `timeout_s`."""
         self.draining = True
         if self._server.started:
             await self._close_address()
@@ -114,16 +103,16 @@ class Listener:
 class LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's protocol for one connection, with limits on what no ASGI application sees.
 
-    These are heads that are slow or too large, bodies that nobody waits for, and what is not HTTP.
+    That is: a head that is slow or too large, a body that nobody waits for, and what is not HTTP. In Kubernetes the
+    gateway sees to these first; a service that is reached directly has only this.
     """
 
     max_head_bytes = 128 * 1024
-    """Of a head that is not complete; `limits.max_header_bytes` is exact, and holds for complete ones."""
+    """Of a head that is not complete; for complete ones `limits.max_header_bytes` holds exactly."""
     head_timeout_s = 30.0
-    """From the connection, or a request's first byte, to the end of its head."""
+    """From the connection, or a request's first byte, to the end of the head."""
     rest_timeout_s = 30.0
-    """For the rest of a body that was answered before it was all there. A client that sends before it reads gets its
-    answer; one that sends for ever loses the connection."""
+    """For the rest of a body whose answer is out already: many clients read it only once they have sent all."""
 
     _head_bytes = 0
     _in_head = True
@@ -207,11 +196,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(options: HTTPOptions, service: str) -> socket.socket:
-    """Listen together with the other replicas of this service on this machine, and with nobody else.
-
-    Args:
-        options: Serve's; of them host, port, and whether there is TLS.
-        service: Which service this is; see `SERVICE_HEADER`.
+    """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else.
 
     Raises:
         ConfigurationError: Somebody else listens there, or nobody can.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NotRequired, TypeAlias
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from reranker.dialects.base import Asked, Served
+from reranker.dialects.base import JSON, RankingCall
 from reranker.errors import RerankerError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import RankedDocument, Ranking
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
@@ -45,24 +45,24 @@ class Marks(TypedDict, total=False):
     windows: Annotated[int, Field(description="Prompts it took to score a long document; absent when it was one.")]
 
 
-class Unscored(TypedDict):
+class UnscoredDocument(TypedDict):
     """A document that there was no time for."""
 
     index: Index
 
 
-class Excluded(TypedDict):
+class Exclusion(TypedDict):
     """A document that a rule or the threshold left out."""
 
     index: Index
     rule: str
 
 
-class LeftOut(TypedDict, total=False):
+class Omissions(TypedDict, total=False):
     """The documents that are not among the results, if there are any, and why."""
 
-    unscored: list[Unscored]
-    excluded: list[Excluded]
+    unscored: list[UnscoredDocument]
+    excluded: list[Exclusion]
 
 
 class ShardTiming(TypedDict):
@@ -86,10 +86,11 @@ class Timings(TypedDict):
     shards: NotRequired[list[ShardTiming]]
 
 
-class Timed(TypedDict, total=False):
-    """An answer with timings, which come where they are asked for."""
+class Tail(Omissions):
+    """How an answer to one list ends."""
 
-    timings: Timings
+    usage: Usage
+    timings: NotRequired[Annotated[Timings, Field(description="When asked for.")]]
 
 
 class Meta(TypedDict):
@@ -104,6 +105,16 @@ class Meta(TypedDict):
     replicas: int
     retries: int
     hedges: int
+
+
+class RankedResult(Marks):
+    """One document's place in the ranking."""
+
+    index: Index
+    relevance_score: Score
+    document: NotRequired[
+        Annotated[Any, Field(description="When asked for: an object; a string to Infinity's and Voyage's clients.")]
+    ]
 
 
 class ErrorBody(TypedDict):
@@ -135,9 +146,15 @@ def error_body(error: RerankerError) -> ErrorBody:
     return body
 
 
-def score_of(ranked: RankedDocument, asked: Asked) -> float:
-    """Give the score as it was asked for: in [0, 1], or as log-odds."""
-    return ranked.log_odds if asked.body.log_odds else ranked.relevance_score
+def head_of(kind: str, model: str, record: RequestRecord) -> Head:
+    """Begin an answer; `kind` is its `object`."""
+    created_s = record.began_unix_ns // 10**9
+    return {"id": record.request_id, "object": kind, "model": model, "created": created_s}
+
+
+def score_of(ranked: RankedDocument, call: RankingCall) -> float:
+    """Give the score as the request wants it: in [0, 1], or as log-odds."""
+    return ranked.log_odds if call.body.log_odds else ranked.relevance_score
 
 
 def marks_of(ranked: RankedDocument) -> Marks:
@@ -148,6 +165,34 @@ def marks_of(ranked: RankedDocument) -> Marks:
     if ranked.windows > 1:
         marks["windows"] = ranked.windows
     return marks
+
+
+def results_of(
+    call: RankingCall, ranking: Ranking, document_of: Callable[[RankingCall, int], JSON]
+) -> list[RankedResult]:
+    """List the ranked documents, best first; `document_of` gives one back by its index, to those who want them."""
+    results: list[RankedResult] = []
+    for ranked in ranking.results:
+        result: RankedResult = {"index": ranked.index, "relevance_score": score_of(ranked, call)}
+        if call.body.return_documents:  # left out otherwise, never null: several clients break on null
+            result["document"] = document_of(call, ranked.index)
+        results.append({**result, **marks_of(ranked)})
+    return results
+
+
+def text_of(call: RankingCall, index: int) -> str:
+    """Give the text that a document was read as."""
+    return call.lists[0].documents[index]
+
+
+def omissions_of(ranking: Ranking) -> Omissions:
+    """Name the documents that are not among the results."""
+    omissions: Omissions = {}
+    if ranking.unscored:
+        omissions["unscored"] = [{"index": index} for index in ranking.unscored]
+    if ranking.excluded:
+        omissions["excluded"] = [{"index": one.index, "rule": one.rule} for one in ranking.excluded]
+    return omissions
 
 
 def usage_of(rankings: Sequence[Ranking]) -> Usage:
@@ -162,70 +207,49 @@ def usage_of(rankings: Sequence[Ranking]) -> Usage:
     }
 
 
-def meta_of(asked: Asked, rankings: Sequence[Ranking], served: Served) -> Meta:
+def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
+    """End an answer to one list."""
+    tail: Tail = {"usage": usage_of([ranking]), **omissions_of(ranking)}
+    if call.body.timings:
+        tail["timings"] = timings_of(record, shards=True)
+    return tail
+
+
+def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecord) -> Meta:
     """Sum up how the lists were scored."""
     return {
         "api_version": {"version": "1"},
-        "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in asked.lists)},
+        "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in call.lists)},
         "tokens": {"input_tokens": sum(one.prompt_tokens for one in rankings), "output_tokens": 0},
-        "pairs": served.timeline.pairs,
+        "pairs": record.pairs,
         "truncated_documents": sum(one.truncated_documents for one in rankings),
-        "shards": len(served.timeline.shards),
-        "replicas": served.timeline.replicas,
-        "retries": served.timeline.retries,
-        "hedges": served.timeline.hedges,
+        "shards": len(record.shards),
+        "replicas": record.replicas,
+        "retries": record.retries,
+        "hedges": record.hedges,
     }
 
 
-def timings_of(asked: Asked, served: Served) -> Timed:
-    """Say what happened to the list until now and who scored it, if that was asked for."""
-    timeline = served.timeline
-    if not asked.body.timings:
-        return {}
-    return {"timings": {**stages_of(timeline), "shards": _shards_of(timeline)}}
-
-
-def stages_of(timeline: Timeline) -> Timings:
-    """Say what the stages of a request took until now."""
-    stages = {f"{stage}": _ms(took_s) for stage, took_s in timeline.stages_s().items()}
-    return {"total_ms": _ms(timeline.total_s), "stages_ms": stages}
-
-
-def _shards_of(timeline: Timeline) -> list[ShardTiming]:
-    return [
-        {
-            "replica": one.replica or None,
-            "documents": one.documents,
-            "pairs": one.pairs,
-            "tokens": one.tokens,
-            "queue_ms": _ms(one.queue_s),
-            "engine_ms": _ms(one.engine_s),
-            "total_ms": _ms(one.total_s),
-            "attempts": len(one.attempts),
-        }
-        for one in timeline.shards
-    ]
+def timings_of(record: RequestRecord, *, shards: bool = False) -> Timings:
+    """Say what the stages of a request took until now, and which replica scored which documents."""
+    stages = {f"{stage}": _ms(took_s) for stage, took_s in record.stages_s().items()}
+    timings: Timings = {"total_ms": _ms(record.total_s), "stages_ms": stages}
+    if shards:
+        timings["shards"] = [
+            {
+                "replica": one.replica or None,
+                "documents": one.documents,
+                "pairs": one.pairs,
+                "tokens": one.tokens,
+                "queue_ms": _ms(one.queue_s),
+                "engine_ms": _ms(one.engine_s),
+                "total_ms": _ms(one.total_s),
+                "attempts": len(one.attempts),
+            }
+            for one in record.shards
+        ]
+    return timings
 
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1e3, 3)
-
-
-def left_out(ranking: Ranking) -> LeftOut:
-    """Name the documents that are not among the results."""
-    left: LeftOut = {}
-    if ranking.unscored:
-        left["unscored"] = [{"index": index} for index in ranking.unscored]
-    if ranking.excluded:
-        left["excluded"] = [{"index": one.index, "rule": one.rule} for one in ranking.excluded]
-    return left
-
-
-def head_of(kind: str, served: Served) -> Head:
-    """Begin an answer.
-
-    Args:
-        kind: What it is, under `object`.
-        served: What every answer says.
-    """
-    return {"id": served.request_id, "object": kind, "model": served.model, "created": served.created_s}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from reranker.dialects.fields import Options
 from reranker.errors import RerankerError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Ranking, RankRequest
 
 JSON: TypeAlias = Any  # what a JSON encoder takes; every type by its nature
@@ -16,23 +16,11 @@ JSON: TypeAlias = Any  # what a JSON encoder takes; every type by its nature
 TIMEOUT_HEADER = "X-Reranker-Timeout-S"
 """Seconds the client gives a list."""
 IGNORED_HEADER = "X-Reranker-Ignored"
-"""In an answer: the fields of the request that are known, could change the ranking, and were not obeyed."""
+"""In an answer: the known fields of the request that could change the ranking and were not obeyed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """What every answer says besides the ranking."""
-
-    request_id: str
-    model: str
-    created_s: int
-    """Unix time."""
-    timeline: Timeline = field(default_factory=Timeline)
-    """What happened so far, for those who ask for `timings`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
+class RankingCall:
     """A request that was read: the lists to rank, and what its answer depends on."""
 
     dialect: Dialect
@@ -41,11 +29,15 @@ class Asked:
     lists: tuple[RankRequest, ...]
     """One; several only where a dialect scores pairs with different queries."""
     ignored: tuple[str, ...] = ()
-    """Fields that were sent, that we know, and that we do not obey."""
+    """For `IGNORED_HEADER`."""
 
-    def write(self, rankings: Sequence[Ranking], served: Served) -> JSON:
-        """Write the answer, given the ranking of each list."""
-        return self.dialect.write(self, rankings, served)
+    def write(self, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> JSON:
+        """Write the answer from each list's ranking, the model's name and what happened so far."""
+        return self.dialect.write(self, rankings, model, record)
+
+
+Writer: TypeAlias = Callable[[RankingCall, Sequence[Ranking], str, RequestRecord], JSON]
+"""See `RankingCall.write`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +54,13 @@ class Dialect:
     shares_paths: bool = True
     """Whether it is spoken on the shared paths at all."""
     body: type[Options]
-    """The model of its request's body."""
     lists: tuple[str, ...]
-    """Fields that hold one entry for each document, or could hold as many."""
+    """Fields of the body that hold one entry for each document, or could hold as many."""
     read: Callable[[Any], tuple[RankRequest, ...]]
-    """From a body of that model; raises InvalidRequestError."""
+    """Takes a `body`; raises InvalidRequestError."""
     answer: Any
     """The type of what `write` gives: the OpenAPI page is made of it. (Any: a TypedDict, or a list of one.)"""
-    write: Callable[[Asked, Sequence[Ranking], Served], JSON]
+    write: Writer
     error: Callable[[RerankerError], JSON]
     examples: Mapping[str, Mapping[str, JSON]]
     """Bodies by what they show; for the OpenAPI page, and each works when pasted."""

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from reranker.errors import InvalidRequestError
-from reranker.types import Aggregate, CacheMode, LongDocuments, Priority, TruncationSide
+from reranker.types import Aggregate, CacheMode, LongDocuments, Priority, RankRequest, TruncationSide
 
 Item = StrictStr | dict[str, Any]
 """A document or query as it may come; Any: JSON."""
@@ -124,6 +124,15 @@ class Options(BaseModel):
         return self.priority or "interactive"
 
 
+class ListOptions(Options):
+    """What may come with one query and its documents."""
+
+    query: Item
+    """What the documents are ranked for: a string, or an object with a `text`."""
+    top_n: Annotated[int, Field(ge=0)] | None = None
+    """How many of the best to return; absent, null or 0: all."""
+
+
 Body = TypeVar("Body", bound=Options)
 
 
@@ -192,6 +201,15 @@ def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ())
     )
 
 
+def list_of(
+    body: ListOptions, where: str, top_n: int | None, rank_fields: Sequence[str] = ()
+) -> tuple[RankRequest, ...]:
+    """Give the one list that was sent, its documents from the field `where`. See `texts_of`; a `top_n` of 0 is all."""
+    items = getattr(body, where)
+    query, texts = query_of(body.query, "query"), texts_of(items, where, rank_fields)
+    return (RankRequest(query, texts, metadata=metadata_of(items), top_n=top_n or None, **body.terms()),)
+
+
 def query_of(item: Item, where: str) -> str:
     """Give the text of a query.
 
@@ -234,11 +252,6 @@ def metadata_of(items: Sequence[Item]) -> tuple[Mapping[str, object], ...]:
     return tuple(
         {} if isinstance(item, str) else {key: value for key, value in item.items() if key != "text"} for item in items
     )
-
-
-def echoed(item: Item, text: str) -> dict[str, Any]:
-    """Give back a document as an object with its `text`: its own, or what it was read as."""
-    return {"text": text} if isinstance(item, str) else {"text": text} | item
 
 
 def _is_content(content: object) -> bool:

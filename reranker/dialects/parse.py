@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS
-from reranker.dialects.base import TIMEOUT_HEADER, Asked, Dialect
+from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall
 from reranker.dialects.fields import Seconds, ignored_fields, validate
 from reranker.errors import InvalidRequestError, RequestTooLargeError
 
@@ -21,7 +21,7 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
 _CONTAINERS = (dict, list)
 
 
-def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None) -> Asked:
+def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None) -> RankingCall:
     """Read a request's body.
 
     Args:
@@ -45,7 +45,7 @@ def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_he
     validated = validate(dialect.body, fields)
     timeout_s = _timeout_s(validated.timeout_s, timeout_header)
     lists = tuple(replace(one, timeout_s=timeout_s) for one in dialect.read(validated))
-    return Asked(dialect, validated, lists, ignored_fields(fields))
+    return RankingCall(dialect, validated, lists, ignored_fields(fields))
 
 
 def _timeout_s(in_body: float | None, header: str | None) -> float | None:

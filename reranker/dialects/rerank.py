@@ -7,88 +7,58 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, NotRequired
+from functools import partial
+from typing import Annotated
 
 from pydantic import Field, StrictStr
 
 from reranker.dialects import answers
-from reranker.dialects.base import JSON, Asked, Dialect, Served
-from reranker.dialects.fields import Item, Items, Options, echoed, metadata_of, query_of, texts_of
-from reranker.types import Ranking, RankRequest
+from reranker.dialects.base import JSON, Dialect, RankingCall
+from reranker.dialects.fields import Items, ListOptions, list_of
+from reranker.record import RequestRecord
+from reranker.types import Ranking
 
 
-class RerankBody(Options):
+class RerankBody(ListOptions):
     """A query and its documents, as Cohere, Jina and vLLM name them."""
 
-    query: Item
-    """What the documents are ranked for: a string, or an object with a `text`."""
     documents: Annotated[Items, Field(min_length=1)]
     """The candidates: strings, or objects. An object is its `text`; without one, all of it as YAML."""
     rank_fields: Annotated[list[StrictStr], Field(fail_fast=True)] | None = None
     """The fields of objects that are ranked, in this order, as YAML (Cohere v1)."""
-    top_n: Annotated[int, Field(ge=0)] | None = None
-    """How many of the best to return; absent, null or 0: all."""
     return_documents: bool | None = None
     """Return each document too."""
 
 
-class RankedResult(answers.Marks):
-    """One document's place in the ranking."""
-
-    index: answers.Index
-    relevance_score: answers.Score
-    document: NotRequired[
-        Annotated[Any, Field(description="When asked for: an object; to Infinity's clients, a string.")]
-    ]
-
-
-class RerankAnswer(answers.Head, answers.LeftOut, answers.Timed):
+class RerankAnswer(answers.Head, answers.Tail):
     """The documents, best first."""
 
-    results: list[RankedResult]
-    usage: answers.Usage
+    results: list[answers.RankedResult]
     meta: answers.Meta
 
 
-def read(body: RerankBody) -> tuple[RankRequest, ...]:
-    """Give the one list that was sent."""
-    return (
-        RankRequest(
-            query=query_of(body.query, "query"),
-            documents=texts_of(body.documents, "documents", body.rank_fields or ()),
-            metadata=metadata_of(body.documents),
-            top_n=body.top_n or None,
-            **body.terms(),
-        ),
-    )
+def write(
+    document_of: Callable[[RankingCall, int], JSON],
+    call: RankingCall,
+    rankings: Sequence[Ranking],
+    model: str,
+    record: RequestRecord,
+) -> RerankAnswer:
+    """Write the answer; `document_of` gives a document back by its index."""
+    [ranking] = rankings
+    return {
+        **answers.head_of("rerank", model, record),
+        "results": answers.results_of(call, ranking, document_of),
+        "meta": answers.meta_of(call, rankings, record),
+        **answers.tail_of(call, ranking, record),
+    }
 
 
-def writer(echo: Callable[[Item, str], JSON]) -> Callable[[Asked, Sequence[Ranking], Served], JSON]:
-    """Make what writes the answer.
-
-    Args:
-        echo: Gives a document back, from what was sent and the text it was read as.
-    """
-
-    def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> RerankAnswer:
-        body: RerankBody = asked.body
-        [request], [ranking] = asked.lists, rankings
-        results: list[RankedResult] = []
-        for ranked in ranking.results:
-            result: RankedResult = {"index": ranked.index, "relevance_score": answers.score_of(ranked, asked)}
-            if body.return_documents:  # left out otherwise, never null: several clients break on null
-                result["document"] = echo(body.documents[ranked.index], request.documents[ranked.index])
-            results.append({**result, **answers.marks_of(ranked)})
-        return {
-            **answers.head_of("rerank", served),
-            "results": results,
-            "usage": answers.usage_of(rankings),
-            "meta": answers.meta_of(asked, rankings, served),
-            **answers.left_out(ranking),
-            **answers.timings_of(asked, served),
-        }
-
-    return write
+def _echo(call: RankingCall, index: int) -> JSON:
+    """Give back a document as an object with its `text`: its own, or what it was read as."""
+    text = {"text": answers.text_of(call, index)}
+    item = call.body.documents[index]
+    return text if isinstance(item, str) else text | item
 
 
 _DOCUMENTS = ["Gravity attracts bodies.", "The capital of China is Beijing.", "Paris is in France."]
@@ -98,9 +68,9 @@ DIALECT = Dialect(
     summary="Rank documents by their relevance to a query, best first.",
     body=RerankBody,
     lists=("documents", "rank_fields"),
-    read=read,
+    read=lambda body: list_of(body, "documents", body.top_n, body.rank_fields or ()),
     answer=RerankAnswer,
-    write=writer(echoed),
+    write=partial(write, _echo),
     error=answers.error_body,
     examples={
         "Cohere, Jina, vLLM": {"query": "What is the capital of China?", "documents": _DOCUMENTS, "top_n": 2},
@@ -133,7 +103,7 @@ INFINITY = replace(
     summary="The same in Infinity's dialect: documents come back as strings.",
     paths=("/infinity/rerank",),  # LiteLLM asks Infinity as it asks vLLM and Cohere, and wants another answer
     chosen_by=("raw_scores",),
-    write=writer(lambda _, text: text),
+    write=partial(write, answers.text_of),
     examples={
         "Infinity": {
             "query": "What is the capital of China?",

@@ -8,10 +8,11 @@ from typing import Annotated
 from pydantic import Field
 
 from reranker.dialects import answers
-from reranker.dialects.base import Asked, Dialect, Served
+from reranker.dialects.base import Dialect, RankingCall
 from reranker.dialects.fields import Item, Items, Options, metadata_of, query_of, texts_of
 from reranker.errors import InvalidRequestError, RerankerError
-from reranker.types import Ranking, RankRequest
+from reranker.record import RequestRecord
+from reranker.types import ExcludedDocument, Ranking, RankRequest
 
 _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 _Side = Item | Items | None
@@ -55,7 +56,7 @@ class PairScore(answers.Marks):
     score: answers.Score
 
 
-class ScoreAnswer(answers.Head, answers.LeftOut):
+class ScoreAnswer(answers.Head, answers.Omissions):
     """The scores, in the order of the pairs."""
 
     data: list[PairScore]
@@ -79,29 +80,24 @@ def read(body: ScoreBody) -> tuple[RankRequest, ...]:
     )
 
 
-def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> ScoreAnswer:
+def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> ScoreAnswer:
     """Write the scores in the order of the pairs."""
-    queries, documents = _sides(asked.body)
+    queries, documents = _sides(call.body)
     data: list[PairScore] = []
-    unscored: list[answers.Unscored] = []
-    excluded: list[answers.Excluded] = []
+    unscored: list[int] = []
+    excluded: list[ExcludedDocument] = []
     for place, ranking in zip(_places(queries, len(documents[1])).values(), rankings, strict=True):
         for ranked in ranking.results:
-            score = answers.score_of(ranked, asked)
+            score = answers.score_of(ranked, call)
             data.append({"index": place[ranked.index], "object": "score", "score": score, **answers.marks_of(ranked)})
-        left = answers.left_out(ranking)
-        unscored += [{"index": place[one["index"]]} for one in left.get("unscored", ())]
-        excluded += [{**one, "index": place[one["index"]]} for one in left.get("excluded", ())]
-    left_of_pairs: answers.LeftOut = {}
-    if unscored:
-        left_of_pairs["unscored"] = sorted(unscored, key=lambda one: one["index"])
-    if excluded:
-        left_of_pairs["excluded"] = sorted(excluded, key=lambda one: one["index"])
+        unscored += [place[index] for index in ranking.unscored]
+        excluded += [ExcludedDocument(place[one.index], one.rule) for one in ranking.excluded]
+    by_place = sorted(excluded, key=lambda one: one.index)
     return {
-        **answers.head_of("list", served),
+        **answers.head_of("list", model, record),
         "data": sorted(data, key=lambda one: one["index"]),
         "usage": answers.usage_of(rankings),
-        **left_of_pairs,
+        **answers.omissions_of(Ranking(unscored=tuple(sorted(unscored)), excluded=tuple(by_place))),
     }
 
 

@@ -9,36 +9,38 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from reranker.config import RerankerConfig
-from reranker.dialects.answers import ErrorBody, Index, Score, error_body, score_of
-from reranker.dialects.base import Asked, Dialect, Served
-from reranker.dialects.fields import Item, Items, Options, metadata_of, query_of, texts_of
+from reranker.dialects import answers
+from reranker.dialects.base import Dialect, RankingCall
+from reranker.dialects.fields import Items, ListOptions, list_of
 from reranker.errors import RerankerError
 from reranker.model.checkpoint import Checkpoint
-from reranker.types import Ranking, RankRequest
+from reranker.record import RequestRecord
+from reranker.types import Ranking
 
 _ERROR_TYPES = {400: "Validation", 413: "Validation", 429: "Overloaded", 503: "Unhealthy"}
 
 
-class TeiBody(Options):
-    """A query and its documents, as TEI names them."""
+class TeiBody(ListOptions):
+    """A query and its documents, as TEI names them, and `top_n`, which TEI has not and LiteLLM sends."""
 
-    query: Item
-    """What the texts are ranked for."""
     texts: Annotated[Items, Field(min_length=1)]
     """The candidates."""
     return_text: bool | None = None
     """Return each text too."""
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
     """Which end of a too long text is cut off."""
-    top_n: Annotated[int, Field(ge=0)] | None = None
-    """How many of the best to return; absent, null or 0: all. LiteLLM sends it; TEI itself has no such field."""
+
+    def terms(self) -> dict[str, Any]:  # Any: of every type
+        """See `Options`."""
+        cut = {"l": {"truncation_side": "start"}, "r": {"truncation_side": "end"}, "": {}}
+        return super().terms() | cut[(self.truncation_direction or "")[:1].lower()]
 
 
 class TeiResult(TypedDict):
     """One text's place in the ranking."""
 
-    index: Index
-    score: Score
+    index: answers.Index
+    score: answers.Score
     text: NotRequired[Annotated[str, Field(description="When asked for.")]]
 
 
@@ -55,48 +57,26 @@ class TeiInfo(TypedDict):
     auto_truncate: bool
 
 
-def read(body: TeiBody) -> tuple[RankRequest, ...]:
-    """Give the one list that was sent."""
-    terms = body.terms()
-    if body.truncation_direction:
-        terms["truncation_side"] = "start" if body.truncation_direction.lower() == "left" else "end"
-    return (
-        RankRequest(
-            query=query_of(body.query, "query"),
-            documents=texts_of(body.texts, "texts"),
-            metadata=metadata_of(body.texts),
-            top_n=body.top_n or None,
-            **terms,
-        ),
-    )
-
-
-def write(asked: Asked, rankings: Sequence[Ranking], served: Served) -> list[TeiResult]:
+def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> list[TeiResult]:
     """Write the answer, best first. A list has no place for anything else."""
-    [request], [ranking] = asked.lists, rankings
+    [ranking] = rankings
     results: list[TeiResult] = []
     for ranked in ranking.results:
-        result: TeiResult = {"index": ranked.index, "score": score_of(ranked, asked)}
-        if asked.body.return_text:
-            result["text"] = request.documents[ranked.index]
+        result: TeiResult = {"index": ranked.index, "score": answers.score_of(ranked, call)}
+        if call.body.return_text:
+            result["text"] = answers.text_of(call, ranked.index)
         results.append(result)
     return results
 
 
-def write_error(error: RerankerError) -> ErrorBody:
+def write_error(error: RerankerError) -> answers.ErrorBody:
     """Write an error with TEI's own word for its kind; ours is beside it."""
     kind = _ERROR_TYPES.get(error.status_code, "Validation" if error.status_code < 500 else "Backend")
-    return {**error_body(error), "error_type": kind, "code": error.code}
+    return {**answers.error_body(error), "error_type": kind, "code": error.code}
 
 
 def info(model: str, checkpoint: Checkpoint, config: RerankerConfig) -> TeiInfo:
-    """Describe the service as TEI does.
-
-    Args:
-        model: The name that answers give.
-        checkpoint: The model's.
-        config: The service's.
-    """
+    """Describe the service as TEI does. `model` is the name that answers give."""
     return {
         "model_id": model,
         "model_sha": checkpoint.revision,
@@ -115,7 +95,7 @@ DIALECT = Dialect(
     chosen_by=("texts",),
     body=TeiBody,
     lists=("texts",),
-    read=read,
+    read=lambda body: list_of(body, "texts", body.top_n),
     answer=list[TeiResult],
     write=write,
     error=write_error,

@@ -1,1 +1,1 @@
-"""Engines: what turns a shard into logits. `base` is the seam; `vllm` is the only file that imports vllm or torch."""
+"""Engines turn a shard into logits. Only `vllm` and `vllm_cpu` import vllm or torch."""

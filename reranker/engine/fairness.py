@@ -1,4 +1,4 @@
-"""Whose turn it is: weighted fair queueing over the shards in an engine. Pure: no clock but its own, no threads.
+"""The order of pairs: weighted fair queueing over the shards in an engine. Pure: no clock but its own, no threads.
 
 Each pair gets a tag, the virtual time at which it would finish if every shard were served at once in proportion to its
 weight: the shard's start plus the shard's work up to that pair, divided by its weight. Pairs are taken in the order of
@@ -27,13 +27,13 @@ class Turn(Generic[Flow]):
     position: int
     """Of the pair in its shard."""
     cost: int
-    """The pair's work, in tokens."""
+    """Tokens."""
     tag: int
     """Virtual finish time."""
 
 
 class _Waiting(Generic[Flow]):
-    """A flow with pairs left: where it is, and the tag it has reached."""
+    """A flow with pairs left, and the virtual time it has reached."""
 
     __slots__ = ("costs", "flow", "order", "position", "reached", "ticks_per_token")
 
@@ -55,11 +55,11 @@ class FairQueue(Generic[Flow]):
     """Flows of pairs that wait for an engine."""
 
     def __init__(self, *, by_arrival: bool = False) -> None:
-        """Start with nothing waiting, at virtual time 0.
+        """Start empty, at virtual time 0.
 
         Args:
-            by_arrival: First come, first served: the order that fair queueing is measured against. A flow's pairs all
-                get the flow's number as their tag.
+            by_arrival: First come, first served: the order that fair queueing is measured against. All pairs of a flow
+                have the flow's number as their tag.
         """
         self._by_arrival = by_arrival
         self._heap: list[_Waiting[Flow]] = []
@@ -73,10 +73,10 @@ class FairQueue(Generic[Flow]):
         return self._pairs
 
     def push(self, flow: Flow, costs: Sequence[int], weight: float) -> None:
-        """Let a flow wait for its turns.
+        """Add a flow.
 
         Args:
-            flow: Whatever stands for it; not waiting already.
+            flow: Must not be waiting already.
             costs: Work of each pair, in tokens, in the order they are to be taken. Not empty.
             weight: Share against the other flows; above 0.
         """
@@ -84,7 +84,7 @@ class FairQueue(Generic[Flow]):
             raise RuntimeError("this flow waits already. This is a bug.")
         self._pushed += 1
         if self._by_arrival:
-            waiting = _Waiting(flow, costs, self._pushed, math.inf, self._pushed)  # whatever it costs, no later
+            waiting = _Waiting(flow, costs, self._pushed, math.inf, self._pushed)  # no later for what it costs
         else:
             waiting = _Waiting(flow, costs, self._time, weight, self._pushed)
         self._flows[flow] = waiting
@@ -112,7 +112,7 @@ class FairQueue(Generic[Flow]):
         return None
 
     def remove(self, flow: Flow) -> None:
-        """Forget what a flow has left, if anything."""
+        """Drop what a flow has left, if anything."""
         waiting = self._flows.pop(flow, None)
         if waiting is not None:
             self._pairs -= len(waiting.costs) - waiting.position

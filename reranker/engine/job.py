@@ -1,4 +1,4 @@
-"""A shard in an engine: its prompts, its scores so far, and who waits for them."""
+"""A shard in an engine: its prompts, its scores, and who waits for them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Job:
         self.costs = shard.pair_tokens
         if self.costs:
             self.costs[0] += len(self.head)  # computed once; the other pairs find it in the prefix cache
-        self.stepping: set[int] = set()  # numbers of its pairs that the stepper has
+        self.stepping: set[int] = set()  # numbers of the pairs that the stepper has
         self.left = len(shard)
         self.began_s: float | None = None  # when its first pair was given to the stepper
         self.ended_s: float | None = None
@@ -49,27 +49,22 @@ class Job:
         """Work of the pairs that are not scored."""
         return sum(cost for cost, scored in zip(self.costs, self.scored.tolist(), strict=True) if not scored)
 
-    def so_far(self) -> EngineScores:
-        """From any thread: what is marked as scored has its logit already."""
+    def scores(self) -> EngineScores:
+        """The scores until now. From any thread: what is marked as scored has its logit already."""
         scored = self.scored.copy()
         ended_s = time.monotonic() if self.ended_s is None else self.ended_s
         began_s = ended_s if self.began_s is None else self.began_s
         return EngineScores(self.logits.copy(), scored, began_s - self.came_s, ended_s - began_s)
 
     def resolve(self) -> None:
-        """From the engine's thread: everything is scored."""
+        """Everything is scored. From the engine's thread."""
         self._settle(self.answer.set_result, None)
 
     def fail(self, error: Exception) -> None:
-        """From the engine's thread: nothing more will come."""
+        """No more scores will come. From the engine's thread."""
         self._settle(self.answer.set_exception, error)
 
     def _settle(self, settle: Callable[[T], None], value: T) -> None:
         self.ended_s = time.monotonic()
         with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(_unless_done, self.answer, settle, value)
-
-
-def _unless_done(answer: asyncio.Future[None], settle: Callable[[T], None], value: T) -> None:
-    if not answer.done():  # cancelled, or timed out meanwhile
-        settle(value)
+            self.loop.call_soon_threadsafe(lambda: None if self.answer.done() else settle(value))

@@ -1,8 +1,8 @@
-"""An engine that works in steps, on a thread of its own: what the real and the simulated one have in common.
+"""An engine that works in steps on a thread of its own, whether vLLM computes them or the simulated device.
 
-The thread takes shards from a queue, gives the stepper as many pairs as its next step can use, by turns of weighted
-fair queueing, steps it, and hands each shard's scores to the caller's event loop in one go: no task, future or message
-per pair. Pairs wait here and not in the stepper, so that a list that arrives late or is cancelled costs nothing there.
+The thread takes shards from a queue. It gives the stepper as many pairs as the next step can use, in the order of
+weighted fair queueing, and hands each shard's scores to the caller's event loop in one go: no task, future or message
+per pair. Pairs wait here and not in the stepper, so a list that arrives late or is cancelled costs nothing there.
 """
 
 from __future__ import annotations
@@ -13,26 +13,85 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
-from reranker.engine.base import Stepper
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.engine.job import Job
-from reranker.engine.metrics import EngineStats
+from reranker.engine.metrics import BackendStats, EngineStats
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 
 logger = logging.getLogger(__name__)
 
-_NAMED_REQUESTS = 20
-"""In the log line of a failure, at most."""
+_LOGGED_REQUESTS = 20
 _FIRST_BATCH_TOKENS = 1_024
-"""Of the first step, before any pace is known."""
+"""Size of the first step, before any pace is known."""
+_MEMORY_S = 5.0
+"""Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow
+a change from small lists to full batches."""
 
 
-class SteppedEngine:
-    """See `reranker.engine.base.Engine` for the contract."""
+class Stepper(Protocol):
+    """Computes pairs in steps. Made, called and closed on one thread."""
+
+    max_batch_tokens: int
+    """Tokens one step computes."""
+    max_batch_pairs: int
+    """Pairs one step computes."""
+
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
+        """Take in a pair.
+
+        Args:
+            pair: Its number.
+            prompt: Its tokens.
+            head_tokens: Length of the list's head, which the prompt begins with.
+            priority: Lower goes first.
+            adapter: Name of the adapter that scores it; empty: none.
+        """
+        ...
+
+    def step(self) -> Iterable[tuple[int, float]]:
+        """Compute a batch; give the number and logit of each pair that is done."""
+        ...
+
+    def abort(self, pairs: Sequence[int]) -> None:
+        """Forget these pairs."""
+        ...
+
+    def stats(self) -> BackendStats:
+        """Report its state and its counts; from any thread, and cheap."""
+        ...
+
+    def close(self) -> None:
+        """Free the device."""
+        ...
+
+
+class Pace:
+    """Tokens per second over the time the engine was busy; idle time does not count."""
+
+    def __init__(self) -> None:
+        """Start without a measurement."""
+        self._tokens = 0.0
+        self._busy_s = 0.0
+
+    def record(self, tokens: int, busy_s: float) -> None:
+        """Note that so many tokens took so long."""
+        kept = math.exp(-busy_s / _MEMORY_S)
+        self._tokens = self._tokens * kept + tokens
+        self._busy_s = self._busy_s * kept + busy_s
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """None: nothing was measured yet."""
+        return self._tokens / self._busy_s if self._tokens and self._busy_s else None
+
+
+class Engine:
+    """Holds one model on one device and scores shards."""
 
     def __init__(
         self, make_stepper: Callable[[], Stepper], *, by_arrival: bool = False, target_step_s: float | None = None
@@ -40,19 +99,16 @@ class SteppedEngine:
         """Start the thread and make the stepper on it; returns when it can score.
 
         Args:
-            make_stepper: Called on the thread.
-            by_arrival: Serve lists one after the other instead of by turns.
-            target_step_s: Seconds a step should take; batches are as large as the pace allows. None: as large as the
+            make_stepper: Called on the thread; what it raises is raised here.
+            by_arrival: Serve lists one after the other instead of in turns.
+            target_step_s: Seconds a step should take; the pace sets the size of its batch. None: as large as the
                 stepper allows.
-
-        Raises:
-            Exception: Whatever `make_stepper` raised.
         """
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: set[Job] = set()
         self._turns: FairQueue[Job] = FairQueue(by_arrival=by_arrival)
         self._target_step_s = target_step_s
-        self._stepping: dict[int, Turn[Job]] = {}  # what the stepper has, by the pair's number
+        self._stepping: dict[int, Turn[Job]] = {}  # the stepper's pairs, by number
         self._stepping_tokens = 0
         self._pending_tokens = 0
         self._pairs = 0
@@ -69,7 +125,7 @@ class SteppedEngine:
 
     @property
     def healthy(self) -> bool:
-        """False once a step has raised; the state of the device is undefined then."""
+        """False once a step has raised. The state of the device is undefined then, and it does not recover."""
         return self._healthy and self._thread.is_alive()
 
     @property
@@ -79,27 +135,43 @@ class SteppedEngine:
 
     @property
     def load(self) -> ReplicaLoad:
-        """What waits here, and how fast it goes away."""
+        """The work in the engine, and its pace."""
         return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
 
     @property
     def stats(self) -> EngineStats:
-        """What it has done since its start; see `Engine.stats`."""
+        """Its work since the start, for metrics; may be a step behind."""
         queued = self.pending_pairs, self._pending_tokens
         done = self._steps, self._busy_s, self._done_pairs, self._done_tokens
         return EngineStats(*done, *queued, self._stepper.stats())
 
     async def score(self, shard: Shard) -> FloatArray:
-        """Score all pairs of a shard; see `Engine.score`."""
+        """Score all pairs of a shard; cancelling the call takes the waiting ones out of the engine.
+
+        Returns:
+            Shape (pairs,), float32, in the shard's order: logit("yes") - logit("no").
+
+        Raises:
+            EngineFailedError: The engine stopped working, now or before.
+        """
         return (await self.score_within(shard, 1.0, None)).logits
 
     async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
-        """Score what time suffices for; see `Engine.score_within`."""
+        """Score as many pairs of a shard as time allows, and take the rest out of the engine.
+
+        Args:
+            shard: The pairs.
+            weight: Share of the engine against the other shards in it.
+            timeout_s: Seconds until the answer is due. None: when all pairs are scored.
+
+        Raises:
+            EngineFailedError: The engine stopped working, now or before.
+        """
         if not self.healthy:
             raise EngineFailedError
         job = Job(shard, weight)
         if timeout_s is not None and timeout_s <= 0:  # what cannot finish is not started
-            return job.so_far()
+            return job.scores()
         self._commands.put(lambda: self._add(job))
         if not self._healthy:  # it failed between the two lines above, and may not have seen this shard
             raise EngineFailedError
@@ -111,17 +183,21 @@ class SteppedEngine:
         except asyncio.CancelledError:
             self._commands.put(lambda: self._drop(job))
             raise
-        return job.so_far()
+        return job.scores()
 
     async def check_integrity(self) -> None:
-        """Compare the books, on the thread that keeps them; see `Engine.check_integrity`."""
+        """Compare the engine's counts with its shards; cheap.
+
+        Raises:
+            RuntimeError: Something was left behind. This is a bug.
+        """
         checked: Future[None] = Future()
         self._commands.put(lambda: self._check(checked))
         if self.healthy:
             await asyncio.wrap_future(checked)
 
     def shutdown(self) -> None:
-        """Stop the thread; waiting shards fail."""
+        """Stop the thread; waiting shards fail with EngineFailedError."""
         self._commands.put(self._stop)
         self._thread.join(timeout=10)
 
@@ -135,19 +211,19 @@ class SteppedEngine:
             return
         started.set_result(None)
         try:
-            while self._carry_out_commands():
+            while self._run_commands():
                 self._work()
         except Exception:
             requests = sorted({job.request_id for job in self._jobs})
-            said = "the engine failed; this replica scores no more. In it were shards of %d requests: %s"
-            logger.exception(said, len(requests), ", ".join(requests[:_NAMED_REQUESTS]))
+            message = "the engine failed; this replica scores no more. In it were shards of %d requests: %s"
+            logger.exception(message, len(requests), ", ".join(requests[:_LOGGED_REQUESTS]))
         finally:
             self._healthy = False
             self._fail_all()
             self._stepper.close()
 
-    def _carry_out_commands(self) -> bool:
-        """Do what is asked, and wait for something to be asked if there is no work. False: stop."""
+    def _run_commands(self) -> bool:
+        """Run the waiting commands; without work, wait for one. False: stop."""
         while not self._stopping:
             try:
                 idle = not self._jobs
@@ -160,7 +236,7 @@ class SteppedEngine:
         return False
 
     def _work(self) -> None:
-        """Feed the stepper, step it, hand out what is done; note how fast that went."""
+        """Feed the stepper, step it, hand out the scores and record the pace."""
         self._feed()
         done_tokens = 0
         self._steps += bool(self._stepping)
@@ -186,7 +262,7 @@ class SteppedEngine:
         self._turns.push(job, job.costs, job.weight)
 
     def _feed(self) -> None:
-        """Give the stepper what its next step can use, and hardly more: what waits there is out of our hands."""
+        """Give the stepper what its next step can use, and hardly more: what waits there can no longer be reordered."""
         batch_tokens = self._batch_tokens()
         while (
             self._stepping_tokens < batch_tokens
@@ -204,13 +280,13 @@ class SteppedEngine:
             try:
                 self._stepper.add(pair, prompt, len(job.head), turn.tag, job.shard.adapter)
             except Exception as error:  # it refuses this prompt; the engine itself is fine
-                said = "the engine refused a prompt of %d tokens, of request %s"
-                logger.exception(said, len(prompt), job.request_id, extra={"request_id": job.request_id})
+                message = "the engine refused a prompt of %d tokens, of request %s"
+                logger.exception(message, len(prompt), job.request_id, extra={"request_id": job.request_id})
                 self._drop(job)
                 job.fail(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
 
     def _batch_tokens(self) -> int:
-        """What the next step may compute. A step cannot be interrupted, so whoever comes or goes waits for its end."""
+        """The size of the next step. A step cannot be interrupted, so whoever comes or goes waits for its end."""
         pace = self._pace.tokens_per_s
         if self._target_step_s is None:
             return self._stepper.max_batch_tokens
@@ -224,7 +300,7 @@ class SteppedEngine:
             return 0
         job = turn.flow
         job.logits[turn.position] = logit
-        job.scored[turn.position] = True  # after the logit: see so_far
+        job.scored[turn.position] = True  # after the logit: see Job.scores
         job.stepping.discard(pair)
         job.left -= 1
         self._done_pairs += 1
@@ -249,56 +325,25 @@ class SteppedEngine:
         self._pending_tokens -= job.left_tokens
 
     def _fail_all(self) -> None:
-        while True:  # what was asked meanwhile: a shard among it must not wait for ever
-            try:
-                self._commands.get_nowait()()
-            except queue.Empty:
-                break
+        while not self._commands.empty():  # this thread alone takes them; a shard among them must not wait for ever
+            self._commands.get_nowait()()
         for job in self._jobs:
             job.fail(EngineFailedError())
         self._jobs.clear()
 
     def _check(self, checked: Future[None]) -> None:
-        try:
-            self._turns.check_integrity()
-            self._compare_books()
-        except RuntimeError as error:
-            checked.set_exception(error)
-        else:
-            checked.set_result(None)
-
-    def _compare_books(self) -> None:
         counted = (len(self._stepping), self.pending_pairs, self._pending_tokens)
         known = (
             sum(len(job.stepping) for job in self._jobs),
             sum(job.left for job in self._jobs),
             sum(job.left_tokens for job in self._jobs),
         )
-        if counted != known:
-            what = "pairs in the stepper, pairs and tokens pending"
-            raise RuntimeError(f"{what}: {counted} counted, {known} in shards. This is a bug.")
-
-
-_MEMORY_S = 5.0
-"""Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow
-a change from small lists to full batches."""
-
-
-class Pace:
-    """Tokens per second, over the time the engine was busy; idle time does not count."""
-
-    def __init__(self) -> None:
-        """Start knowing nothing."""
-        self._tokens = 0.0
-        self._busy_s = 0.0
-
-    def record(self, tokens: int, busy_s: float) -> None:
-        """Note that so many tokens took so long."""
-        kept = math.exp(-busy_s / _MEMORY_S)
-        self._tokens = self._tokens * kept + tokens
-        self._busy_s = self._busy_s * kept + busy_s
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        """None: nothing was measured yet."""
-        return self._tokens / self._busy_s if self._tokens and self._busy_s else None
+        try:
+            self._turns.check_integrity()
+            if counted != known:
+                what = "pairs in the stepper, pairs and tokens pending"
+                raise RuntimeError(f"{what}: {counted} counted, {known} in shards. This is a bug.")  # noqa: TRY301
+        except RuntimeError as error:
+            checked.set_exception(error)
+        else:
+            checked.set_result(None)

@@ -1,4 +1,4 @@
-"""The metrics of an engine, and the figures that an engine gives of itself for them."""
+"""The metrics of an engine, and the figures they are made of."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from reranker.node_metrics import gauge
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """What vLLM, or what stands in for it, says of itself. The counted figures only rise, from its start on."""
+    """Figures of vLLM or of the simulated device. Counted ones only rise from its start on."""
 
     running_pairs: int = 0
     waiting_pairs: int = 0
     preemptions: int = 0
     """Counted: pairs put back for want of memory."""
     queried_tokens: int = 0
-    """Counted: tokens of prompts that were looked up in the prefix cache."""
+    """Counted: prompt tokens looked up in the prefix cache."""
     hit_tokens: int = 0
-    """Counted: those of them that were there."""
+    """Counted: those found there."""
     kv_usage: float = 0.0
-    """Share of the KV cache that is in use."""
+    """Share of the KV cache in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine has done since its start, and has in it. Work is in tokens, as `Shard.work_tokens` counts it."""
+    """An engine's work since its start and its queue, in tokens as `Shard.work_tokens` counts them."""
 
     steps: int = 0
     busy_s: float = 0.0
@@ -68,20 +68,16 @@ VLLM_KV_USAGE = gauge("reranker_vllm_kv_cache_usage_ratio", "KV cache in use, fr
 
 
 class EngineMetrics:
-    """Keeps the metrics of one engine up to what it last said."""
+    """Follows the figures of one engine."""
 
     def __init__(self, checks: Iterable[str]) -> None:
-        """Start with an engine that has done nothing.
-
-        Args:
-            checks: Names of the start-up checks: their series are there, and 0, from the start.
-        """
+        """Start the series of the named start-up checks at 0."""
         self._last = EngineStats()
         for result in ("passed", "off", *checks):
             STARTUP_CHECKS.labels(result)
 
     def update(self, now: EngineStats) -> None:
-        """Add what has been done since the last time, and set what there is now."""
+        """Add the work since the last update to the counters, and set the gauges."""
         last, self._last = self._last, now
         for counter, new, old in (
             (STEPS, now.steps, last.steps),
@@ -93,7 +89,7 @@ class EngineMetrics:
             (VLLM_HIT_TOKENS, now.backend.hit_tokens, last.backend.hit_tokens),
         ):
             counter.inc(new - old)
-        for one, value in (
+        for level, value in (
             (ENGINES, 1),
             (QUEUED_TOKENS, now.queued_tokens),
             (QUEUED_PAIRS, now.queued_pairs),
@@ -101,4 +97,4 @@ class EngineMetrics:
             (VLLM_WAITING, now.backend.waiting_pairs),
             (VLLM_KV_USAGE, now.backend.kv_usage),
         ):
-            one.set(value)
+            level.set(value)

@@ -1,8 +1,7 @@
-"""A stand-in for a GPU: takes the time one would take, and gives every pair a fixed, meaningless score.
+"""A simulated GPU: it takes the time of a real one, and gives every pair a fixed, meaningless score.
 
-The cost of a step is `step_s + tokens / tokens_per_s`, spread by `jitter`. A head is computed once for every list that
-comes by, as a prefix cache would have it. Everything around the step, from the queue to the deadline, is the code that
-drives the real engine. What this tells and what it does not: docs/simulated.md.
+A step costs `step_s + tokens / tokens_per_s`, spread by `jitter`. A list's head is computed once, as with a prefix
+cache. Everything around the step is the code that drives the real engine. What this can show: docs/simulated.md.
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ from hashlib import blake2b
 import numpy as np
 
 from reranker.config import EngineConfig, SimulatedConfig
-from reranker.engine.loop import SteppedEngine
+from reranker.engine.loop import Engine
 from reranker.engine.metrics import BackendStats
 
 _HEADS = 64
-"""Heads the imagined prefix cache holds."""
-
-
-class SimulatedFailureError(RuntimeError):
-    """The imagined device failed, as `failure_rate` asks."""
+"""Heads the simulated prefix cache holds."""
+_LATE_S = 0.005
+"""The thread's own work between two steps, at most; a longer gap was idleness."""
 
 
 def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:
@@ -35,40 +32,34 @@ def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:
 
 
 class SimulatedStepper:
-    """See `reranker.engine.base.Stepper`."""
+    """See `reranker.engine.loop.Stepper`."""
 
     def __init__(self, costs: SimulatedConfig, max_batch_tokens: int, max_batch_pairs: int) -> None:
-        """Start idle.
-
-        Args:
-            costs: The cost model.
-            max_batch_tokens: Tokens one step computes.
-            max_batch_pairs: Pairs one step computes.
-        """
+        """Start idle. The limits are those of one step."""
         self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
         self._costs = costs
         self._random = random.Random(costs.seed)  # noqa: S311 - jitter, not a secret
         # A heap of (priority, pair, prompt, head tokens, adapter).
         self._waiting: list[tuple[int, int, list[int], int, str]] = []
         self._heads: OrderedDict[int, None] = OrderedDict()
-        self._free_s = time.monotonic()  # when the imagined device is done with what it was given
+        self._free_s = time.monotonic()  # when the device is done with its last batch
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair."""
         heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
 
     def stats(self) -> BackendStats:
-        """Only what there is here: no memory, no cache of prefixes that one could fill."""
+        """Only the queue: there is no memory that could fill."""
         return BackendStats(waiting_pairs=len(self._waiting))
 
     def abort(self, pairs: Sequence[int]) -> None:
         """Forget these pairs."""
         gone = set(pairs)
-        self._waiting = [one for one in self._waiting if one[1] not in gone]
+        self._waiting = [waiting for waiting in self._waiting if waiting[1] not in gone]
         heapq.heapify(self._waiting)
 
     def step(self) -> list[tuple[int, float]]:
-        """Take a batch, by priority, and as much time as it costs."""
+        """Compute a batch, by priority, in the time that it costs."""
         done: list[tuple[int, float]] = []
         tokens = 0
         while self._waiting and len(done) < self.max_batch_pairs:
@@ -78,11 +69,14 @@ class SimulatedStepper:
             if done and tokens + cost > self.max_batch_tokens:
                 break
             heapq.heappop(self._waiting)
-            self._remember(head)
+            self._heads[head] = None
+            self._heads.move_to_end(head)
+            if len(self._heads) > _HEADS:
+                self._heads.popitem(last=False)
             done.append((pair, simulated_logit(prompt, adapter)))
             tokens += cost
         if self._random.random() < self._costs.failure_rate:
-            raise SimulatedFailureError("a failure was asked for, and here it is")
+            raise RuntimeError("a simulated failure, as failure_rate asks")
         took_s = self._costs.step_s + tokens / self._costs.tokens_per_s
         took_s *= self._random.lognormvariate(0, self._costs.jitter) if self._costs.jitter else 1
         # From when the device was free, not from now: a late wake-up of this thread is not the device's slowness.
@@ -94,20 +88,10 @@ class SimulatedStepper:
     def close(self) -> None:
         """There is nothing to give back."""
 
-    def _remember(self, head: int) -> None:
-        self._heads[head] = None
-        self._heads.move_to_end(head)
-        if len(self._heads) > _HEADS:
-            self._heads.popitem(last=False)
 
-
-_LATE_S = 0.005
-"""The thread's own work between two steps, at most; what is longer was idleness."""
-
-
-def simulated_engine(config: EngineConfig, costs: SimulatedConfig) -> SteppedEngine:
+def simulated_engine(config: EngineConfig, costs: SimulatedConfig) -> Engine:
     """Make an engine that simulates."""
-    return SteppedEngine(
+    return Engine(
         lambda: SimulatedStepper(costs, config.max_batch_tokens, config.max_batch_pairs),
         by_arrival=config.scheduling == "fcfs",
         target_step_s=config.target_step_s,

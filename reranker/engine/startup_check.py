@@ -1,7 +1,7 @@
-"""Decide whether a loaded model scores as a reranker does, from a few known pairs, before it may take traffic.
+"""Check that a loaded model scores a few known pairs as a reranker does, before it may take traffic.
 
-A reranker that is set up wrongly answers plausible numbers and no error. These checks know what those numbers look
-like, and name the likeliest cause. They say nothing about how well a sane model ranks.
+A reranker that is set up wrongly answers plausible numbers and no error. These checks recognize such numbers and name
+the likeliest cause. They do not measure how well a sane model ranks.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from reranker.config import ModelConfig
-from reranker.engine.base import Engine
+from reranker.engine.loop import Engine
 from reranker.errors import QueryTooLongError, StartupCheckError
+from reranker.model.prompt import PromptRenderer
 from reranker.types import FloatArray, RenderedList
 
-# (query, relevant, irrelevant). So clear that a bag of words gets them right, and so plain that any model knows them.
+# (query, relevant, irrelevant). So clear that a bag of words gets them right.
 KNOWN_PAIRS = (
     (
         "What is the capital of China?",
@@ -42,13 +42,12 @@ KNOWN_PAIRS = (
         "这家公司去年的汽车销量比前年增长了百分之十。",
     ),
 )
-# More tokens than any supported window (40,960), one a word in every tokenizer we know.
+# More tokens than any supported model takes (40,960): one a word in every tokenizer we know.
 _LONG_DOCUMENT = "water " * 50_000
 # The pairs are web questions: a configured instruction of another field could rightly call them irrelevant.
 _INSTRUCTION = ModelConfig().instruction
 
 CHECKS = ("tail", "finite", "spread", "separation", "batch", "repetition")
-"""Their names, in the order in which they are reported."""
 MIN_GAP = 1.0
 """Log-odds from the worst relevant document to the best irrelevant one. The demo model has 4.3."""
 MIN_SPREAD = 0.1
@@ -56,7 +55,7 @@ MIN_SPREAD = 0.1
 FLOAT32_TOLERANCE = 0.01
 """Log-odds; ten times what float32 shows."""
 REDUCED_TOLERANCE = 0.5
-"""Log-odds; for bfloat16, float16 and quantized weights, where the batch's size picks another kernel and rounding."""
+"""Log-odds; in bfloat16, float16 and quantized, the kernel and its rounding change with the batch's size."""
 
 _NO_TEMPLATE = "no template: query and document are put together without the one the model was trained with"
 _CUT_TAIL = "truncation cuts the prompt's end and not the document only"
@@ -69,43 +68,26 @@ _NEIGHBOURS = "pairs of one batch disturb each other: a broken attention kernel 
 _RANDOM = "the engine computes differently each time: a broken kernel or prefix cache, or weights not loaded"
 
 
-class Renderer(Protocol):
-    """What the check needs of `PromptRenderer`."""
-
-    def render(self, query: str, documents: Sequence[str], instruction: str | None = None) -> RenderedList:
-        """Make the prompts of one list."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check, done."""
+    """The result of one check."""
 
     name: str
     measured: str
-    """What was found, for a person."""
+    """For a person."""
     cause: str | None
     """The likeliest cause of the failure; None: passed."""
 
 
 def tolerance_for(dtype: str, quantization: str | None = None) -> float:
-    """How far two scorings of one pair may lie apart, in log-odds.
-
-    Args:
-        dtype: As vLLM is told. "auto" counts as a reduced one: it mostly is.
-        quantization: As vLLM is told; None: none, or the checkpoint's own.
-    """
+    """The allowed difference between two scorings of one pair, in log-odds. "auto" mostly means a reduced dtype."""
     return FLOAT32_TOLERANCE if dtype == "float32" and quantization is None else REDUCED_TOLERANCE
 
 
-async def run_checks(engine: Engine, renderer: Renderer, tolerance: float, adapter: str = "") -> list[CheckResult]:
-    """Run all checks, the most telling first.
-
-    Args:
-        engine: The loaded model.
-        renderer: Makes its prompts.
-        tolerance: Log-odds; see `tolerance_for`.
-        adapter: Name of the adapter to check; empty: the model itself.
+async def run_checks(
+    engine: Engine, renderer: PromptRenderer, tolerance: float, adapter: str = ""
+) -> list[CheckResult]:
+    """Run all checks, the most telling first. An empty adapter means the model itself.
 
     Raises:
         StartupCheckError: A prompt has no room for a document, so there is nothing to score.
@@ -131,14 +113,8 @@ async def run_checks(engine: Engine, renderer: Renderer, tolerance: float, adapt
         ]
 
 
-def require_sane(engine: Engine, renderer: Renderer, tolerance: float, adapters: Sequence[str] = ()) -> None:
-    """Run all checks and wait for them, with or without a running event loop in this thread.
-
-    Args:
-        engine: The loaded model.
-        renderer: Makes its prompts.
-        tolerance: Log-odds; see `tolerance_for`.
-        adapters: Names of those that requests can choose, each checked as the model itself is.
+def require_sane(engine: Engine, renderer: PromptRenderer, tolerance: float, adapters: Sequence[str] = ()) -> None:
+    """Run all checks for the model and each adapter, with or without a running event loop in this thread.
 
     Raises:
         StartupCheckError: The first check that failed.
@@ -158,11 +134,11 @@ async def _score_together(engine: Engine, lists: Sequence[RenderedList]) -> Floa
 
 
 def _check_tail(lists: Sequence[RenderedList], long: RenderedList) -> CheckResult:
-    """A tail is there, the same in every list, and after a document that was cut."""
+    """Every prompt has the same tail, also after a document that was cut."""
     tail = lists[0].prompts.tail
     measured = f"{len(tail)} tokens follow a document, {len(long.prompts.tail)} a document that was cut"
     cause = None
-    if not len(tail) or any(not np.array_equal(one.prompts.tail, tail) for one in lists):
+    if not tail.size or any(not np.array_equal(one.prompts.tail, tail) for one in lists):
         cause = _NO_TEMPLATE
     elif not np.array_equal(long.prompts.tail, tail):
         cause = _CUT_TAIL
@@ -175,7 +151,7 @@ def _check_finite(logits: FloatArray) -> CheckResult:
 
 
 def _check_spread(logits: FloatArray) -> CheckResult:
-    """Not one score for everything, and not 0.5 to the last bit for several: field reports have both."""
+    """Neither one score for everything nor exactly 0.5 for several: field reports have both."""
     zeros = int((logits == 0).sum())
     spread = float(np.ptp(logits))
     cause = None
@@ -188,7 +164,7 @@ def _check_spread(logits: FloatArray) -> CheckResult:
 
 
 def _check_separation(logits: FloatArray) -> CheckResult:
-    """One threshold parts all relevant documents from all irrelevant ones, whatever the query."""
+    """One threshold separates all relevant documents from all irrelevant ones, whatever the query."""
     relevant, irrelevant = logits[:, 0], logits[:, 1]
     gap = float(relevant.min() - irrelevant.max())
     cause = None

@@ -5,38 +5,31 @@ Why in process and not AsyncLLM, with figures: docs/decisions/0001-engine-in-pro
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reranker.config import EngineConfig
-from reranker.engine.loop import SteppedEngine
+from reranker.engine.loop import Engine
 from reranker.engine.metrics import BackendStats
-from reranker.errors import UnsupportedModelError
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
 
 _CPU_KERNELS = "reranker_cpu"
-"""The name under which vLLM finds the kernels of vllm_cpu.py."""
+"""Name of the kernels in vllm_cpu.py."""
 
 
-class VllmEngine(SteppedEngine):
-    """One model on one device. See `reranker.engine.base.Engine` for the contract."""
+class VllmEngine(Engine):
+    """One model on one device, "cpu" or "cuda"."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
         """Load the model; returns when it can score.
-
-        Args:
-            checkpoint: The model.
-            config: Limits and memory.
-            device: "cpu" or "cuda".
 
         Raises:
             UnsupportedModelError: A configured adapter is not one of this model.
             Exception: Whatever vLLM raises when it cannot load the model.
         """
-        adapters = _find_adapters(checkpoint, config, device)
+        adapters = find_adapters(checkpoint, config, device)
         arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
         super().__init__(
             lambda: VllmStepper(arguments, adapters, device=device, token_types=checkpoint.token_types),
@@ -46,10 +39,10 @@ class VllmEngine(SteppedEngine):
 
 
 class VllmStepper:
-    """vLLM's EngineCore, stepped by hand. See `reranker.engine.base.Stepper`.
+    """vLLM's EngineCore, stepped by hand; see `reranker.engine.loop.Stepper`.
 
-    Not the LLMEngine around it: what that does for every pair (a copy of the parameters, a second book of requests) has
-    no use here. Figures: docs/decisions/0005-engine-core.md.
+    The LLMEngine around it copies parameters and tracks requests for every pair, which has no use here. Figures:
+    docs/decisions/0005-engine-core.md.
     """
 
     def __init__(
@@ -58,7 +51,7 @@ class VllmStepper:
         """Load the model.
 
         Args:
-            arguments: vLLM's, by the names of its EngineArgs.
+            arguments: See `engine_args`.
             adapters: By name; one without a name is applied to every pair.
             device: "cpu" or "cuda".
             token_types: Whether the model is told where the document begins.
@@ -70,7 +63,6 @@ class VllmStepper:
 
             vllm_cpu.register_kernels(_CPU_KERNELS)
         self._core = _build(arguments)
-        _count_cache_hits(self._core)
         self._request = Request
         model = self._core.vllm_config.model_config
         self._max_tokens: int = model.max_model_len
@@ -86,14 +78,13 @@ class VllmStepper:
 
             # The name is a part of the prefix cache's keys: a head that one adapter has computed is no other's.
             self._lora_requests[name] = LoRARequest(name or "adapter", number, str(adapter.folder))
-            self._core.add_lora(self._lora_requests[name])  # now: in a step it would bring down an engine at work
+            self._core.add_lora(self._lora_requests[name])  # now: a failure in a step would bring down the engine
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair.
 
         Raises:
-            ValueError: What would bring down the engine, or an adapter that it does not have; nothing that renders
-                prompts makes one.
+            ValueError: A prompt that would bring down the engine, or an unknown adapter. No renderer makes one.
         """
         if len(prompt) > self._max_tokens or max(prompt) >= self._vocabulary:
             raise ValueError("too long for the model, or with a token that it does not know")
@@ -134,38 +125,28 @@ class VllmStepper:
         self._core.abort_requests([str(pair) for pair in pairs])
 
     def stats(self) -> BackendStats:
-        """Say what vLLM's scheduler has, and what its prefix cache was asked for since the start."""
+        """Figures of vLLM's scheduler and of its prefix cache."""
         scheduler = self._core.scheduler
         cache = scheduler.kv_cache_manager
-        asked = cache.prefix_cache_stats  # nobody else takes it, so it counts on
+        prefix = cache.prefix_cache_stats  # nobody else takes it, so it is never reset
         return BackendStats(
             running_pairs=len(scheduler.running),
             waiting_pairs=len(scheduler.waiting),
-            preemptions=asked.preempted_requests,
-            queried_tokens=asked.queries + asked.preempted_queries,
-            hit_tokens=asked.hits + asked.preempted_hits,
+            preemptions=prefix.preempted_requests,
+            queried_tokens=prefix.queries + prefix.preempted_queries,
+            hit_tokens=prefix.hits + prefix.preempted_hits,
             kv_usage=cache.usage,
         )
 
     def close(self) -> None:
-        """Stop vLLM, and its worker processes where it has some."""
+        """Stop vLLM and its worker processes, if any."""
         self._core.shutdown()
-
-
-def _find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:
-    if config.lora_adapter is None and not config.lora_adapters:
-        return {}
-    settings = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-    if device == "cpu" and (config.quantization or settings.get("quantization_config")):
-        # Seen with INT8: vLLM's adapter layers ask for the weights that its CPU kernels have packed away.
-        raise UnsupportedModelError(checkpoint.name, "on a CPU, an adapter needs a model without quantization")
-    return find_adapters(config, checkpoint.name, settings, checkpoint.family.architecture)
 
 
 def engine_args(
     checkpoint: Checkpoint, config: EngineConfig, *, device: str, adapters: Mapping[str, Adapter] | None = None
 ) -> dict[str, Any]:  # Any: vLLM's arguments have every type
-    """What we tell vLLM, by the names of its EngineArgs."""
+    """VLLM's settings, by the names of its EngineArgs."""
     arguments: dict[str, Any] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
@@ -175,28 +156,31 @@ def engine_args(
         "max_model_len": checkpoint.max_pair_tokens,
         "max_num_batched_tokens": config.max_batch_tokens,
         "max_num_seqs": config.max_batch_pairs,
-        "scheduling_policy": "priority",  # of the pairs we have given it, too, the first turn goes first
+        "scheduling_policy": "priority",  # pairs that wait in vLLM keep the order of their turns
         "enable_prefix_caching": checkpoint.family.causal,  # the pairs of a list share their head
         "tensor_parallel_size": config.tensor_parallel_size,
-        # One GPU: in this process. Several: a process each, which inherit the GPUs that Ray gave the replica.
+        # One GPU: in this process. Several: a process each, with the GPUs that Ray gave the replica.
         "distributed_executor_backend": "uni" if config.tensor_parallel_size == 1 else "mp",
         "quantization": config.quantization,
         "disable_log_stats": True,
     }
     if adapters:  # all of them in one batch
         max_rank = max(adapter.max_rank for adapter in adapters.values())
-        # Pairs of no adapter have the index -1 in vLLM, and its CPU kernels take that for the last one (seen: with an
-        # adapter there, these pairs are scored with it). One more, which stays empty, adds nothing to them.
+        # Pairs without an adapter have the index -1 in vLLM, and its CPU kernels apply the last adapter to them (seen).
+        # One more, which stays empty, adds nothing to them.
         empty = device == "cpu" and "" not in adapters
         arguments |= {"enable_lora": True, "max_loras": len(adapters) + empty, "max_lora_rank": max_rank}
     if device == "cpu":
-        # A compiler is not there on every machine, and compiling takes longer than a laptop's user waits.
-        # Blocks of 32 tokens, the smallest there: of vLLM's 128 a usual head (about 100 tokens) fills none, and the
-        # prefix cache would never hit.
-        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": config.cpu_kv_cache_gib * 2**30}
-        # What a compiler would fuse: see vllm_cpu.py.
-        arguments |= {"ir_op_priority": {name: [_CPU_KERNELS] for name in ("rms_norm", "fused_add_rms_norm")}}
+        # Not every machine has a compiler, and compiling takes longer than a laptop's user waits. Our kernels fuse
+        # what a compiler would: see vllm_cpu.py.
+        arguments |= {
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": config.cpu_kv_cache_gib * 2**30,
+            "ir_op_priority": {name: [_CPU_KERNELS] for name in ("rms_norm", "fused_add_rms_norm")},
+        }
         if checkpoint.family.causal:
+            # The smallest there is: a usual head (about 100 tokens) fills none of vLLM's blocks of 128 tokens, and the
+            # prefix cache would never hit.
             arguments["block_size"] = 32
     else:
         arguments |= {"gpu_memory_utilization": config.gpu_memory_utilization}
@@ -204,20 +188,17 @@ def engine_args(
 
 
 def _build(arguments: dict[str, Any]) -> Any:  # Any: vLLM's EngineCore; vllm is untyped here
+    """Load vLLM. Of its statistics it keeps those of the prefix cache only: `log_stats` costs time for every pair."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.executor import Executor
+    from vllm.v1.metrics.stats import PrefixCacheStats
 
     # On a CPU vLLM would move the worker to a process of its own; this variable is the only way to say no.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
-    return EngineCore(config, Executor.get_class(config), log_stats=False)
-
-
-def _count_cache_hits(core: Any) -> None:  # Any: as above
-    """Have vLLM count what it finds in its prefix cache, and only that: `log_stats` costs time for every pair."""
-    from vllm.v1.metrics.stats import PrefixCacheStats
-
+    core = EngineCore(config, Executor.get_class(config), log_stats=False)
     cache = core.scheduler.kv_cache_manager
     cache.log_stats, cache.prefix_cache_stats = True, PrefixCacheStats()
+    return core

@@ -1,11 +1,11 @@
-"""What vLLM's CPU build needs of us: exact INT8 products where the CPU has none, and fused RMSNorm kernels.
+"""Kernels for vLLM's CPU build: exact INT8 products where the CPU has none, and fused RMSNorm.
 
 INT8: vLLM leaves the products to oneDNN. Without the VNNI instructions (most AMD before Zen 4, Intel before 2019)
-oneDNN adds pairs of them in 16 bits, where 2 x 127 x 127 does not fit: the sum saturates unseen. Seen with the demo
-model: scores off by 0.95. https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html
+oneDNN adds pairs of them in 16 bits, where 2 x 127 x 127 does not fit, and the sum saturates. Seen with the demo model:
+scores off by 0.95. https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html
 
-RMSNorm: the CPU build has the kernels, but leaves fusing to a compiler, which we do without. Without them a norm is up
-to eight passes of PyTorch over the activations: docs/decisions/0005-engine-core.md.
+RMSNorm: the CPU build has the kernels but leaves fusing to a compiler, which we do not use. A norm is then up to eight
+passes of PyTorch over the activations: docs/decisions/0005-engine-core.md.
 """
 
 from __future__ import annotations
@@ -20,25 +20,27 @@ from vllm.platforms import PlatformEnum, current_platform
 
 
 def register_kernels(provider: str) -> None:
-    """Make our kernels known to vLLM, in the process that holds the model. Calling it twice does no harm.
+    """Register our kernels with vLLM in the process that holds the model; the second call does nothing.
 
     Args:
-        provider: The name under which vLLM's `ir_op_priority` finds the norms.
+        provider: The norms' name in vLLM's `ir_op_priority`.
     """
-    _register_int8()
-    _register_norms(provider)
-
-
-def _register_int8() -> None:
+    if provider in ir.ops.rms_norm.impls:
+        return
     # vLLM takes the first kernel of this list that is supported: ours, where its own is not exact.
-    kernels = _POSSIBLE_INT8_KERNELS[PlatformEnum.CPU]
-    if ExactInt8Kernel not in kernels:
-        kernels.insert(0, ExactInt8Kernel)
+    _POSSIBLE_INT8_KERNELS[PlatformEnum.CPU].insert(0, ExactInt8Kernel)
+    current_platform.import_kernels()
+    supported = hasattr(torch.ops._C, "rms_norm")
+    norm, add_norm = ir.ops.rms_norm, ir.ops.fused_add_rms_norm
+    norm.register_impl(provider, supported=supported, supports_args=_plain)(_rms_norm)
+    add_norm.register_impl(provider, supported=supported, supports_args=_plain_with_residual, inplace=True)(
+        _add_rms_norm
+    )
 
 
 @functools.cache
 def saturates() -> bool:
-    """Try whether a product of large INT8 numbers is wrong in vLLM's kernel on this CPU."""
+    """Whether vLLM's kernel gets a product of large INT8 numbers wrong on this CPU."""
     wide, largest = 64, 127
     numbers = torch.full((wide, wide), largest, dtype=torch.int8)
     scale, out = torch.ones(wide, 1), torch.empty(wide, wide)
@@ -55,14 +57,14 @@ class ExactInt8Kernel(CPUInt8ScaledMMLinearKernel):  # type: ignore[misc]  # vll
 
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> tuple[bool, str | None]:
-        """Say no where vLLM's own kernel, which is faster, is right."""
+        """Leave the work to vLLM's own kernel, which is faster, where it is exact."""
         supported, reason = super().is_supported(compute_capability)
         if supported and not saturates():
             return False, "vLLM's kernel is exact on this CPU."
         return supported, reason
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Take vLLM's scales and zero points, and the weights as they were: what it packs is for oneDNN."""
+        """Take vLLM's scales and zero points, but not its weights, which it packs for oneDNN."""
         name = self.layer_param_names[0]
         weight = getattr(layer, name).data
         self.process_weights_for_onednn(layer)
@@ -82,16 +84,6 @@ class ExactInt8Kernel(CPUInt8ScaledMMLinearKernel):  # type: ignore[misc]  # vll
         if bias is not None:
             out += bias
         return out.to(x.dtype).view(*x.shape[:-1], -1)
-
-
-def _register_norms(provider: str) -> None:
-    if provider in ir.ops.rms_norm.impls:
-        return
-    current_platform.import_kernels()
-    there = hasattr(torch.ops._C, "rms_norm")
-    norm, add_norm = ir.ops.rms_norm, ir.ops.fused_add_rms_norm
-    norm.register_impl(provider, supported=there, supports_args=_plain)(_rms_norm)
-    add_norm.register_impl(provider, supported=there, supports_args=_plain_with_residual, inplace=True)(_add_rms_norm)
 
 
 def _plain(x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:

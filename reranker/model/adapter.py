@@ -1,8 +1,7 @@
-"""Read a LoRA adapter's folder, and refuse one that the engine would apply in part or not at all. Small files only.
+"""Read a LoRA adapter's folder, and refuse one that the engine would apply in part or not at all.
 
-vLLM fits what it can: an adapter of a smaller model fills a corner of each matrix, and weights of a layer that a
-reranker does not have are left out without a word. The scores are plausible then, and wrong; so every name and every
-shape is compared with the model's.
+vLLM applies what fits: an adapter of a smaller model fills a corner of each matrix, and weights of a missing layer are
+dropped silently. The scores are plausible then, and wrong; so every name and shape is compared with the model's.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from typing import Any
 
 from reranker.config import EngineConfig
 from reranker.errors import UnsupportedModelError
+from reranker.model.checkpoint import Checkpoint
 
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's own list: its buffers have one of these sizes
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's buffer sizes
 _LAYER = re.compile(r"base_model\.model\.(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight")
 _HEAD = "base_model.model.score.weight"
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -25,49 +25,42 @@ _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter as it was found."""
+    """A LoRA adapter that fits the model."""
 
     folder: Path
     max_rank: int
-    """Room the engine must have for its matrices: its largest rank, rounded up to one that vLLM knows."""
+    """Its largest rank, rounded up to one of vLLM's buffer sizes."""
 
 
-def find_adapters(
-    config: EngineConfig, model: str, settings: Mapping[str, Any], architecture: str
-) -> dict[str, Adapter]:
-    """Find the configured adapters, by name; one for every pair has none (""). As `find_adapter` otherwise."""
-    if config.lora_adapter is not None:
-        return {"": find_adapter(config.lora_adapter, model, settings, architecture)}
-    return {
-        name: find_adapter(folder, model, settings, architecture, f"engine.lora_adapters.{name}")
-        for name, folder in config.lora_adapters.items()
-    }
+def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:
+    """Find the configured adapters by name; one for every pair has the name "".
 
-
-def find_adapter(
-    folder: str, model: str, settings: Mapping[str, Any], architecture: str, key: str = "engine.lora_adapter"
-) -> Adapter:
-    """Find a configured adapter.
-
-    Args:
-        folder: With adapter_config.json and adapter_model.safetensors, as PEFT saves them.
-        model: The model's name, for the message.
-        settings: The model's config.json. (Any: JSON.)
-        architecture: The model's family.
-        key: Where it is configured, for the message.
+    Each is a folder with adapter_config.json and adapter_model.safetensors, as PEFT saves them.
 
     Raises:
-        UnsupportedModelError: No such folder, not a LoRA adapter, or not one of this model.
+        UnsupportedModelError: No such folder, not a LoRA adapter, one of another model, or a model without adapters.
     """
-    path = Path(folder).resolve()
-    try:
-        if not architecture.startswith("Qwen3"):
-            raise ValueError(f"an adapter needs a Qwen3 model, and this one is a {architecture}")  # noqa: TRY301
-        rank = _largest_rank(_read_config(path))
-        _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)
-    except ValueError as error:
-        raise UnsupportedModelError(model, f"{key} {folder!r}: {error}") from None
-    return Adapter(path, max_rank=min(known for known in _RANKS if known >= rank))
+    folders = config.lora_adapters if config.lora_adapter is None else {"": config.lora_adapter}
+    if not folders:
+        return {}
+    settings = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    if device == "cpu" and (config.quantization or settings.get("quantization_config")):
+        # Seen with INT8: vLLM's adapter layers ask for the weights that its CPU kernels have packed away.
+        raise UnsupportedModelError(checkpoint.name, "on a CPU, an adapter needs a model without quantization")
+    architecture = checkpoint.family.architecture
+    adapters = {}
+    for name, folder in folders.items():
+        path = Path(folder).resolve()
+        try:
+            if not architecture.startswith("Qwen3"):
+                raise ValueError(f"an adapter needs a Qwen3 model, and this one is a {architecture}")  # noqa: TRY301
+            rank = _largest_rank(_read_config(path))
+            _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)
+        except ValueError as error:
+            key = f"engine.lora_adapters.{name}" if name else "engine.lora_adapter"
+            raise UnsupportedModelError(checkpoint.name, f"{key} {folder!r}: {error}") from None
+        adapters[name] = Adapter(path, max_rank=min(known for known in _RANKS if known >= rank))
+    return adapters
 
 
 def _read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
@@ -92,20 +85,19 @@ def _largest_rank(config: Mapping[str, Any]) -> int:
 
 
 def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    # The head of a safetensors file: its length in 8 bytes, then JSON. Reading it needs no torch.
+    # The header of a safetensors file: its length in 8 bytes, then JSON. Reading it needs no torch.
     if not file.is_file():
         raise ValueError("it has no adapter_model.safetensors")
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        head = stream.read(length) if length <= _MAX_HEADER_BYTES else b""
+        header = stream.read(length) if length <= _MAX_HEADER_BYTES else b""
     try:
-        return {name: tuple(entry["shape"]) for name, entry in json.loads(head).items() if name != "__metadata__"}
+        return {name: tuple(entry["shape"]) for name, entry in json.loads(header).items() if name != "__metadata__"}
     except (ValueError, AttributeError, KeyError, TypeError):
         raise ValueError("its adapter_model.safetensors is not a safetensors file") from None
 
 
 def _check_fit(shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any], architecture: str) -> None:
-    """Every tensor must have its place in the model; one that has none would be left out silently."""
     if not any(_LAYER.fullmatch(name) for name in shapes):
         raise ValueError("none of its tensors is a LoRA matrix of a Qwen3 layer")
     hidden = int(settings["hidden_size"])
@@ -113,7 +105,7 @@ def _check_fit(shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any
     heads = int(settings["num_attention_heads"])
     head_dim = int(settings.get("head_dim") or hidden // heads)
     queries, keys = heads * head_dim, int(settings.get("num_key_value_heads") or heads) * head_dim
-    sizes = {  # what goes in, what comes out
+    sizes = {  # (inputs, outputs)
         "q_proj": (hidden, queries),
         "k_proj": (hidden, keys),
         "v_proj": (hidden, keys),
@@ -128,6 +120,6 @@ def _check_fit(shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any
         matrix = _LAYER.fullmatch(name)
         if matrix is None or int(matrix[1]) >= int(settings["num_hidden_layers"]) or matrix[2] not in sizes:
             raise ValueError(f"its tensor {name} has no place in this model")
-        goes_in, comes_out = sizes[matrix[2]]
-        if len(shape) != 2 or (shape[1] != goes_in if matrix[3] == "A" else shape[0] != comes_out):
+        inputs, outputs = sizes[matrix[2]]
+        if len(shape) != 2 or (shape[1] != inputs if matrix[3] == "A" else shape[0] != outputs):
             raise ValueError(f"its tensor {name} has shape {list(shape)}, which is that of another model")

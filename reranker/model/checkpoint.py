@@ -1,12 +1,12 @@
-"""Find a model's files, bundled, in a folder or on the hub, and refuse what we cannot score with.
+"""Find a model that is bundled, in a folder or on the hub, and refuse one that we cannot score with.
 
-Reads only small files (configuration and tokenizer); the engine fetches the weights.
+Only small files are read (configuration and tokenizer); the engine fetches the weights.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, file_digest
 from importlib.metadata import PackageNotFoundError, version
@@ -18,29 +18,31 @@ from reranker.errors import ModelNotFoundError, UnsupportedModelError
 from reranker.model.families import Family, family_of, has_token_types, max_tokens
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
+SIMULATED = "simulated"
+"""Identity of every simulated engine."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".json")
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model as it was found."""
+    """A model that was found."""
 
     name: str
-    """What clients see, and what vLLM loads: a folder's path or a hub id."""
+    """Hub id or folder's path, for vLLM."""
     served_name: str
     """Name in responses and in /v1/models: the hub id, or the folder's last part."""
     folder: Path
-    """Where its configuration and tokenizer are on this machine."""
+    """Of its configuration and tokenizer on this machine."""
     dtype: str
-    """What vLLM is told: "auto" or a type's name."""
+    """For vLLM: "auto" or a type's name."""
     revision: str | None
-    """Commit on the hub, whatever the configuration names. None: a local folder."""
+    """Commit on the hub, also where the configuration names a branch. None: a local folder."""
     family: Family
-    """How it is prompted and scored."""
     max_pair_tokens: int
     """Tokens a prompt may have: the configured limit, or the model's own where that is lower."""
     token_types: bool
-    """The model tells the query's tokens from the document's by a type."""
+    """The model marks the query's and the document's tokens with different types."""
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
@@ -79,7 +81,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
 
 
 def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _SMALL_FILES) -> Path:
-    """Find a model's folder on this machine, with these of its files: the bundled one, a local one, or the hub's copy.
+    """Find a model's folder on this machine, with these files: the bundled one, a local one, or the hub's copy.
 
     Raises:
         ModelNotFoundError: Neither a folder here, nor given by the hub.
@@ -115,28 +117,17 @@ def _read_settings(name: str, folder: Path) -> dict[str, Any]:
     return settings
 
 
-SIMULATED = "simulated"
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".json")
-
-
 def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str) -> str:
     """Digest everything about an engine that can change a score.
 
-    Takes as long as reading the weights does, once they are in the page cache about a second per GB; an engine that
-    loads them meanwhile puts them there.
-
-    Args:
-        checkpoint: The model.
-        config: How it is held.
-        device: "cpu" or "cuda".
+    It reads the weights: about a second per GB once they are in the page cache, as while an engine loads them.
     """
-    adapter = config.lora_adapter and _folder_digest(Path(config.lora_adapter))
     parts = {
         "model": checkpoint.served_name,
         "weights": checkpoint.revision or _folder_digest(checkpoint.folder),
         "dtype": checkpoint.dtype,
         "quantization": config.quantization,
-        "adapter": adapter,
+        "adapter": config.lora_adapter and _folder_digest(Path(config.lora_adapter)),
         "adapters": {name: _folder_digest(Path(folder)) for name, folder in config.lora_adapters.items()},
         "device": device,
         "tensor_parallel_size": config.tensor_parallel_size,
@@ -148,14 +139,11 @@ def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str) ->
 
 def _folder_digest(folder: Path) -> str:
     digest = blake2b(digest_size=16)
-    for path in _files(folder):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{file_digest(file, blake2b).hexdigest()}\n".encode())
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _WEIGHTS and path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\0{file_digest(file, blake2b).hexdigest()}\n".encode())
     return digest.hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS and path.is_file())
 
 
 def _vllm_version() -> str | None:

@@ -1,9 +1,9 @@
-r"""The kinds of reranker we can score with: how each is prompted and scored. The one registry, and the only templates.
+r"""The families of rerankers we can score with, and their templates.
 
-A family is found by the architecture its config.json names. An unknown one is refused with the list of known ones: a
-model prompted in another family's way gives plausible numbers that are wrong.
+A family is found by the architecture in config.json. An unknown one is refused: a model prompted with another family's
+template gives plausible numbers that are wrong.
 
-A template gives the parts of a prompt: head (everything up to the document), document, tail. User text is encoded by a
+A template makes the parts of a prompt: head (everything up to the document), document, tail. User text is encoded by a
 tokenizer without control tokens: `<|im_end|>`, `<think>` or `[SEP]` in a document stay text.
 
 Source of Qwen3Template, token for token: the model card of Qwen/Qwen3-Reranker-0.6B, Transformers code (prefix and
@@ -37,36 +37,32 @@ _NEVER = -1e9  # score of a piece that Unigram must not choose
 
 
 class Template(Protocol):
-    """The parts of a family's prompts."""
+    """Makes the parts of a family's prompts."""
 
     takes_instruction: ClassVar[bool]
     tail: TokenArray
-    """What follows every document."""
+    """Follows every document."""
 
     def head(self, query: str, instruction: str) -> TokenArray:
         """Everything before the document."""
         ...
 
     def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        """Each document's own tokens, encoded in one batch."""
+        """The tokens of each document, encoded in one batch."""
         ...
 
 
 class Qwen3Template:
     """Qwen3-Reranker's.
 
-    The cut after `<Document>:` is a pre-token boundary in Qwen's tokenizer, as the document's part begins with the
-    space, so the pieces have the same ids as the whole string.
+    The document's part begins with the space after `<Document>:`, which is a pre-token boundary in Qwen's tokenizer,
+    so the parts have the same ids as the whole string.
     """
 
     takes_instruction: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
-        """Load `tokenizer.json` from a model's folder.
-
-        Raises:
-            UnsupportedModelError: It lacks a control token of the template, or "yes" or "no".
-        """
+        """Load the tokenizer; UnsupportedModelError if it lacks a control token, "yes" or "no"."""
         with_control, self._tokenizer = _tokenizers(folder)
         for token in (*_CONTROL_TOKENS, "yes", "no"):
             if with_control.token_to_id(token) is None:
@@ -75,13 +71,13 @@ class Qwen3Template:
         self.tail = _ids(with_control.encode(SUFFIX, add_special_tokens=False).ids)
 
     def head(self, query: str, instruction: str) -> TokenArray:
-        """System text, instruction and query, up to and including `<Document>:`."""
+        """See `Template`."""
         # One string: a query that ends in punctuation merges with the newline after it.
         text = HEAD.format(instruction=instruction, query=query)
         return np.concatenate([self._prefix, _ids(self._tokenizer.encode(text, add_special_tokens=False).ids)])
 
     def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        """Each document with the space before it."""
+        """See `Template`."""
         return _batch(self._tokenizer, [DOCUMENT.format(document=document) for document in documents])
 
 
@@ -91,14 +87,16 @@ class PairTemplate:
     takes_instruction: ClassVar[bool] = False
 
     def __init__(self, folder: Path) -> None:
-        """Learn from the tokenizer what it puts around and between the two texts.
+        """Read from the tokenizer's encoding of a pair what it puts around and between the two texts.
 
         Raises:
             UnsupportedModelError: It puts the document first, or nothing around a pair.
         """
         with_control, self._tokenizer = _tokenizers(folder)
-        pair = with_control.encode("a", "b")
-        place = [None if special else sequence for special, sequence in zip(*_places(pair), strict=True)]
+        pair: Any = with_control.encode("a", "b")  # Any: tokenizers' Encoding, a compiled class
+        # Special tokens have a sequence too in some tokenizers.
+        sequences = zip(pair.special_tokens_mask, pair.sequence_ids, strict=True)
+        place = [None if special else sequence for special, sequence in sequences]
         if 0 not in place or 1 not in place or place.index(1) < place.index(0) or None not in place:
             raise UnsupportedModelError(str(folder), "its tokenizer has no encoding of a pair")
         query, document = place.index(0), place.index(1)
@@ -108,31 +106,26 @@ class PairTemplate:
         self.tail = _ids(pair.ids[after_document:])
 
     def head(self, query: str, instruction: str) -> TokenArray:
-        """What stands before the query, the query, and what parts it from the document."""
+        """See `Template`; there is no place for an instruction."""
         encoded = _ids(self._tokenizer.encode(query, add_special_tokens=False).ids)
         return np.concatenate([self._before, encoded, self._between])
 
     def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        """Each document alone."""
+        """See `Template`."""
         return _batch(self._tokenizer, documents)
 
 
-def _places(pair: Any) -> tuple[list[int], list[int | None]]:
-    # (Any: tokenizers' Encoding, a compiled class.) Special tokens have a sequence too in some tokenizers.
-    return pair.special_tokens_mask, pair.sequence_ids
-
-
 def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """A model's tokenizer, and the same without control tokens: it cannot make one, whatever the text.
+    """A model's tokenizer, and the same without control tokens: it makes none, whatever the text.
 
-    The library's own option for that (encode_special_tokens) spares added tokens not marked special: `<think>` would
-    still become one.
+    The library's own option for that (encode_special_tokens) does not cover added tokens that are not marked special,
+    such as `<think>`.
     """
     serialized = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     added = {token["content"] for token in serialized.get("added_tokens", [])}
     plain = {**serialized, "added_tokens": []}
     if serialized["model"].get("type") == "Unigram":
-        # Its control tokens are pieces like any other, and `</s>` in a text would be chosen as one.
+        # Its control tokens are pieces like any other, and `</s>` in a text would become one.
         vocabulary = [[piece, _NEVER if piece in added else score] for piece, score in serialized["model"]["vocab"]]
         plain["model"] = {**serialized["model"], "vocab": vocabulary}
     return _load(serialized), _load(plain)
@@ -155,14 +148,14 @@ def _ids(ids: Sequence[int]) -> TokenArray:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What models of one architecture have in common."""
+    """Models of one architecture."""
 
     architecture: str
     description: str
     template: Callable[[Path], Template]
-    """How a pair becomes a prompt; made of the model's folder."""
+    """Takes the model's folder."""
     hf_overrides: Mapping[str, object] = field(default_factory=dict)
-    """What vLLM must be told to make its classification head."""
+    """For vLLM, to make its classification head."""
     causal: bool = True
     """Every token sees only those before it: the pairs of a list can share the computation of their head."""
 
@@ -189,12 +182,8 @@ FAMILIES = (
 _BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
 
 
-def family_of(name: str, settings: Mapping[str, Any]) -> Family:
-    """Find a model's family.
-
-    Args:
-        name: The model, for the message.
-        settings: Its config.json. (Any: JSON.)
+def family_of(name: str, settings: Mapping[str, Any]) -> Family:  # Any: JSON
+    """Find the family of a model by its config.json.
 
     Raises:
         UnsupportedModelError: No family has its architecture, or its head gives more than one score.
@@ -211,15 +200,15 @@ def family_of(name: str, settings: Mapping[str, Any]) -> Family:
 
 
 def max_tokens(settings: Mapping[str, Any]) -> int | None:
-    """Tokens a prompt may have, by the model's positions; None: its config.json does not say."""
+    """Tokens a prompt may have; None: config.json has no max_position_embeddings."""
     positions = settings.get("max_position_embeddings")
     if not isinstance(positions, int):
         return None
     if "roberta" in str(settings.get("model_type")):
-        return positions - int(settings.get("pad_token_id") or 0) - 1  # they count from behind the padding's id
+        return positions - int(settings.get("pad_token_id") or 0) - 1  # their positions start after the padding's id
     return positions
 
 
 def has_token_types(settings: Mapping[str, Any]) -> bool:
-    """Whether the model tells the query's tokens from the document's by a type of their own."""
+    """Whether the model marks the query's and the document's tokens with different types."""
     return int(settings.get("type_vocab_size") or 0) > 1

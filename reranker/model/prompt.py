@@ -1,7 +1,7 @@
-"""(instruction, query, document) -> token ids: a list's prompts, in the layout that travels. Never sees a logit.
+"""Make the prompts of a list: (instruction, query, document) -> token ids, in the layout of a shard.
 
-A prompt is head + document + tail. The head is encoded once per list, the documents in one batch call, the tail is
-constant; what these are is the template's business. Only documents are ever cut.
+A prompt is head + document + tail, as the family's template makes them. The head is encoded once per list, the
+documents in one batch call, and the tail is constant. Only documents are ever cut.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, Toke
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The parts of a document that are scored."""
+    """The windows of a document that are scored."""
 
     spans: tuple[tuple[int, int], ...]
-    """For each window its first token and the one after its last."""
+    """[start, end) of each window, in tokens."""
     truncated: bool
     """Some token is in no window."""
 
 
 @dataclass(frozen=True, slots=True)
 class CuttingPolicy:
-    """What happens to documents that are too long."""
+    """How documents that are too long are cut."""
 
     mode: LongDocuments = "truncate"
     side: TruncationSide = "end"
     max_document_tokens: int | None = None
-    """Every document is cut to so many tokens before anything else. None: it is not."""
+    """Limit for every document, before anything else. None: no limit."""
     window_tokens: int | None = None
-    """None: as many as the prompt has room for."""
+    """None: as many as fit the prompt."""
     overlap_tokens: int = 0
     max_windows: int = 1
 
     @classmethod
     def of(cls, request: RankRequest, config: LongDocumentsConfig) -> Self:
-        """The request's wishes where it has any, the configuration's elsewhere."""
+        """The request's settings where it has any, else the configuration's."""
         return cls(
             mode=request.long_documents or config.mode,
             side=request.truncation_side or config.truncation_side,
@@ -58,12 +58,7 @@ class CuttingPolicy:
         )
 
     def cut(self, tokens: int, room: int) -> Cut:
-        """Decide what of a document is scored.
-
-        Args:
-            tokens: Tokens of the document.
-            room: Document tokens that fit a prompt; at least 1.
-        """
+        """Cut a document of so many tokens; `room` (at least 1) of them fit a prompt."""
         capped = _truncate(tokens, self.max_document_tokens or max(tokens, 1), self.side)
         [(offset, end)] = capped.spans
         if self.mode == "truncate":
@@ -86,15 +81,10 @@ def _truncate(tokens: int, limit: int, side: TruncationSide) -> Cut:
 
 
 def _overlapping(tokens: int, window: int, overlap: int, max_windows: int) -> Cut:
-    """Cover a document with windows, neighbours sharing at least `overlap` tokens.
+    """Cover a document with windows that share at least `overlap` tokens, but at most half a window.
 
     The last window ends with the document and is as long as the others: a short rest would be scored without context.
-
-    Args:
-        tokens: Tokens of the document.
-        window: Tokens of a window; at least 1.
-        overlap: Tokens neighbours share; at most half a window is used, so that the count stays bounded.
-        max_windows: More are not made; what lies beyond is cut off.
+    What lies beyond `max_windows` is cut off.
     """
     if tokens <= window:
         return Cut(((0, tokens),), truncated=False)
@@ -119,7 +109,7 @@ class PromptRenderer:
         Args:
             folder: The model's folder.
             max_pair_tokens: Tokens a prompt may have, template included.
-            default_instruction: For requests that bring none.
+            default_instruction: For requests without one.
             template: The family's.
 
         Raises:
@@ -132,7 +122,7 @@ class PromptRenderer:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: ModelConfig) -> Self:
-        """Make the renderer of a model as it was found and configured; raises as the constructor does."""
+        """Make the renderer of a model; raises as the constructor does."""
         return cls(checkpoint.folder, checkpoint.max_pair_tokens, model.instruction_text(), checkpoint.family.template)
 
     @property
@@ -142,9 +132,9 @@ class PromptRenderer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the prompts that this makes depend on besides the request: tokenizer, template and limit.
+        """Digest of everything but the request that changes the prompts: tokenizer, template and limit.
 
-        The template's part is what it makes of a few texts, so that no change of its code is forgotten.
+        The template is probed with a few texts, so that no change of its code is forgotten.
         """
         template = self._template
         probe = (template.head("query", "instruction"), *template.documents(("document", "")), template.tail)
@@ -160,13 +150,7 @@ class PromptRenderer:
     ) -> RenderedList:
         """Make the prompts of one list.
 
-        A document too long for the model is cut or spread over windows; instruction, query and tail never are.
-
-        Args:
-            query: The query.
-            documents: The candidates, in the list's order.
-            instruction: None: the default one.
-            cutting: What happens to documents that do not fit.
+        Instruction, query and tail are never cut. An instruction of None means the default one.
 
         Raises:
             QueryTooLongError: Head and tail leave no token for a document.

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from reranker.config import RerankerConfig
-from reranker.engine.base import Engine
+from reranker.engine.loop import Engine
 from reranker.errors import InvalidRequestError, QueryTooLongError
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.offline import Problem, Row, RowScore

@@ -23,7 +23,7 @@ from reranker.ranking import scoring
 from reranker.ranking.admission import Admission, Permit, PermitPart
 from reranker.ranking.planning import most_shards, plan, portions
 from reranker.ranking.scatter import Dispatch, Fleet, Scatter
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest, RenderedList
 
 _INLINE_CHARACTERS = 4_000
@@ -64,7 +64,7 @@ class Ranker:
             return  # it may be known, and need no room
         self.admission.require_any_room(body_bytes, self.placement.elsewhere())
 
-    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: Timeline) -> list[Ranking]:
+    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> list[Ranking]:
         """Rank all lists of a request, or none; with `allow_partial`, those documents that time suffices for.
 
         Args:
@@ -92,7 +92,9 @@ class Ranker:
             return [await self._rank_alone(lists[0], caller, record, deadline)]
         return await self._rank_together(lists, caller, record, deadline)
 
-    async def _rank_alone(self, request: RankRequest, caller: Caller, record: Timeline, deadline: _Deadline) -> Ranking:
+    async def _rank_alone(
+        self, request: RankRequest, caller: Caller, record: RequestRecord, deadline: _Deadline
+    ) -> Ranking:
         """Look up first: what is known needs no leave."""
         settings = _ListSettings.of(request, self.renderer, self.config)
         async with self._look_up(request, settings, caller, record) as lookup:
@@ -101,7 +103,7 @@ class Ranker:
                 return await self._score(request, settings, lookup, permit, record, deadline)
 
     async def _rank_together(
-        self, lists: Sequence[RankRequest], caller: Caller, record: Timeline, deadline: _Deadline
+        self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord, deadline: _Deadline
     ) -> list[Ranking]:
         """Rank several lists under one permit; the first that fails cancels the others."""
         turns = asyncio.Semaphore(_LISTS_AT_ONCE)
@@ -124,7 +126,7 @@ class Ranker:
 
     @asynccontextmanager
     async def _look_up(
-        self, request: RankRequest, settings: _ListSettings, caller: Caller, record: Timeline
+        self, request: RankRequest, settings: _ListSettings, caller: Caller, record: RequestRecord
     ) -> AsyncIterator[Lookup]:
         """Find what is known of a list; for as long as the block lasts, other lists wait for what it has scored."""
         model = self.placement.model
@@ -147,7 +149,9 @@ class Ranker:
             yield lookup
 
     @contextmanager
-    def _admit(self, body_bytes: int, request: RankRequest, record: Timeline, deadline: _Deadline) -> Iterator[Permit]:
+    def _admit(
+        self, body_bytes: int, request: RankRequest, record: RequestRecord, deadline: _Deadline
+    ) -> Iterator[Permit]:
         """Let a request in for as long as the block lasts, sized by what of its body has to be scored."""
         with ExitStack() as entered:
             with record.stage("admit"):
@@ -162,7 +166,7 @@ class Ranker:
         settings: _ListSettings,
         lookup: Lookup,
         permit: Permit | PermitPart,
-        record: Timeline,
+        record: RequestRecord,
         deadline: _Deadline,
     ) -> Ranking:
         """Have the engines score what of a list is not known, and make one ranking of all of it."""
@@ -222,7 +226,7 @@ class _Deadline:
     timeout_s: float
 
     @classmethod
-    def of(cls, record: Timeline, timeout_s: float) -> Self:
+    def of(cls, record: RequestRecord, timeout_s: float) -> Self:
         return cls(record.began_s + timeout_s, timeout_s)
 
     @property
@@ -266,7 +270,7 @@ class _Scoring:
         settings: _ListSettings,
         lookup: Lookup,
         permit: Permit | PermitPart,
-        record: Timeline,
+        record: RequestRecord,
         deadline_s: float,
     ) -> None:
         self._ranker, self._request, self._settings = ranker, request, settings

@@ -1,4 +1,4 @@
-"""The ingress's end: connections to the replicas, on each of which many shards are under way at a time."""
+"""The ingress's end: one connection to each replica, with many shards in flight on it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ import orjson
 from reranker.errors import ReplicaLostError
 from reranker.transport import frames
 from reranker.transport.address import ReplicaAddress, watch_peer
-from reranker.transport.frames import Frame, FrameError, FrameReader, Kind
+from reranker.transport.frames import Frame, FrameError, FrameReader, FrameType
 from reranker.types import Shard, ShardScores, ShardTerms
 
+logger = logging.getLogger(__name__)
+
 _OPEN_S = 5
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+"""Between attempts to reach a replica."""
 
 
 class ShardConnection(asyncio.Protocol):
-    """See `open`."""
+    """A connection to a replica; made by `open`."""
 
     def __init__(self) -> None:
         self.leaving = asyncio.Event()
-        """Set when the replica should get no more shards: it has said so, or is gone."""
+        """Set when the replica takes no more shards: it has said so, or is gone."""
         self.lost = asyncio.Event()
         """Set when the connection has ended."""
         self._welcome = asyncio.Event()
@@ -37,20 +41,16 @@ class ShardConnection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, address: ReplicaAddress, tls: ssl.SSLContext | None = None) -> Self:
-        """Connect to a replica.
-
-        Args:
-            address: Where, and its secret.
-            tls: None: in the clear.
+        """Connect to a replica. Without `tls` nothing is encrypted.
 
         Raises:
             OSError: Nobody answers there.
             TimeoutError: Nobody answers there in time.
-            ReplicaLostError: Somebody does who does not let us in.
+            ReplicaLostError: The other side refuses us.
         """
         async with asyncio.timeout(_OPEN_S):
             _, connection = await asyncio.get_running_loop().create_connection(cls, address.host, address.port, ssl=tls)
-            connection._send(Frame(Kind.HELLO, header=orjson.dumps(address.secret)))
+            connection._send(Frame(FrameType.HELLO, header=orjson.dumps(address.secret)))
             try:
                 await connection._welcome.wait()
             except asyncio.CancelledError:
@@ -62,34 +62,34 @@ class ShardConnection(asyncio.Protocol):
 
     @property
     def shards_in_flight(self) -> int:
-        """Shards whose answer is not here."""
+        """Shards without an answer."""
         return len(self._answers)
 
     async def score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Have a shard scored; cancelling this drops it there.
+        """Have a shard scored; cancelling the call drops it there.
 
         Raises:
             ReplicaLostError: The connection broke first.
-            RerankerError: What the replica says it is.
+            RerankerError: The replica's own error.
         """
         if self.lost.is_set():
             raise ReplicaLostError
         number = next(self._numbers)
         answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
-        frame = frames.of_shard(number, shard, terms)
+        frame = frames.pack_shard(number, shard, terms)
         self._answers[number] = answer
         try:
             self._send(frame)
             return await answer
         except asyncio.CancelledError:
-            self._send(Frame(Kind.DROP, number))
+            self._send(Frame(FrameType.DROP, number))
             raise
         finally:
             del self._answers[number]
             self._close_if_done()
 
     def retire(self) -> None:
-        """Close the connection once the last answer is here."""
+        """Close the connection after the last answer."""
         self._retired = True
         self._close_if_done()
 
@@ -100,7 +100,7 @@ class ShardConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by descent
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         watch_peer(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
@@ -108,7 +108,7 @@ class ShardConnection(asyncio.Protocol):
         try:
             for frame in self._reader.feed(data):
                 self._receive(frame)
-        except FrameError:  # a replica that cannot speak is as good as none
+        except FrameError:  # such a replica is useless
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -122,16 +122,16 @@ class ShardConnection(asyncio.Protocol):
 
     def _receive(self, frame: Frame) -> None:
         answer = self._answers.get(frame.number)
-        if frame.kind == Kind.WELCOME:
+        if frame.type == FrameType.WELCOME:
             self._welcome.set()
-        elif frame.kind == Kind.LEAVING:
+        elif frame.type == FrameType.LEAVING:
             self.leaving.set()
         elif answer is None or answer.done():
-            pass  # to what was dropped
-        elif frame.kind == Kind.SCORES:
-            answer.set_result(frames.read_scores(frame))
-        elif frame.kind == Kind.FAILED:
-            answer.set_exception(frames.read_error(frame))
+            pass  # the shard was dropped
+        elif frame.type == FrameType.SCORES:
+            answer.set_result(frames.unpack_scores(frame))
+        elif frame.type == FrameType.FAILED:
+            answer.set_exception(frames.unpack_error(frame))
 
     def _send(self, frame: Frame) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -142,46 +142,48 @@ class ShardConnection(asyncio.Protocol):
             self._transport.close()
 
 
-logger = logging.getLogger(__name__)
-
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
-"""Between attempts to reach a replica."""
-
-
-class Links:
+class ReplicaConnections:
     """Connections to the replicas of one deployment, opened as replicas appear, and again when they break.
 
-    A replica counts as live, and gets shards, while Serve says that it runs and a connection to it is open.
+    A replica is live, and gets shards, while Serve lists it and a connection to it is open.
     """
 
-    def __init__(self, changed: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
-        """Start knowing no replica.
+    def __init__(self, set_live: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
+        """Start without replicas.
 
         Args:
-            changed: Told which replicas are live, each with the digest of what its engine holds, when that changes.
-            tls: For all connections. None: in the clear.
+            set_live: Called when the live replicas change, with the model identity of each.
+            tls: For all connections. None: not encrypted.
         """
-        self._changed, self._tls = changed, tls
-        self._links: dict[str, _Link] = {}
+        self._set_live, self._tls = set_live, tls
+        self._addresses: dict[str, ReplicaAddress] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._live: dict[str, ShardConnection] = {}
-        self._some = asyncio.Event()
+        self._any_live = asyncio.Event()
 
     def update(self, replicas: Mapping[str, ReplicaAddress]) -> None:
-        """Take over those that are running now, by name; called on the event loop.
+        """Replace the set of running replicas; called on the event loop.
 
-        The others get no more shards; what they have in hand they may finish.
+        The others get no more shards, but may finish those they have.
         """
-        for name in self._links.keys() - replicas.keys():
-            self._links.pop(name).retire()
-        for name, address in replicas.items():
-            if name not in self._links:
-                self._links[name] = _Link(name, address, self._tls, self._refresh)
-        self._refresh()
+        ended = self._tasks.keys() - replicas.keys()
+        for name in ended:
+            self._tasks.pop(name).cancel()
+        for name in replicas.keys() - self._tasks.keys():
+            self._addresses[name] = replicas[name]
+            self._tasks[name] = asyncio.get_running_loop().create_task(self._keep_open(name))
+        connections = [self._live.pop(name) for name in ended & self._live.keys()]
+        for connection in connections:
+            connection.retire()
+        if connections:
+            self._report_live()
+        for name in ended:
+            del self._addresses[name]
 
     async def ready(self) -> None:
         """Wait until a replica is live."""
         while not self._live:
-            await self._some.wait()
+            await self._any_live.wait()
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; see `ShardConnection.score`."""
@@ -190,55 +192,32 @@ class Links:
             raise ReplicaLostError
         return await connection.score(shard, terms)
 
-    def _refresh(self) -> None:
-        before = self._live.keys()
-        self._live = {name: link.connection for name, link in self._links.items() if link.connection is not None}
-        if self._live.keys() == before:
-            return
-        self._changed({name: self._links[name].address.model for name in self._live})
+    def _report_live(self) -> None:
+        self._set_live({name: self._addresses[name].model for name in self._live})
         if self._live:
-            self._some.set()
+            self._any_live.set()
         else:
-            self._some.clear()
+            self._any_live.clear()
 
-
-class _Link:
-    """Keeps a connection to one replica open."""
-
-    def __init__(
-        self, name: str, address: ReplicaAddress, tls: ssl.SSLContext | None, changed: Callable[[], None]
-    ) -> None:
-        self.address = address
-        self.connection: ShardConnection | None = None
-        """None: the replica cannot get shards now."""
-        self._name, self._tls, self._changed = name, tls, changed
-        self._keeping = asyncio.get_running_loop().create_task(self._keep())
-
-    def retire(self) -> None:
-        """Keep it open no longer than shards are under way."""
-        self._keeping.cancel()
-        if self.connection is not None:
-            self.connection.retire()
-
-    async def _keep(self) -> None:
+    async def _keep_open(self, name: str) -> None:
         while True:
-            connection = await self._open()
-            self.connection = connection
-            self._changed()
+            connection = await self._open(name)
+            self._live[name] = connection
+            self._report_live()
             await connection.leaving.wait()
-            self.connection = None
-            self._changed()
+            del self._live[name]
+            self._report_live()
             connection.retire()
             await connection.lost.wait()
 
-    async def _open(self) -> ShardConnection:
-        pause_s = _FIRST_PAUSE_S
+    async def _open(self, name: str) -> ShardConnection:
+        address, pause_s = self._addresses[name], _FIRST_PAUSE_S
         while True:
             try:
-                return await ShardConnection.open(self.address, self._tls)
+                return await ShardConnection.open(address, self._tls)
             except (OSError, TimeoutError, ReplicaLostError) as error:
-                if pause_s == _LONGEST_PAUSE_S:  # not one that has just ended, of which Serve will tell
-                    said = "%s cannot be reached at %s:%d (%s); it gets nothing to do"
-                    logger.warning(said, self._name, self.address.host, self.address.port, type(error).__name__)
+                if pause_s == _LONGEST_PAUSE_S:  # not for one that has just ended: Serve removes it soon
+                    message = "%s cannot be reached at %s:%d (%s); it gets no shards"
+                    logger.warning(message, name, address.host, address.port, type(error).__name__)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -15,7 +15,7 @@ import pytest
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine, engine_args
 from reranker.errors import UnsupportedModelError
-from reranker.model.adapter import find_adapter, find_adapters
+from reranker.model.adapter import find_adapters
 from reranker.model.checkpoint import DEMO_MODEL, Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.types import FloatArray, Shard
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 QUERY = "What is the capital of China?"
 DOCUMENTS = ["The capital of China is Beijing.", "Gravity is a force.", "", "中国的首都是北京。", "capital " * 300]
 RANK, ALPHA = 4, 8
-SETTINGS: dict[str, Any] = json.loads((DEMO_MODEL / "config.json").read_text(encoding="utf-8"))
 SIZES = {"q_proj": (224, 256), "v_proj": (224, 256), "o_proj": (256, 224)}  # the demo model's: goes in, comes out
 LAYER = "base_model.model.model.layers"
 
@@ -140,7 +139,7 @@ def test_engine_has_room_for_the_adapters_largest_rank(tmp_path: Path) -> None:
     _save_adapter(tmp_path / "large", rank_pattern={"q_proj": 20})
     _save_adapter(tmp_path / "small")
     config = EngineConfig(lora_adapters={name: str(tmp_path / name) for name in ("small", "large")})
-    adapters = find_adapters(config, "demo", SETTINGS, "Qwen3ForCausalLM")
+    adapters = find_adapters(_demo(), config, "cpu")
     arguments = engine_args(_demo(), config, device="cpu", adapters=adapters)
     assert (arguments["enable_lora"], arguments["max_loras"], arguments["max_lora_rank"]) == (True, 3, 32)
     assert "enable_lora" not in engine_args(_demo(), EngineConfig(), device="cpu")
@@ -195,7 +194,7 @@ def test_adapter_on_a_quantized_model_is_refused_on_a_cpu(tmp_path: Path) -> Non
 def test_adapter_of_a_model_without_its_head_fits(tmp_path: Path) -> None:
     """PEFT names the matrices so when it was given the bare model (AutoModel); vLLM reads both."""
     _save_adapter(tmp_path, rename=lambda name: name.replace("model.model.layers", "model.layers"))
-    assert find_adapter(str(tmp_path), "demo", SETTINGS, "Qwen3ForCausalLM").max_rank == 8
+    assert find_adapters(_demo(), EngineConfig(lora_adapter=str(tmp_path)), "cpu")[""].max_rank == 8
 
 
 def test_adapter_for_a_cross_encoder_is_refused(tmp_path: Path) -> None:

@@ -166,9 +166,9 @@ async def test_paused_redis_stalls_nobody_and_refuses_nobody(redis_server: Redis
 
 
 async def _until_left_alone(quotas: Quotas, caller: Caller) -> None:
-    assert quotas._shared is not None
+    assert quotas._link is not None
     async with asyncio.timeout(_WAIT_S):
-        while quotas._shared._link.reachable:
+        while quotas._link.reachable:
             await _refusal(quotas, caller)
 
 

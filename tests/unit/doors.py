@@ -18,9 +18,8 @@ from deployments.http.playground import PageRequest, ResponseHead
 from deployments.http.routes import build_api
 from deployments.http.search import Search
 from reranker.config import AccessConfig, LimitsConfig
-from reranker.dialects.base import Asked
 from reranker.errors import NoPlaygroundError, RerankerError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import Caller, RankedDocument, Ranking, RankRequest
 
 KEYS = "{team: team-key, batch: {key: batch-key, priority: bulk, max_in_flight: 1}}"
@@ -43,7 +42,7 @@ class WordBackend:
         self.page_requests: list[PageRequest] = []
         self.page: list[ResponseHead | bytes | Exception] = [NoPlaygroundError()]
         self.callers: list[Caller] = []
-        self.asked: list[Asked] = []
+        self.lists: list[RankRequest] = []
         self.arrived = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -51,15 +50,15 @@ class WordBackend:
     def require_any_room(self, body_bytes: int) -> None:
         """There always is."""
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
+    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         self.callers.append(caller)
-        self.asked.append(asked)
+        self.lists += lists
         self.arrived.set()
-        with timeline.stage("engine"):
+        with record.stage("engine"):
             await self.go_on.wait()
         if self.error:
             raise self.error
-        return [_rank(request) for request in asked.lists]
+        return [_rank(request) for request in lists]
 
     async def load(self) -> Any:
         return {"lists": 0, "tokens": 0, "shards": 0}

@@ -13,7 +13,7 @@ from reranker.config import LimitsConfig, ModelConfig, PlanningConfig, RerankerC
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.ranker import Ranker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, Caller, EngineScores, Ranking, RankRequest
 from tests.unit.fleets import Call, FakeFleet, by_length
 
@@ -32,7 +32,7 @@ class Ranked:
     """A list's ranking, and from its request's record what that took, as one."""
 
     ranking: Ranking
-    record: Timeline
+    record: RequestRecord
 
     @property
     def shards(self) -> int:
@@ -44,7 +44,7 @@ class Ranked:
 
 async def rank(ranker: Ranker, request: RankRequest, caller: Caller = ANONYMOUS) -> Ranked:
     """Rank one list, as a request of its own."""
-    record = Timeline("an-id")
+    record = RequestRecord("an-id")
     record.body_bytes = BODY_BYTES
     [ranking] = await ranker.rank([request], caller, record)
     return Ranked(ranking, record)

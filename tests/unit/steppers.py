@@ -1,4 +1,4 @@
-"""Doubles at the seam `reranker.engine.base.Stepper`: the simulated device, held back step by step."""
+"""Doubles at the seam `reranker.engine.loop.Stepper`: the simulated device, held back step by step."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from reranker.model.prompt import CUT_THE_END, PromptRenderer
 from reranker.offline import Row
 from reranker.offline.scorer import Cost, PartitionScorer, for_throughput
 from reranker.ranking.ranker import Ranker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, FloatArray, RankRequest, Shard
 from tests.unit.doors import BODY, WordBackend, door, visitor
 from tests.unit.fleets import Call, FakeFleet, by_length
@@ -84,7 +84,7 @@ async def test_simulated_engine_has_other_scores_for_each_adapter_and_batch_has_
             [_, row] = await PartitionScorer(engine, RENDERER, config, adapter=name).score(iter(rows), Cost())
             assert row.log_odds == simulated_logit(prompt, name)
             ranker = Ranker(config, RENDERER, LocalFleet(engine))
-            [ranking] = await ranker.rank([RankRequest("q", ("b",), model=name or None)], ANONYMOUS, Timeline())
+            [ranking] = await ranker.rank([RankRequest("q", ("b",), model=name or None)], ANONYMOUS, RequestRecord())
             assert ranking.results[0].log_odds == row.log_odds
         assert simulated_logit(prompt, "medical") != simulated_logit(prompt)
     finally:

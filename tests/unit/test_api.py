@@ -66,7 +66,7 @@ async def test_timeout_header_reaches_the_list() -> None:
     backend = WordBackend()
     async with visitor(door(backend)) as client:
         await client.post("/v1/rerank", json=BODY | {"timeout_s": 9}, headers={"X-Reranker-Timeout-S": "2"})
-    assert backend.asked[0].lists[0].timeout_s == 2
+    assert backend.lists[0].timeout_s == 2
 
 
 async def test_overload_says_when_to_come_back_in_the_dialects_own_words(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from reranker.config import LimitsConfig
 from reranker.dialects.answers import error_body
-from reranker.dialects.base import Asked, Served
+from reranker.dialects.base import RankingCall
 from reranker.dialects.parse import parse
 from reranker.errors import EngineFailedError, InvalidRequestError, RequestTooLargeError
+from reranker.record import RequestRecord
 from reranker.types import ExcludedDocument, RankedDocument, Ranking, RankRequest
 
 RANKING = Ranking(
@@ -23,10 +24,10 @@ RANKING = Ranking(
 )
 
 
-SERVED = Served("id-1", "demo", 0)
+RECORD = RequestRecord("id-1")
 
 
-def _ask(max_documents: int = 1_000, **body: Any) -> Asked:
+def _ask(max_documents: int = 1_000, **body: Any) -> RankingCall:
     return parse(json.dumps(body).encode(), None, LimitsConfig(max_documents=max_documents))
 
 
@@ -36,7 +37,7 @@ def _parse(max_documents: int = 1_000, **body: Any) -> RankRequest:
 
 
 def _respond(ranking: Ranking = RANKING, **body: Any) -> Any:
-    return _ask(**body).write([ranking], SERVED)
+    return _ask(**body).write([ranking], "demo", RECORD)
 
 
 def test_null_for_every_optional_field_is_as_if_absent() -> None:

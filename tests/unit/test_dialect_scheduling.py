@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.config import LimitsConfig
-from reranker.dialects.base import TIMEOUT_HEADER, Asked, Served
+from reranker.dialects.base import TIMEOUT_HEADER, RankingCall
 from reranker.dialects.parse import parse
 from reranker.errors import InvalidRequestError
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import EngineScores, RankedDocument, Ranking, RankRequest
 
 RANKING = Ranking(
@@ -33,14 +33,12 @@ def _request(header: str | None = None, **fields: Any) -> RankRequest:
     return request
 
 
-def _ask(body: dict[str, Any], header: str | None = None) -> Asked:
+def _ask(body: dict[str, Any], header: str | None = None) -> RankingCall:
     return parse(json.dumps(body).encode(), None, LimitsConfig(), header)
 
 
-def _answer(ranking: Ranking, record: Timeline | None = None) -> Any:
-    return _ask({"query": "q", "documents": ["a", "b", "c"]}).write(
-        [ranking], Served("id", "demo", 0, record or Timeline())
-    )
+def _answer(ranking: Ranking, record: RequestRecord | None = None) -> Any:
+    return _ask({"query": "q", "documents": ["a", "b", "c"]}).write([ranking], "demo", record or RequestRecord("id"))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +107,7 @@ def test_documents_without_a_score_are_listed_in_the_answer() -> None:
 
 
 def test_answer_says_what_it_took() -> None:
-    record = Timeline()
+    record = RequestRecord()
     for attempts in ([False], [False, False, True], [False, True]):  # whether each is a hedge
         shard = record.shard(1, 10, np.zeros(1, dtype=np.int32))
         for hedge in attempts:

@@ -9,7 +9,7 @@ import pytest
 
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
-from reranker.dialects.base import Asked, Dialect, Served
+from reranker.dialects.base import Dialect, RankingCall
 from reranker.dialects.parse import parse
 from reranker.errors import (
     InternalError,
@@ -18,6 +18,7 @@ from reranker.errors import (
     OverloadedError,
     RequestTooLargeError,
 )
+from reranker.record import RequestRecord
 from reranker.types import ExcludedDocument, RankedDocument, Ranking
 
 RANKING = Ranking(
@@ -27,10 +28,10 @@ RANKING = Ranking(
     truncated_documents=1,
     windowed_documents=0,
 )
-SERVED = Served("id-1", "demo", 7)
+RECORD = RequestRecord("id-1")
 
 
-def _ask(path: str = "/v1/rerank", **body: Any) -> Asked:
+def _ask(path: str = "/v1/rerank", **body: Any) -> RankingCall:
     return parse(json.dumps(body).encode(), PATHS[path], LimitsConfig(max_documents=10))
 
 
@@ -64,9 +65,9 @@ def test_dialect_is_chosen_by_the_body_and_by_the_path_where_bodies_are_alike(
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_every_example_of_the_docs_is_read(dialect: Dialect) -> None:
     for example in dialect.examples.values():
-        asked = parse(json.dumps(example).encode(), dialect, LimitsConfig())
-        assert asked.lists
-        assert not asked.ignored
+        call = parse(json.dumps(example).encode(), dialect, LimitsConfig())
+        assert call.lists
+        assert not call.ignored
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))
@@ -82,22 +83,24 @@ def test_null_is_as_if_absent_for_every_optional_field_of_every_dialect(path: st
 
 def test_infinity_gives_documents_as_strings() -> None:
     answer = _ask(query="q", documents=["a", {"text": "b"}], raw_scores=False, return_documents=True).write(
-        [RANKING], SERVED
+        [RANKING], "demo", RECORD
     )
     assert [result["document"] for result in answer["results"]] == ["b", "a"]
     assert answer["object"] == "rerank"
 
 
 def test_voyage_has_results_under_data() -> None:
-    asked = _ask(query="q", documents=["a", "b"], top_k=2, return_documents=True, truncation=True)
-    assert asked.lists[0].top_n == 2
-    answer = asked.write([RANKING], SERVED)
+    call = _ask(query="q", documents=["a", "b"], top_k=2, return_documents=True, truncation=True)
+    assert call.lists[0].top_n == 2
+    answer = call.write([RANKING], "demo", RECORD)
     assert answer["data"] == [
         {"index": 1, "relevance_score": 0.9, "document": "b"},
         {"index": 0, "relevance_score": 0.25, "document": "a", "truncated": True},
     ]
     assert (answer["object"], answer["usage"]["total_tokens"]) == ("list", 123)
-    assert "document" not in _ask(query="q", documents=["a", "b"], top_k=None).write([RANKING], SERVED)["data"][0]
+    assert (
+        "document" not in _ask(query="q", documents=["a", "b"], top_k=None).write([RANKING], "demo", RECORD)["data"][0]
+    )
 
 
 @pytest.mark.parametrize(("fields", "meant"), [({"top_k": 3, "top_n": 2}, 3), ({"top_k": None, "top_n": 2}, 2)])
@@ -106,15 +109,15 @@ def test_voyage_on_its_own_path_takes_top_n_too(fields: dict[str, Any], meant: i
 
 
 def test_tei_gives_a_bare_list() -> None:
-    asked = _ask(query="q", texts=["a", "b"], return_text="true", truncation_direction="Left", truncate=False)
-    assert asked.lists[0].truncation_side == "start"
-    assert asked.ignored == ("truncate",)
-    assert asked.write([RANKING], SERVED) == [
+    call = _ask(query="q", texts=["a", "b"], return_text="true", truncation_direction="Left", truncate=False)
+    assert call.lists[0].truncation_side == "start"
+    assert call.ignored == ("truncate",)
+    assert call.write([RANKING], "demo", RECORD) == [
         {"index": 1, "score": 0.9, "text": "b"},
         {"index": 0, "score": 0.25, "text": "a"},
     ]
     raw = _ask(query="q", texts=["a", "b"], raw_scores=True, truncation_direction="Right", top_n=9)
-    assert raw.write([RANKING], SERVED) == [{"index": 1, "score": 2.2}, {"index": 0, "score": -1.1}]
+    assert raw.write([RANKING], "demo", RECORD) == [{"index": 1, "score": 2.2}, {"index": 0, "score": -1.1}]
     assert (raw.lists[0].truncation_side, raw.lists[0].top_n) == ("end", 9)
 
 
@@ -137,7 +140,7 @@ def test_score_takes_all_of_vllms_names(left: str, right: str) -> None:
 
 
 def test_score_answers_in_the_order_of_the_pairs() -> None:
-    answer = _ask("/v1/score", text_1="q", text_2=["a", "b"]).write([RANKING], SERVED)
+    answer = _ask("/v1/score", text_1="q", text_2=["a", "b"]).write([RANKING], "demo", RECORD)
     assert answer["data"] == [
         {"index": 0, "object": "score", "score": 0.25, "truncated": True},
         {"index": 1, "object": "score", "score": 0.9},
@@ -147,19 +150,19 @@ def test_score_answers_in_the_order_of_the_pairs() -> None:
 
 def test_score_of_one_pair_is_one_score() -> None:
     one = Ranking((RankedDocument(0, 0.5, 0.0),), prompt_tokens=10)
-    asked = _ask("/score", text_1="q", text_2="a", use_activation=False)
-    assert asked.write([one], SERVED)["data"] == [{"index": 0, "object": "score", "score": 0.0}]
+    call = _ask("/score", text_1="q", text_2="a", use_activation=False)
+    assert call.write([one], "demo", RECORD)["data"] == [{"index": 0, "object": "score", "score": 0.0}]
 
 
 def test_score_one_to_one_groups_pairs_by_query_and_puts_them_back() -> None:
     """Pairs of one query share their prompt's head; the answer is in the order they were sent in."""
     documents: list[Any] = ["a", "b", {"text": "c", "year": 3}]
-    asked = _ask("/score", queries=["x", "y", "x"], documents=documents)
-    assert [(one.query, one.documents) for one in asked.lists] == [("x", ("a", "c")), ("y", ("b",))]
-    assert asked.lists[0].metadata == ({}, {"year": 3})
+    call = _ask("/score", queries=["x", "y", "x"], documents=documents)
+    assert [(one.query, one.documents) for one in call.lists] == [("x", ("a", "c")), ("y", ("b",))]
+    assert call.lists[0].metadata == ({}, {"year": 3})
     x = Ranking((RankedDocument(1, 0.8, 1.4), RankedDocument(0, 0.1, -2.2)), prompt_tokens=10)
     y = Ranking((), (ExcludedDocument(0, "withdrawn"),), 5)
-    answer = asked.write([x, y], SERVED)
+    answer = call.write([x, y], "demo", RECORD)
     assert [(one["index"], one["score"]) for one in answer["data"]] == [(0, 0.1), (2, 0.8)]
     assert answer["excluded"] == [{"index": 1, "rule": "withdrawn"}]
     assert answer["usage"]["total_tokens"] == 15

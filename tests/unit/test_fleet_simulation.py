@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.fleet.simulation import SPEED, STEP_S, STEP_TOKENS, Fleet, Strategy
-from deployments.scaling import ReplicaScaling
+from deployments.autoscaling import ReplicaScaling
 from reranker.config import ScalingConfig
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from reranker import errors
 from reranker.transport import frames
-from reranker.transport.frames import Frame, FrameError, FrameReader, Kind
+from reranker.transport.frames import Frame, FrameError, FrameReader, FrameType
 from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardTerms
 from tests.unit.steppers import shard
 from tests.unit.test_errors import EXAMPLES
@@ -43,14 +43,14 @@ def test_shard_of_any_shape_comes_out_as_it_went_in(lengths: list[int], head: in
     offsets = np.cumsum([0, *lengths], dtype=np.int32)
     tokens = np.arange(head + tail + sum(lengths), dtype=np.int32)
     sent = Shard(tokens[:head], tokens[head : head + tail], tokens[head + tail :], offsets)
-    read, terms = frames.read_shard(_through(frames.of_shard(7, sent, TERMS)))
+    read, terms = frames.unpack_shard(_through(frames.pack_shard(7, sent, TERMS)))
     assert _same(read, sent)
     assert terms == TERMS
 
 
 def test_every_fact_of_an_answer_and_of_the_terms_travels() -> None:
     """Also those that somebody adds later: none may stay at its default here."""
-    read = frames.read_scores(_through(frames.of_scores(7, ANSWER)))
+    read = frames.unpack_scores(_through(frames.pack_scores(7, ANSWER)))
     for sent, came in ((ANSWER, read), (ANSWER.scores, read.scores)):
         for field in dataclasses.fields(sent):
             if field.name not in ("scores", "logits", "scored"):
@@ -63,13 +63,13 @@ def test_every_fact_of_an_answer_and_of_the_terms_travels() -> None:
 
 
 def test_field_of_a_newer_version_is_passed_over_and_a_missing_one_has_its_default() -> None:
-    sent = frames.of_shard(7, shard(1, 2), TERMS)
+    sent = frames.pack_shard(7, shard(1, 2), TERMS)
     header = orjson.loads(sent.header)
     header["terms"] = {"weight": 7, "not_known_yet": 1}
-    _, terms = frames.read_shard(dataclasses.replace(sent, header=orjson.dumps(header)))
+    _, terms = frames.unpack_shard(dataclasses.replace(sent, header=orjson.dumps(header)))
     assert terms == ShardTerms(weight=7)
-    answer = frames.of_scores(7, ANSWER)
-    read = frames.read_scores(dataclasses.replace(answer, header=b'{"replica": "r", "not_known_yet": 1}'))
+    answer = frames.pack_scores(7, ANSWER)
+    read = frames.unpack_scores(dataclasses.replace(answer, header=b'{"replica": "r", "not_known_yet": 1}'))
     assert (read.replica, read.load) == ("r", ReplicaLoad())
 
 
@@ -78,25 +78,25 @@ def test_field_of_a_newer_version_is_passed_over_and_a_missing_one_has_its_defau
 )
 def test_error_comes_out_with_its_class_and_its_words(kind: type[errors.RerankerError]) -> None:
     sent = kind(*EXAMPLES[kind])
-    read = frames.read_error(_through(frames.of_error(7, sent)))
+    read = frames.unpack_error(_through(frames.pack_error(7, sent)))
     assert type(read) is kind
     assert str(read) == str(sent)
 
 
 @pytest.mark.parametrize("said", [b"", b"[]", b'{"error": "os"}', b'{"error": "ScoringError", "arguments": 3}'])
 def test_error_that_is_none_of_ours_is_a_scoring_error(said: bytes) -> None:
-    assert type(frames.read_error(Frame(Kind.FAILED, 7, said))) is errors.ScoringError
+    assert type(frames.unpack_error(Frame(FrameType.FAILED, 7, said))) is errors.ScoringError
 
 
 def test_error_with_an_argument_that_json_cannot_hold_is_a_scoring_error() -> None:
-    read = frames.read_error(frames.of_error(7, errors.ServiceError(object())))
+    read = frames.unpack_error(frames.pack_error(7, errors.ServiceError(object())))
     assert type(read) is errors.ScoringError
 
 
 @given(st.lists(st.integers(1, 40), max_size=40))
 def test_frames_are_found_however_the_bytes_are_cut(cuts: list[int]) -> None:
-    sharded, scored = frames.of_shard(7, shard(1, 2), TERMS), frames.of_scores(7, ANSWER)
-    sent = [sharded, Frame(Kind.DROP, 3), scored, Frame(Kind.LEAVING)]
+    sharded, scored = frames.pack_shard(7, shard(1, 2), TERMS), frames.pack_scores(7, ANSWER)
+    sent = [sharded, Frame(FrameType.DROP, 3), scored, Frame(FrameType.LEAVING)]
     stream = b"".join(map(bytes, sent))
     reader, at = FrameReader(), 0
     read: list[Frame] = []
@@ -111,8 +111,8 @@ def test_frames_are_found_however_the_bytes_are_cut(cuts: list[int]) -> None:
     [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         struct.pack("<BQII", 99, 0, 0, 0),
-        struct.pack("<BQII", Kind.SHARD, 0, 0, frames.MAX_FRAME_BYTES + 1),
-        struct.pack("<BQII", Kind.SHARD, 0, 2**32 - 1, 2**32 - 1),
+        struct.pack("<BQII", FrameType.SHARD, 0, 0, frames.MAX_FRAME_BYTES + 1),
+        struct.pack("<BQII", FrameType.SHARD, 0, 2**32 - 1, 2**32 - 1),
     ],
     ids=["HTTP", "unknown kind", "too large", "far too large"],
 )
@@ -137,15 +137,15 @@ def test_bytes_that_are_no_frame_are_refused_before_they_are_collected(data: byt
 )
 def test_shard_that_does_not_add_up_is_refused(header: bytes, body: bytes) -> None:
     with pytest.raises(FrameError):
-        frames.read_shard(Frame(Kind.SHARD, 7, header, body))
+        frames.unpack_shard(Frame(FrameType.SHARD, 7, header, body))
 
 
 @pytest.mark.parametrize(("header", "body"), [(b"{}", b""), (b"[]", b""), (b'{"replica": 3}', b""), (b"{}", b"123")])
 def test_answer_that_does_not_add_up_is_refused(header: bytes, body: bytes) -> None:
     with pytest.raises(FrameError):
-        frames.read_scores(Frame(Kind.SCORES, 7, header, body))
+        frames.unpack_scores(Frame(FrameType.SCORES, 7, header, body))
 
 
 def test_frame_that_nobody_would_take_is_not_sent() -> None:
     with pytest.raises(ValueError, match="a frame of"):
-        bytes(Frame(Kind.SHARD, 7, b"", bytes(frames.MAX_FRAME_BYTES + 1)))
+        bytes(Frame(FrameType.SHARD, 7, b"", bytes(frames.MAX_FRAME_BYTES + 1)))

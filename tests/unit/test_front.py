@@ -15,9 +15,9 @@ from pydantic import TypeAdapter
 from reranker import errors
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
-from reranker.dialects.base import Dialect, Served
+from reranker.dialects.base import Dialect
 from reranker.dialects.parse import parse
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ExcludedDocument, RankedDocument, Ranking
 from tests.unit.doors import KEYS, WordBackend, door, hang_up, visitor
 from tests.unit.test_errors import EXAMPLES
@@ -89,16 +89,16 @@ def test_answer_is_what_its_type_says_and_no_more(dialect: Dialect, everything: 
         body["text_2"] = ["a"] * pairs
     if everything:
         body |= {"return_documents": True, "return_text": True, "timings": True, "raw_scores": True}
-    asked = parse(json.dumps(body).encode(), dialect, LimitsConfig())
+    call = parse(json.dumps(body).encode(), dialect, LimitsConfig())
     ranking = Ranking((RankedDocument(0, 0.5, 0.0),), (), 10)
-    record = Timeline("mine")
+    record = RequestRecord("mine")
     if everything:
         ranked = RankedDocument(0, 0.5, 0.0, truncated=True, windows=3)
         ranking = replace(ranking, results=(ranked,), excluded=(ExcludedDocument(1, "threshold"),), unscored=(1,))
         record.shard(2, 20, np.zeros(2, dtype=np.int32)).send()
         with record.stage("parse"):
             pass
-    answer = json.loads(json.dumps(asked.write([ranking], Served("mine", "demo", 7, record))))
+    answer = json.loads(json.dumps(call.write([ranking], "demo", record)))
     schema = _closed(TypeAdapter(dialect.answer).json_schema())
     jsonschema.validate(answer, schema)
     if everything and isinstance(answer, dict):
@@ -125,12 +125,12 @@ async def test_client_that_hangs_up_ends_its_request_and_nothing_is_sent() -> No
     backend = WordBackend()
     backend.go_on.clear()  # the ranking would never end by itself
     assert await hang_up(door(backend), backend) == []
-    assert backend.asked
+    assert backend.lists
 
 
 async def test_hang_up_after_the_answer_is_none() -> None:
     """A server reports one as soon as an answer is out; what is still to do for the request must not be cut off."""
-    told: list[Timeline] = []
+    told: list[RequestRecord] = []
     backend = WordBackend()
     sent = await hang_up(door(backend, told.append), backend)
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
@@ -148,7 +148,7 @@ async def test_request_leaves_nothing_for_the_garbage_collector() -> None:
         gc.set_debug(gc.DEBUG_SAVEALL)
         await hang_up(app, backend)
         gc.collect()
-        left = [one for one in gc.garbage if isinstance(one, Timeline)]
+        left = [one for one in gc.garbage if isinstance(one, RequestRecord)]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

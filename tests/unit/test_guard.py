@@ -35,7 +35,7 @@ async def test_every_route_of_the_application_needs_a_key_but_the_open_ones(meth
         if not is_open(path):
             assert response.headers["www-authenticate"] == "Bearer"
             assert response.json()["error_type"] == "unauthorized"
-    assert not backend.asked
+    assert not backend.lists
 
 
 TRICKS = [
@@ -54,7 +54,7 @@ async def test_no_spelling_of_a_path_gets_past_the_keys() -> None:
     app = door(backend, keys=KEYS)
     statuses = {(method, path): await _status(app, _scope(method, path)) for path in TRICKS for method in METHODS}
     assert {call for call, status in statuses.items() if status != 401} == set()
-    assert not backend.asked
+    assert not backend.lists
 
 
 def _scope(method: str, target: str) -> dict[str, Any]:  # Any: ASGI

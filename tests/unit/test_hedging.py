@@ -13,7 +13,7 @@ from reranker.config import ScatterConfig
 from reranker.errors import ReplicaLostError
 from reranker.ranking import scatter as scattering
 from reranker.ranking.scatter import Dispatch, Scatter
-from reranker.record import ShardRecord, Timeline
+from reranker.record import RequestRecord, ShardRecord
 from reranker.types import EngineScores, Shard, ShardScores
 from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
 
@@ -37,7 +37,7 @@ class Gathered:
     """What came back, and what it took."""
 
     answers: list[ShardScores | None]
-    record: Timeline
+    record: RequestRecord
 
     @property
     def retries(self) -> int:
@@ -57,7 +57,7 @@ async def _gather(
     records: Sequence[ShardRecord] | None = None,
 ) -> Gathered:
     """Send a list, and see that nothing is left behind, however it ends."""
-    record = Timeline()
+    record = RequestRecord()
     record.shards = list(records) if records is not None else [ShardRecord() for _ in range(shards)]
     dispatch = Dispatch(asyncio.get_running_loop().time() + timeout_s, weight=2.0, allow_partial=allow_partial)
     try:

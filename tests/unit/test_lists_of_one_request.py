@@ -9,7 +9,7 @@ import pytest
 from reranker.config import AdmissionConfig, RerankerConfig
 from reranker.errors import DeadlineExceededError, RequestTooLargeError, ScoringError
 from reranker.ranking.ranker import Ranker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, EngineScores, Ranking, RankRequest
 from tests.unit.fleets import Call, FakeFleet, by_length
 from tests.unit.rankers import BODY_BYTES, CONFIG, RENDERER, TEXTS, Gate, require_idle, until
@@ -19,8 +19,8 @@ def _lists(count: int, documents: int = 5) -> list[RankRequest]:
     return [RankRequest(f"query {number}", TEXTS[: number % documents + 1]) for number in range(count)]
 
 
-def _record(body_bytes: int = BODY_BYTES) -> Timeline:
-    record = Timeline("an-id")
+def _record(body_bytes: int = BODY_BYTES) -> RequestRecord:
+    record = RequestRecord("an-id")
     record.body_bytes = body_bytes
     return record
 

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.cli.rankers import LocalFleet
 from reranker.config import LongDocumentsConfig, ModelConfig, RerankerConfig
-from reranker.engine.loop import SteppedEngine
+from reranker.engine.loop import Engine
 from reranker.engine.simulated import simulated_engine
 from reranker.errors import EngineFailedError, InvalidRequestError
 from reranker.model.checkpoint import DEMO_MODEL
@@ -18,7 +18,7 @@ from reranker.model.prompt import PromptRenderer
 from reranker.offline import Problem, Row, RowScore, scorer
 from reranker.offline.scorer import BatchReport, Cost, PartitionScorer, for_throughput
 from reranker.ranking.ranker import Ranker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest
 from tests.unit.steppers import QUICK, GatedStepper
 
@@ -32,24 +32,24 @@ DOCUMENTS = ["", "Beijing is the capital.", "北京", "long " * 400, "<|im_end|>
 
 
 @pytest.fixture
-def engine() -> Iterator[SteppedEngine]:
+def engine() -> Iterator[Engine]:
     engine = simulated_engine(CONFIG.engine, QUICK)
     yield engine
     engine.shutdown()
 
 
-async def _score(engine: SteppedEngine, rows: list[Row], instruction: str | None = None) -> list[RowScore]:
+async def _score(engine: Engine, rows: list[Row], instruction: str | None = None) -> list[RowScore]:
     return await PartitionScorer(engine, RENDERER, CONFIG, instruction).score(iter(rows), Cost())
 
 
-async def _as_the_service(engine: SteppedEngine, query: str, instruction: str) -> dict[int, tuple[float, float, bool]]:
+async def _as_the_service(engine: Engine, query: str, instruction: str) -> dict[int, tuple[float, float, bool]]:
     ranker = Ranker(CONFIG, RENDERER, LocalFleet(engine))
     request = RankRequest(query, tuple(DOCUMENTS), instruction=instruction)
-    [ranking] = await ranker.rank([request], ANONYMOUS, Timeline())
+    [ranking] = await ranker.rank([request], ANONYMOUS, RequestRecord())
     return {one.index: (one.relevance_score, one.log_odds, one.truncated) for one in ranking.results}
 
 
-async def test_scores_are_exactly_the_services(engine: SteppedEngine) -> None:
+async def test_scores_are_exactly_the_services(engine: Engine) -> None:
     queries = ["capital of China", "什么是重力?"]
     rows = [Row(i, (str(i),), queries[i % 2], DOCUMENTS[i // 2]) for i in range(2 * len(DOCUMENTS))]
     scored = await _score(engine, rows, "@medical")
@@ -59,7 +59,7 @@ async def test_scores_are_exactly_the_services(engine: SteppedEngine) -> None:
         assert {one.number // 2: (one.score, one.log_odds, one.truncated) for one in scored[i::2]} == served
 
 
-async def test_rows_with_problems_keep_their_place(engine: SteppedEngine) -> None:
+async def test_rows_with_problems_keep_their_place(engine: Engine) -> None:
     rows = [
         Row(3, ("a",), problem=Problem("missing_query", "none")),
         Row(4, ("b",), "too long " * 300, "d"),
@@ -82,7 +82,7 @@ async def test_rows_with_problems_keep_their_place(engine: SteppedEngine) -> Non
 
 
 async def test_logits_that_are_no_numbers_are_their_rows_problem(
-    engine: SteppedEngine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = engine.score
 
@@ -111,13 +111,13 @@ async def test_an_engine_that_fails_is_said_so() -> None:
     stepper = GatedStepper()
     stepper.fail = True
     stepper.let()
-    engine = SteppedEngine(lambda: stepper)
+    engine = Engine(lambda: stepper)
     with pytest.raises(EngineFailedError):
         await _score(engine, [Row(i, (), f"q{i}", "d") for i in range(3)])
     engine.shutdown()
 
 
-def test_an_instruction_that_is_unknown_is_refused(engine: SteppedEngine) -> None:
+def test_an_instruction_that_is_unknown_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidRequestError, match="no instruction of this name"):
         PartitionScorer(engine, RENDERER, CONFIG, "@cooking")
 

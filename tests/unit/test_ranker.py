@@ -19,7 +19,7 @@ from reranker.errors import (
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.ranker import Ranker
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, Caller, EngineScores, RankRequest
 from tests.unit.fleets import Call, FakeFleet, by_length, never, scores
 from tests.unit.rankers import CONFIG, RENDERER, rank, rank_once, require_idle, until
@@ -169,7 +169,7 @@ async def test_cancelled_request_leaves_nothing_behind() -> None:
 
 async def test_time_that_was_spent_before_the_list_was_read_counts() -> None:
     """The deadline is the request's: a body that came slowly leaves less time for its list."""
-    fleet, record = FakeFleet(1), Timeline()
+    fleet, record = FakeFleet(1), RequestRecord()
     record.began_s -= 3
     await Ranker(CONFIG, RENDERER, fleet).rank([_request(3)], ANONYMOUS, record)
     assert 1 < fleet.calls[0].timeout_s <= 2

@@ -11,7 +11,7 @@ import pytest
 from deployments.telemetry import RequestLog, join_serve, tell_of_shard
 from reranker.config import ObservabilityConfig
 from reranker.errors import DeadlineExceededError, OverloadedError
-from reranker.record import Timeline, request_id
+from reranker.record import RequestRecord, request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor
 
@@ -76,15 +76,15 @@ async def test_slow_request_has_a_line_where_that_is_wanted(
 
 
 def test_line_of_many_shards_names_the_slowest(caplog: pytest.LogCaptureFixture) -> None:
-    timeline = Timeline("mine", "POST", "/v1/rerank")
+    record = RequestRecord("mine", "POST", "/v1/rerank")
     for number in range(40):
-        attempt = timeline.shard(number, 10 * number, np.zeros(number, dtype=np.int32)).send()
-        attempt.replica, attempt.sent_s = f"replica-{number}", timeline.began_s
+        attempt = record.shard(number, 10 * number, np.zeros(number, dtype=np.int32)).send()
+        attempt.replica, attempt.sent_s = f"replica-{number}", record.began_s
         attempt.end("dropped")
-        attempt.ended_s = timeline.began_s + number
-    timeline.status, timeline.error = 504, "deadline_exceeded"
-    timeline.end()
-    RequestLog(ObservabilityConfig())(timeline)
+        attempt.ended_s = record.began_s + number
+    record.status, record.error = 504, "deadline_exceeded"
+    record.end()
+    RequestLog(ObservabilityConfig())(record)
     [line] = _lines(caplog)
     assert (line["shard_count"], len(line["shards"])) == (40, 32)
     assert line["shards"][0]["attempts"] == ["replica-39 dropped"]
@@ -92,10 +92,10 @@ def test_line_of_many_shards_names_the_slowest(caplog: pytest.LogCaptureFixture)
 
 
 def test_path_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    timeline = Timeline("mine", "GET", "/a\nERROR all is lost\x1b[2J" + "x" * 9_000)
-    timeline.status, timeline.error = 404, "http_404"
-    timeline.end()
-    RequestLog(ObservabilityConfig())(timeline)
+    record = RequestRecord("mine", "GET", "/a\nERROR all is lost\x1b[2J" + "x" * 9_000)
+    record.status, record.error = 404, "http_404"
+    record.end()
+    RequestLog(ObservabilityConfig())(record)
     [line] = _lines(caplog)
     assert line["path"].startswith("/a?ERROR all is lost?[2Jxxx")
     assert len(line["path"]) == 200

@@ -11,7 +11,7 @@ import pytest
 from reranker.dialects import PATHS
 from reranker.errors import NotReadyError, OverloadedError
 from reranker.metrics import RequestMetrics
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import EngineScores
 from tests.counted import Counted
 from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
@@ -102,9 +102,9 @@ async def test_answer_is_counted_before_it_goes_out() -> None:
 
 
 def test_shards_are_counted_by_what_became_of_them() -> None:
-    timeline = Timeline("id", "POST", "/v1/rerank")
+    record = RequestRecord("id", "POST", "/v1/rerank")
     for number, seconds in enumerate((1.0, 1.0, 4.0)):
-        shard = timeline.shard(10, 1_000, np.arange(10, dtype=np.int32))
+        shard = record.shard(10, 1_000, np.arange(10, dtype=np.int32))
         attempt = shard.send()
         if number == 1:  # its replica is lost, and another one takes it
             attempt.end("lost")
@@ -115,9 +115,9 @@ def test_shards_are_counted_by_what_became_of_them() -> None:
         shard.answered(attempt, EngineScores.nothing(10))
         shard.attempts[0].sent_s = attempt.sent_s = 0.0
         attempt.ended_s = seconds
-    timeline.status = 200
+    record.status = 200
     counted = Counted()
-    COUNT(timeline)
+    COUNT(record)
     assert counted("reranker_scored_pairs_total") == 30
     assert counted("reranker_scored_tokens_total") == 3_000
     assert [counted(f"reranker_{one}_shards_total") for one in ("retried", "hedged", "dropped")] == [1, 1, 1]
@@ -130,8 +130,8 @@ def test_no_label_holds_what_a_client_chose() -> None:
     """A series for each path that somebody thinks of would fill Prometheus."""
     counted = Counted()
     for number in range(50):
-        timeline = Timeline("id", "POST", f"/v1/rerank/{number}")
-        timeline.status = 404
-        COUNT(timeline)
+        record = RequestRecord("id", "POST", f"/v1/rerank/{number}")
+        record.status = 404
+        COUNT(record)
     assert counted.series("reranker_http_responses_total") == {("other", "404"): 50}
     assert counted.series("reranker_requests_total") == {}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.serve.config import AutoscalingPolicy
 
-from deployments.scaling import REASONS, Decision, ReplicaScaling, Report
+from deployments.autoscaling import REASONS, Decision, ReplicaScaling, Report
 from reranker.config import ScalingConfig
 
 SPEED = 1_000.0
@@ -191,3 +194,32 @@ def test_whatever_replicas_say_a_decision_is_sound(
 def test_more_work_never_means_fewer_replicas(pending: float, more: float, replicas: int) -> None:
     fewer, larger = Fleet(replicas).second(pending), Fleet(replicas).second(pending + more)
     assert larger.replicas >= fewer.replicas
+
+
+_CONTROLLER = """
+import pickle, sys
+sys.modules["deployments"] = None
+from collections import namedtuple
+from types import SimpleNamespace
+policy = pickle.loads(sys.stdin.buffer.read())(target_queue_s=1)
+replica, Point = namedtuple("Replica", "unique_id")("one"), namedtuple("Point", "timestamp value")
+said = {"pending_work": 5_000, "arrived_work": 9_000, "work_per_s": 1_000}
+context = SimpleNamespace(
+    running_replicas=[replica],
+    raw_metrics={name: {replica: [Point(99.5, value)]} for name, value in said.items()},
+    target_num_replicas=1,
+    current_time=100.0,
+    deployment_name="EngineReplica",
+)
+print(policy(context)[0])
+"""
+
+
+def test_policy_works_as_serve_sends_it_to_its_controller() -> None:
+    """Serve pickles the policy's module by value: all that it needs must be in this module, or importable there."""
+    policy = AutoscalingPolicy(policy_function="deployments.autoscaling:QueueTime")
+    policy.serialize_policy()
+    controller = subprocess.run(
+        [sys.executable, "-c", _CONTROLLER], input=policy.get_serialized_policy_def(), capture_output=True, check=False
+    )
+    assert controller.stdout.strip() == b"5", controller.stderr.decode()

@@ -12,7 +12,7 @@ import pytest
 from reranker.config import ScatterConfig
 from reranker.errors import EngineFailedError, InvalidScoreError, ReplicaLostError
 from reranker.ranking.scatter import Dispatch, Scatter
-from reranker.record import ShardRecord, Timeline
+from reranker.record import RequestRecord, ShardRecord
 from reranker.types import EngineScores, Shard, ShardScores
 from tests.unit.fleets import Act, Call, FakeFleet, by_length, movable_clock, never, scores
 
@@ -31,7 +31,7 @@ class Gathered:
     """What came back, and what it took."""
 
     answers: list[ShardScores | None]
-    record: Timeline
+    record: RequestRecord
 
     @property
     def retries(self) -> int:
@@ -51,7 +51,7 @@ async def _gather(
     records: Sequence[ShardRecord] | None = None,
 ) -> Gathered:
     """Send a list, and see that nothing is left behind, however it ends."""
-    record = Timeline()
+    record = RequestRecord()
     record.shards = list(records) if records is not None else [ShardRecord() for _ in range(shards)]
     dispatch = Dispatch(asyncio.get_running_loop().time() + timeout_s, weight=2.0, allow_partial=allow_partial)
     try:

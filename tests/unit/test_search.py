@@ -13,11 +13,10 @@ import pytest
 from deployments.http.search import Search
 from deployments.search import Indexes
 from reranker.config import RerankerConfig
-from reranker.dialects.base import Asked
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.search.embedding import SIMULATED, SimulatedEmbedder
 from reranker.search.types import Query, Retrieval
-from reranker.types import Caller, Ranking
+from reranker.types import Caller, Ranking, RankRequest
 from tests.indexes import DOCUMENTS, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 
@@ -48,9 +47,9 @@ class SearchBackend(WordBackend):
         self.served = self.local.indexes
         self.search = Search(self.local, config)
 
-    async def rank(self, asked: Asked, body_bytes: int, caller: Caller, timeline: Timeline) -> Sequence[Ranking]:
-        assert timeline.size_bytes == body_bytes > sum(len(text) for text in asked.lists[0].documents)
-        return await super().rank(asked, body_bytes, caller, timeline)
+    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
+        assert record.size_bytes > sum(len(text) for text in lists[0].documents)
+        return await super().rank(lists, caller, record)
 
 
 def _config(tmp_path: Path) -> RerankerConfig:
@@ -100,14 +99,14 @@ async def test_answer_has_documents_both_scores_and_timings(client: httpx.AsyncC
     assert (whale["title"], whale["text"]) == ("Moby-Dick", "A captain hunts a white whale.")
     assert (whale["chunk"], whale["start"], whale["metadata"]) == (0, 0, {"lang": "en", "year": 1851})
     assert {"retrieve", "engine", "parse"} <= answer["timings"]["stages_ms"].keys()
-    asked = backend.asked[0].lists[0]
+    asked = backend.lists[0]
     assert "Moby-Dick A captain hunts a white whale." in asked.documents  # ranked with its title
     assert (asked.instruction, asked.score_threshold) == ("@medical", 0.1)  # the index's
 
 
 async def test_request_goes_before_the_settings_of_the_index(client: httpx.AsyncClient, backend: SearchBackend) -> None:
     answer = await _search(client, instruction="mine", score_threshold=0.7, first_stage="bm25", candidates=2, top_n=1)
-    asked = backend.asked[0].lists[0]
+    asked = backend.lists[0]
     assert (asked.instruction, asked.score_threshold, len(asked.documents)) == ("mine", 0.7, 2)
     assert (answer["candidates"], len(answer["results"]), answer["first_stage"]) == (2, 1, "bm25")
     assert (await _search(client, index="plain"))["candidates"] == 1
@@ -126,12 +125,12 @@ async def test_without_reranking_the_first_stage_says_the_order(
     answer = await _search(client, rerank=False, return_documents=False)
     assert [one["first_stage_rank"] for one in answer["results"]] == [1, 2, 3, 4]
     assert set(answer["results"][0]) == {"id", "chunk", "first_stage_score", "first_stage_rank"}
-    assert backend.asked == []
+    assert backend.lists == []
 
 
 async def test_nothing_found_is_an_empty_answer(client: httpx.AsyncClient, backend: SearchBackend) -> None:
     assert (await _search(client, filter={"lang": "fr"}))["results"] == []
-    assert backend.asked == []
+    assert backend.lists == []
 
 
 async def test_no_document_has_more_chunks_than_wanted(tmp_path: Path) -> None:
@@ -212,7 +211,7 @@ async def test_search_has_the_time_of_the_request_and_no_longer(
 ) -> None:
     """The clock of the request's head holds for finding and for ranking."""
     await _search(client, timeout_s=7)
-    assert backend.asked[0].lists[0].timeout_s == 7
+    assert backend.lists[0].timeout_s == 7
     backend.local.pause_s = 5
     response = await client.post("/v1/search", json={"query": "two whale", "timeout_s": 0.05})
     assert (response.status_code, response.json()["error_type"]) == (504, "deadline_exceeded")

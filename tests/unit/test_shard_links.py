@@ -27,16 +27,16 @@ async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() 
     replica = Replica()
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.links.ready()
+    await replicas.connections.ready()
     replica.gate.clear()
-    waiting = asyncio.ensure_future(replicas.links.score("a", shard(1, 2), ShardTerms()))
+    waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
     draining = asyncio.ensure_future(replica.server.drain())
     await until(lambda: not replicas.placement.live_replicas)
     await asyncio.sleep(0.3)
     assert not draining.done()
     with pytest.raises(ReplicaLostError):
-        await replicas.links.score("a", shard(1, 2), ShardTerms())
+        await replicas.connections.score("a", shard(1, 2), ShardTerms())
     replica.gate.set()
     assert len((await waiting).scores.logits) == 2
     await draining
@@ -46,15 +46,15 @@ async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() 
 async def test_replica_that_serve_takes_out_finishes_what_it_has_and_is_left(replica: Replica) -> None:
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.links.ready()
+    await replicas.connections.ready()
     replica.gate.clear()
-    waiting = asyncio.ensure_future(replicas.links.score("a", shard(1, 2), ShardTerms()))
+    waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
     replicas.update({}, {})
     assert replicas.placement.live_replicas == 0
     replica.gate.set()
     assert len((await waiting).scores.logits) == 2
-    await until(lambda: not replica.server._connections)
+    await until(lambda: not replica.server.connections)
 
 
 async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connection() -> None:
@@ -62,19 +62,19 @@ async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connect
     replica = Replica()
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.links.ready()
+    await replicas.connections.ready()
     assert replicas.placement.live_replicas == 1
     assert replicas.placement.model == "model"
     replica.gate.clear()
-    waiting = asyncio.ensure_future(replicas.links.score("a", shard(1, 2), ShardTerms()))
+    waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
-    for connection in list(replica.server._connections):
+    for connection in list(replica.server.connections):
         connection.hang_up()
     with pytest.raises(ReplicaLostError):
         await waiting
     replica.gate.set()
     await until(lambda: replicas.placement.live_replicas)
-    assert len((await replicas.links.score("a", shard(1, 2), ShardTerms())).scores.logits) == 2
+    assert len((await replicas.connections.score("a", shard(1, 2), ShardTerms())).scores.logits) == 2
     await replica.server.drain()
     await until(lambda: not replicas.placement.live_replicas)
     replicas.update({}, {})
@@ -88,7 +88,7 @@ async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log
     await replica.server.drain()
     replicas = EngineReplicas()
     replicas.update({"far": replica.address}, {})
-    waiting = asyncio.ensure_future(replicas.links.ready())
+    waiting = asyncio.ensure_future(replicas.connections.ready())
     await until(lambda: "far cannot be reached at 127.0.0.1" in caplog.text)
     assert replica.address.secret not in caplog.text
     assert not waiting.done()
@@ -99,10 +99,10 @@ async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log
 async def test_nothing_is_left_running(replica: Replica) -> None:
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.links.ready()
-    await replicas.links.score("a", shard(1, 2), ShardTerms())
+    await replicas.connections.ready()
+    await replicas.connections.score("a", shard(1, 2), ShardTerms())
     replicas.update({}, {})
-    await until(lambda: not replica.server._connections)
+    await until(lambda: not replica.server.connections)
     await asyncio.sleep(0)
     gc.collect()
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -13,7 +13,7 @@ from reranker.errors import ConfigurationError, ReplicaLostError, ScoringError
 from reranker.transport import frames, server
 from reranker.transport.address import ReplicaAddress
 from reranker.transport.client import ShardConnection
-from reranker.transport.frames import Frame, Kind
+from reranker.transport.frames import Frame, FrameType
 from reranker.types import ShardTerms
 from tests.unit.shard_replicas import Replica, until
 from tests.unit.steppers import shard
@@ -96,12 +96,12 @@ async def test_errors_keep_their_class_and_bugs_become_scoring_errors(replica: R
     [
         b"GET / HTTP/1.1\r\n\r\n",
         bytes(1_000),
-        bytes(Frame(Kind.HELLO, header=orjson.dumps("0" * 64))),
-        bytes(Frame(Kind.HELLO, header=orjson.dumps({"secret": None}))),
-        bytes(Frame(Kind.HELLO, header=b"\xff")),
-        bytes(Frame(Kind.HELLO, header=b'"' + b"0" * 100_000 + b'"')),
-        bytes(frames.of_shard(1, shard(1, 2), ShardTerms(1))),
-        bytes(Frame(Kind.DROP, 1)),
+        bytes(Frame(FrameType.HELLO, header=orjson.dumps("0" * 64))),
+        bytes(Frame(FrameType.HELLO, header=orjson.dumps({"secret": None}))),
+        bytes(Frame(FrameType.HELLO, header=b"\xff")),
+        bytes(Frame(FrameType.HELLO, header=b'"' + b"0" * 100_000 + b'"')),
+        bytes(frames.pack_shard(1, shard(1, 2), ShardTerms(1))),
+        bytes(Frame(FrameType.DROP, 1)),
     ],
     ids=["HTTP", "zeros", "wrong secret", "no string", "no JSON", "long secret", "shard", "drop"],
 )
@@ -141,8 +141,12 @@ async def test_strangers_that_say_nothing_are_few_and_do_not_stay(
 
 
 async def test_known_peer_that_sends_nonsense_is_cut_off(replica: Replica) -> None:
-    sent = frames.of_shard(1, shard(1, 1), ShardTerms(1))
-    for nonsense in (Frame(Kind.WELCOME), Frame(Kind.SHARD, 2, b"{}"), sent):  # the last: a number that is in use
+    sent = frames.pack_shard(1, shard(1, 1), ShardTerms(1))
+    for nonsense in (
+        Frame(FrameType.WELCOME),
+        Frame(FrameType.SHARD, 2, b"{}"),
+        sent,
+    ):  # the last: a number that is in use
         replica.gate.clear()
         connection = await ShardConnection.open(replica.address)
         connection._send(sent)
@@ -158,8 +162,8 @@ async def test_wrong_secret_is_a_lost_replica(replica: Replica) -> None:
 
 
 def test_address_survives_what_ray_carries_and_another_version_is_none() -> None:
-    address = ReplicaAddress.new("127.0.0.1", 5, "model")
-    metadata = address.as_metadata()
-    assert ReplicaAddress.of_metadata(orjson.loads(orjson.dumps(metadata))) == address
-    assert ReplicaAddress.of_metadata(metadata | {"version": 99}) is None
-    assert ReplicaAddress.of_metadata({}) is None
+    address = ReplicaAddress("127.0.0.1", 5, "model")
+    metadata = address.to_metadata()
+    assert ReplicaAddress.from_metadata(orjson.loads(orjson.dumps(metadata))) == address
+    assert ReplicaAddress.from_metadata(metadata | {"version": 99}) is None
+    assert ReplicaAddress.from_metadata({}) is None

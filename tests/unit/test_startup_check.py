@@ -10,13 +10,12 @@ import pytest
 
 from reranker.config import ModelConfig
 from reranker.engine import startup_check
-from reranker.engine.base import Engine
-from reranker.engine.metrics import EngineStats
-from reranker.engine.startup_check import KNOWN_PAIRS, Renderer, require_sane, run_checks, tolerance_for
+from reranker.engine.loop import Engine
+from reranker.engine.startup_check import KNOWN_PAIRS, require_sane, run_checks, tolerance_for
 from reranker.errors import EngineFailedError, StartupCheckError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.model.prompt import PromptRenderer
-from reranker.types import EngineScores, FloatArray, RenderedList, ReplicaLoad, Shard
+from reranker.model.prompt import CUT_THE_END, CuttingPolicy, PromptRenderer
+from reranker.types import FloatArray, RenderedList, Shard
 
 RENDERER = PromptRenderer(DEMO_MODEL, 8_192, ModelConfig().instruction)
 TOLERANCE = tolerance_for("float32")
@@ -29,14 +28,13 @@ def _long_document_of_this_models_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup_check, "_LONG_DOCUMENT", "water " * 9_000)
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """Knows the relevant documents; `broken` makes what it answers from what it should."""
 
     def __init__(self, broken: Callable[[FloatArray, int], FloatArray] = lambda logits, call: logits) -> None:
         self.broken = broken
         self.calls: list[int] = []
         """Pairs of each call."""
-        self.healthy = True
 
     async def score(self, shard: Shard) -> FloatArray:
         documents = [shard.tokens[a:b] for a, b in zip(shard.offsets, shard.offsets[1:], strict=False)]
@@ -44,39 +42,28 @@ class FakeEngine:
         self.calls.append(len(shard))
         return self.broken(np.array(logits, dtype=np.float32), len(self.calls))
 
-    async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
-        return EngineScores(await self.score(shard), np.ones(len(shard), dtype=np.bool_))
 
-    @property
-    def load(self) -> ReplicaLoad:
-        return ReplicaLoad()
-
-    @property
-    def stats(self) -> EngineStats:
-        return EngineStats()
-
-    async def check_integrity(self) -> None:
-        pass
-
-    def shutdown(self) -> None:
-        self.healthy = False
-
-
-class BrokenRenderer:
+class BrokenRenderer(PromptRenderer):
     """The real renderer, with its prompts changed."""
 
     def __init__(self, change: Callable[[RenderedList], RenderedList]) -> None:
         self.change = change
 
-    def render(self, query: str, documents: Sequence[str], instruction: str | None = None) -> RenderedList:
-        return self.change(RENDERER.render(query, documents, instruction))
+    def render(
+        self,
+        query: str,
+        documents: Sequence[str],
+        instruction: str | None = None,
+        cutting: CuttingPolicy = CUT_THE_END,
+    ) -> RenderedList:
+        return self.change(RENDERER.render(query, documents, instruction, cutting))
 
 
 def _with_tail(rendered: RenderedList, tail: Sequence[int]) -> RenderedList:
     return replace(rendered, prompts=replace(rendered.prompts, tail=np.array(tail, dtype=np.int32)))
 
 
-def _refusal(engine: Engine, renderer: Renderer = RENDERER) -> StartupCheckError:
+def _refusal(engine: Engine, renderer: PromptRenderer = RENDERER) -> StartupCheckError:
     with pytest.raises(StartupCheckError) as refused:
         require_sane(engine, renderer, TOLERANCE)
     return refused.value

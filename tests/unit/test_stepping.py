@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from reranker.engine.loop import SteppedEngine
+from reranker.engine.loop import Engine
 from reranker.engine.metrics import EngineMetrics
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, Shard
@@ -22,7 +22,7 @@ class Bench:
 
     def __init__(self, *, by_arrival: bool = False) -> None:
         self.stepper = GatedStepper()
-        self.engine = SteppedEngine(lambda: self.stepper, by_arrival=by_arrival)
+        self.engine = Engine(lambda: self.stepper, by_arrival=by_arrival)
 
     async def in_a_step(self, steps: int = 1) -> None:
         """Wait until the device has begun so many steps; it stands still there."""
@@ -280,7 +280,7 @@ def test_device_that_cannot_be_made_fails_the_start() -> None:
         raise MemoryError("no room for the model")
 
     with pytest.raises(MemoryError, match="no room"):
-        SteppedEngine(fail)
+        Engine(fail)
 
 
 def test_caller_whose_event_loop_has_ended_does_not_take_the_engine_with_it(bench: Bench) -> None:

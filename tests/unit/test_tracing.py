@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from deployments.tracing import Tracer
 from reranker.config import TracingConfig
-from reranker.record import Timeline
+from reranker.record import RequestRecord
 from reranker.types import EngineScores
 from tests.integration.conftest import free_port
 from tests.unit.doors import BODY, KEYS, WordBackend, door, visitor
@@ -25,40 +25,40 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-b7ad6b7169203331-01", f"00-{TRACE}-b7ad6b7169203331-00"
 
 
-def _timeline(traceparent: str = "", shards: int = 0) -> Timeline:
-    timeline = Timeline("mine", "POST", "/v1/rerank")
-    timeline.traceparent = traceparent
-    with timeline.stage("read"), timeline.stage("tokenize"):
+def _record(traceparent: str = "", shards: int = 0) -> RequestRecord:
+    record = RequestRecord("mine", "POST", "/v1/rerank")
+    record.traceparent = traceparent
+    with record.stage("read"), record.stage("tokenize"):
         pass
     for number in range(shards):
-        shard = timeline.shard(3, 30, np.array([number, number, number + 1], dtype=np.int32))
+        shard = record.shard(3, 30, np.array([number, number, number + 1], dtype=np.int32))
         attempt = shard.send()
         attempt.replica = f"replica-{number}"
         shard.answered(attempt, EngineScores(np.zeros(3, np.float32), np.ones(3, np.bool_), 0.0, 0.0))
-    timeline.status = 200
-    timeline.end()
-    return timeline
+    record.status = 200
+    record.end()
+    return record
 
 
-async def _spans(folder: Path, timelines: Sequence[Timeline], sample_ratio: float = 1) -> list[dict[str, Any]]:
+async def _spans(folder: Path, records: Sequence[RequestRecord], sample_ratio: float = 1) -> list[dict[str, Any]]:
     file = folder / "spans.jsonl"
     config = TracingConfig(exporter="file", file=str(file), sample_ratio=sample_ratio, max_per_s=1e9)
     tracer = Tracer(config, "ingress-1")
-    for timeline in timelines:
-        tracer(timeline)
+    for record in records:
+        tracer(record)
     await tracer.aclose()
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 async def test_trace_has_a_span_for_each_stage_and_shard_under_one_root(tmp_path: Path) -> None:
-    timeline = _timeline(SAMPLED, shards=4)
-    spans = await _spans(tmp_path, [timeline])
+    record = _record(SAMPLED, shards=4)
+    spans = await _spans(tmp_path, [record])
     assert Counter(one["name"] for one in spans) == Counter(
         {"POST /v1/rerank": 1, "read": 1, "tokenize": 1, "shard": 4, "queue": 4, "engine": 4}
     )
     [root] = [one for one in spans if one["name"] == "POST /v1/rerank"]
     assert {one["context"]["trace_id"] for one in spans} == {f"0x{TRACE}"}
-    assert timeline.trace_id == TRACE
+    assert record.trace_id == TRACE
     assert root["parent_id"] == "0xb7ad6b7169203331"
     shards = [one for one in spans if one["name"] == "shard"]
     assert {one["parent_id"] for one in shards} == {root["context"]["span_id"]}
@@ -79,7 +79,7 @@ async def test_trace_has_a_span_for_each_stage_and_shard_under_one_root(tmp_path
 async def test_caller_decides_and_without_one_chance_does(
     tmp_path: Path, traceparent: str, ratio: float, traced: int
 ) -> None:
-    spans = await _spans(tmp_path, [_timeline(traceparent)], sample_ratio=ratio)
+    spans = await _spans(tmp_path, [_record(traceparent)], sample_ratio=ratio)
     assert len({one["context"]["trace_id"] for one in spans}) == traced
 
 
@@ -87,7 +87,7 @@ async def test_chance_is_limited_and_callers_are_not(tmp_path: Path) -> None:
     file = tmp_path / "spans.jsonl"
     tracer = Tracer(TracingConfig(exporter="file", file=str(file), sample_ratio=1, max_per_s=0.001))
     for traceparent in ("", SAMPLED, "", SAMPLED, ""):
-        tracer(_timeline(traceparent))
+        tracer(_record(traceparent))
     await tracer.aclose()
     spans = [json.loads(line) for line in file.read_text().splitlines()]
     roots = [one["parent_id"] for one in spans if one["name"] == "POST /v1/rerank"]
@@ -96,30 +96,30 @@ async def test_chance_is_limited_and_callers_are_not(tmp_path: Path) -> None:
 
 
 async def test_failed_request_has_a_span_with_our_code(tmp_path: Path) -> None:
-    timeline = _timeline(SAMPLED)
-    timeline.status, timeline.error = 429, "overloaded"
-    lost = timeline.shard(1, 5, np.zeros(1, dtype=np.int32))
+    record = _record(SAMPLED)
+    record.status, record.error = 429, "overloaded"
+    lost = record.shard(1, 5, np.zeros(1, dtype=np.int32))
     lost.send().end("lost")
     lost.send().end("dropped")
-    [root] = [one for one in await _spans(tmp_path, [timeline]) if one["name"] == "POST /v1/rerank"]
+    [root] = [one for one in await _spans(tmp_path, [record]) if one["name"] == "POST /v1/rerank"]
     assert root["status"] == {"status_code": "ERROR", "description": "overloaded"}
     assert root["attributes"]["error.type"] == "overloaded"
     assert root["attributes"]["http.response.status_code"] == 429
 
 
 async def test_shard_that_was_sent_twice_says_what_became_of_either(tmp_path: Path) -> None:
-    timeline = Timeline("mine", "POST", "/v1/rerank")
-    shard = timeline.shard(1, 5, np.zeros(1, dtype=np.int32))
+    record = RequestRecord("mine", "POST", "/v1/rerank")
+    shard = record.shard(1, 5, np.zeros(1, dtype=np.int32))
     shard.send().end("lost")
     shard.answered(shard.send(), EngineScores(np.zeros(1, np.float32), np.ones(1, np.bool_)))
-    timeline.end()
-    [span] = [one for one in await _spans(tmp_path, [timeline]) if one["name"] == "shard"]
+    record.end()
+    [span] = [one for one in await _spans(tmp_path, [record]) if one["name"] == "shard"]
     assert [event["name"] for event in span["events"]] == ["lost", "answered"]
     assert span["status"]["status_code"] == "UNSET"
 
 
 async def test_trace_from_a_file_can_be_drawn_without_any_other_program(tmp_path: Path) -> None:
-    spans = await _spans(tmp_path, [_timeline(SAMPLED, shards=2)])
+    spans = await _spans(tmp_path, [_record(SAMPLED, shards=2)])
     [root] = [one for one in spans if one["name"] == "POST /v1/rerank"]
     lines = list(draw(spans, root))
     assert [line.split()[0] for line in lines[:1] + [one for one in lines if "replica=" in one]] == [
@@ -161,11 +161,11 @@ async def test_dead_collector_costs_one_line(caplog: pytest.LogCaptureFixture) -
 
 
 async def test_callers_trace_is_named_in_logs_even_where_nothing_is_exported() -> None:
-    timeline = _timeline(SAMPLED)
+    record = _record(SAMPLED)
     tracer = Tracer(TracingConfig())
-    tracer(timeline)
+    tracer(record)
     await tracer.aclose()
-    assert timeline.trace_id == TRACE
+    assert record.trace_id == TRACE
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ import pytest
 
 from reranker.errors import ReplicaLostError
 from reranker.ranking.ranker import Ranker
-from reranker.record import STAGES, Interval, ShardRecord, Timeline, covered_s
+from reranker.record import STAGES, Interval, RequestRecord, ShardRecord, covered_s
 from reranker.types import ANONYMOUS, EngineScores, RankRequest
 from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 from tests.unit.fleets import Call, FakeFleet, by_length, never
 from tests.unit.rankers import CONFIG, RENDERER, TEXTS, until
 
 
-async def _ranked(fleet: FakeFleet, timeline: Timeline, **fields: Any) -> None:
+async def _ranked(fleet: FakeFleet, record: RequestRecord, **fields: Any) -> None:
     request = RankRequest("which is longest", TEXTS, **fields)
-    await Ranker(CONFIG, RENDERER, fleet).rank([request], ANONYMOUS, timeline)
+    await Ranker(CONFIG, RENDERER, fleet).rank([request], ANONYMOUS, record)
 
 
 async def test_every_document_is_in_one_shard_of_a_replica_that_is_named() -> None:
@@ -29,17 +29,17 @@ async def test_every_document_is_in_one_shard_of_a_replica_that_is_named() -> No
         answer = await by_length(call)
         return EngineScores(answer.logits, answer.scored, queue_s=0.25, engine_s=0.5)
 
-    fleet, timeline = FakeFleet(4, in_turn), Timeline("mine")
-    await _ranked(fleet, timeline)
-    timeline.end()
-    documents = Counter(index for shard in timeline.shards for index in shard.documents)
+    fleet, record = FakeFleet(4, in_turn), RequestRecord("mine")
+    await _ranked(fleet, record)
+    record.end()
+    documents = Counter(index for shard in record.shards for index in shard.documents)
     assert documents == Counter(range(len(TEXTS)))
-    assert len(timeline.shards) > 1
-    assert [shard.replica for shard in timeline.shards] == fleet.replicas_used
-    assert [shard.tokens for shard in timeline.shards] == [call.shard.work_tokens for call in fleet.calls]
-    assert {(shard.queue_s, shard.engine_s) for shard in timeline.shards} == {(0.25, 0.5)}
+    assert len(record.shards) > 1
+    assert [shard.replica for shard in record.shards] == fleet.replicas_used
+    assert [shard.tokens for shard in record.shards] == [call.shard.work_tokens for call in fleet.calls]
+    assert {(shard.queue_s, shard.engine_s) for shard in record.shards} == {(0.25, 0.5)}
     stages = {"admit", "tokenize", "queue", "engine", "merge"}
-    assert list(timeline.stages_s()) == [one for one in STAGES if one in stages]
+    assert list(record.stages_s()) == [one for one in STAGES if one in stages]
 
 
 async def test_lost_replica_is_an_attempt_of_its_own() -> None:
@@ -48,9 +48,9 @@ async def test_lost_replica_is_an_attempt_of_its_own() -> None:
             raise ReplicaLostError
         return await by_length(call)
 
-    timeline = Timeline()
-    await _ranked(FakeFleet(2, first_dies), timeline)
-    attempts = next(shard.attempts for shard in timeline.shards if len(shard.attempts) > 1)
+    record = RequestRecord()
+    await _ranked(FakeFleet(2, first_dies), record)
+    attempts = next(shard.attempts for shard in record.shards if len(shard.attempts) > 1)
     assert [one.outcome for one in attempts] == ["lost", "answered"]
     assert attempts[0].replica != attempts[1].replica
 
@@ -66,28 +66,28 @@ async def test_what_happened_before_an_error_is_kept() -> None:
             raise ValueError("a bug")
         return await never(call)
 
-    timeline = Timeline()
+    record = RequestRecord()
     with pytest.raises(ValueError, match="a bug"):
-        await _ranked(FakeFleet(3, one_breaks), timeline)
-    assert [shard.attempts[0].outcome for shard in timeline.shards] == ["answered", "failed", "dropped"]
-    assert all(shard.total_s > 0 for shard in timeline.shards)
-    assert "tokenize" in timeline.stages_s()
+        await _ranked(FakeFleet(3, one_breaks), record)
+    assert [shard.attempts[0].outcome for shard in record.shards] == ["answered", "failed", "dropped"]
+    assert all(shard.total_s > 0 for shard in record.shards)
+    assert "tokenize" in record.stages_s()
 
 
 async def test_request_that_is_given_up_has_its_shards_dropped() -> None:
-    fleet, timeline = FakeFleet(2, never), Timeline()
-    ranking = asyncio.create_task(_ranked(fleet, timeline))
+    fleet, record = FakeFleet(2, never), RequestRecord()
+    ranking = asyncio.create_task(_ranked(fleet, record))
     await until(lambda: len(fleet.calls) == 2)
     ranking.cancel()
     await asyncio.gather(ranking, return_exceptions=True)
-    assert [[one.outcome for one in shard.attempts] for shard in timeline.shards] == [["dropped"]] * 2
+    assert [[one.outcome for one in shard.attempts] for shard in record.shards] == [["dropped"]] * 2
 
 
 def test_stage_that_ends_in_an_error_is_timed_too() -> None:
-    timeline = Timeline()
-    with pytest.raises(ValueError, match="no"), timeline.stage("parse"):
+    record = RequestRecord()
+    with pytest.raises(ValueError, match="no"), record.stage("parse"):
         raise ValueError("no")
-    assert list(timeline.stages_s()) == ["parse"]
+    assert list(record.stages_s()) == ["parse"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_time_in_a_replica_is_put_in_the_middle_of_its_call() -> None:
 
 
 async def test_each_request_is_told_of_once_with_what_became_of_it() -> None:
-    told: list[Timeline] = []
+    told: list[RequestRecord] = []
     async with visitor(door(WordBackend(), told.append, keys=KEYS), {"x-request-id": "mine"}) as client:
         key = {"authorization": "Bearer team-key"}
         await client.post("/v1/rerank", json=BODY, headers=key)
@@ -137,7 +137,7 @@ async def test_each_request_is_told_of_once_with_what_became_of_it() -> None:
 
 
 async def test_bug_is_told_of_as_500() -> None:
-    told: list[Timeline] = []
+    told: list[RequestRecord] = []
     backend = WordBackend()
     backend.error = ValueError("a bug")
     async with visitor(door(backend, told.append)) as client:
@@ -147,7 +147,7 @@ async def test_bug_is_told_of_as_500() -> None:
 
 
 async def test_client_that_goes_away_is_told_of_as_499() -> None:
-    told: list[Timeline] = []
+    told: list[RequestRecord] = []
     backend = WordBackend()
     backend.go_on.clear()
     assert not await hang_up(door(backend, told.append), backend)
@@ -155,9 +155,9 @@ async def test_client_that_goes_away_is_told_of_as_499() -> None:
 
 
 async def test_what_tells_of_a_request_cannot_fail_it(caplog: pytest.LogCaptureFixture) -> None:
-    told: list[Timeline] = []
+    told: list[RequestRecord] = []
 
-    def broken(_: Timeline) -> None:
+    def broken(_: RequestRecord) -> None:
         raise RuntimeError("full disk")
 
     with caplog.at_level(logging.ERROR):
