@@ -38,7 +38,7 @@ from reranker.model.prompt import PromptRenderer
 from reranker.offline import Partition
 from reranker.offline.folder import BatchError, BatchFolder, Settings, write_json
 from reranker.offline.pairs import Input, open_reader
-from reranker.offline.scorer import BatchReport, Cost, PartitionScorer
+from reranker.offline.scorer import Cost, PartitionScorer, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +82,13 @@ class Job:
         }
 
 
-def run(job: Job, address: str | None = None, engines: int | None = None, *, restart: bool = False) -> BatchReport:
-    """Score what is not scored yet, and write what is made of all scores.
+def run(
+    job: Job, address: str | None = None, engines: int | None = None, *, restart: bool = False
+) -> dict[str, Any]:  # Any: JSON
+    """Score what is not scored yet, write what is made of all scores, and give the report of `summarize`.
 
-    Args:
-        job: The batch.
-        address: Of a Ray cluster. None: a Ray of its own on this machine.
-        engines: How many. None: one for each GPU, or for as many as share a model; without GPUs one.
-        restart: Throw away what was scored.
+    `address` is a Ray cluster's; None: a Ray of its own on this machine. `engines` None: one for each GPU, or for as
+    many as share a model; without GPUs one.
 
     Raises:
         BatchError: The folder is in use or of another batch, or the engines could not be kept running.
@@ -118,8 +117,8 @@ def run(job: Job, address: str | None = None, engines: int | None = None, *, res
         if job.source.format == "ids":
             job.folder.write_run(manifest)
         records = [record for one in left if (record := job.folder.record(one.number))]
-        report = BatchReport.of(records, manifest.rows, failed, started_s, time.time() - ended_s)
-        write_json(job.folder.report, dataclasses.asdict(report) | {"pairs_per_s": report.pairs_per_s})
+        report = summarize(records, manifest.rows, failed, started_s, time.time() - ended_s)
+        write_json(job.folder.report, report)
         return report
 
 
@@ -203,9 +202,7 @@ class PartitionActor:
     def __init__(self, job: Job, device: str, digest: str, counter: ActorHandle) -> None:
         """Load the model of this digest; progress goes to the `PartitionCounter`.
 
-        Raises:
-            BatchError: This machine has another model under the same name.
-            StartupCheckError: The model does not score as a reranker does.
+        Raises BatchError if this machine has another model under the same name, and StartupCheckError.
         """
         with ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
             here = beside.submit(identity, job.config, device)

@@ -10,7 +10,7 @@ from deployments.cli.rankers import positive
 from reranker.config import SimulatedConfig
 from reranker.offline.folder import BatchFolder
 from reranker.offline.pairs import Columns, find_input
-from reranker.offline.scorer import for_throughput
+from reranker.offline.scorer import for_throughput, report_lines
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -72,5 +72,5 @@ def run(parsed: argparse.Namespace) -> int:
         report = batch.run(job, parsed.address, parsed.replicas, restart=parsed.restart)
     except KeyboardInterrupt:
         raise rankers.CommandError("stopped; run it again to go on") from None
-    print("\n".join(report.lines()))
+    print("\n".join(report_lines(report)))
     return 0

@@ -41,13 +41,10 @@ def is_heading(line: str) -> bool:
 
 
 def parse_text_line(path: str, number: int, line: str) -> tuple[str, str]:
-    """Read one line of queries or of a corpus: BEIR's JSON (`_id`, `text`, maybe `title`), or tab-separated columns.
+    """Read id and text from a line of queries or of a corpus; raises InputFileError if it is malformed.
 
-    Returns:
-        Id and text; a title goes before the text, with a space.
-
-    Raises:
-        InputFileError: It is malformed.
+    The line is BEIR's JSON (`_id`, `text`, maybe `title`), or id, maybe title, and text with tabs between. A title goes
+    before the text, with a space.
     """
     if line.startswith("{"):
         row = _json(path, number, line)
@@ -113,10 +110,7 @@ def read_documents(path: str) -> list[str]:
     """Read the candidates of one query from a text file with one document a line, or from JSON lines; "-": stdin.
 
     JSON lines are strings, or objects with a `text`. A file holds them if it is named `.jsonl`, or if its first line is
-    such an object.
-
-    Raises:
-        InputFileError: Unreadable, malformed or empty.
+    such an object. Raises InputFileError if the file is unreadable, malformed or empty.
     """
     documents: list[str] = []
     as_json = path.endswith(".jsonl")
@@ -140,8 +134,7 @@ def read_documents(path: str) -> list[str]:
 def read_texts(path: str, wanted: Container[str]) -> dict[str, str]:
     """Read the wanted queries, or documents of a corpus, by id: lines of `parse_text_line`, maybe with a heading.
 
-    Raises:
-        InputFileError: Unreadable, malformed, or the same id twice.
+    Raises InputFileError if the file is unreadable or malformed, or has an id twice.
     """
     texts: dict[str, str] = {}
     for position, (number, line) in enumerate(_lines(path)):
@@ -158,8 +151,7 @@ def read_texts(path: str, wanted: Container[str]) -> dict[str, str]:
 def read_judgments(path: str) -> Judgments:
     """Read TREC's four columns, or BEIR's three with a line of headings.
 
-    Raises:
-        InputFileError: Unreadable, malformed, contradictory or empty.
+    Raises InputFileError if the file is unreadable, malformed, contradictory or empty.
     """
     judgments: Judgments = {}
     for position, (number, line) in enumerate(_lines(path)):
@@ -183,10 +175,8 @@ def read_judgments(path: str) -> Judgments:
 def read_run(path: str) -> Run:
     """Read TREC's six columns: query, Q0, document, rank, score, tag.
 
-    Documents are ordered by score, equal scores by rank. (trec_eval orders those by id.)
-
-    Raises:
-        InputFileError: Unreadable, malformed, a document twice for a query, or empty.
+    Documents are ordered by score, equal scores by rank. (trec_eval orders those by id.) Raises InputFileError if the
+    file is unreadable, malformed or empty, or has a document twice for a query.
     """
     places: dict[str, dict[str, tuple[float, int]]] = {}
     for number, line in _lines(path):
@@ -237,10 +227,8 @@ class Experiment:
 def load(queries: str, corpus: str, candidates: str, judgments: str, *, every_query: bool = False) -> Experiment:
     """Read the four files; of queries and corpus only what is needed.
 
-    `every_query`: queries without a relevant document, too.
-
-    Raises:
-        InputFileError: A file is unreadable or malformed, or they do not belong together.
+    `every_query`: queries without a relevant document, too. Raises InputFileError if a file is unreadable or malformed,
+    or if the files do not belong together.
     """
     judged = read_judgments(judgments)
     run = read_run(candidates)

@@ -94,11 +94,7 @@ class BatchFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from driving the same batch.
-
-        Raises:
-            BatchError: Another process does already, or there are other files in the folder.
-        """
+        """Keep others from driving the same batch; raises BatchError if one does, or if the folder has other files."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             others = sorted(one.name for one in self.path.iterdir() if one.name not in (*_OURS, _LOCK))
@@ -125,9 +121,8 @@ class BatchFolder:
     def open(self, source: Input, settings: Settings) -> Manifest:
         """Go on with a batch, or begin it.
 
-        Raises:
-            BatchError: The folder is of another input, model or setting, or of another version of this program.
-            InputFileError: The input cannot be read.
+        Raises BatchError if the folder is of another input, model or setting, or of another version of this program;
+        InputFileError if the input cannot be read.
         """
         try:
             content = self._manifest.read_bytes()

@@ -87,10 +87,7 @@ def find_input(path: Path, columns: Columns, queries: Path | None, corpus: Path 
     """Tell what a path holds: JSONL or Parquet, a folder of such files, a BEIR folder, or a file of ids.
 
     `queries` and `corpus` hold the texts of a file of ids. `split` names the judged pairs of a BEIR folder without
-    candidates.
-
-    Raises:
-        InputFileError: The path holds nothing, or nothing known.
+    candidates. Raises InputFileError if the path holds nothing that is known.
     """
     if queries and corpus:
         source = Input("ids", (path,), columns, {"query": queries, "document": corpus})
@@ -126,8 +123,7 @@ def _find_in_folder(path: Path, columns: Columns, split: str) -> Input:
 def plan(source: Input, partition_rows: int) -> tuple[Partition, ...]:
     """Read all pairs, and cut them into partitions of at most so many rows.
 
-    Raises:
-        InputFileError: A file cannot be read or lacks a column, or there is no row at all.
+    Raises InputFileError if a file cannot be read or lacks a column, or if there is no row at all.
     """
     partitions: list[Partition] = []
     total = 0
@@ -283,11 +279,8 @@ def _ids(line: bytes | None) -> tuple[str, str]:
 def index_texts(files: dict[str, Path], index: Path) -> list[dict[str, Any]]:  # Any: JSON
     """Copy the texts of `Input.texts` into a database, by id: a corpus may be larger than memory.
 
-    Returns:
-        The first of the lines without an id or a text, or with the id of an earlier line, as errors.jsonl has them.
-
-    Raises:
-        InputFileError: A file cannot be read.
+    Returns the first of the lines without an id or a text, or with the id of an earlier line, as errors.jsonl has them.
+    Raises InputFileError if a file cannot be read.
     """
     index.unlink(missing_ok=True)
     unreadable: list[dict[str, Any]] = []
@@ -346,7 +339,8 @@ class ParquetReader:
             for values in islice(rows, partition.rows):
                 yield self._row(number, values)
                 number += 1
-            self._idle.append(((partition.file, partition.start), partition.first + partition.rows, rows))
+            with self._lock:
+                self._idle.append(((partition.file, partition.start), partition.first + partition.rows, rows))
         except (OSError, pa.ArrowException, UnicodeDecodeError):
             for left in range(number, end):
                 yield Row(left, (None,), problem=Problem("unreadable", "the file is damaged here"))

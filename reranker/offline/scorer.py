@@ -7,12 +7,11 @@ that are gathered to bring those of the same query together.
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -54,75 +53,53 @@ class Cost:
     """Begin and end, in seconds since 1970, of each chunk in the engine."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What a run of `reranker batch` did; `Cost` explains fields of the same names, which are sums here."""
+def summarize(
+    records: Sequence[Mapping[str, Any]], rows: int, failed_rows: int, started_s: float, finish_s: float
+) -> dict[str, Any]:  # Any: JSON
+    """Make the report of a run of `reranker batch`, as report.json holds it.
 
-    rows: int
-    """Of the whole input."""
-    failed_rows: int
-    """Rows of the whole input without a score."""
-    rows_now: int
-    """Scored by this run; the others were done before."""
-    pairs: int
-    prompt_tokens: int
-    work_tokens: int
-    engines: int
-    start_s: float
-    """Until the first partition was begun: reading the input, Ray, loading the model."""
-    scoring_s: float
-    """From then until the last partition was done; the three stages below overlap in it."""
-    read_s: float
-    render_s: float
-    write_s: float
-    finish_s: float
-    """For errors.jsonl and run.trec."""
-    engine_busy: float | None
-    """Share of the scoring in which an engine had work, mean of the engines. None: nothing was scored."""
+    `rows` and `failed_rows` are of the whole input, the rest is of this run. `start_s` lasts until the first partition
+    was begun, `scoring_s` from then until the last was done; reading, rendering and writing overlap in it.
+    `engine_busy` is the share of the time in which an engine had work, mean of the engines; None: nothing was scored.
 
-    @property
-    def pairs_per_s(self) -> float:
-        """Of the time in which it scored."""
-        return self.pairs / self.scoring_s if self.scoring_s else math.nan
+    `records` are those of the partitions that this run scored. It began `started_s` after 1970; errors.jsonl and
+    run.trec took `finish_s`.
+    """
+    engines: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for one in records:
+        engines.setdefault((one["engine"], one["ready_s"]), []).append(one)
+    up_s = sum(max(one["done_s"] for one in of_one) - ready_s for (_, ready_s), of_one in engines.items())
+    busy = sum(busy_s(span for one in of_one for span in one["engine_spans"]) for of_one in engines.values())
+    begun_s = min((one["begun_s"] for one in records), default=started_s)
+    scoring_s = max((one["done_s"] for one in records), default=begun_s) - begun_s
+    summed = ("pairs", "prompt_tokens", "work_tokens", "read_s", "render_s", "write_s")
+    sums = {name: sum(one[name] for one in records) for name in summed}
+    return sums | {
+        "rows": rows,
+        "failed_rows": failed_rows,
+        "rows_now": sum(one["rows"] for one in records),
+        "engines": len(engines),
+        "start_s": begun_s - started_s,
+        "scoring_s": scoring_s,
+        "finish_s": finish_s,
+        "engine_busy": busy / up_s if up_s else None,
+        "pairs_per_s": sums["pairs"] / scoring_s if scoring_s else None,
+    }
 
-    @classmethod
-    def of(
-        cls, records: Sequence[Mapping[str, Any]], rows: int, failed: int, started_s: float, finish_s: float
-    ) -> Self:
-        """Sum up `BatchFolder.record` of the partitions that this run scored; it began `started_s` after 1970."""
-        by_engine: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-        for one in records:
-            by_engine.setdefault((one["engine"], one["ready_s"]), []).append(one)
-        up_s = sum(max(one["done_s"] for one in of_one) - ready_s for (_, ready_s), of_one in by_engine.items())
-        busy = sum(busy_s(span for one in of_one for span in one["engine_spans"]) for of_one in by_engine.values())
-        begun_s = min((one["begun_s"] for one in records), default=started_s)
-        summed = ("pairs", "prompt_tokens", "work_tokens", "read_s", "render_s", "write_s")
-        return cls(
-            rows=rows,
-            failed_rows=failed,
-            rows_now=sum(one["rows"] for one in records),
-            engines=len(by_engine),
-            start_s=begun_s - started_s,
-            scoring_s=max((one["done_s"] for one in records), default=begun_s) - begun_s,
-            finish_s=finish_s,
-            engine_busy=busy / up_s if up_s else None,
-            **{name: sum(one[name] for one in records) for name in summed},
-        )
 
-    def lines(self) -> list[str]:
-        """The report for people."""
-        rows = f"{self.rows} rows, {self.failed_rows} without a score (errors.jsonl); {self.rows_now} scored now"
-        if self.engine_busy is None:
-            return [rows]
-        tokens_per_s, work_per_s = self.prompt_tokens / self.scoring_s, self.work_tokens / self.scoring_s
-        on = f"{self.engines} engine{'s' * (self.engines > 1)}, at work {self.engine_busy:.0%} of the time"
-        stages = f"reading {self.read_s:.1f}, prompts {self.render_s:.1f}, writing {self.write_s:.1f}"
-        return [
-            rows,
-            f"{self.pairs_per_s:.1f} pairs/s, {tokens_per_s:.0f} tokens/s on {on}",
+def report_lines(report: Mapping[str, Any]) -> list[str]:
+    """The report for people."""
+    lines = ["{rows} rows, {failed_rows} without a score (errors.jsonl); {rows_now} scored now"]
+    if report["engine_busy"] is not None:
+        tokens_per_s, work_per_s = (report[name] / report["scoring_s"] for name in ("prompt_tokens", "work_tokens"))
+        on = f"{{engines}} engine{'s' * (report['engines'] > 1)}, at work {{engine_busy:.0%}} of the time"
+        stages = "reading {read_s:.1f}, prompts {render_s:.1f}, writing {write_s:.1f}"
+        lines += [
+            f"{{pairs_per_s:.1f}} pairs/s, {tokens_per_s:.0f} tokens/s on {on}",
             f"{work_per_s:.0f} tokens/s are left to compute when pairs of a query share their head",
-            f"seconds: start {self.start_s:.1f}, scoring {self.scoring_s:.1f} (with {stages}), end {self.finish_s:.1f}",
+            f"seconds: start {{start_s:.1f}}, scoring {{scoring_s:.1f}} (with {stages}), end {{finish_s:.1f}}",
         ]
+    return [line.format(**report) for line in lines]
 
 
 def busy_s(spans: Iterable[Sequence[float]]) -> float:
@@ -147,8 +124,7 @@ class PartitionScorer:
     ) -> None:
         """Score with this engine; `instruction` None is the configured one, an empty `adapter` the model itself.
 
-        Raises:
-            InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
+        Raises InvalidRequestError for an instruction that the model does not take, or that is not configured.
         """
         if instruction and not renderer.takes_instruction:
             raise InvalidRequestError("instruction", "this model takes none")
@@ -163,9 +139,7 @@ class PartitionScorer:
         """Score the rows of a partition, and give their scores in the order of their numbers.
 
         `cost` is added to. `advance` gets the number of rows that are done, now and then.
-
-        Raises:
-            EngineFailedError: The engine stopped working.
+        Raises EngineFailedError if the engine stops working.
         """
         done: list[RowScore] = []
         chunks = _chunks(rows)

@@ -16,7 +16,7 @@ from reranker.errors import EngineFailedError, InvalidRequestError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
 from reranker.offline import Problem, Row, RowScore, scorer
-from reranker.offline.scorer import BatchReport, Cost, PartitionScorer, for_throughput
+from reranker.offline.scorer import Cost, PartitionScorer, for_throughput, report_lines, summarize
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest
@@ -126,7 +126,7 @@ def test_busy_time_counts_once_whatever_runs_side_by_side() -> None:
     assert scorer.busy_s([(5, 6), (1, 3), (2, 4), (1, 2)]) == 4
 
 
-async def test_cost_says_when_the_engine_had_work(engine: SteppedEngine) -> None:
+async def test_cost_says_when_the_engine_had_work(engine: Engine) -> None:
     cost, began_s = Cost(), time.time()
     await PartitionScorer(engine, RENDERER, CONFIG).score(iter([Row(0, (), "q", "d")]), cost)
     [(begun_s, done_s)] = cost.engine_spans
@@ -140,9 +140,10 @@ def test_report_sums_up_partitions_and_engines() -> None:
         spent | {"begun_s": 101, "done_s": 120, "engine": "a", "ready_s": 100, "engine_spans": [[105, 116]]},
         spent | {"begun_s": 105, "done_s": 115, "engine": "b", "ready_s": 95, "engine_spans": [[97, 114]]},
     ]
-    report = BatchReport.of(records, 50, 2, started_s=90, finish_s=1)
-    assert (report.start_s, report.scoring_s, report.engines, report.rows_now) == (10, 20, 2, 27)
-    assert (report.pairs_per_s, report.engine_busy) == (1.5, 0.8)
-    assert report.lines()[1] == "1.5 pairs/s, 45 tokens/s on 2 engines, at work 80% of the time"
-    nothing = BatchReport.of([], 50, 2, started_s=90, finish_s=1)
-    assert nothing.lines() == ["50 rows, 2 without a score (errors.jsonl); 0 scored now"]
+    report = summarize(records, 50, 2, started_s=90, finish_s=1)
+    assert [report[name] for name in ("start_s", "scoring_s", "engines", "rows_now")] == [10, 20, 2, 27]
+    assert (report["pairs_per_s"], report["engine_busy"]) == (1.5, 0.8)
+    assert report_lines(report)[1] == "1.5 pairs/s, 45 tokens/s on 2 engines, at work 80% of the time"
+    nothing = summarize([], 50, 2, started_s=90, finish_s=1)
+    assert nothing["pairs_per_s"] is None
+    assert report_lines(nothing) == ["50 rows, 2 without a score (errors.jsonl); 0 scored now"]
