@@ -211,8 +211,8 @@ class PartitionActor:
             raise BatchError(f"a node has other files under {job.config.model.name!r} than the one that began this")
         renderer = PromptRenderer.of(find_checkpoint(job.config.model), job.config.model)
         self._scorer = PartitionScorer(engine, renderer, job.config, job.instruction, job.adapter)
-        self._reader = open_reader(job.source, job.folder.index)
-        self._folder, self._counter = job.folder, counter
+        self._read = open_reader(job.source, job.folder.index)
+        self._folder, self._key_columns, self._counter = job.folder, job.source.key_columns, counter
         self._name = f"{os.uname().nodename}-{os.getpid()}"
         self._ready_s = time.time()
 
@@ -232,7 +232,7 @@ class PartitionActor:
         cost = Cost()
         advance = functools.partial(self._counter.note.remote, partition.number)
         try:
-            scores = asyncio.run(self._scorer.score(self._reader.read(partition), cost, advance))
+            scores = asyncio.run(self._scorer.score(self._read(partition), cost, advance))
         except EngineFailedError:
             logger.critical("the engine has failed; this process ends, and Ray starts another")
             logging.shutdown()
@@ -244,7 +244,7 @@ class PartitionActor:
             "engine": self._name,
             "ready_s": self._ready_s,
         }
-        self._folder.finish(partition.number, scores, self._reader.key_columns, record)
+        self._folder.finish(partition.number, scores, self._key_columns, record)
         advance(partition.rows)
 
 
@@ -272,27 +272,24 @@ class PartitionCounter:
 @contextlib.contextmanager
 def _progress(counter: ActorHandle, rows: int, rows_before: int) -> Iterator[None]:
     """Show progress on stderr while the block runs: a bar on a terminal, else now and then a line."""
-    ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(counter, rows, rows_before, ended), name="progress", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-
-
-def _watch(counter: ActorHandle, rows: int, rows_before: int, ended: threading.Event) -> None:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    terminal = sys.stderr.isatty()
-    form = {} if terminal else {"bar_format": _LINE, "mininterval": _LINE_S, "delay": _LINE_S}
-    with tqdm(total=rows, initial=rows_before, unit=" rows", leave=False, smoothing=0.05, **form) as bar:
+    form = {} if sys.stderr.isatty() else {"bar_format": _LINE, "mininterval": _LINE_S, "delay": _LINE_S}
+    ended = threading.Event()
+
+    def watch() -> None:
         while not ended.wait(_POLL_S):
-            try:
+            with contextlib.suppress(RayError):  # it is only the display
                 done = ray.get(counter.rows.remote(), timeout=10)
-            except RayError:  # it is only the display
-                continue
-            if done and bar.n == rows_before:
-                bar.unpause()  # the speed is that of engines, not of their start
-            bar.update(rows_before + done - bar.n)
+                if done and bar.n == rows_before:
+                    bar.unpause()  # the speed is that of engines, not of their start
+                bar.update(rows_before + done - bar.n)
+
+    with tqdm(total=rows, initial=rows_before, unit=" rows", leave=False, smoothing=0.05, **form) as bar:
+        watcher = threading.Thread(target=watch, name="progress", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()

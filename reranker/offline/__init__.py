@@ -49,7 +49,7 @@ class Row:
     number: int
     """Position in the whole input, from 0."""
     keys: tuple[str | None, ...] = ()
-    """The row's own names, one for each of the reader's `key_columns`."""
+    """The row's own names, one for each of the input's `key_columns`."""
     query: str = ""
     document: str = ""
     problem: Problem | None = None

@@ -11,8 +11,9 @@ import dataclasses
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
@@ -81,6 +82,11 @@ class Input:
     def all_files(self) -> tuple[Path, ...]:
         """Those of the texts, too."""
         return (*self.files, *self.texts.values())
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Names of `Row.keys`."""
+        return ("query_id", "document_id") if self.format == "ids" else ("id",)
 
 
 def find_input(path: Path, columns: Columns, queries: Path | None, corpus: Path | None, split: str) -> Input:
@@ -163,9 +169,9 @@ def _cut_lines(path: Path, partition_rows: int, source: Input) -> Iterator[tuple
         yield rows, start, first_line
 
 
-def _partition_lines(path: Path, partition: Partition) -> Iterator[tuple[int, int, bytes | None]]:
+def _partition_lines(source: Input, partition: Partition) -> Iterator[tuple[int, int, bytes | None]]:
     """Give each row's number, line number and content; the content is None where it is too long."""
-    with path.open("rb", buffering=2**20) as file:
+    with source.files[partition.file].open("rb", buffering=2**20) as file:
         file.seek(partition.start)
         lines = islice(numbered_lines(file, partition.first, MAX_LINE_BYTES), partition.rows)
         for number, (line_number, line) in enumerate(lines, partition.first_row):
@@ -197,25 +203,16 @@ def _is_text(of: pa.DataType) -> bool:
     return bool(pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of))
 
 
-class JsonlReader:
-    """Reads JSON lines: an object with a query and a document in each."""
-
-    key_columns: tuple[str, ...] = ("id",)
-
-    def __init__(self, source: Input) -> None:
-        self._files, self._columns = source.files, source.columns
-
-    def read(self, partition: Partition) -> Iterator[Row]:
-        """Give the rows in their order."""
-        for number, line_number, line in _partition_lines(self._files[partition.file], partition):
-            keys: tuple[str | None, ...] = (None,)
-            try:
-                value = _json_object(line)
-                name = value.get(self._columns.id)
-                keys = (name if name is None or isinstance(name, str) else orjson.dumps(name).decode(),)
-                yield Row(number, keys, *self._columns.texts(value))
-            except RowError as error:
-                yield Row(number, keys, problem=Problem(*error.args, line_number))
+def _read_jsonl(source: Input, partition: Partition) -> Iterator[Row]:
+    for number, line_number, line in _partition_lines(source, partition):
+        keys: tuple[str | None, ...] = (None,)
+        try:
+            value = _json_object(line)
+            name = value.get(source.columns.id)
+            keys = (name if name is None or isinstance(name, str) else orjson.dumps(name).decode(),)
+            yield Row(number, keys, *source.columns.texts(value))
+        except RowError as error:
+            yield Row(number, keys, problem=Problem(*error.args, line_number))
 
 
 def _json_object(line: bytes | None) -> dict[str, Any]:  # Any: JSON
@@ -232,36 +229,30 @@ def _json_object(line: bytes | None) -> dict[str, Any]:  # Any: JSON
     return value
 
 
-class IdReader:
-    """Reads ids of queries and documents, from TREC runs, TREC qrels and BEIR's qrels; their texts from an index."""
+def _read_ids(source: Input, index: Path, partition: Partition) -> Iterator[Row]:
+    """Read ids of queries and documents, from TREC runs, TREC qrels and BEIR's qrels; their texts from an index."""
+    # immutable: no locks, which a shared file system may not have.
+    uri = f"{index.as_uri()}?mode=ro&immutable=1"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, check_same_thread=False)) as texts:
+        for number, line_number, line in _partition_lines(source, partition):
+            keys: tuple[str | None, ...] = (None, None)
+            try:
+                keys = query, document = _ids(line)
+                found = [_text(texts, source, *one) for one in (("query", query), ("document", document))]
+                yield Row(number, keys, *found)
+            except RowError as error:
+                yield Row(number, keys, problem=Problem(*error.args, line_number))
 
-    key_columns: tuple[str, ...] = ("query_id", "document_id")
 
-    def __init__(self, source: Input, index: Path) -> None:
-        self._pairs, self._texts, self._index = source.files[0], source.texts, index
-
-    def read(self, partition: Partition) -> Iterator[Row]:
-        """Give the rows in their order."""
-        # immutable: no locks, which a shared file system may not have.
-        uri = f"{self._index.as_uri()}?mode=ro&immutable=1"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, check_same_thread=False)) as index:
-            for number, line_number, line in _partition_lines(self._pairs, partition):
-                keys: tuple[str | None, ...] = (None, None)
-                try:
-                    keys = query, document = _ids(line)
-                    yield Row(number, keys, self._text(index, "query", query), self._text(index, "document", document))
-                except RowError as error:
-                    yield Row(number, keys, problem=Problem(*error.args, line_number))
-
-    def _text(self, index: sqlite3.Connection, table: str, key: str) -> str:
-        """The text of an id; of a title and a text, both. The first line that has the id counts."""
-        select = f"SELECT text FROM {table} WHERE id = ? ORDER BY line LIMIT 1"  # noqa: S608 - one of two tables
-        row: tuple[str] | None = index.execute(select, (key,)).fetchone()
-        if row is None:
-            raise RowError(f"missing_{table}", f"no line of {self._texts[table].name} has this {table} id")
-        if table == "query" and not row[0].strip():
-            raise RowError("empty_query", "the query is empty")
-        return row[0]
+def _text(texts: sqlite3.Connection, source: Input, table: str, key: str) -> str:
+    """The text of an id; of a title and a text, both. The first line that has the id counts."""
+    select = f"SELECT text FROM {table} WHERE id = ? ORDER BY line LIMIT 1"  # noqa: S608 - one of two tables
+    row: tuple[str] | None = texts.execute(select, (key,)).fetchone()
+    if row is None:
+        raise RowError(f"missing_{table}", f"no line of {source.texts[table].name} has this {table} id")
+    if table == "query" and not row[0].strip():
+        raise RowError("empty_query", "the query is empty")
+    return row[0]
 
 
 def _ids(line: bytes | None) -> tuple[str, str]:
@@ -323,8 +314,6 @@ def _texts(path: Path, problems: list[tuple[int, str]]) -> Iterator[tuple[str, i
 class ParquetReader:
     """Reads Parquet files. The pages of a row group can only be read in turn, so open row groups are kept."""
 
-    key_columns: tuple[str, ...] = ("id",)
-
     def __init__(self, source: Input) -> None:
         self._files, self._columns = source.files, source.columns
         self._lock = threading.Lock()
@@ -380,12 +369,12 @@ def _values(column: pa.Array) -> list[Any]:  # Any: a column may have any type
     return list((column.cast(pa.large_binary()) if _is_text(column.type) else column).to_pylist())
 
 
-Reader: TypeAlias = JsonlReader | IdReader | ParquetReader
-"""Reads every row of a partition once. Used from several threads at a time."""
+Reader: TypeAlias = Callable[[Partition], Iterator[Row]]
+"""Gives the rows of a partition in their order. Called from several threads at a time."""
 
 
 def open_reader(source: Input, index: Path) -> Reader:
     """Give what reads the input's rows; opens nothing yet. `index` is that of `index_texts`."""
     if source.format == "ids":
-        return IdReader(source, index)
-    return ParquetReader(source) if source.format == "parquet" else JsonlReader(source)
+        return partial(_read_ids, source, index)
+    return ParquetReader(source).read if source.format == "parquet" else partial(_read_jsonl, source)

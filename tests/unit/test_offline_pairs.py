@@ -26,10 +26,10 @@ def _read(found: Input, rows: int, folder: Path) -> tuple[tuple[Partition, ...],
     partitions = plan(found, rows)
     if found.texts:
         index_texts(found.texts, folder / "texts.sqlite")
-    reader = open_reader(found, folder / "texts.sqlite")
+    read_rows = open_reader(found, folder / "texts.sqlite")
     read: list[Row] = []
     for partition in partitions:
-        part = sorted(reader.read(partition), key=lambda row: row.number)
+        part = sorted(read_rows(partition), key=lambda row: row.number)
         assert [row.number for row in part] == list(range(partition.first_row, partition.first_row + partition.rows))
         assert 0 < len(part) <= rows
         read += part
@@ -145,9 +145,9 @@ def test_parquet_slices_can_be_read_in_any_order_and_side_by_side(tmp_path: Path
     _write_parquet(tmp_path / "pairs.parquet", 2_000, 900)
     found = _found(tmp_path)
     partitions = plan(found, 100)
-    reader = open_reader(found, tmp_path / "none")
+    read_rows = open_reader(found, tmp_path / "none")
     for pair in zip(partitions[::-2], partitions[::3], strict=False):
-        reads = [reader.read(one) for one in pair]
+        reads = [read_rows(one) for one in pair]
         interleaved = [next(rows) for _ in range(50) for rows in reads]
         rest = [row for rows in reads for row in rows]
         wanted = {one.first_row + i for one in pair for i in range(one.rows)}
