@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deployments.cli import Subparsers, rankers
 from deployments.cli.rankers import positive
@@ -59,7 +60,7 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _rerank(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, object]]:
+def _rerank(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, Any]]:
     """Rerank the candidates; gives judgments, the orders before and after, and some figures."""
     paths = {option: _path(parsed, option) for option in _FILES}
     loaded = evaluation.load(**paths, every_query=parsed.run_out is not None)
@@ -80,7 +81,7 @@ def _rerank(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
     return loaded.judgments, loaded.candidates, after, summary | {"seconds": round(seconds, 3)}
 
 
-def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, object]]:
+def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, Any]]:
     """Search with every judged query, and give what `_rerank` does; `before` is the order of the first stage."""
     if parsed.local or parsed.run_out or parsed.candidates:
         raise rankers.CommandError("--search asks a service: without --local, --run-out and --candidates")
@@ -98,7 +99,7 @@ def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
         for query, text in queries.items():
             before[query], after[query] = search(client, text, index=parsed.search, **options)
             advance(1)
-    summary: dict[str, object] = {
+    summary = {
         "ranker": f"{parsed.url}, index {parsed.search}",
         "first_stage": parsed.first_stage,
         "unjudged_queries": len(judgments) - len(wanted),
@@ -109,7 +110,7 @@ def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
 
 
 def search(
-    client: RerankerClient, query: str, *, index: str | None = None, depth: int | None = None, **options: str | None
+    client: RerankerClient, query: str, *, index: str | None = None, depth: int | None = None, **options: Any
 ) -> tuple[list[str], list[str]]:
     """Search once, and give the documents in both orders: the first stage's, and that after reranking.
 
@@ -130,7 +131,7 @@ def _path(parsed: argparse.Namespace, option: str) -> str:
     return str(parsed.folder / _FILES[option][0])
 
 
-def _json(summary: dict[str, object], compared: Sequence[Comparison]) -> str:
+def _json(summary: dict[str, Any], compared: Sequence[Comparison]) -> str:
     metrics = {}
     for one in compared:
         fields = dataclasses.asdict(one)
@@ -139,7 +140,7 @@ def _json(summary: dict[str, object], compared: Sequence[Comparison]) -> str:
     return json.dumps(summary | {"metrics": metrics}, ensure_ascii=False)
 
 
-def _table(summary: dict[str, object], compared: Sequence[Comparison]) -> list[str]:
+def _table(summary: dict[str, Any], compared: Sequence[Comparison]) -> list[str]:
     """Markdown, so that it can be pasted."""
     lines = ["{queries} queries, {pairs} pairs in {seconds:.1f} s, ranked by {ranker}".format(**summary)]
     if summary["queries_without_candidates"]:

@@ -203,6 +203,11 @@ def _is_text(of: pa.DataType) -> bool:
     return bool(pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of))
 
 
+def _failed(number: int, keys: tuple[str | None, ...], error: RowError, line: int | None = None) -> Row:
+    code, message = error.args
+    return Row(number, keys, problem=Problem(code, message, line))
+
+
 def _read_jsonl(source: Input, partition: Partition) -> Iterator[Row]:
     for number, line_number, line in _partition_lines(source, partition):
         keys: tuple[str | None, ...] = (None,)
@@ -212,7 +217,7 @@ def _read_jsonl(source: Input, partition: Partition) -> Iterator[Row]:
             keys = (name if name is None or isinstance(name, str) else orjson.dumps(name).decode(),)
             yield Row(number, keys, *source.columns.texts(value))
         except RowError as error:
-            yield Row(number, keys, problem=Problem(*error.args, line_number))
+            yield _failed(number, keys, error, line_number)
 
 
 def _json_object(line: bytes | None) -> dict[str, Any]:  # Any: JSON
@@ -238,10 +243,10 @@ def _read_ids(source: Input, index: Path, partition: Partition) -> Iterator[Row]
             keys: tuple[str | None, ...] = (None, None)
             try:
                 keys = query, document = _ids(line)
-                found = [_text(texts, source, *one) for one in (("query", query), ("document", document))]
-                yield Row(number, keys, *found)
+                text = _text(texts, source, "query", query)
+                yield Row(number, keys, text, _text(texts, source, "document", document))
             except RowError as error:
-                yield Row(number, keys, problem=Problem(*error.args, line_number))
+                yield _failed(number, keys, error, line_number)
 
 
 def _text(texts: sqlite3.Connection, source: Input, table: str, key: str) -> str:
@@ -360,7 +365,7 @@ class ParquetReader:
         try:
             return Row(number, keys, *self._columns.texts(values))
         except RowError as error:
-            return Row(number, keys, problem=Problem(*error.args))
+            return _failed(number, keys, error)
 
 
 def _values(column: pa.Array) -> list[Any]:  # Any: a column may have any type

@@ -105,7 +105,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
 def busy_s(spans: Iterable[Sequence[float]]) -> float:
     """Add up spans of time, from their beginnings to their ends; where several overlap, the time counts once."""
     total = last = 0.0
-    for begun_s, done_s in sorted(spans):
+    for begun_s, done_s in sorted(map(tuple, spans)):
         total += max(0.0, done_s - max(begun_s, last))
         last = max(last, done_s)
     return total
