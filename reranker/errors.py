@@ -3,7 +3,6 @@
 RerankerError
 ├── ClientError          the request must change: 4xx
 ├── ConfigurationError   the operator must change something; raised before an engine takes a device
-├── CommandError         a command cannot go on
 └── ServiceError         ours, or the machine's: 5xx, and 429 when the service is full
 
 docs/errors.md lists those that a client can meet. Errors cross process borders: every argument goes to
@@ -235,6 +234,24 @@ class CommandError(RerankerError):
     code = "command_error"
 
 
+class BatchError(CommandError):
+    """A batch cannot go on; the message says what to do."""
+
+    code = "batch_error"
+
+
+class InputFileError(CommandError):
+    """A file given to a command cannot be used."""
+
+    code = "input_file"
+    sentence = "{where}: {problem}"
+
+    def __init__(self, path: str, line: int | None, problem: str) -> None:
+        super().__init__(path, line, problem)
+        place = "standard input" if path == "-" else path
+        self.where, self.problem = f"{place}:{line}" if line else place, problem
+
+
 class ServiceError(RerankerError):
     """The request was fine; we could not answer it."""
 
@@ -245,9 +262,7 @@ class OverloadedError(ServiceError):
     """The list does not fit beside what is queued already."""
 
     status_code, code = 429, "overloaded"
-    sentence = (
-        "overloaded: what is queued already takes about {queue_s:.1f} s; send the request again in {retry_after_s} s"
-    )
+    sentence = "overloaded: what is queued takes about {queue_s:.1f} s; send the request again in {retry_after_s} s"
 
     def __init__(self, queue_s: float, retry_after_s: int) -> None:
         super().__init__(queue_s, retry_after_s)
@@ -257,8 +272,7 @@ class OverloadedError(ServiceError):
 class NotReadyError(ServiceError):
     """No engine can score yet."""
 
-    status_code, code = 503, "not_ready"
-    retry_after_s = 5
+    status_code, code, retry_after_s = 503, "not_ready", 5
     status = "starting"
     """What /health says of it."""
     sentence = "no engine is ready to score yet; try again in a few seconds"
@@ -274,8 +288,7 @@ class StartFailedError(NotReadyError):
 class PlaygroundUnavailableError(ServiceError):
     """The playground is starting, or has ended."""
 
-    status_code, code = 503, "playground_unavailable"
-    retry_after_s = 2
+    status_code, code, retry_after_s = 503, "playground_unavailable", 2
     sentence = "the playground does not answer now; try again in a few seconds"
 
 
@@ -289,8 +302,7 @@ class CacheUnavailableError(ServiceError):
 class IndexUnavailableError(ServiceError):
     """The index that a search asks for cannot be read."""
 
-    status_code, code = 503, "index_unavailable"
-    retry_after_s = 5
+    status_code, code, retry_after_s = 503, "index_unavailable", 5
     sentence = "the index {index} cannot be read now; the service's log says why"
 
     def __init__(self, index: str) -> None:
@@ -301,8 +313,7 @@ class IndexUnavailableError(ServiceError):
 class RetrievalError(ServiceError):
     """What finds the candidates of a search did not answer, or not rightly."""
 
-    status_code, code = 503, "retrieval_failed"
-    retry_after_s = 5
+    status_code, code, retry_after_s = 503, "retrieval_failed", 5
     sentence = "the search for candidates failed; the service's log has more"
 
 

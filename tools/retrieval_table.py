@@ -22,7 +22,7 @@ from benchmarks.service import Server, ours, started
 from deployments.cli import evaluate
 from deployments.cli.index import open_embedder
 from reranker.client import RerankerClient
-from reranker.offline import evaluation, formats
+from reranker.offline import evaluation
 from reranker.search.build import Build, Embed
 from reranker.search.documents import TextFields, find_sources
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo
@@ -86,8 +86,8 @@ def start(indexes: dict[str, Path], model: str) -> Server:
 
 def measure(client: RerankerClient, one: JudgedSet, stage: str) -> evaluation.Comparison:
     """Search with every judged query of a set; nDCG@10 of the first stage, and after reranking."""
-    judgments = formats.read_judgments(str(one.folder / "qrels" / "test.tsv"))
-    queries = formats.read_texts(str(one.folder / "queries.jsonl"), set(evaluation.measured_queries(judgments)))
+    judgments = evaluation.read_judgments(str(one.folder / "qrels" / "test.tsv"))
+    queries = evaluation.read_texts(str(one.folder / "queries.jsonl"), set(evaluation.measured_queries(judgments)))
     before, after = {}, {}
     for query, text in queries.items():
         before[query], after[query] = evaluate.search(client, text, index=one.name, first_stage=stage, depth=CANDIDATES)
@@ -99,7 +99,7 @@ def table(client: RerankerClient) -> Iterator[str]:
     yield "| set | queries | first stage | nDCG@10 | reranked | difference (95 % interval) |"
     yield "|---|---|---|---|---|---|"
     for one in SETS:
-        judgments = formats.read_judgments(str(one.folder / "qrels" / "test.tsv"))
+        judgments = evaluation.read_judgments(str(one.folder / "qrels" / "test.tsv"))
         queries = len(evaluation.measured_queries(judgments))
         for stage in STAGES:
             found = measure(client, one, stage)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from deployments.cli import Subparsers, rankers
 from deployments.cli.rankers import positive
-from reranker.config import RerankerConfig, SimulatedConfig
+from reranker.config import SimulatedConfig
 from reranker.errors import CommandError
 from reranker.offline.folder import BatchFolder
 from reranker.offline.pairs import Columns, find_input
-from reranker.offline.scorer import for_throughput
+from reranker.offline.scorer import for_throughput, report_lines
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -49,15 +49,20 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Score, and say how fast; returns the exit status."""
-    config = _config(parsed)
+    config = rankers.local_config(parsed)
+    engine, model = config.engine, config.model
+    if parsed.simulated:
+        engine = engine.model_copy(update={"simulated": engine.simulated or SimulatedConfig()})
+    if Path(model.name).is_dir():  # the engines' processes may have another working directory
+        model = model.model_copy(update={"name": str(Path(model.name).resolve())})
+    config = config.model_copy(update={"engine": engine, "model": model})
     rankers.require_adapter(config, parsed.adapter)
     columns = Columns(parsed.query_column, parsed.document_column, parsed.id_column)
+    queries, corpus = (path and path.resolve() for path in (parsed.queries, parsed.corpus))
     from deployments import batch  # here: it brings Ray, which other commands need not wait for
 
     job = batch.Job(
-        found=find_input(
-            parsed.input.resolve(), columns, _absolute(parsed.queries), _absolute(parsed.corpus), parsed.split
-        ),
+        source=find_input(parsed.input.resolve(), columns, queries, corpus, parsed.split),
         folder=BatchFolder(parsed.out.resolve(), parsed.format),
         config=for_throughput(config),
         adapter=parsed.adapter,
@@ -65,22 +70,8 @@ def run(parsed: argparse.Namespace) -> int:
         partition_rows=parsed.partition_rows,
     )
     try:
-        report = batch.run(job, batch.Cluster(parsed.address, parsed.replicas), restart=parsed.restart)
+        report = batch.run(job, parsed.address, parsed.replicas, restart=parsed.restart)
     except KeyboardInterrupt:
         raise CommandError("stopped; run it again to go on") from None
-    print("\n".join(report.lines()))
+    print("\n".join(report_lines(report)))
     return 0
-
-
-def _config(parsed: argparse.Namespace) -> RerankerConfig:
-    config = rankers.local_config(parsed)
-    engine, model = config.engine, config.model
-    if parsed.simulated:
-        engine = engine.model_copy(update={"simulated": engine.simulated or SimulatedConfig()})
-    if Path(model.name).is_dir():  # the engines' processes may have another working directory
-        model = model.model_copy(update={"name": str(Path(model.name).resolve())})
-    return config.model_copy(update={"engine": engine, "model": model})
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return path and path.resolve()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deployments.cli import Subparsers, rankers
 from deployments.cli.rankers import positive
 from reranker.client import RerankerClient
 from reranker.errors import CommandError
-from reranker.offline import evaluation, formats
-from reranker.offline.evaluation import Comparison
+from reranker.offline import evaluation
+from reranker.offline.evaluation import Comparison, Judgments, Run
 
 _FILES = {
     "queries": ("queries.jsonl", "BEIR JSON lines with _id and text, or id<TAB>text"),
@@ -46,12 +48,21 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Rank, measure, print; returns the exit status."""
-    facts, compared = _search(parsed) if parsed.search is not None else _rerank(parsed)
-    print(_json(facts, compared) if parsed.json else "\n".join(_table(facts, compared)))
+    ranked = _search(parsed) if parsed.search is not None else _rerank(parsed)
+    judgments, before, after, summary = ranked
+    wanted = evaluation.measured_queries(judgments)
+    summary |= {
+        "instruction": parsed.instruction,
+        "queries": len(wanted),
+        "queries_without_candidates": sum(not before.get(query) for query in wanted),
+    }
+    compared = evaluation.compare(judgments, before, after)
+    print(_json(summary, compared) if parsed.json else "\n".join(_table(summary, compared)))
     return 0
 
 
-def _rerank(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Comparison]]:
+def _rerank(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, Any]]:
+    """Rerank the candidates; gives judgments, the orders before and after, and some figures."""
     paths = {option: _path(parsed, option) for option in _FILES}
     loaded = evaluation.load(**paths, every_query=parsed.run_out is not None)
     pairs = sum(len(documents[: parsed.depth]) for documents in loaded.candidates.values())
@@ -65,75 +76,51 @@ def _rerank(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Compari
         reranked = evaluation.rerank(loaded, rank, depth=parsed.depth, advance=advance)
         seconds = time.monotonic() - started
     if parsed.run_out is not None:
-        formats.write_run(parsed.run_out, reranked, tag="reranker")
+        evaluation.write_run(parsed.run_out, reranked, tag="reranker")
     after = {query: [document for document, _ in ranking] for query, ranking in reranked.items()}
-    facts = {
-        "ranker": rankers.name(parsed),
-        "instruction": parsed.instruction,
-        "queries": len(evaluation.measured_queries(loaded.judgments)),
-        "queries_without_candidates": loaded.queries_without_candidates,
-        "unjudged_queries": loaded.unjudged_queries,
-        "pairs": pairs,
-        "seconds": round(seconds, 3),
-    }
-    return facts, evaluation.compare(loaded.judgments, loaded.candidates, after)
+    summary = {"ranker": rankers.name(parsed), "unjudged_queries": loaded.unjudged_queries, "pairs": pairs}
+    return loaded.judgments, loaded.candidates, after, summary | {"seconds": round(seconds, 3)}
 
 
-def _search(parsed: argparse.Namespace) -> tuple[dict[str, object], list[Comparison]]:
-    """Search with every judged query; `before` is the order of the first stage."""
+def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, Any]]:
+    """Search with every judged query, and give what `_rerank` does; `before` is the order of the first stage."""
     if parsed.local or parsed.run_out or parsed.candidates:
         raise CommandError("--search asks a service: without --local, --run-out and --candidates")
-    judgments = formats.read_judgments(_path(parsed, "judgments"))
+    judgments = evaluation.read_judgments(_path(parsed, "judgments"))
     wanted = evaluation.measured_queries(judgments)
-    queries = formats.read_texts(_path(parsed, "queries"), set(wanted))
-    asked = {name: getattr(parsed, name) for name in ("first_stage", "depth", "instruction")}
-    before: dict[str, list[str]] = {}
-    after: dict[str, list[str]] = {}
+    queries = evaluation.read_texts(_path(parsed, "queries"), set(wanted))
+    options = {name: getattr(parsed, name) for name in ("first_stage", "depth", "instruction")}
+    before: Run = {}
+    after: Run = {}
     started = time.monotonic()
     with (
         RerankerClient(parsed.url, api_key=os.environ.get(rankers.API_KEY)) as client,
         rankers.progress(len(queries)) as advance,
     ):
         for query, text in queries.items():
-            before[query], after[query] = search(client, text, index=parsed.search, **asked)
+            before[query], after[query] = search(client, text, index=parsed.search, **options)
             advance(1)
-    facts: dict[str, object] = {
+    summary = {
         "ranker": f"{parsed.url}, index {parsed.search}",
-        "instruction": parsed.instruction,
         "first_stage": parsed.first_stage,
-        "queries": len(wanted),
-        "queries_without_candidates": sum(not before.get(query) for query in wanted),
         "unjudged_queries": len(judgments) - len(wanted),
-        "pairs": sum(len(documents) for documents in before.values()),
+        "pairs": sum(map(len, before.values())),
         "seconds": round(time.monotonic() - started, 3),
     }
-    return facts, evaluation.compare(judgments, before, after)
+    return judgments, before, after, summary
 
 
 def search(
-    client: RerankerClient,
-    query: str,
-    *,
-    index: str | None = None,
-    first_stage: str | None = None,
-    depth: int | None = None,
-    instruction: str | None = None,
+    client: RerankerClient, query: str, *, index: str | None = None, depth: int | None = None, **options: Any
 ) -> tuple[list[str], list[str]]:
     """Search once, and give the documents in both orders: the first stage's, and that after reranking.
 
-    A document is where its best chunk is. What the service's rules exclude is in neither.
+    A document is where its best chunk is. What the service's rules exclude is in neither. `options` are those of
+    `RerankerClient.search`.
     """
-    found = client.search(
-        query,
-        index=index,
-        top_n=0,
-        candidates=depth,
-        instruction=instruction,
-        score_threshold=0.0,
-        first_stage=first_stage,
-    )
-    by_first_stage = sorted(found, key=lambda one: one.first_stage_rank)
-    return list(dict.fromkeys(one.id for one in by_first_stage)), list(dict.fromkeys(one.id for one in found))
+    hits = client.search(query, index=index, top_n=0, candidates=depth, score_threshold=0.0, **options)
+    by_first_stage = sorted(hits, key=lambda one: one.first_stage_rank)
+    return list(dict.fromkeys(one.id for one in by_first_stage)), list(dict.fromkeys(one.id for one in hits))
 
 
 def _path(parsed: argparse.Namespace, option: str) -> str:
@@ -145,32 +132,26 @@ def _path(parsed: argparse.Namespace, option: str) -> str:
     return str(parsed.folder / _FILES[option][0])
 
 
-def _json(facts: dict[str, object], compared: Sequence[Comparison]) -> str:
-    figures = {
-        one.metric: {
-            field: None if math.isnan(value) else round(value, 6)
-            for field in ("before", "before_error", "after", "after_error", "difference", "low", "high")
-            for value in [getattr(one, field)]
-        }
-        for one in compared
-    }
-    return json.dumps(facts | {"metrics": figures}, ensure_ascii=False)
-
-
-def _table(facts: dict[str, object], compared: Sequence[Comparison]) -> list[str]:
-    """Markdown, so that it can be pasted."""
-    lines = [
-        f"{facts['queries']} queries, {facts['pairs']} pairs in {facts['seconds']:.1f} s, ranked by {facts['ranker']}"
-    ]
-    if facts["queries_without_candidates"]:
-        lines.append(f"{facts['queries_without_candidates']} of them have no candidates and count as 0")
-    if facts["unjudged_queries"]:
-        lines.append(f"{facts['unjudged_queries']} more queries are left out: no relevant document is known for them")
-    lines += ["", "| metric | before | after | difference (95 % interval) |", "|---|---|---|---|"]
+def _json(summary: dict[str, Any], compared: Sequence[Comparison]) -> str:
+    metrics = {}
     for one in compared:
-        before = f"{one.before:.3f} ± {one.before_error:.3f}"
-        after = f"{one.after:.3f} ± {one.after_error:.3f}"
-        lines.append(
-            f"| {one.metric} | {before} | {after} | {one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}) |"
-        )
+        fields = dataclasses.asdict(one)
+        name = fields.pop("metric")
+        metrics[name] = {field: None if math.isnan(value) else round(value, 6) for field, value in fields.items()}
+    return json.dumps(summary | {"metrics": metrics}, ensure_ascii=False)
+
+
+def _table(summary: dict[str, Any], compared: Sequence[Comparison]) -> list[str]:
+    """Markdown, so that it can be pasted."""
+    lines = ["{queries} queries, {pairs} pairs in {seconds:.1f} s, ranked by {ranker}".format(**summary)]
+    if summary["queries_without_candidates"]:
+        lines.append(f"{summary['queries_without_candidates']} of them have no candidates and count as 0")
+    if summary["unjudged_queries"]:
+        lines.append(f"{summary['unjudged_queries']} more queries are left out: no relevant document is known for them")
+    lines += ["", "| metric | before | after | difference (95 % interval) |", "|---|---|---|---|"]
+    lines += [
+        f"| {one.metric} | {one.before:.3f} ± {one.before_error:.3f} | {one.after:.3f} ± {one.after_error:.3f}"
+        f" | {one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}) |"
+        for one in compared
+    ]
     return lines

@@ -21,7 +21,7 @@ from deployments.cli.local import LocalFleet, LocalReranker, open_local
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.errors import CommandError, ConfigurationError, RerankerError
-from reranker.offline.formats import read_documents
+from reranker.offline.evaluation import read_documents
 from reranker.ranking.ranker import Ranker as ListRanker
 from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest

@@ -25,10 +25,12 @@ class Backend(Protocol):
     """Its name, as answers give it."""
     adapters: tuple[str, ...]
     """Names of the adapters that a request can ask for as `model`."""
-    search: object | None
-    """A `deployments.http.search.Search`. None: there is no index."""
     service: str
     """See `SERVICE_HEADER`."""
+
+    @property
+    def search(self) -> object | None:
+        """A `deployments.http.search.Search`. None: there is no index."""
 
     @property
     def draining(self) -> bool:

@@ -1,13 +1,13 @@
-"""The folder of a batch: what it is of, how far it is, what came out, and nobody else in it.
+"""The folder of a batch: what is scored, which partitions are done, and their scores.
 
     manifest.json         what is scored, with what; another input, model or setting is refused
     scores/00000.parquet  one row for each of the input's, partition by partition
-    errors.jsonl          rows without a score, and why; there when the batch is complete, as are
+    errors.jsonl          rows without a score, and why; written when the batch is complete, as are
     run.trec, report.json
-    state/                partitions, what is known of each that is done, the index of texts
+    state/                records of the partitions that are done, the index of texts
 
-A partition is done when its record in state/ is there, and the scores with the size that the record names. Every file
-appears whole or not at all, and is on the disk before anything says that it is there.
+A partition is done when its record in state/ is there, and its scores have the size that the record names. Every file
+appears whole or not at all, and is on the disk before another file says that it is there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import os
 import shutil
 import sqlite3
 import time
@@ -28,59 +27,57 @@ from typing import Any, Literal, TypeAlias
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
-from reranker.errors import RerankerError
+from reranker.errors import BatchError
 from reranker.offline import Partition, RowScore, pairs
-from reranker.offline.formats import UnreadableLine
-from reranker.offline.pairs import Input
+from reranker.offline.pairs import Format, Input
+from reranker.search.index import sync
 
 OutputFormat: TypeAlias = Literal["parquet", "jsonl"]
 Settings: TypeAlias = dict[str, Any]
 """Everything but the input that the scores and their files depend on, by name. (Any: JSON.)"""
-_VERSION = 2
-_OURS = ("manifest.json", "scores", "errors.jsonl", "run.trec", "report.json", "state", ".lock")
-
-
-class BatchError(RerankerError):
-    """A batch cannot go on; the message says what to do."""
-
-    code = "batch_error"
+_VERSION = 3
+_LOCK = ".lock"
+_OURS = ("manifest.json", "scores", "errors.jsonl", "run.trec", "report.json", "state")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a batch is of, and how it is cut."""
+    """What a batch scores, and how it is cut."""
 
-    form: str
+    version: int
+    format: Format
     digests: tuple[str, ...]
     """Of the files' content."""
     stats: tuple[tuple[str, int, int], ...]
-    """Path, size and time of change of each: as long as these stay, nothing is read again to compare."""
+    """Path, size and time of change of each file: while these stay the same, no file is read again to compare."""
     settings: Settings
+    unreadable: tuple[dict[str, Any], ...]
+    """Lines of the texts, as `index_texts` reports them."""
     partitions: tuple[Partition, ...]
-    unreadable: tuple[UnreadableLine, ...]
 
     @property
     def rows(self) -> int:
         """Of all partitions."""
         return sum(one.rows for one in self.partitions)
 
-    def is_of(self, found: Input) -> bool:
-        """Whether nothing says that the files have changed."""
-        return self.form == found.form and self.stats == _stats(found)
-
-    def has_content_of(self, found: Input) -> bool:
-        """Whether files that were moved or written again have the content they had. Reads them all."""
-        return self.form == found.form and self.digests == tuple(map(pairs.content_digest, found.all_files))
+    def is_unchanged(self, source: Input) -> bool:
+        """Whether path, size and time of change of all files are the same."""
+        return self.format == source.format and self.stats == _stats(source)
 
 
-def _stats(found: Input) -> tuple[tuple[str, int, int], ...]:
-    named = [(str(path.resolve()), path.stat()) for path in found.all_files]
+def _stats(source: Input) -> tuple[tuple[str, int, int], ...]:
+    named = [(str(path.resolve()), path.stat()) for path in source.all_files]
     return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in named)
 
 
+def _digests(source: Input) -> tuple[str, ...]:
+    return tuple(map(pairs.content_digest, source.all_files))
+
+
 class BatchFolder:
-    """Opened by the process that drives a batch, and by every one that scores a part of it."""
+    """Reads and writes the folder, in the driver of a batch and in its engines' processes."""
 
     def __init__(self, path: Path, output: OutputFormat) -> None:
         """Name the files; touches none."""
@@ -88,23 +85,18 @@ class BatchFolder:
         self.errors, self.run, self.report = path / "errors.jsonl", path / "run.trec", path / "report.json"
         self.index = path / "state" / "texts.sqlite"
         self._manifest = path / "manifest.json"
-        self._partitions = path / "state" / "partitions.json"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from driving the same batch.
-
-        Raises:
-            BatchError: Somebody does already, or there are other files in the folder.
-        """
+        """Keep others from driving the same batch; raises BatchError if one does, or if the folder has other files."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            others = sorted(one.name for one in self.path.iterdir() if one.name not in _OURS)
+            others = sorted(one.name for one in self.path.iterdir() if one.name not in (*_OURS, _LOCK))
         except OSError as error:
             raise BatchError(f"{self.path}: {error.strerror}") from None
         if others and not self._manifest.exists():
             raise BatchError(f"{self.path} holds other files ({others[0]}); name a new folder with --out")
-        with (self.path / ".lock").open("w") as lock:
+        with (self.path / _LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -112,136 +104,99 @@ class BatchFolder:
             yield
 
     def clear(self) -> None:
-        """Forget everything that was scored."""
+        """Remove everything that was scored."""
         self._manifest.unlink(missing_ok=True)  # first: without it the rest counts for nothing
-        for name in _OURS:
-            if name != ".lock" and (self.path / name).is_dir():
-                shutil.rmtree(self.path / name)
-            elif name != ".lock":
-                (self.path / name).unlink(missing_ok=True)
+        for path in [self.path / name for name in _OURS]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
-    def open(self, found: Input, settings: Settings) -> Manifest:
+    def open(self, source: Input, settings: Settings) -> Manifest:
         """Go on with a batch, or begin it.
 
-        Raises:
-            BatchError: What is there is of another input, model or setting, or of another version of this program.
-            InputFileError: The input cannot be read.
+        Raises BatchError if the folder is of another input, model or setting, or of another version of this program;
+        InputFileError if the input cannot be read.
         """
-        manifest = self._read_manifest()
-        if manifest is None:
-            self.clear()
-            return self._begin(found, settings)
+        try:
+            content = self._manifest.read_bytes()
+        except FileNotFoundError:
+            return self._begin(source, settings)
+        if orjson.loads(content).get("version") != _VERSION:
+            said = f"{self._manifest} is of another version; name another folder with --out, or use --restart"
+            raise BatchError(said)
+        manifest = TypeAdapter(Manifest).validate_json(content)
         changed = [name.replace("_", " ") for name, value in settings.items() if manifest.settings.get(name) != value]
-        if not manifest.is_of(found) and not manifest.has_content_of(found):
-            changed.insert(0, "input")
+        if not manifest.is_unchanged(source):
+            if (manifest.format, manifest.digests) != (source.format, _digests(source)):
+                changed.insert(0, "input")
+            manifest = dataclasses.replace(manifest, stats=_stats(source))
         if changed:
             raise BatchError(
                 f"{self.path} holds the scores of another {', '.join(changed)}. Name another folder with --out, or "
                 "throw these scores away with --restart"
             )
-        manifest = dataclasses.replace(manifest, stats=_stats(found))
-        self._write_manifest(manifest)
+        write_json(self._manifest, manifest)
         return manifest
 
-    def _begin(self, found: Input, settings: Settings) -> Manifest:
+    def _begin(self, source: Input, settings: Settings) -> Manifest:
+        self.clear()
         for folder in ("scores", "state/done"):
-            (self.path / folder).mkdir(parents=True, exist_ok=True)
-        stats = _stats(found)  # before it is read: a change meanwhile is noticed
-        plan = pairs.plan(found, settings["partition_rows"], self.index)
-        manifest = Manifest(found.form, plan.digests, stats, settings, plan.partitions, plan.unreadable)
-        partitions = [dataclasses.astuple(one) for one in plan.partitions]
-        unreadable = [dataclasses.astuple(one) for one in plan.unreadable]
-        write_json(self._partitions, {"partitions": partitions, "unreadable": unreadable})
-        self._write_manifest(manifest)
-        return manifest
-
-    def _read_manifest(self) -> Manifest | None:
-        value = _read_json(self._manifest)
-        if value is None:
-            return None
-        if value.get("version") != _VERSION:
-            said = f"{self._manifest} is of another version; name another folder with --out, or use --restart"
-            raise BatchError(said)
-        cut = _read_json(self._partitions)
-        return Manifest(
-            value["form"],
-            tuple(value["digests"]),
-            tuple((path, size, changed) for path, size, changed in value["stats"]),
-            value["settings"],
-            tuple(Partition(*one) for one in cut["partitions"]),
-            tuple(UnreadableLine(*one) for one in cut["unreadable"]),
+            (self.path / folder).mkdir(parents=True)
+        stats = _stats(source)
+        partitions = pairs.plan(source, settings["partition_rows"])
+        unreadable = pairs.index_texts(source.texts, self.index) if source.texts else []
+        manifest = Manifest(
+            _VERSION, source.format, _digests(source), stats, settings, tuple(unreadable), tuple(partitions)
         )
-
-    def _write_manifest(self, manifest: Manifest) -> None:
-        value = {name: getattr(manifest, name) for name in ("form", "digests", "stats", "settings", "rows")}
-        write_json(self._manifest, {"version": _VERSION, **value, "partitions": len(manifest.partitions)})
+        if not manifest.is_unchanged(source):
+            raise BatchError("the input was changed while it was read; run this again")
+        write_json(self._manifest, manifest)
+        return manifest
 
     def scores(self, partition: int) -> Path:
-        """Where the scores of a partition are."""
+        """The file of a partition's scores."""
         return self.path / "scores" / f"{partition:05}.{self.output}"
 
     def _record(self, partition: int) -> Path:
         return self.path / "state" / "done" / f"{partition:05}.json"
 
     def record(self, partition: int) -> dict[str, Any] | None:  # Any: JSON
-        """What was noted of a partition; None: it is not done."""
-        record: dict[str, Any] | None = _read_json(self._record(partition))
+        """The record of a partition; None: it is not done."""
         try:
-            return record if record and self.scores(partition).stat().st_size == record["bytes"] else None
+            record: dict[str, Any] = orjson.loads(self._record(partition).read_bytes())
+            return record if self.scores(partition).stat().st_size == record["bytes"] else None
         except FileNotFoundError:
             return None
 
     def finish(
         self, partition: int, rows: Sequence[RowScore], key_columns: Sequence[str], record: dict[str, Any]
     ) -> None:
-        """Write the scores of a partition, and then note that they are there.
+        """Write the scores of a partition, all rows in their order, and then its record with what else is in `record`.
 
-        Args:
-            partition: Its number.
-            rows: All of its rows, in their order.
-            key_columns: Names of the rows' keys.
-            record: What else to note. (Any: JSON.)
+        `key_columns` names the rows' keys.
         """
         started_s = time.perf_counter()
         write_scores(self.scores(partition), rows, key_columns)
         errors = [
-            {"row": one.number, **dict(zip(key_columns, one.keys, strict=True)), "line": problem.line}
-            | {"error": problem.code, "message": problem.message}
+            {"row": one.number, **dict(zip(key_columns, one.keys, strict=True)), "line": one.problem.line}
+            | {"error": one.problem.code, "message": one.problem.message}
             for one in rows
-            if (problem := one.problem) is not None
+            if one.problem
         ]
-        record |= {
-            "rows": len(rows),
-            "errors": errors,
-            "write_s": time.perf_counter() - started_s,
-            "done_s": time.time(),
-        }
-        write_json(self._record(partition), record | {"bytes": self.scores(partition).stat().st_size})
-
-    def attempt(self, partition: int) -> int:
-        """Note that a partition is begun; returns how often it was, in this run."""
-        path = self.path / "state" / "begun" / f"{partition:05}"
-        with path.open("ab") as file:
-            file.write(b".")
-        return path.stat().st_size
-
-    def forget_attempts(self) -> None:
-        """Begin to count anew."""
-        begun = self.path / "state" / "begun"
-        shutil.rmtree(begun, ignore_errors=True)
-        begun.mkdir(parents=True)
+        record |= {"rows": len(rows), "errors": errors, "bytes": self.scores(partition).stat().st_size}
+        record |= {"write_s": time.perf_counter() - started_s, "done_s": time.time()}
+        write_json(self._record(partition), record)
 
     def write_errors(self, manifest: Manifest) -> int:
         """Write all problems to one file; returns how many rows have no score."""
         failed = 0
         with _replacing(self.errors) as temporary, temporary.open("wb") as file:
-            for unreadable in manifest.unreadable:
-                line = {"file": unreadable.path, "line": unreadable.line}
-                file.write(orjson.dumps(line | {"error": "unreadable_line", "message": unreadable.problem}) + b"\n")
+            file.writelines(orjson.dumps(line) + b"\n" for line in manifest.unreadable)
             for partition in manifest.partitions:
-                for problem in (self.record(partition.number) or {})["errors"]:
-                    file.write(orjson.dumps(problem) + b"\n")
-                    failed += 1
+                errors = (self.record(partition.number) or {})["errors"]
+                file.writelines(orjson.dumps(error) + b"\n" for error in errors)
+                failed += len(errors)
         return failed
 
     def write_run(self, manifest: Manifest) -> None:
@@ -259,36 +214,32 @@ class BatchFolder:
             for partition in manifest.partitions:
                 rows.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?)", _read_scores(self.scores(partition.number)))
             rows.execute("CREATE INDEX by_query ON pairs (query, document, row)")
-            rows.execute("CREATE TABLE queries AS SELECT query, min(row) AS first FROM pairs GROUP BY query")
+            ranked = rows.execute(
+                "SELECT query, document, row_number() OVER (PARTITION BY query ORDER BY score DESC, row), score FROM"
+                " (SELECT query, document, min(row) AS row, score FROM pairs GROUP BY query, document)"
+                " ORDER BY min(row) OVER (PARTITION BY query), score DESC, row"
+            )
             with _replacing(self.run) as temporary, temporary.open("w", encoding="utf-8") as file:
-                best = rows.execute(
-                    "SELECT queries.query, document, score FROM queries JOIN"
-                    " (SELECT query, document, min(row) AS row, score FROM pairs GROUP BY query, document) AS once"
-                    " ON queries.query = once.query ORDER BY first, score DESC, row"
-                )
-                query, rank = None, 0
-                for of, document, score in best:
-                    query, rank = of, rank + 1 if of == query else 1
-                    file.write(f"{of} Q0 {document} {rank} {score!r} reranker\n")
+                for query, document, rank, score in ranked:
+                    file.write(f"{query} Q0 {document} {rank} {score!r} reranker\n")
         database.unlink()
 
 
 def write_scores(path: Path, rows: Sequence[RowScore], key_columns: Sequence[str]) -> None:
     """Write rows to a file named .parquet or .jsonl; see `BatchFolder.finish`."""
-    columns: dict[str, list[Any]] = {"row": [one.number for one in rows]}
-    columns |= {name: [one.keys[i] for one in rows] for i, name in enumerate(key_columns)}
-    columns["score"] = [one.score for one in rows]
-    columns["log_odds"] = [one.log_odds for one in rows]
-    columns["truncated"] = [one.truncated for one in rows]
-    columns["error"] = [one.problem.code if one.problem else None for one in rows]
-    keys = [(name, pa.string()) for name in key_columns]
-    scores = [("score", pa.float64()), ("log_odds", pa.float64()), ("truncated", pa.bool_()), ("error", pa.string())]
-    table = pa.table(columns, schema=pa.schema([("row", pa.int64()), *keys, *scores]))
+    columns = [("row", pa.int64()), *((name, pa.string()) for name in key_columns), ("score", pa.float64())]
+    columns += [("log_odds", pa.float64()), ("truncated", pa.bool_()), ("error", pa.string())]
+    table = [
+        (one.number, *one.keys, one.score, one.log_odds, one.truncated, one.problem and one.problem.code)
+        for one in rows
+    ]
+    names = [name for name, _ in columns]
+    values = [dict(zip(names, row, strict=True)) for row in table]
     with _replacing(path) as temporary:
         if path.suffix == ".parquet":
-            pq.write_table(table, temporary)
+            pq.write_table(pa.Table.from_pylist(values, schema=pa.schema(columns)), temporary)
         else:
-            temporary.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in table.to_pylist()))
+            temporary.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in values))
 
 
 def _read_scores(path: Path) -> Iterator[tuple[str, str, int, float]]:
@@ -302,36 +253,21 @@ def _read_scores(path: Path) -> Iterator[tuple[str, str, int, float]]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write to, and move what is there in the place of `path` when the block ends well.
+    """Give a name to write to, and move that file to `path` when the block ends well.
 
     Two that write the same file do not disturb each other: the later one stays.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)  # the new name, too
+        sync(path.parent)  # the new name, too
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Any) -> None:  # Any: JSON
+def write_json(path: Path, value: Any) -> None:  # Any: JSON, or dataclasses of it
     """Write a value as JSON, whole or not at all."""
     with _replacing(path) as temporary:
         temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
-
-
-def _read_json(path: Path) -> Any:  # Any: JSON
-    try:
-        return orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None

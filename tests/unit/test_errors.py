@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from reranker import errors
-from reranker.errors import UnreachableError
-from reranker.offline.formats import InputFileError
+from reranker.errors import InputFileError, UnreachableError
 
 EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.RerankerError: ("a sentence",),

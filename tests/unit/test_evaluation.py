@@ -13,8 +13,8 @@ import pytest
 from deployments.cli import rankers
 from deployments.cli.main import main
 from reranker.client import ScoredDocument
-from reranker.offline import evaluation, formats
-from reranker.offline.formats import InputFileError
+from reranker.errors import InputFileError
+from reranker.offline import evaluation
 
 JUDGED = Path(__file__).parents[2] / "benchmarks" / "judged"
 FILES = ("queries.jsonl", "corpus.jsonl", "candidates.trec", "qrels/test.tsv")
@@ -91,7 +91,7 @@ def test_run_out_holds_every_candidate_and_can_be_the_next_before(
         "q3 Q0 d1 1 0.1 reranker",
     ]
     assert "| MRR@10 | 0.667 ± 0.333 | 0.667 ± 0.333 | +0.000" in capsys.readouterr().out
-    assert formats.read_run(str(out))["q1"] == ["d2", "d1", "d3"]
+    assert evaluation.read_run(str(out))["q1"] == ["d2", "d1", "d3"]
     assert main(["eval", str(folder), "--candidates", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["nDCG@10"]["difference"] > 0
 
@@ -137,7 +137,7 @@ def test_one_query_has_no_error_bar(folder: Path, capsys: pytest.CaptureFixture[
 def test_run_is_ordered_by_score_then_rank(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_text("q Q0 low 1 0.1 t\nq Q0 b 3 2e0 a tag\nq Q0 a 2 2 t\n")
-    assert formats.read_run(str(path)) == {"q": ["a", "b", "low"]}
+    assert evaluation.read_run(str(path)) == {"q": ["a", "b", "low"]}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_run_is_ordered_by_score_then_rank(tmp_path: Path) -> None:
 def test_judgments_are_read_in_both_forms(tmp_path: Path, text: str) -> None:
     path = tmp_path / "qrels"
     path.write_text(text)
-    assert formats.read_judgments(str(path)) == {"q1": {"d1": 1, "d2": -1}}
+    assert evaluation.read_judgments(str(path)) == {"q1": {"d1": 1, "d2": -1}}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_judgments_are_read_in_both_forms(tmp_path: Path, text: str) -> None:
 def test_texts_are_read_in_both_forms_and_only_if_wanted(tmp_path: Path, text: str) -> None:
     path = tmp_path / "corpus"
     path.write_text(text)
-    assert formats.read_texts(str(path), {"1", "2"}) == {"1": "T x y", "2": "z"}
+    assert evaluation.read_texts(str(path), {"1", "2"}) == {"1": "T x y", "2": "z"}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_malformed_input_is_named_with_file_and_line(folder: Path, file: str, co
 
 def test_unwritable_run_and_missing_paths_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="cannot be written"):
-        formats.write_run(tmp_path / "no" / "folder", {}, "t")
+        evaluation.write_run(tmp_path / "no" / "folder", {}, "t")
     assert main(["eval"]) == 1
     assert "give a FOLDER with queries.jsonl in it, or --queries FILE" in capsys.readouterr().err
 
@@ -213,7 +213,7 @@ def test_committed_set_is_whole(name: str) -> None:
     loaded = evaluation.load(*(str(JUDGED / name / file) for file in FILES))
     assert {len(documents) for documents in loaded.candidates.values()} == {20}
     assert loaded.queries.keys() == loaded.judgments.keys() == loaded.candidates.keys()
-    assert loaded.queries_without_candidates == loaded.unjudged_queries == 0
+    assert loaded.unjudged_queries == 0
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_committed_set_is_whole(name: str) -> None:
 )
 def test_figures_of_the_committed_sets_are_trec_evals(name: str, figures: list[float]) -> None:
     """Computed by pytrec_eval itself, of BM25's candidates: whatever measures, these figures stay."""
-    judgments = formats.read_judgments(str(JUDGED / name / "qrels" / "test.tsv"))
-    run = formats.read_run(str(JUDGED / name / "candidates.trec"))
+    judgments = evaluation.read_judgments(str(JUDGED / name / "qrels" / "test.tsv"))
+    run = evaluation.read_run(str(JUDGED / name / "candidates.trec"))
     compared = evaluation.compare(judgments, run, run)
     assert [round(one.before, 6) for one in compared] == figures

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reranker.offline import Problem, RowScore
-from reranker.offline.folder import BatchError, BatchFolder, write_scores
+from reranker.errors import BatchError
+from reranker.offline import Partition, Problem, RowScore, pairs
+from reranker.offline.folder import BatchFolder, write_scores
 from reranker.offline.pairs import Columns, Input, find_input
 
 SETTINGS = {
@@ -127,16 +128,34 @@ def test_the_same_content_under_another_name_and_time_is_the_same_input(
     manifest = folder.open(first, SETTINGS)
     for path in again.all_files:
         os.utime(path, (1, 1))
-    assert not manifest.is_of(again)
+    assert not manifest.is_unchanged(again)
     reopened = folder.open(again, SETTINGS)
     assert reopened.partitions == manifest.partitions
-    assert reopened.is_of(again)
+    assert reopened.is_unchanged(again)
     for path in again.all_files:
         _append(path)
         with pytest.raises(BatchError, match="another input"):
             folder.open(again, SETTINGS)
         path.write_bytes(path.read_bytes()[:-3])
     folder.open(again, SETTINGS)
+
+
+def test_an_input_that_changes_while_it_is_cut_is_refused(
+    found: Input, folder: BatchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest could be that of the new content, and its partitions those of the old."""
+    cut = pairs.plan
+
+    def cut_and_change(source: Input, rows: int) -> tuple[Partition, ...]:
+        partitions = cut(source, rows)
+        _append(source.files[0])
+        return partitions
+
+    monkeypatch.setattr(pairs, "plan", cut_and_change)
+    with pytest.raises(BatchError, match="changed while it was read"):
+        folder.open(found, SETTINGS)
+    monkeypatch.undo()
+    assert folder.open(found, SETTINGS).rows == 6
 
 
 def test_a_folder_with_other_files_or_in_use_is_refused(folder: BatchFolder, tmp_path: Path) -> None:
@@ -161,16 +180,10 @@ def test_a_start_that_was_cut_off_counts_for_nothing(found: Input, folder: Batch
 def test_a_folder_of_another_version_is_refused(found: Input, folder: BatchFolder) -> None:
     folder.open(found, SETTINGS)
     manifest = folder.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
+    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 1'))
     with pytest.raises(BatchError, match="another version"):
         folder.open(found, SETTINGS)
     assert str(pickle.loads(pickle.dumps(BatchError("x")))) == "x"  # noqa: S301 - crosses processes
-
-
-def test_attempts_are_counted_in_each_run(folder: BatchFolder) -> None:
-    for _ in range(2):
-        folder.forget_attempts()
-        assert [folder.attempt(3), folder.attempt(3), folder.attempt(4)] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("output", ["parquet", "jsonl"])

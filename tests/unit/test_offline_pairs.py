@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import binary, integers, lists, sampled_from
 
-from reranker.offline import Row, formats
-from reranker.offline.formats import InputFileError
-from reranker.offline.pairs import Columns, Input, Plan, find_input, open_source, plan
+from reranker.errors import InputFileError
+from reranker.offline import Partition, Row, pairs
+from reranker.offline.pairs import Columns, Input, find_input, index_texts, open_reader, plan
 
 
 def _found(path: Path, **options: Any) -> Input:
@@ -22,18 +22,20 @@ def _found(path: Path, **options: Any) -> Input:
     return find_input(path, **arguments)
 
 
-def _read(found: Input, rows: int, folder: Path) -> tuple[Plan, list[Row]]:
+def _read(found: Input, rows: int, folder: Path) -> tuple[tuple[Partition, ...], list[Row]]:
     """Everything, partition by partition; numbers are those of the plan."""
-    planned = plan(found, rows, folder / "texts.sqlite")
-    source = open_source(found, folder / "texts.sqlite")
+    partitions = plan(found, rows)
+    if found.texts:
+        index_texts(found.texts, folder / "texts.sqlite")
+    read_rows = open_reader(found, folder / "texts.sqlite")
     read: list[Row] = []
-    for partition in planned.partitions:
-        part = sorted(source.read(partition), key=lambda row: row.number)
+    for partition in partitions:
+        part = sorted(read_rows(partition), key=lambda row: row.number)
         assert [row.number for row in part] == list(range(partition.first_row, partition.first_row + partition.rows))
         assert 0 < len(part) <= rows
         read += part
-    assert len(read) == sum(one.rows for one in planned.partitions)
-    return planned, read
+    assert len(read) == sum(one.rows for one in partitions)
+    return partitions, read
 
 
 def _problems(rows: list[Row]) -> list[str | None]:
@@ -56,7 +58,7 @@ def test_every_line_that_is_not_blank_is_a_row_of_one_partition(
     path.write_bytes(b"\n".join(content) + end)
     wanted = [number for number, line in enumerate(content, start=1) if line.strip()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "MAX_LINE_BYTES", limit)
+        patch.setattr(pairs, "MAX_LINE_BYTES", limit)
         if not wanted:
             with pytest.raises(InputFileError, match="holds no row"):
                 _read(_found(path), rows, folder)
@@ -131,8 +133,8 @@ def _write_parquet(path: Path, rows: int, group: int) -> None:
 
 def test_parquet_is_read_in_slices_of_its_row_groups(tmp_path: Path) -> None:
     _write_parquet(tmp_path / "pairs.parquet", 2_000, 900)
-    planned, read = _read(_found(tmp_path), 400, tmp_path)
-    assert [one.rows for one in planned.partitions] == [400, 400, 100, 400, 400, 100, 200]
+    partitions, read = _read(_found(tmp_path), 400, tmp_path)
+    assert [one.rows for one in partitions] == [400, 400, 100, 400, 400, 100, 200]
     assert [row.document for row in read if not row.problem] == [f"d{i}" for i in range(2_000) if i != 3]
     assert [row.keys for row in read] == [(str(i),) for i in range(2_000)]
     assert [row.number for row in read if row.problem] == [3]
@@ -143,12 +145,12 @@ def test_parquet_is_read_in_slices_of_its_row_groups(tmp_path: Path) -> None:
 def test_parquet_slices_can_be_read_in_any_order_and_side_by_side(tmp_path: Path) -> None:
     _write_parquet(tmp_path / "pairs.parquet", 2_000, 900)
     found = _found(tmp_path)
-    planned = plan(found, 100, tmp_path / "none")
-    source = open_source(found, tmp_path / "none")
-    for pair in zip(planned.partitions[::-2], planned.partitions[::3], strict=False):
-        readers = [source.read(one) for one in pair]
-        interleaved = [next(reader) for _ in range(50) for reader in readers]
-        rest = [row for reader in readers for row in reader]
+    partitions = plan(found, 100)
+    read_rows = open_reader(found, tmp_path / "none")
+    for pair in zip(partitions[::-2], partitions[::3], strict=False):
+        reads = [read_rows(one) for one in pair]
+        interleaved = [next(rows) for _ in range(50) for rows in reads]
+        rest = [row for rows in reads for row in rows]
         wanted = {one.first_row + i for one in pair for i in range(one.rows)}
         assert {row.number for row in interleaved + rest} == wanted
         assert all(row.document == f"d{row.number}" or row.number == 3 for row in interleaved + rest)
@@ -175,7 +177,7 @@ def test_parquet_texts_that_are_no_utf8_and_damaged_pages_are_problems(tmp_path:
 def test_parquet_without_texts_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "pairs.parquet")
     with pytest.raises(InputFileError, match=message):
-        plan(_found(tmp_path), 9, tmp_path / "none")
+        plan(_found(tmp_path), 9)
 
 
 def _write_texts(folder: Path) -> dict[str, Path]:
@@ -193,7 +195,8 @@ def test_run_is_joined_with_its_texts(tmp_path: Path) -> None:
     run = ["q1 Q0 d1 1 9.5 tag", "2 Q0 d2 1 9 tag", "q1 Q0 d2 2 8 tag", "q1 Q0 d9 3 7 tag", "q9 Q0 d1 1 1 tag"]
     run += ["q3 Q0 d1 1 1 t", "q1 Q0 d3 1 1 t", "too short"]
     (tmp_path / "a.trec").write_text("\n".join(run) + "\n")
-    planned, read = _read(_found(tmp_path / "a.trec", **_write_texts(tmp_path)), 4, tmp_path)
+    found = _found(tmp_path / "a.trec", **_write_texts(tmp_path))
+    _, read = _read(found, 4, tmp_path)
     assert [(row.keys, row.query, row.document) for row in read[:3]] == [
         (("q1", "d1"), "first", "T one"),
         (("2", "d2"), "second", "zwei"),
@@ -206,7 +209,8 @@ def test_run_is_joined_with_its_texts(tmp_path: Path) -> None:
         "missing_document",
         "invalid_line",
     ]
-    assert [(one.line, one.problem.split(":")[0]) for one in planned.unreadable] == [
+    unreadable = index_texts(found.texts, tmp_path / "texts.sqlite")
+    assert [(one["line"], one["message"].split(":")[0]) for one in unreadable] == [
         (3, "must be an object with `_id` and `text`, or id<TAB>text"),
         (5, "has an id that an earlier line has"),
         (6, "has no string `text`"),
@@ -240,4 +244,4 @@ def test_what_is_no_input_is_refused_with_a_reason(tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="both"):
         _found(tmp_path)
     with pytest.raises(InputFileError, match="cannot be read as Parquet"):
-        plan(_found(tmp_path / "a.parquet"), 9, tmp_path / "none")
+        plan(_found(tmp_path / "a.parquet"), 9)

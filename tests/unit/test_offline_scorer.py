@@ -16,7 +16,7 @@ from reranker.errors import EngineFailedError, InvalidRequestError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
 from reranker.offline import Problem, Row, RowScore, scorer
-from reranker.offline.scorer import BatchReport, BusyTime, Cost, PartitionScorer, for_throughput
+from reranker.offline.scorer import Cost, PartitionScorer, for_throughput, report_lines, summarize
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest
@@ -123,26 +123,27 @@ def test_an_instruction_that_is_unknown_is_refused(engine: Engine) -> None:
 
 
 def test_busy_time_counts_once_whatever_runs_side_by_side() -> None:
-    busy = BusyTime()
-    began_s = time.monotonic()
-    with busy.working(), busy.working():
-        time.sleep(0.01)
-        assert 0 < busy.total_s <= time.monotonic() - began_s
-    seconds = busy.total_s
-    assert 0.01 <= seconds <= time.monotonic() - began_s
-    assert busy.total_s == seconds
+    assert scorer.busy_s([(5, 6), (1, 3), (2, 4), (1, 2)]) == 4
+
+
+async def test_cost_says_when_the_engine_had_work(engine: Engine) -> None:
+    cost, began_s = Cost(), time.time()
+    await PartitionScorer(engine, RENDERER, CONFIG).score(iter([Row(0, (), "q", "d")]), cost)
+    [(begun_s, done_s)] = cost.engine_spans
+    assert began_s <= begun_s < done_s <= time.time()
 
 
 def test_report_sums_up_partitions_and_engines() -> None:
     spent = {"pairs": 10, "prompt_tokens": 300, "work_tokens": 200, "read_s": 1, "render_s": 2, "write_s": 3, "rows": 9}
     records = [
-        spent | {"begun_s": 100, "done_s": 110, "engine": "a", "engine_up_s": 10, "engine_busy_s": 9},
-        spent | {"begun_s": 101, "done_s": 120, "engine": "a", "engine_up_s": 20, "engine_busy_s": 15},
-        spent | {"begun_s": 105, "done_s": 115, "engine": "b", "engine_up_s": 20, "engine_busy_s": 17},
+        spent | {"begun_s": 100, "done_s": 110, "engine": "a", "ready_s": 100, "engine_spans": [[101, 110]]},
+        spent | {"begun_s": 101, "done_s": 120, "engine": "a", "ready_s": 100, "engine_spans": [[105, 116]]},
+        spent | {"begun_s": 105, "done_s": 115, "engine": "b", "ready_s": 95, "engine_spans": [[97, 114]]},
     ]
-    report = BatchReport.of(records, 50, 2, started_s=90, finish_s=1)
-    assert (report.start_s, report.scoring_s, report.engines, report.rows_now) == (10, 20, 2, 27)
-    assert (report.pairs_per_s, report.engine_busy) == (1.5, 0.8)
-    assert report.lines()[1] == "1.5 pairs/s, 45 tokens/s on 2 engines, at work 80% of the time"
-    nothing = BatchReport.of([], 50, 2, started_s=90, finish_s=1)
-    assert nothing.lines() == ["50 rows, 2 without a score (errors.jsonl); 0 scored now"]
+    report = summarize(records, 50, 2, started_s=90, finish_s=1)
+    assert [report[name] for name in ("start_s", "scoring_s", "engines", "rows_now")] == [10, 20, 2, 27]
+    assert (report["pairs_per_s"], report["engine_busy"]) == (1.5, 0.8)
+    assert report_lines(report)[1] == "1.5 pairs/s, 45 tokens/s on 2 engines, at work 80% of the time"
+    nothing = summarize([], 50, 2, started_s=90, finish_s=1)
+    assert nothing["pairs_per_s"] is None
+    assert report_lines(nothing) == ["50 rows, 2 without a score (errors.jsonl); 0 scored now"]

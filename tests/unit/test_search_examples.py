@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from reranker.config import RerankerConfig
-from reranker.offline import formats
+from reranker.offline import evaluation
 from reranker.search.documents import Document, find_sources, read_documents
 from tools.retrieval_table import CONFIG, EXAMPLES, PAGE, SETS, JudgedSet
 
@@ -18,8 +18,8 @@ def test_judgments_name_queries_and_documents_that_are_there(one: JudgedSet) -> 
     records = [record for source in find_sources(one.documents) for record in read_documents(source, one.fields)]
     documents = {record.id for record in records if isinstance(record, Document)}
     assert len(documents) == len(records)  # nothing is left out, and no id is there twice
-    judgments = formats.read_judgments(str(one.folder / "qrels" / "test.tsv"))
-    queries = formats.read_texts(str(one.folder / "queries.jsonl"), set(judgments))
+    judgments = evaluation.read_judgments(str(one.folder / "qrels" / "test.tsv"))
+    queries = evaluation.read_texts(str(one.folder / "queries.jsonl"), set(judgments))
     assert queries.keys() == judgments.keys()
     assert {document for judged in judgments.values() for document in judged} <= documents
 
