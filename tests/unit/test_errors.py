@@ -17,6 +17,7 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.UnknownInstructionError: (("@medical", "@web"),),
     errors.UnknownNameError: (("one", "two"),),
     errors.CommandError: ("a sentence",),
+    errors.BatchError: ("a sentence",),
     errors.UnknownIndexError: (("docs", "wiki"),),
     errors.IndexUnavailableError: ("docs",),
     errors.RetrievalError: (),
