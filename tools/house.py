@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PRODUCT, AROUND = ("reranker", "deployments"), ("benchmarks", "tools")
 MAX_FILES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 110, 400, 12, 8_000
 WANTED_LINES = 16_500
-MAX_LINES = 19_200  # lowered with every commit that takes lines out, until it is what is wanted
+MAX_LINES = 18_800  # lowered with every commit that takes lines out, until it is what is wanted
 
 _ROW = re.compile(r"^\|[^|]+\| *`([^`:]+):([\w.]+)`", re.MULTILINE)
 
