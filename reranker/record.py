@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
@@ -164,14 +163,9 @@ class RequestRecord:
         """Size of what is to be ranked, as admission counts it before its tokens are known."""
         return self.body_bytes + self.found_bytes
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Stage:
         """Time a stage for as long as the block lasts, however it ends."""
-        began_s = time.monotonic()
-        try:
-            yield
-        finally:
-            self.intervals.append(Interval(name, began_s, time.monotonic()))
+        return Stage(self.intervals, name)
 
     def shard(self, pairs: int, tokens: int, document_of_pair: TokenArray) -> ShardRecord:
         """Begin the record of a shard."""
@@ -228,6 +222,21 @@ class RequestRecord:
                 of_stage.setdefault(one.stage, []).append(one)
             self._stages_s = len(intervals), {name: covered_s(of_stage[name]) for name in STAGES if name in of_stage}
         return self._stages_s[1]
+
+
+class Stage:
+    """Times a block; see `RequestRecord.stage`. A generator would take three times as long: 2.2 us."""
+
+    __slots__ = ("_began_s", "_intervals", "_name")
+
+    def __init__(self, intervals: list[Interval], name: str) -> None:
+        self._intervals, self._name, self._began_s = intervals, name, 0.0
+
+    def __enter__(self) -> None:
+        self._began_s = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._intervals.append(Interval(self._name, self._began_s, time.monotonic()))
 
 
 def covered_s(intervals: Iterable[Interval]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
@@ -31,7 +30,7 @@ class ScoreCache:
     ) -> None:
         self._memory, self._shared = memory, shared
         self._stores: list[Store] = [store for store in (memory, shared) if store is not None]
-        self._counts = Counter(hits=0, misses=0, coalesced=0)
+        self._counts = {"hits": 0, "misses": 0, "coalesced": 0}
         self._secret = secret
         self._flights = Flights()
         self._open = 0
@@ -75,7 +74,9 @@ class ScoreCache:
         finally:
             lookup.close()
             self._open -= 1
-            self._counts.update(hits=lookup.found, misses=lookup.missed, coalesced=lookup.coalesced)
+            self._counts["hits"] += lookup.found
+            self._counts["misses"] += lookup.missed
+            self._counts["coalesced"] += lookup.coalesced
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if documents are in flight without a list."""
