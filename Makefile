@@ -54,7 +54,7 @@ test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (10 minutes; 
 
 .PHONY: test-slow
 test-slow: $(DEV) programs ## the slow tests: starts, kills, autoscaling, fuzzing, browser, Prometheus, Milvus (20 minutes)
-	$(BIN)/pytest $(SLOW) -v tests --durations=10
+	$(BIN)/pytest $(SLOW) -v tests --ignore tests/engine --durations=10
 
 .PHONY: programs
 programs: $(DEV) # Redis, Prometheus, OpenSSL and a browser from Debian, where they are not here
