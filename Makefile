@@ -54,9 +54,6 @@ test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (10 minutes; 
 
 .PHONY: test-slow
 test-slow: $(DEV) programs ## the slow tests: starts, kills, autoscaling, fuzzing, browser, Prometheus, Milvus (20 minutes)
-	@echo "== 1 of 2: real vLLM, in a process of its own"
-	$(BIN)/pytest $(SLOW) -v tests/engine
-	@echo "== 2 of 2: all others"
 	$(BIN)/pytest $(SLOW) -v tests --ignore tests/engine --durations=10
 
 .PHONY: programs

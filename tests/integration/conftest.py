@@ -122,7 +122,7 @@ class Service:
         return answer
 
     def load(self) -> dict[str, Any]:
-        """What is in flight; fails if the books of the service do not agree."""
+        """What is in flight; fails if what the service counts does not agree."""
         response = self._http.get("/v1/load")
         assert response.status_code == 200, response.text
         load: dict[str, Any] = response.json()

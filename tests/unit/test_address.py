@@ -1,4 +1,4 @@
-"""One service, reached at the same address by the launcher, its siblings and its playground; IPv6 too."""
+"""One service, reached at the same address by `reranker serve`, its siblings and its playground; IPv6 too."""
 
 import socket
 
