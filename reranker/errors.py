@@ -177,13 +177,15 @@ class QueryTooLongError(ClientError):
 
     code, field = "query_too_long", "query"
     sentence = (
-        "query: with its instruction and the template it needs {tokens} tokens; the limit is {limit}, and a document "
-        "needs at least one. Shorten it by {excess} tokens"
+        "query: with its instruction and the template it needs {tokens} tokens{more}; the limit is {limit}, and a "
+        "document needs at least one. Shorten it by {excess} tokens{more}"
     )
 
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(tokens, limit)
+    def __init__(self, tokens: int, limit: int, exact: bool = True) -> None:
+        """Say so. Not exact: it was not counted to its end."""
+        super().__init__(tokens, limit, exact)
         self.tokens, self.limit, self.excess = tokens, limit, tokens - limit + 1
+        self.more = "" if exact else " or more"
 
 
 class ConfigurationError(RerankerError):

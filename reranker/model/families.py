@@ -128,7 +128,8 @@ def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> TokenArray:
-    return _ids(tokenizer.encode(text, add_special_tokens=False).ids)
+    [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)  # unlike `encode`, frees the interpreter
+    return _ids(encoding.ids)
 
 
 def _ids(ids: Sequence[int]) -> TokenArray:

@@ -6,7 +6,7 @@ documents in one batch call, and the tail is constant. Only documents are ever c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -20,6 +20,12 @@ from reranker.errors import QueryTooLongError
 from reranker.model.checkpoint import Checkpoint
 from reranker.model.families import Qwen3Template, Template
 from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, TokenArray, TruncationSide
+
+_CHARACTERS_PER_TOKEN = (8, 64)
+"""How much of a long text is looked at: first so many characters for each token that can be used, which suffices for
+anything written; then so many, for runs of spaces or dashes. What lies beyond is cut off unread."""
+_UNSURE_TOKENS = 64
+"""Where a text is clipped, so many tokens may differ from the whole text's."""
 
 
 class Cut(NamedTuple):
@@ -67,6 +73,14 @@ class CuttingPolicy:
             inner = _overlapping(end - offset, window, self.overlap_tokens, self.max_windows)
         spans = tuple((offset + start, offset + stop) for start, stop in inner.spans)
         return Cut(spans, capped.truncated or inner.truncated)
+
+    def reach(self, room: int) -> tuple[int, TruncationSide]:
+        """Tell how many tokens of a document matter, and from which end: what lies beyond never changes a cut."""
+        if self.max_document_tokens is not None:
+            return self.max_document_tokens + 1, self.side
+        if self.mode == "truncate":
+            return room + 1, self.side
+        return min(room, self.window_tokens or room) * self.max_windows + 1, "end"
 
 
 CUT_THE_END = CuttingPolicy()
@@ -133,6 +147,12 @@ class PromptRenderer:
         parts = (self._tokenizer_digest, self._max_pair_tokens, *(ids.tolist() for ids in probe))
         return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
+    def require_room(self, query: str, instruction: str) -> None:
+        """Raise QueryTooLongError if query and instruction are too long whatever their tokens: that costs no time."""
+        tokens = (len(query) + len(instruction)) // _CHARACTERS_PER_TOKEN[-1]
+        if tokens > self._max_pair_tokens:
+            raise QueryTooLongError(tokens, self._max_pair_tokens, False)
+
     def render(
         self,
         query: str,
@@ -141,23 +161,52 @@ class PromptRenderer:
         cutting: CuttingPolicy = CUT_THE_END,
     ) -> RenderedList:
         """Make the prompts of one list; QueryTooLongError if head and tail leave no token for a document."""
-        head = self._template.head(query, instruction or self._default_instruction)
-        tail = self._template.tail
+        head, tail = self._head(query, instruction or self._default_instruction), self._template.tail
         room = self._max_pair_tokens - len(head) - len(tail)
-        if room < 1:
-            raise QueryTooLongError(len(head) + len(tail), self._max_pair_tokens)
 
         pieces: list[TokenArray] = []
         document_of_pair: list[int] = []
         truncated: list[int] = []
-        for index, ids in enumerate(self._template.documents(documents)):
+        for index, (ids, clipped) in enumerate(self._documents(documents, *cutting.reach(room))):
             cut = cutting.cut(len(ids), room)
             pieces += [ids[start:end] for start, end in cut.spans]
             document_of_pair += [index] * len(cut.spans)
-            if cut.truncated:
+            if cut.truncated or clipped:
                 truncated.append(index)
         offsets = np.zeros(len(pieces) + 1, dtype=np.int32)
         np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
         tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
         owners = np.asarray(document_of_pair, dtype=np.int32)
         return RenderedList(Shard(head, tail, tokens, offsets), owners, frozenset(truncated))
+
+    def _head(self, query: str, instruction: str) -> TokenArray:
+        self.require_room(query, instruction)
+        limit, tail = self._max_pair_tokens, len(self._template.tail)
+        for per_token in _CHARACTERS_PER_TOKEN:
+            most = per_token * limit
+            whole = len(query) <= most and len(instruction) <= most
+            head = self._template.head(query[:most], instruction[:most])
+            if len(head) + tail >= limit:
+                raise QueryTooLongError(len(head) + tail, limit, whole)
+            if whole:
+                break
+        return head
+
+    def _documents(
+        self, documents: Sequence[str], tokens: int, side: TruncationSide
+    ) -> Iterator[tuple[TokenArray, bool]]:
+        """Encode what `tokens` tokens from one end of each document need, and say whether any text was left out."""
+        first, last = (per_token * (tokens + _UNSURE_TOKENS) for per_token in _CHARACTERS_PER_TOKEN)
+        clipped = [_clip(document, first, side) for document in documents]
+        encoded = self._template.documents(clipped)
+        for index, (document, text) in enumerate(zip(documents, clipped, strict=True)):
+            if len(text) < len(document) and len(encoded[index]) < tokens + _UNSURE_TOKENS:
+                clipped[index] = _clip(document, last, side)
+                [encoded[index]] = self._template.documents([clipped[index]])
+            yield encoded[index], len(clipped[index]) < len(document)
+
+
+def _clip(text: str, characters: int, side: TruncationSide) -> str:
+    if len(text) <= characters:
+        return text
+    return text[:characters] if side == "end" else text[-characters:]

@@ -1,6 +1,7 @@
 """The prompt decides the score: ids must equal the reference's, whatever the text, and only documents are ever cut."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from tokenizers import Tokenizer
 from reranker.config import ModelConfig
 from reranker.errors import QueryTooLongError, UnsupportedModelError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.model.prompt import PromptRenderer
-from reranker.types import RenderedList
+from reranker.model.families import Qwen3Template
+from reranker.model.prompt import CuttingPolicy, PromptRenderer
+from reranker.types import RenderedList, TokenArray
 
 INSTRUCTION = ModelConfig().instruction
 RENDERER = PromptRenderer(DEMO_MODEL, 512, INSTRUCTION)
+SMALL = PromptRenderer(DEMO_MODEL, 112, INSTRUCTION)
 WITH_CONTROL = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
 WITHOUT_CONTROL = Tokenizer.from_str(
     json.dumps({**json.loads((DEMO_MODEL / "tokenizer.json").read_text()), "added_tokens": []})
@@ -112,3 +115,53 @@ def test_tokenizer_without_the_templates_tokens_is_refused(tmp_path: Path) -> No
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UnsupportedModelError, match="<think>"):
         PromptRenderer(tmp_path, 512, INSTRUCTION)
+
+
+LONG = st.lists(
+    st.sampled_from(["word ", "长文档", "7", "!", "=" * 40, f"{' ' * 20}x", "a\n", "e\u0301", "😀", "it's ", "\u200d"]),
+    min_size=1,
+)
+POLICIES = st.builds(
+    CuttingPolicy,
+    mode=st.sampled_from(["truncate", "windows"]),
+    side=st.sampled_from(["end", "start"]),
+    max_document_tokens=st.none() | st.integers(1, 30),
+    window_tokens=st.none() | st.integers(1, 40),
+    overlap_tokens=st.integers(0, 10),
+    max_windows=st.integers(1, 3),
+)
+
+
+@given(parts=LONG, times=st.integers(1, 400), cutting=POLICIES)
+def test_unread_text_changes_no_prompt(parts: list[str], times: int, cutting: CuttingPolicy) -> None:
+    """A long text is encoded only as far as it can be used; the prompts are those of all of it."""
+    document = "".join(parts) * times
+    rendered = SMALL.render("capital", [document], cutting=cutting)
+    shard = rendered.prompts
+    ids = WITHOUT_CONTROL.encode(f" {document}", add_special_tokens=False).ids
+    cut = cutting.cut(len(ids), 112 - len(shard.head) - len(shard.tail))
+    found = [shard.tokens[shard.offsets[i] : shard.offsets[i + 1]].tolist() for i in range(len(shard))]
+    assert found == [ids[start:end] for start, end in cut.spans]
+    assert rendered.truncated == ({0} if cut.truncated else set())
+
+
+@pytest.mark.parametrize("text", [" ", "!", "a", "😀", "\u0301", "7", "word "])
+@pytest.mark.parametrize(
+    "cutting", [CuttingPolicy(), CuttingPolicy(side="start"), CuttingPolicy("windows", max_windows=2)]
+)
+def test_encoding_has_a_bound_whatever_the_text(
+    text: str, cutting: CuttingPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = Qwen3Template.documents
+
+    def counted(self: Qwen3Template, documents: Sequence[str]) -> list[TokenArray]:
+        encoded.extend(map(len, documents))
+        return encode(self, documents)
+
+    monkeypatch.setattr(Qwen3Template, "documents", counted)
+    rendered = RENDERER.render("query", [text * 2_000_000], cutting=cutting)
+    assert rendered.truncated == {0}
+    assert sum(encoded) <= 2 * 72 * (512 + 64)
+    with pytest.raises(QueryTooLongError, match="or more"):
+        RENDERER.render(text * 2_000_000, ["document"])
