@@ -271,6 +271,27 @@ class OverloadedError(ServiceError):
         self.queue_s, self.retry_after_s = queue_s, retry_after_s
 
 
+class MemoryFullError(ServiceError):
+    """The requests that are being worked on take all the memory that they may."""
+
+    status_code, code = 503, "memory_full"
+    sentence = (
+        "the requests in hand take the {limit} bytes that limits.max_bytes_in_hand allows; send it again in "
+        "{retry_after_s} s"
+    )
+
+    def __init__(self, limit: int, retry_after_s: int) -> None:
+        super().__init__(limit, retry_after_s)
+        self.limit, self.retry_after_s = limit, retry_after_s
+
+
+class CallerMemoryError(MemoryFullError):
+    """The requests of this API key take all the memory that one key's may."""
+
+    status_code, code = 429, "too_many_bytes"
+    sentence = "this API key's requests in hand take the {limit} bytes of its share; send it again in {retry_after_s} s"
+
+
 class NotReadyError(ServiceError):
     """No engine can score yet."""
 

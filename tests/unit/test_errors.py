@@ -38,6 +38,8 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     UnreachableError: ("http://127.0.0.1:8000", "refused"),
     errors.ServiceError: ("a sentence",),
     errors.OverloadedError: (12.3, 8),
+    errors.MemoryFullError: (512 * 2**20, 2),
+    errors.CallerMemoryError: (256 * 2**20, 2),
     errors.NotReadyError: (),
     errors.CacheUnavailableError: (),
     errors.StartFailedError: (),

@@ -1,0 +1,111 @@
+"""Bytes in hand: what bodies and texts may take of an ingress's memory, together and of one caller; and giving it back.
+
+Every request says what it holds, while its body arrives, is unpacked, parsed and waits. Beyond the limit it is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from reranker.errors import CallerMemoryError, MemoryFullError
+
+_CALLERS_SHARE = 0.5
+"""Of the limit, for all requests of one caller. One alone may have more."""
+_LARGE_SHARE = 0.875
+"""Of the limit, for requests larger than `_SMALL_BYTES`: small ones are the last to be refused."""
+_SMALL_BYTES = 256 * 1024
+_MEMORY_REQUESTS = 8
+"""Large requests after which the time that one took is mostly forgotten."""
+_WORTH_TRIMMING_BYTES = 64 * 2**20
+_TRIM_AFTER_S = 2.0
+_M_ARENA_MAX = -8
+_ARENAS = 2
+
+
+class BytesInHand:
+    """Counts what the requests of one process hold. To be used from one event loop."""
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._clock = limit, clock
+        self.total = 0
+        self._of_caller: defaultdict[str, int] = defaultdict(int)
+        self._peak = 0
+        self._large_s = 1.0
+        """Seconds that a large request takes."""
+        self._trimming: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def request(self, caller: str) -> Iterator[Hold]:
+        """Count a request for as long as the block lasts."""
+        hold = Hold(self, caller)
+        began_s = self._clock()
+        try:
+            yield hold
+        finally:
+            if hold.peak > _SMALL_BYTES:
+                self._large_s += (self._clock() - began_s - self._large_s) / _MEMORY_REQUESTS
+            self.change(hold, 0)
+            if not self._of_caller[caller]:
+                del self._of_caller[caller]
+
+    def change(self, hold: Hold, size: int) -> None:
+        """See `Hold.resize`."""
+        more = size - hold.size
+        if more > 0 and size > _SMALL_BYTES:
+            wait_s = max(1, math.ceil(self._large_s))
+            if self.total + more > self._limit * _LARGE_SHARE and self.total > hold.size:
+                raise MemoryFullError(self._limit, wait_s)
+            of_caller = self._of_caller[hold.caller]
+            if of_caller + more > self._limit * _CALLERS_SHARE and of_caller > hold.size:
+                raise CallerMemoryError(int(self._limit * _CALLERS_SHARE), wait_s)
+        elif more > 0 and self.total + more > self._limit:
+            raise MemoryFullError(self._limit, max(1, math.ceil(self._large_s)))
+        self.total += more
+        self._of_caller[hold.caller] += more
+        hold.size, hold.peak = size, max(hold.peak, size)
+        self._peak = max(self._peak, self.total)
+        if self._peak > _WORTH_TRIMMING_BYTES and self.total < self._peak / 4 and self._trimming is None:
+            self._trimming = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim)
+
+    def _trim(self) -> None:
+        """Give memory back to the system, in a thread: with gigabytes freed it takes a tenth of a second."""
+        self._trimming, self._peak = None, self.total
+        asyncio.get_running_loop().run_in_executor(None, trim)
+
+
+class Hold:
+    """What one request holds, in bytes."""
+
+    __slots__ = ("_bytes", "caller", "peak", "size")
+
+    def __init__(self, bytes_in_hand: BytesInHand, caller: str) -> None:
+        self._bytes, self.caller = bytes_in_hand, caller
+        self.size = self.peak = 0
+
+    def resize(self, size: int) -> None:
+        """Say how much it holds now.
+
+        Raises:
+            MemoryFullError: All requests together would hold more than the limit.
+            CallerMemoryError: Those of this caller would hold more than its share.
+        """
+        self._bytes.change(self, size)
+
+
+def limit_arenas() -> None:
+    """Keep the allocator from spreading over an arena for each thread, of which none gives anything back."""
+    with contextlib.suppress(AttributeError, OSError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def trim() -> None:
+    """Give freed memory back to the system."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

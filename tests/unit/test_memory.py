@@ -1,0 +1,61 @@
+"""Bytes in hand: a limit for all, a share for each caller, small requests last to be refused, nothing kept."""
+
+import pytest
+
+from deployments.http.memory import BytesInHand, limit_arenas, trim
+from reranker.errors import CallerMemoryError, MemoryFullError
+
+MIB = 2**20
+
+
+async def test_one_callers_share_leaves_room_for_another() -> None:
+    memory = BytesInHand(100 * MIB)
+    with memory.request("a") as first, memory.request("a") as second, memory.request("b") as other:
+        first.resize(40 * MIB)
+        with pytest.raises(CallerMemoryError):
+            second.resize(20 * MIB)
+        other.resize(40 * MIB)
+        assert memory.total == 80 * MIB
+    assert memory.total == 0
+    assert not memory._of_caller
+
+
+async def test_a_large_request_alone_may_have_more_than_its_share() -> None:
+    memory = BytesInHand(100 * MIB)
+    with memory.request("a") as alone:
+        alone.resize(80 * MIB)
+        with memory.request("b") as other, pytest.raises(MemoryFullError) as caught:
+            other.resize(20 * MIB)
+        assert caught.value.retry_after_s is not None
+        alone.resize(10 * MIB)
+        with memory.request("b") as other:
+            other.resize(20 * MIB)
+
+
+async def test_small_requests_are_the_last_to_be_refused() -> None:
+    memory = BytesInHand(16 * MIB)
+    with memory.request("a") as large, memory.request("b") as small, memory.request("c") as late:
+        large.resize(14 * MIB)
+        with pytest.raises(MemoryFullError):
+            late.resize(1 * MIB)
+        small.resize(200 * 1024)
+    assert memory.total == 0
+
+
+async def test_retry_after_is_what_large_requests_take() -> None:
+    now = [0.0]
+    memory = BytesInHand(10 * MIB, lambda: now[0])
+    for _ in range(60):
+        with memory.request("a") as hold:
+            hold.resize(1 * MIB)
+            now[0] += 7.0
+    with memory.request("a") as hold, memory.request("b") as other:
+        hold.resize(8 * MIB)
+        with pytest.raises(MemoryFullError) as caught:
+            other.resize(2 * MIB)
+    assert caught.value.retry_after_s == 7
+
+
+def test_the_allocator_takes_the_calls() -> None:
+    limit_arenas()
+    trim()
