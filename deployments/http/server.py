@@ -24,6 +24,7 @@ from reranker.errors import (
     ConfigurationError,
     HeadersTooLargeError,
     MalformedRequestError,
+    RequestTooLargeError,
     RerankerError,
     SlowRequestError,
 )
@@ -36,6 +37,7 @@ _LINGER_S = 2
 """How long a draining server keeps idle connections open. Who sends a request in that time is told that the connection
 ends; a request that meets a closed connection is an error for its client."""
 _SIBLING_TIMEOUT_S = 5
+_TINY_BYTES = 64
 _KEEP_ALIVE_S = 90
 """Longer than clients keep an unused connection (httpx 5 s, load balancers mostly 60 s), so that they end it."""
 
@@ -103,19 +105,28 @@ class Listener:
 class LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's protocol for one connection, with limits on what no ASGI application sees.
 
-    That is: a head that is slow or too large, a body that nobody waits for, and what is not HTTP. In Kubernetes the
-    gateway sees to these first; a service that is reached directly has only this.
+    That is: a head or trailers that are slow or too large, a body that nobody waits for, a connection that begins no
+    request, and what is not HTTP. In Kubernetes the gateway sees to these first; who is reached directly has only
+    this. No connection is closed while its client still sends: the system would take back an answer that it has not
+    read.
     """
 
     max_head_bytes = 128 * 1024
-    """Of a head that is not complete; for complete ones `limits.max_header_bytes` holds exactly."""
+    """Of a head that is not complete, and of trailers; for complete heads `limits.max_header_bytes` holds exactly."""
     head_timeout_s = 30.0
     """From the connection, or a request's first byte, to the end of the head."""
     rest_timeout_s = 30.0
     """For the rest of a body whose answer is out already: many clients read it only once they have sent all."""
+    quiet_s = 2.0
+    """After an answer with which the connection ends: when nothing has come for so long, its client has read it."""
+    max_rest_bytes = 256 * 2**20
+    """Of what comes after an answer."""
+    max_tiny_chunks = 100_000
+    """Of a body, that are smaller than `_TINY_BYTES` on average: each takes as long as a large one."""
 
-    _head_bytes = 0
-    _in_head = True
+    _head_bytes = _rest_bytes = _chunks = _body_bytes = 0
+    _closes_s = 0.0
+    _in_head, _in_message, _lingers = True, False, False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
@@ -129,27 +140,54 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the head's end."""
+        """Count what is no body: of a head, around chunks, in trailers; and what nobody reads any more."""
+        if self._lingers:
+            self._count_rest(data)
+            return
+        body_bytes = self._body_bytes
         super().data_received(data)
-        if self._in_head:
+        if self._in_message and self._body_bytes == body_bytes:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
                 self._refuse(HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
+        elif self._in_message and not self._in_head:
+            self._head_bytes = 0
+            if self.cycle.response_complete:
+                self._count_rest(data)
+        elif self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._set_timer(self.head_timeout_s, None)  # uvicorn's own timer ended with whatever came, a lone CRLF too
 
     def on_message_begin(self) -> None:
         """A request's first byte is there."""
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = self._in_message = True
+        self._head_bytes = self._rest_bytes = self._chunks = self._body_bytes = 0
         self._set_timer(self.head_timeout_s, self._too_slow)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; a trailer is none."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is there."""
-        self._in_head = False
+        self._in_head, self._head_bytes = False, 0
         self._unset_timer()
         super().on_headers_complete()
+        self.cycle.transport = _AnswersTransport(self)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body is there."""
+        self._chunks += 1
+        self._body_bytes += len(body)
+        if self._chunks > self.max_tiny_chunks and self._body_bytes < self._chunks * _TINY_BYTES:
+            self._refuse(RequestTooLargeError("body", self._chunks, self.max_tiny_chunks, "tiny chunks"))
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The body is there."""
+        self._in_message = False
         self._unset_timer()
         super().on_message_complete()
 
@@ -163,20 +201,46 @@ class LimitedProtocol(HttpToolsProtocol):
         """Say so in JSON where uvicorn says it in plain text."""
         self._refuse(MalformedRequestError())
 
+    def linger(self) -> None:
+        """Close the connection once its client has sent all that it wants to, within limits; what comes is dropped."""
+        if not self._in_message or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._lingers, self._closes_s = True, self.loop.time() + self.rest_timeout_s
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._set_timer(self.quiet_s, None)
+
+    def _count_rest(self, data: bytes) -> None:
+        """Drop what comes after the answer, within limits."""
+        self._rest_bytes += len(data)
+        left_s = self._closes_s - self.loop.time() if self._lingers else math.inf
+        if self._rest_bytes > self.max_rest_bytes or left_s <= 0:
+            self.transport.close()
+        elif self._lingers:
+            self._set_timer(min(self.quiet_s, left_s), None)
+
     @property
     def _too_slow(self) -> RerankerError:
         return SlowRequestError(self.head_timeout_s, "head")
 
     def _refuse(self, error: RerankerError | None) -> None:
+        """Close the connection, with an answer if the request has none yet."""
         self._unset_timer()
-        if self.transport.is_closing():
+        answered = not self._in_head and self.cycle.response_started
+        if error is None or answered or self._lingers or self.transport.is_closing():
+            self.transport.close()
             return
-        if error is not None:
-            response = error_response(error)
-            headers = [*response.raw_headers, (b"connection", b"close")]
-            lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-            self.transport.write(STATUS_LINE[response.status_code] + lines + b"\r\n" + response.body)
-        self.transport.close()
+        response = error_response(error)
+        headers = [*response.raw_headers, (b"connection", b"close")]
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(STATUS_LINE[response.status_code] + lines + b"\r\n" + response.body)
+        if not self._in_head:  # whoever waits for the body is told that no more comes
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._in_message = True  # more of the same is on its way
+        self.linger()
 
     def _set_timer(self, seconds: float, error: RerankerError | None) -> None:
         self._unset_timer()
@@ -186,6 +250,14 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class _AnswersTransport:
+    """The transport as one answer sees it: its end lets the client finish sending."""
+
+    def __init__(self, protocol: LimitedProtocol) -> None:
+        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
+        self.close = protocol.linger
 
 
 class _Server(uvicorn.Server):

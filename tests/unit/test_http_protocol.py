@@ -16,12 +16,22 @@ from deployments.http.server import LimitedProtocol
 class Hasty(LimitedProtocol):
     max_head_bytes = 10_000
     head_timeout_s = 0.1
-    rest_timeout_s = 0.1
+    rest_timeout_s = 0.5
+    quiet_s = 0.1
+    max_rest_bytes = 10_000_000
+    max_tiny_chunks = 1_000
+
+
+HEARD: list[list[tuple[bytes, bytes]]] = []
+"""The headers of each request, as they are now."""
 
 
 async def _app(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI's dictionaries
-    """Answers before it has read the body."""
+    """Answers before it has read the body, but for one path."""
     if scope["type"] == "http":
+        HEARD.append(scope["headers"])
+        while scope["path"] == "/read" and (await receive()).get("more_body"):
+            pass
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
@@ -75,6 +85,80 @@ async def test_what_is_no_http_gets_a_400_in_json(port: int, sent: bytes) -> Non
 async def test_body_that_was_answered_already_may_end_but_not_go_on_for_ever(port: int) -> None:
     status, body = await _talk(port, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n", b"b" * 1_000)
     assert (status, body) == ("HTTP/1.1 200 OK", b"ok")
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n"
+
+
+@pytest.mark.parametrize("trailers", [b"a: b\r\n" * 10_000, b"a: " + b"b" * 60_000, b";" * 60_000])
+async def test_trailers_are_limited_as_a_head_is(port: int, trailers: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(CHUNKED.replace(b"POST /", b"POST /read"))
+    for start in range(0, len(trailers), 1_000):
+        writer.write(trailers[start : start + 1_000])
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        answer = await reader.read()  # to the end of the connection
+    assert answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))
+    writer.close()
+
+
+async def test_trailer_is_no_header(port: int) -> None:
+    HEARD.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(CHUNKED + b"authorization: Bearer a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    for _ in range(2):
+        await reader.readuntil(b"ok")
+    assert [name for heard in HEARD for name, _ in heard] == [b"host", b"transfer-encoding", b"host"]
+    writer.close()
+
+
+async def test_body_of_tiny_chunks_is_refused(port: int) -> None:
+    status, body = await _talk(
+        port, b"POST /read HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nb\r\n" * 2_000
+    )
+    assert status.startswith("HTTP/1.1 413")
+    assert json.loads(body)["error_type"] == "request_too_large"
+
+
+@pytest.mark.parametrize("close", [b"connection: close\r\n", b""])
+async def test_answer_that_comes_early_is_read_by_a_client_that_sends_to_the_end(port: int, close: bytes) -> None:
+    """Closing with bytes unread would reset the connection, and take the answer from the client."""
+    for _ in range(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\n" + close + b"content-length: 5000000\r\n\r\n")
+        for _ in range(50):
+            writer.write(b"b" * 100_000)
+            await writer.drain()
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_what_comes_after_an_answer_has_a_limit(port: int) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900000000\r\n\r\n")
+
+    async def send() -> None:
+        for _ in range(1_000):
+            writer.write(b"b" * 100_000)
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await send()
+    writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"\r\n", b"\n", b"\r\n" * 100])
+async def test_connection_that_begins_no_request_is_closed(port: int, sent: bytes) -> None:
+    """Uvicorn's own timer of a kept connection ends with whatever comes on it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    await reader.readuntil(b"ok")
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    writer.close()
 
 
 async def test_connection_is_kept_for_the_next_request(port: int) -> None:
