@@ -174,7 +174,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes = False, 0
         self._unset_timer()
         super().on_headers_complete()
-        self.cycle.transport = _AnswersTransport(self)
+        self.cycle.transport = _AnswersTransport(self)  # type: ignore[assignment]  # what it uses of one
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is there."""

@@ -15,7 +15,7 @@ from deployments.http.server import LimitedProtocol
 
 class Hasty(LimitedProtocol):
     max_head_bytes = 10_000
-    head_timeout_s = 0.1
+    head_timeout_s = 0.3
     rest_timeout_s = 0.5
     quiet_s = 0.1
     max_rest_bytes = 10_000_000
