@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,7 +138,7 @@ def apply(
 
 def _matching_rule(text: str, metadata: Mapping[str, object], rules: Sequence[ExclusionRule]) -> str | None:
     for rule in rules:
-        if rule.pattern is not None and re.search(rule.pattern, text) is None:
+        if rule.pattern is not None and rule.regex().search(text.encode("utf-8", "replace")) is None:
             continue
         if all(same(field_of(metadata, name), value) for name, value in rule.metadata.items()):
             return rule.name

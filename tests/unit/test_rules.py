@@ -92,3 +92,11 @@ def test_excluded_documents_are_in_the_lists_order() -> None:
     config = RulesConfig(score_threshold=1.0)
     _, excluded = apply(RANKED, RankRequest("q", DOCUMENTS), config)
     assert excluded == tuple(ExcludedDocument(index, "score_threshold") for index in range(3))
+
+
+def test_no_pattern_holds_the_service_up() -> None:
+    """Python's own engine would not end: it tries every way to part the letters."""
+    rule = ExclusionRule(name="slow", pattern=r"(a+)+$")
+    assert rule.regex().search(b"a" * 100_000 + b"b") is None
+    with pytest.raises(ValidationError, match="RE2"):
+        ExclusionRule(name="back", pattern=r"(a)\1")
