@@ -90,11 +90,11 @@ class Keyring:
             return ANONYMOUS
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise UnauthorizedError(sent=False)
+            raise UnauthorizedError(False)
         digest = _digest(key.strip())
         matching = [caller for known, caller in self._known.items() if hmac.compare_digest(known, digest)]
         if not matching:
-            raise UnauthorizedError(sent=True)
+            raise UnauthorizedError(True)
         return matching[0]
 
     def _look_again(self) -> None:
