@@ -24,19 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.http.access import Keyring
 from deployments.http.playground import UI_PATH
 from deployments.http.quotas import Quotas
+from deployments.http.requests import require_short_head
 from deployments.http.responses import error_response, server_timing
+from reranker import errors
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
-from reranker.errors import (
-    HeadersTooLargeError,
-    InternalError,
-    InvalidRequestError,
-    MethodNotAllowedError,
-    NotFoundError,
-    NotReadyError,
-    RerankerError,
-    UrlTooLongError,
-)
 from reranker.record import CLIENT_GONE, RequestRecord, request_id
 
 logger = logging.getLogger(__name__)
@@ -48,8 +40,6 @@ OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", 
 METRICS = "/metrics"
 """Needs no key where `access.open_metrics` says so."""
 _CLIENT_GONE_CODE = "client_gone"
-_OPEN_BELOW = f"{UI_PATH}/"
-"""The playground: its page asks for a key, and sends it with what it asks of the service."""
 _SLASHES = re.compile("/+")
 _REQUEST_ID, _TRACEPARENT, _TRACESTATE = b"x-request-id", b"traceparent", b"tracestate"
 _MAX_ID = 128
@@ -57,8 +47,8 @@ _DIALECTS = {one.name: one for one in DIALECTS}
 
 
 def is_open(path: str) -> bool:
-    """Whether a path needs no key."""
-    return path in OPEN or f"{path}/".startswith(_OPEN_BELOW)
+    # The playground's page asks for a key, and sends it with what it asks of the service.
+    return path in OPEN or f"{path}/".startswith(f"{UI_PATH}/")
 
 
 class RequestMiddleware:
@@ -75,7 +65,7 @@ class RequestMiddleware:
         quotas: Quotas | None = None,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Wrap an application.
+        """Stand around an application.
 
         Args:
             app: The application.
@@ -93,7 +83,6 @@ class RequestMiddleware:
         self._counting = () if count is None else (count,)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -115,7 +104,7 @@ class RequestMiddleware:
         finally:
             exchange.end()
             record.end()
-            if not record.status or record.status == CLIENT_GONE:
+            if not record.status:
                 record.status, record.error = CLIENT_GONE, record.error or _CLIENT_GONE_CODE
                 _tell(record, self._counting)
             _tell(record, self._observers)
@@ -123,7 +112,7 @@ class RequestMiddleware:
     async def _answer(self, scope: Scope, record: RequestRecord, exchange: _Exchange) -> None:
         """Let the application answer. Here, and nowhere else, an error becomes an answer."""
         try:
-            self._require_short_head(scope)
+            require_short_head(scope, self._limits)
             if is_open(record.path) or (record.path == METRICS and self._keys.open_metrics):
                 await self._app(scope, exchange.receive, exchange.send)
                 return
@@ -136,9 +125,10 @@ class RequestMiddleware:
             if exchange.hung_up:
                 return
             if not exchange.started:  # the server ends, and has waited long enough
-                await self._refuse(NotReadyError(), scope, record, exchange)
+                await self._refuse(errors.NotReadyError(), scope, record, exchange)
             raise
         except ClientDisconnect:
+            record.error = _CLIENT_GONE_CODE
             await Response(status_code=CLIENT_GONE)(scope, exchange.receive, exchange.send)  # nobody reads it
         except Exception as error:  # noqa: BLE001 - a bug of ours is logged, and answered with a fixed sentence
             await self._refuse(error, scope, record, exchange)
@@ -146,7 +136,7 @@ class RequestMiddleware:
     async def _refuse(self, error: BaseException, scope: Scope, record: RequestRecord, exchange: _Exchange) -> None:
         ours = _as_ours(error, scope)
         record.error = ours.code
-        if isinstance(ours, InternalError):
+        if isinstance(ours, errors.InternalError):
             logger.error("request %s failed by a bug", record.request_id, exc_info=error)
         if exchange.started:
             return
@@ -157,22 +147,13 @@ class RequestMiddleware:
 
     def _begin_answer(self, record: RequestRecord, message: Message) -> Message:
         record.status = message["status"]
-        if record.status >= 400 and not record.error and record.status != CLIENT_GONE:
+        if record.status >= 400 and not record.error:
             record.error = f"http_{record.status}"  # of an answer that a route or the playground wrote by itself
-        if record.status != CLIENT_GONE:
-            _tell(record, self._counting)
+        _tell(record, self._counting)
         headers = [*message.get("headers", ()), (_REQUEST_ID, record.request_id.encode("latin-1"))]
         if self._draining():
             headers.append((b"connection", b"close"))
         return {**message, "headers": headers}
-
-    def _require_short_head(self, scope: Scope) -> None:
-        url = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
-        if url > self._limits.max_url_bytes:
-            raise UrlTooLongError("URL", url, self._limits.max_url_bytes, "bytes")
-        headers = sum(len(name) + len(value) for name, value in scope["headers"])
-        if headers > self._limits.max_header_bytes:
-            raise HeadersTooLargeError("headers", headers, self._limits.max_header_bytes, "bytes")
 
 
 class _Exchange:
@@ -181,15 +162,14 @@ class _Exchange:
     __slots__ = ("_begin", "_complete", "_receive", "_send", "_task", "_watching", "hung_up", "started")
 
     def __init__(self, receive: Receive, send: Send, begin: Callable[[Message], Message]) -> None:
-        """Wrap them. `begin` turns an answer's first message into the one that goes out."""
+        """`begin` turns an answer's first message into the one that goes out."""
         self._receive, self._send, self._begin = receive, send, begin
         self._task = asyncio.current_task()
         self._watching: asyncio.Task[None] | None = None
         self._complete = self.hung_up = self.started = False
 
     async def receive(self) -> Message:
-        """Receive a message. Once the body is all there, only a hang-up can follow, which `_watch` waits for."""
-        if self._watching is not None:
+        if self._watching is not None:  # once the body is all there, only a hang-up can follow
             await asyncio.Event().wait()
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
@@ -197,7 +177,6 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a message."""
         if message["type"] == "http.response.start":
             self.started = True
             message = self._begin(message)
@@ -206,7 +185,6 @@ class _Exchange:
         await self._send(message)
 
     def end(self) -> None:
-        """Watch no longer."""
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None  # else a cycle: the task keeps its error, that the frame, and that this
@@ -217,30 +195,30 @@ class _Exchange:
             self._task.cancel()
 
 
-def _as_ours(error: BaseException, scope: Scope) -> RerankerError:
-    """Translate an exception into our tree."""
+def _as_ours(error: BaseException, scope: Scope) -> errors.RerankerError:
     match error:
-        case RerankerError():
+        case errors.RerankerError():
             return error
         case HTTPException(status_code=404):
             known = error.detail != "Not Found"  # else the framework's own word for a path that no route has
             docs = f"{Request(scope).base_url}docs"
-            return NotFoundError(error.detail if known else f"no such path; rerank at POST /v1/rerank, docs at {docs}")
+            said = error.detail if known else f"no such path; rerank at POST /v1/rerank, docs at {docs}"
+            return errors.NotFoundError(said)
         case HTTPException(status_code=405):
-            return MethodNotAllowedError(", ".join(sorted(_methods(scope))))
+            # Of all routes with this path; the framework names the first one's only.
+            routes = [
+                one for one in scope["app"].routes if isinstance(one, Route) and one.matches(scope)[0] != Match.NONE
+            ]
+            return errors.MethodNotAllowedError(
+                ", ".join(sorted({name for one in routes for name in one.methods or ()}))
+            )
         case HTTPException():
-            return InvalidRequestError("", str(error.detail))
+            return errors.InvalidRequestError("", str(error.detail))
         case RequestValidationError():
             first = error.errors()[0]
-            return InvalidRequestError(".".join(str(part) for part in first["loc"][1:]), first["msg"])
+            return errors.InvalidRequestError(".".join(str(part) for part in first["loc"][1:]), first["msg"])
         case _:
-            return InternalError()
-
-
-def _methods(scope: Scope) -> set[str]:
-    """Give the methods of all routes with a request's path; the framework names the first's only."""
-    routes = [one for one in scope["app"].routes if isinstance(one, Route) and one.matches(scope)[0] != Match.NONE]
-    return {method for one in routes for method in one.methods or ()}
+            return errors.InternalError()
 
 
 def _tell(record: RequestRecord, observers: Sequence[Observer]) -> None:
