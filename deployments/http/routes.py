@@ -94,12 +94,6 @@ class CacheReport(TypedDict, total=False):
     redis: dict[str, Any]
 
 
-class Auth(TypedDict):
-    """Whether a key is needed."""
-
-    auth: bool
-
-
 class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:  # Any: JSON
         """Add what all routes share: the body of errors, and a field for the key, which the middleware checks."""
@@ -214,18 +208,17 @@ async def model(backend: _Backend, model_id: str) -> Response:
 
 
 def _model_cards(backend: Backend) -> dict[str, ModelCard]:
-    cards: dict[str, ModelCard] = {}
-    for name in (backend.model, *backend.adapters):
-        cards[name] = {
-            "id": name,
-            "object": "model",
-            "created": _STARTED_S,
-            "owned_by": "reranker",
-            "model_type": "rerank",
-            "model_name": name,
-        }
-        if name in backend.adapters:
-            cards[name]["parent"] = backend.model
+    one: ModelCard = {
+        "id": backend.model,
+        "object": "model",
+        "created": _STARTED_S,
+        "owned_by": "reranker",
+        "model_type": "rerank",
+        "model_name": backend.model,
+    }
+    cards = {backend.model: one}
+    for name in backend.adapters:
+        cards[name] = {**one, "id": name, "model_name": name, "parent": backend.model}
     return cards
 
 
@@ -260,7 +253,7 @@ async def metrics(request: Request, backend: _Backend) -> Response:
     return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
-@router.get("/v1/cluster/auth", **describe(Auth))
+@router.get("/v1/cluster/auth", **describe(dict[str, bool]))
 async def auth(request: Request) -> Response:
     """Whether a key is needed, as xinference's client asks."""
     return reply({"auth": request.app.state.keys.needed})

@@ -45,9 +45,7 @@ class Listener:
 
     def __init__(self, app: ASGIApp, options: HTTPOptions, listening: socket.socket) -> None:
         """Take connections from the moment the event loop runs; `options` say TLS, `listening` is from `listen`."""
-        self._listening = listening
-        self.draining = False
-        """Whether connections end as each has its answer."""
+        self._listening, self.draining = listening, False
         config = uvicorn.Config(
             app,
             http=LimitedProtocol,
@@ -67,7 +65,6 @@ class Listener:
 
     @property
     def healthy(self) -> bool:
-        """False once the server has ended."""
         return not self._serving.done()
 
     async def drain(self, timeout_s: float) -> None:
@@ -119,17 +116,14 @@ class LimitedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Wait for a request."""
         super().connection_made(transport)
-        self._set_timer(self.head_timeout_s, self._too_slow)
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
-        self._unset_timer()
+        self._set_timer(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the head's end."""
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data)
@@ -137,38 +131,39 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._refuse(HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
 
     def on_message_begin(self) -> None:
-        """A request's first byte is there."""
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
-        self._set_timer(self.head_timeout_s, self._too_slow)
+        self._await_head()
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
         self._in_head = False
-        self._unset_timer()
+        self._set_timer(None)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is there."""
-        self._unset_timer()
+        self._set_timer(None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The answer is out."""
         super().on_response_complete()
         if self.cycle.more_body:
-            self._set_timer(self.rest_timeout_s, None)
+            self._set_timer(self.rest_timeout_s)
 
     def send_400_response(self, msg: str) -> None:
         """Say so in JSON where uvicorn says it in plain text."""
         self._refuse(MalformedRequestError())
 
-    @property
-    def _too_slow(self) -> RerankerError:
-        return SlowRequestError(self.head_timeout_s, "head")
+    def _await_head(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        self._set_timer(self.head_timeout_s, SlowRequestError(self.head_timeout_s, "head"))
+
+    def _set_timer(self, seconds: float | None, error: RerankerError | None = None) -> None:
+        """Refuse in so many seconds, instead of when it was said before. None: not at all."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._refuse, error)
 
     def _refuse(self, error: RerankerError | None) -> None:
-        self._unset_timer()
+        self._set_timer(None)
         if self.transport.is_closing():
             return
         if error is not None:
@@ -177,15 +172,6 @@ class LimitedProtocol(HttpToolsProtocol):
             lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
             self.transport.write(STATUS_LINE[response.status_code] + lines + b"\r\n" + response.body)
         self.transport.close()
-
-    def _set_timer(self, seconds: float, error: RerankerError | None) -> None:
-        self._unset_timer()
-        self._timer = self.loop.call_later(seconds, self._refuse, error)
-
-    def _unset_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 class _Server(uvicorn.Server):
@@ -196,11 +182,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(options: HTTPOptions, service: str) -> socket.socket:
-    """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else.
-
-    Raises:
-        ConfigurationError: Somebody else listens there, or nobody can.
-    """
+    """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else."""
     host, port = options.host or "127.0.0.1", options.port
     try:
         bound_socket(host, port).close()

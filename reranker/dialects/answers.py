@@ -51,10 +51,9 @@ class UnscoredDocument(TypedDict):
     index: Index
 
 
-class Exclusion(TypedDict):
+class Exclusion(UnscoredDocument):
     """A document that a rule or the threshold left out."""
 
-    index: Index
     rule: str
 
 
@@ -153,12 +152,10 @@ def head_of(kind: str, model: str, record: RequestRecord) -> Head:
 
 
 def score_of(ranked: RankedDocument, call: RankingCall) -> float:
-    """Give the score as the request wants it: in [0, 1], or as log-odds."""
     return ranked.log_odds if call.body.log_odds else ranked.relevance_score
 
 
 def marks_of(ranked: RankedDocument) -> Marks:
-    """Say what happened to a document."""
     marks: Marks = {}
     if ranked.truncated:
         marks["truncated"] = True
@@ -170,7 +167,6 @@ def marks_of(ranked: RankedDocument) -> Marks:
 def results_of(
     call: RankingCall, ranking: Ranking, document_of: Callable[[RankingCall, int], JSON]
 ) -> list[RankedResult]:
-    """List the ranked documents, best first; `document_of` gives one back by its index, to those who want them."""
     results: list[RankedResult] = []
     for ranked in ranking.results:
         result: RankedResult = {"index": ranked.index, "relevance_score": score_of(ranked, call)}
@@ -186,7 +182,6 @@ def text_of(call: RankingCall, index: int) -> str:
 
 
 def omissions_of(ranking: Ranking) -> Omissions:
-    """Name the documents that are not among the results."""
     omissions: Omissions = {}
     if ranking.unscored:
         omissions["unscored"] = [{"index": index} for index in ranking.unscored]
@@ -196,7 +191,6 @@ def omissions_of(ranking: Ranking) -> Omissions:
 
 
 def usage_of(rankings: Sequence[Ranking]) -> Usage:
-    """Sum up what the lists took."""
     tokens = sum(ranking.prompt_tokens for ranking in rankings)
     return {
         "prompt_tokens": tokens,
@@ -208,7 +202,6 @@ def usage_of(rankings: Sequence[Ranking]) -> Usage:
 
 
 def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
-    """End an answer to one list."""
     tail: Tail = {"usage": usage_of([ranking])}
     if call.body.timings:
         tail["timings"] = timings_of(record, shards=True)
@@ -216,7 +209,6 @@ def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
 
 
 def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecord) -> Meta:
-    """Sum up how the lists were scored."""
     return {
         "api_version": {"version": "1"},
         "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in call.lists)},
@@ -231,8 +223,7 @@ def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecor
 
 
 def timings_of(record: RequestRecord, *, shards: bool = False) -> Timings:
-    """Say what the stages of a request took until now, and which replica scored which documents."""
-    stages = {f"{stage}": _ms(took_s) for stage, took_s in record.stages_s().items()}
+    stages = {stage: _ms(took_s) for stage, took_s in record.stages_s().items()}
     timings: Timings = {"total_ms": _ms(record.total_s), "stages_ms": stages}
     if shards:
         timings["shards"] = [

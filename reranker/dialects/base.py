@@ -32,7 +32,7 @@ class RankingCall:
     """For `IGNORED_HEADER`."""
 
     def write(self, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> JSON:
-        """Write the answer from each list's ranking, the model's name and what happened so far."""
+        """`rankings` are the lists', `model` is its name, `record` has what happened so far."""
         return self.dialect.write(self, rankings, model, record)
 
 

@@ -22,18 +22,7 @@ _CONTAINERS = (dict, list)
 
 
 def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None) -> RankingCall:
-    """Read a request's body.
-
-    Args:
-        body: Not compressed.
-        dialect: As its path says. None: its fields say.
-        limits: How much it may hold.
-        timeout_header: The client's X-Reranker-Timeout-S.
-
-    Raises:
-        InvalidRequestError: No JSON object, or a wrong field, which is named. Never quotes a value.
-        RequestTooLargeError: More documents, or more JSON, than one request may have.
-    """
+    """Read a request's body, which comes decompressed. Without a dialect, its fields say which. No error quotes it."""
     fields = _load(body, limits)
     if not isinstance(fields, dict):
         raise InvalidRequestError("", "the body must be a JSON object")
@@ -59,7 +48,6 @@ def _timeout_s(in_body: float | None, header: str | None) -> float | None:
 
 
 def _claimant(fields: Mapping[str, Any]) -> Dialect:
-    """Say which dialect a body of a shared path is in."""
     return next((one for one in DIALECTS if any(name in fields for name in one.chosen_by)), DIALECTS[0])
 
 
