@@ -111,11 +111,11 @@ class SlowRequestError(ClientError, status=408, code="slow_request", takes="time
 class UnauthorizedError(ClientError, status=401, code="unauthorized", takes="sent"):
     """No API key, or one that the service does not know."""
 
-    sent: bool
+    sentence = "{said} as header `Authorization: Bearer KEY`"
 
-    def __str__(self) -> str:
-        said = "this API key is not known here; send another" if self.sent else "an API key is needed; send it"
-        return f"{said} as header `Authorization: Bearer KEY`"
+    def __init__(self, sent: bool) -> None:
+        super().__init__(sent)
+        self.said = "this API key is not known here; send another" if sent else "an API key is needed; send it"
 
 
 class ForbiddenError(ClientError, status=403, code="forbidden"):

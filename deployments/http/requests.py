@@ -27,16 +27,7 @@ _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "def
 
 
 async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
-    """Read what is to be ranked, and note it in the request's record.
-
-    Args:
-        request: Of a ranking.
-        dialect: The dialect of its path. None: its fields say.
-
-    Raises:
-        ClientError: It cannot be answered as it stands.
-        OverloadedError: There is no room for it.
-    """
+    """Read what is to be ranked, in the dialect of its path, or else of its fields, and note it in the record."""
     record: RequestRecord = request.state.record
     limits: LimitsConfig = request.app.state.limits
     backend: Backend = request.app.state.backend
@@ -57,7 +48,6 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
 
 
 def note_call(record: RequestRecord, call: RankingCall) -> None:
-    """Note what is asked for."""
     record.dialect = call.dialect.name
     record.lists, record.documents = len(call.lists), sum(len(one.documents) for one in call.lists)
     record.priority = call.lists[0].priority

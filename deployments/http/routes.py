@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, NotRequired, Required, TypeAlias
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import Field, TypeAdapter
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from typing_extensions import TypedDict
 
 from deployments.http import SERVICE_HEADER, VERSION, Backend
@@ -116,7 +115,7 @@ def build_api(
         title="Reranker",
         description=_DESCRIPTION,
         version=VERSION,
-        exception_handlers={HTTPException: _raise, RequestValidationError: _raise},
+        exception_handlers={HTTPException: _raise},
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
@@ -133,8 +132,7 @@ def build_api(
 
 
 async def _raise(request: Request, error: Exception) -> Response:
-    """Leave the framework's own errors to the middleware."""
-    raise error
+    raise error  # the framework's own, which the middleware answers
 
 
 async def _backend(request: Request) -> Backend:
@@ -235,11 +233,7 @@ async def clear_cache(backend: _AdminsBackend) -> Response:
     return reply(await backend.cache_report())
 
 
-_page = describe(None, 403, 404)
-_page["responses"][200] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-
-
-@router.get("/metrics", **_page)
+@router.get("/metrics", response_class=PlainTextResponse, **describe(None, 403, 404))
 async def metrics(request: Request, backend: _Backend) -> Response:
     """The series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
     keys: Keyring = request.app.state.keys

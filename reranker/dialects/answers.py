@@ -11,7 +11,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 from reranker.dialects.base import JSON, RankingCall
 from reranker.errors import RerankerError
 from reranker.record import RequestRecord
-from reranker.types import RankedDocument, Ranking
+from reranker.types import ExcludedDocument, RankedDocument, Ranking
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
 
@@ -112,7 +112,7 @@ class RankedResult(Marks):
     index: Index
     relevance_score: Score
     document: NotRequired[
-        Annotated[Any, Field(description="When asked for: an object; a string to Infinity's and Voyage's clients.")]
+        Annotated[Any, Field(description="When asked for: an object; Infinity and Voyage: a string.")]
     ]
 
 
@@ -121,14 +121,9 @@ class ErrorBody(TypedDict):
 
     message: Annotated[str, Field(description="A sentence a person can act on.")]
     detail: Annotated[str, Field(description="The same, under another client's name for it.")]
-    error: Annotated[
-        str | dict[str, Any],
-        Field(description="The same; an object with `message`, `type`, `param` and `code` on /score."),
-    ]
+    error: Annotated[str | dict[str, Any], Field(description="The same; on /score an object with it as `message`.")]
     error_type: Annotated[str, Field(description="What kind of error; does not change with the wording.")]
-    field: NotRequired[
-        Annotated[str, Field(description="The field of the request that it is about: documents[3].text.")]
-    ]
+    field: NotRequired[Annotated[str, Field(description="The request's field that it is about: documents[3].text.")]]
     code: NotRequired[Annotated[str, Field(description="In TEI's dialect, whose `error_type` is TEI's own word.")]]
 
 
@@ -181,12 +176,12 @@ def text_of(call: RankingCall, index: int) -> str:
     return call.lists[0].documents[index]
 
 
-def omissions_of(ranking: Ranking) -> Omissions:
+def omissions_of(unscored: Sequence[int], excluded: Sequence[ExcludedDocument]) -> Omissions:
     omissions: Omissions = {}
-    if ranking.unscored:
-        omissions["unscored"] = [{"index": index} for index in ranking.unscored]
-    if ranking.excluded:
-        omissions["excluded"] = [{"index": one.index, "rule": one.rule} for one in ranking.excluded]
+    if unscored:
+        omissions["unscored"] = [{"index": index} for index in unscored]
+    if excluded:
+        omissions["excluded"] = [{"index": one.index, "rule": one.rule} for one in excluded]
     return omissions
 
 
@@ -205,7 +200,7 @@ def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
     tail: Tail = {"usage": usage_of([ranking])}
     if call.body.timings:
         tail["timings"] = timings_of(record, shards=True)
-    return {**tail, **omissions_of(ranking)}
+    return {**tail, **omissions_of(ranking.unscored, ranking.excluded)}
 
 
 def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecord) -> Meta:

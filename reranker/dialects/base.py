@@ -36,10 +36,6 @@ class RankingCall:
         return self.dialect.write(self, rankings, model, record)
 
 
-Writer: TypeAlias = Callable[[RankingCall, Sequence[Ranking], str, RequestRecord], JSON]
-"""See `RankingCall.write`."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One way of asking for a ranking and of answering."""
@@ -60,7 +56,8 @@ class Dialect:
     """Takes a `body`; raises InvalidRequestError."""
     answer: Any
     """The type of what `write` gives: the OpenAPI page is made of it. (Any: a TypedDict, or a list of one.)"""
-    write: Writer
+    write: Callable[[RankingCall, Sequence[Ranking], str, RequestRecord], JSON]
+    """See `RankingCall.write`."""
     error: Callable[[RerankerError], JSON]
     examples: Mapping[str, Mapping[str, JSON]]
     """Bodies by what they show; for the OpenAPI page, and each works when pasted."""

@@ -129,13 +129,9 @@ def validate(model: type[Body], fields: Mapping[str, Any]) -> Body:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise _first_problem(error) from None
-
-
-def _first_problem(error: ValidationError) -> InvalidRequestError:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
     # A value of a wrong type brings a complaint from each branch of its union, with the branch's name in the path. Only
     # lists are nested, so the numbers in a path are the places; the deepest complaint is the most exact.
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
     top = str(problems[0]["loc"][0])
     problem = max((one for one in problems if one["loc"][0] == top), key=lambda one: len(_places(one["loc"])))
     places = _places(problem["loc"])
@@ -146,7 +142,7 @@ def _first_problem(error: ValidationError) -> InvalidRequestError:
         message = "must be a string or an object" + (", or a list of these" if "list_type" in types else "")
     if problem["type"] == "too_short":
         message = "must not be empty"
-    return InvalidRequestError(field, message[:1].lower() + message[1:])
+    raise InvalidRequestError(field, message[:1].lower() + message[1:])
 
 
 def _places(location: tuple[int | str, ...]) -> tuple[int, ...]:
@@ -200,7 +196,10 @@ def _text_of(item: dict[str, Any], where: str, rank_fields: Sequence[str]) -> st
             raise InvalidRequestError(f"{where}.text", "must be a string")
         return text
     if _is_content(item.get("content")):
-        return _joined(item["content"], where)
+        for number, part in enumerate(item["content"]):
+            if not (part["type"] == "text" and isinstance(part.get("text"), str)):
+                raise InvalidRequestError(f"{where}.content[{number}]", _NO_TEXT)
+        return "\n".join(part["text"] for part in item["content"])
     if not item:
         raise InvalidRequestError(where, "must not be an empty object; give it a text")
     if item.keys() <= {"image", "image_url"}:
@@ -219,13 +218,6 @@ def metadata_of(items: Sequence[Item]) -> tuple[Mapping[str, object], ...]:
 
 def _is_content(content: object) -> bool:
     return isinstance(content, list) and bool(content) and all(isinstance(p, dict) and "type" in p for p in content)
-
-
-def _joined(parts: Sequence[Mapping[str, Any]], where: str) -> str:
-    for number, part in enumerate(parts):
-        if not (part["type"] == "text" and isinstance(part.get("text"), str)):
-            raise InvalidRequestError(f"{where}.content[{number}]", _NO_TEXT)
-    return "\n".join(part["text"] for part in parts)
 
 
 def _as_yaml(fields: Mapping[str, Any]) -> str:

@@ -84,20 +84,18 @@ def read(body: ScoreBody) -> tuple[RankRequest, ...]:
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> ScoreAnswer:
     """Write the scores in the order of the pairs."""
     data: list[PairScore] = []
-    unscored: list[int] = []
-    excluded: list[ExcludedDocument] = []
+    unscored, excluded = [], []
     for place, ranking in zip(_pairs(call.body).places.values(), rankings, strict=True):
         for ranked in ranking.results:
             score = answers.score_of(ranked, call)
             data.append({"index": place[ranked.index], "object": "score", "score": score, **answers.marks_of(ranked)})
         unscored += [place[index] for index in ranking.unscored]
         excluded += [ExcludedDocument(place[one.index], one.rule) for one in ranking.excluded]
-    by_place = sorted(excluded, key=lambda one: one.index)
     return {
         **answers.head_of("list", model, record),
         "data": sorted(data, key=lambda one: one["index"]),
         "usage": answers.usage_of(rankings),
-        **answers.omissions_of(Ranking(unscored=tuple(sorted(unscored)), excluded=tuple(by_place))),
+        **answers.omissions_of(sorted(unscored), sorted(excluded, key=lambda one: one.index)),
     }
 
 
