@@ -51,11 +51,7 @@ class Ingress:
     def __init__(
         self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None
     ) -> None:
-        """Load the tokenizer and the API keys, and listen. search: None where there is no index.
-
-        Raises:
-            ConfigurationError: No keys for a public address, a keys file that cannot be used, or the port is taken.
-        """
+        """Load the tokenizer and the API keys, and listen. search: None where there is no index."""
         join_serve()
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config
@@ -108,15 +104,12 @@ class Ingress:
 
     @property
     def draining(self) -> bool:
-        """See `Backend`."""
         return self._listener.draining
 
     def require_any_room(self, body_bytes: int) -> None:
-        """See `Backend`."""
         self._ranker.require_any_room(body_bytes)
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
-        """See `Backend`."""
         await self._fleet.meet()
         return await self._ranker.rank(lists, caller, record)
 
@@ -130,7 +123,6 @@ class Ingress:
             gauge.set(value)
 
     async def load(self) -> JSON:
-        """See `Backend`. Checks the sums on the way."""
         self._ranker.check_integrity()
         replicas = await self._fleet.replica_loads()
         return {
@@ -141,12 +133,10 @@ class Ingress:
         }
 
     async def cache_report(self) -> JSON:
-        """See `Backend`."""
         return report([one for one in await self._in_every_ingress("cache_statistics") if one is not None])
 
     async def clear_cache(self) -> None:
-        """See `Backend`. Redis comes first: the memories would be filled from it again."""
-        if self._cache is not None:
+        if self._cache is not None:  # Redis comes first: the memories would be filled from it again
             await self._cache.clear_shared()
         await self._in_every_ingress("clear_memory")
 
@@ -165,24 +155,20 @@ class Ingress:
         return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
 
     async def metrics_text(self) -> bytes | None:
-        """See `Backend`."""
         if self._metrics is None:
             return None
         return await asyncio.to_thread(generate_latest, metrics.node_registry())
 
     def open_page(self, request: PageRequest) -> Answer:
-        """See `Backend`."""
         return self._playground.answer(request)
 
     async def live_replicas(self) -> int:
-        """See `Backend`."""
         replicas = self._fleet.placement.live_replicas
         if not replicas:
             raise StartFailedError if await asyncio.to_thread(self._start_failed) else NotReadyError
         return replicas
 
     async def replicas_loading(self) -> list[JSON]:
-        """See `Backend`."""
         return await asyncio.to_thread(replicas_loading)
 
     def _start_failed(self) -> bool:

@@ -54,16 +54,7 @@ class Keyring:
     def __init__(
         self, config: AccessConfig, environment: str = "", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Read the keys.
-
-        Args:
-            config: Names the file.
-            environment: What the variable RERANKER_API_KEYS holds.
-            clock: Seconds; for tests.
-
-        Raises:
-            ConfigurationError: The file is not there, or no keys file. Never quotes it.
-        """
+        """Read the file that `config` names and what the environment's variable holds. No error quotes them."""
         self.open_metrics = config.open_metrics
         self._file = Path(config.keys_file) if config.keys_file else None
         self._clock, self._looked_s = clock, clock()
@@ -77,24 +68,17 @@ class Keyring:
         return bool(self._known or self._file)
 
     def caller(self, authorization: str | None) -> Caller:
-        """Say who calls.
-
-        Args:
-            authorization: The header of that name.
-
-        Raises:
-            UnauthorizedError: Keys are needed, and this is none of them.
-        """
+        """Say who calls, by the header of that name; raises UnauthorizedError."""
         self._look_again()
         if not self.needed:
             return ANONYMOUS
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise UnauthorizedError(sent=False)
+            raise UnauthorizedError(False)
         digest = _digest(key.strip())
         matching = [caller for known, caller in self._known.items() if hmac.compare_digest(known, digest)]
         if not matching:
-            raise UnauthorizedError(sent=True)
+            raise UnauthorizedError(True)
         return matching[0]
 
     def _look_again(self) -> None:
@@ -120,18 +104,15 @@ class Keyring:
         where = f"access.keys_file {self._file}"
         try:
             text = self._file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise ConfigurationError(f"{where}: {reason}") from None
+        except OSError as error:
+            raise ConfigurationError(f"{where}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{where}: it is not UTF-8") from None
         return self._from_environment | _parse(text, where)
 
 
 def require_keys(host: str, config: AccessConfig, keys: Keyring) -> None:
-    """Refuse to serve a public address to everybody by accident.
-
-    Raises:
-        ConfigurationError: There are no keys, the address is not the loopback, and nobody said that this is meant.
-    """
+    """Refuse to serve a public address to everybody by accident."""
     if keys.needed or config.allow_anonymous or is_loopback(host):
         return
     raise ConfigurationError(

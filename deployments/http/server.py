@@ -47,9 +47,7 @@ class Listener:
 
     def __init__(self, app: ASGIApp, options: HTTPOptions, listening: socket.socket) -> None:
         """Take connections from the moment the event loop runs; `options` say TLS, `listening` is from `listen`."""
-        self._listening = listening
-        self.draining = False
-        """Whether connections end as each has its answer."""
+        self._listening, self.draining = listening, False
         config = uvicorn.Config(
             app,
             http=LimitedProtocol,
@@ -69,7 +67,6 @@ class Listener:
 
     @property
     def healthy(self) -> bool:
-        """False once the server has ended."""
         return not self._serving.done()
 
     async def drain(self, timeout_s: float) -> None:
@@ -130,13 +127,11 @@ class LimitedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Wait for a request."""
         super().connection_made(transport)
-        self._set_timer(self.head_timeout_s, self._too_slow)
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
-        self._unset_timer()
+        self._set_timer(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -155,14 +150,13 @@ class LimitedProtocol(HttpToolsProtocol):
             if self.cycle.response_complete:
                 self._count_rest(data)
         elif self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._set_timer(self.head_timeout_s, None)  # uvicorn's own timer ended with whatever came, a lone CRLF too
+            self._set_timer(self.head_timeout_s)  # uvicorn's own timer ended with whatever came, a lone CRLF too
 
     def on_message_begin(self) -> None:
-        """A request's first byte is there."""
         super().on_message_begin()
-        self._in_head = self._in_message = True
-        self._head_bytes = self._rest_bytes = self._chunks = self._body_bytes = 0
-        self._set_timer(self.head_timeout_s, self._too_slow)
+        self._in_message = True
+        self._rest_bytes = self._chunks = self._body_bytes = 0
+        self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; a trailer is none."""
@@ -170,9 +164,8 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
         self._in_head, self._head_bytes = False, 0
-        self._unset_timer()
+        self._set_timer(None)
         super().on_headers_complete()
         self.cycle.transport = _AnswersTransport(self)  # type: ignore[assignment]  # what it uses of one
 
@@ -186,20 +179,28 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The body is there."""
         self._in_message = False
-        self._unset_timer()
+        self._set_timer(None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The answer is out."""
         super().on_response_complete()
         if self.cycle.more_body:
-            self._set_timer(self.rest_timeout_s, None)
+            self._set_timer(self.rest_timeout_s)
 
     def send_400_response(self, msg: str) -> None:
         """Say so in JSON where uvicorn says it in plain text."""
         self._refuse(MalformedRequestError())
+
+    def _await_head(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        self._set_timer(self.head_timeout_s, SlowRequestError(self.head_timeout_s, "head"))
+
+    def _set_timer(self, seconds: float | None, error: RerankerError | None = None) -> None:
+        """Refuse in so many seconds, instead of when it was said before. None: not at all."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._refuse, error)
 
     def linger(self) -> None:
         """Close the connection once its client has sent all that it wants to, within limits; what comes is dropped."""
@@ -210,7 +211,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._set_timer(self.quiet_s, None)
+        self._set_timer(self.quiet_s)
 
     def _count_rest(self, data: bytes) -> None:
         """Drop what comes after the answer, within limits."""
@@ -219,15 +220,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._rest_bytes > self.max_rest_bytes or left_s <= 0:
             self.transport.close()
         elif self._lingers:
-            self._set_timer(min(self.quiet_s, left_s), None)
-
-    @property
-    def _too_slow(self) -> RerankerError:
-        return SlowRequestError(self.head_timeout_s, "head")
+            self._set_timer(min(self.quiet_s, left_s))
 
     def _refuse(self, error: RerankerError | None) -> None:
         """Close the connection, with an answer if the request has none yet."""
-        self._unset_timer()
+        self._set_timer(None)
         answered = not self._in_head and self.cycle.response_started
         if error is None or answered or self._lingers or self.transport.is_closing():
             self.transport.close()
@@ -241,15 +238,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         self._in_message = True  # more of the same is on its way
         self.linger()
-
-    def _set_timer(self, seconds: float, error: RerankerError | None) -> None:
-        self._unset_timer()
-        self._timer = self.loop.call_later(seconds, self._refuse, error)
-
-    def _unset_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 class _AnswersTransport:
@@ -268,11 +256,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(options: HTTPOptions, service: str) -> socket.socket:
-    """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else.
-
-    Raises:
-        ConfigurationError: Somebody else listens there, or nobody can.
-    """
+    """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else."""
     host, port = options.host or "127.0.0.1", options.port
     try:
         bound_socket(host, port).close()

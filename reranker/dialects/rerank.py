@@ -44,7 +44,6 @@ def write(
     model: str,
     record: RequestRecord,
 ) -> RerankAnswer:
-    """Write the answer; `document_of` gives a document back by its index."""
     [ranking] = rankings
     return {
         **answers.head_of("rerank", model, record),
@@ -55,7 +54,7 @@ def write(
 
 
 def _echo(call: RankingCall, index: int) -> JSON:
-    """Give back a document as an object with its `text`: its own, or what it was read as."""
+    """A document as an object with its `text`: its own, or what it was read as."""
     text = {"text": answers.text_of(call, index)}
     item = call.body.documents[index]
     return text if isinstance(item, str) else text | item

@@ -32,7 +32,6 @@ class VoyageAnswer(answers.Head, answers.Tail):
 
 
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> VoyageAnswer:
-    """Write the answer, documents as strings."""
     [ranking] = rankings
     return {
         **answers.head_of("list", model, record),
