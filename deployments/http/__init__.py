@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from reranker.dialects.base import JSON
     from reranker.dialects.tei import TeiInfo
+    from reranker.ranking.threads import FairThreads
     from reranker.record import RequestRecord
     from reranker.types import Caller, Ranking, RankRequest
 
@@ -27,6 +28,8 @@ class Backend(Protocol):
     """Names of the adapters that a request can ask for as `model`."""
     service: str
     """See `SERVICE_HEADER`."""
+    threads: FairThreads
+    """For work that is too long for the event loop."""
 
     @property
     def search(self) -> object | None:

@@ -21,6 +21,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.access import Keyring
+from deployments.http.memory import BytesInHand
 from deployments.http.playground import UI_PATH
 from deployments.http.quotas import Quotas
 from deployments.http.requests import require_short_head
@@ -39,6 +40,8 @@ OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", 
 METRICS = "/metrics"
 """Needs no key where `access.open_metrics` says so."""
 _CLIENT_GONE_CODE = "client_gone"
+_GUESTS = "guests"
+"""Those without a key have one share of the memory together."""
 _SLASHES = re.compile("/+")
 _REQUEST_ID, _TRACEPARENT, _TRACESTATE = b"x-request-id", b"traceparent", b"tracestate"
 _MAX_ID = 128
@@ -67,10 +70,12 @@ class RequestMiddleware:
         observers: Sequence[Observer] = (),
         count: Observer | None = None,
         quotas: Quotas | None = None,
+        memory: BytesInHand | None = None,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self.app, self.limits, self.keys, self.quotas = app, limits, keys, quotas or Quotas()
         self.ranking_paths, self.observers, self.draining = frozenset(ranking_paths), observers, draining
+        self.memory = memory or BytesInHand(limits.max_bytes_in_hand)
         self.counting = () if count is None else (count,)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,14 +129,16 @@ class _Exchange:
         try:
             require_short_head(scope, front.limits)
             if is_open(record.path) or (record.path == METRICS and front.keys.open_metrics):
-                await front.app(scope, self._receive_one, self._send_one)
+                with front.memory.request(_GUESTS) as scope["state"]["hold"]:
+                    await front.app(scope, self._receive_one, self._send_one)
                 return
             sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
             # Of two headers, it would depend on the reader which one counts.
             caller = front.keys.caller(sent[0].decode("latin-1") if len(sent) == 1 else None)
             scope["state"]["caller"], record.caller = caller, caller.name
             async with front.quotas.request(caller) if self._ranks else nullcontext():
-                await front.app(scope, self._receive_one, self._send_one)
+                with front.memory.request(caller.name) as scope["state"]["hold"]:
+                    await front.app(scope, self._receive_one, self._send_one)
                 front.quotas.spend(caller, record.prompt_tokens)
         except asyncio.CancelledError:
             if self._hung_up:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Iterator
 
 from starlette.requests import Request
 from starlette.types import Scope
 
 from deployments.http import Backend
+from deployments.http.memory import Hold
 from reranker import errors
 from reranker.config import LimitsConfig
 from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall
@@ -21,8 +23,12 @@ from reranker.record import RequestRecord
 
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
 """What Ray Serve's own proxy obeys; for clients that send it."""
-_INLINE_BYTES = 64 * 1024
+INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
+_PIECE_BYTES = 4 * 2**20
+"""Of a decompressed body: some 10 ms of a thread."""
+_VALUE_BYTES = 80
+"""Of a value in a list or object, at least."""
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -39,12 +45,22 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
         backend.require_any_room(len(body))
     with record.stage("parse"):
         timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
-        if len(body) <= _INLINE_BYTES:
+        if len(body) <= INLINE_BYTES:
             call = parse(body, dialect, limits, timeout)
         else:
-            call = await asyncio.to_thread(parse, body, dialect, limits, timeout)
+            hold: Hold = request.state.hold
+            hold.resize(len(body) + await backend.threads.run(record.caller, _parsed_bytes, body, limits))
+            call = await backend.threads.run(record.caller, parse, body, dialect, limits, timeout)
+            hold.resize(hold.size - len(body))
     note_call(record, call)
     return call
+
+
+def _parsed_bytes(body: bytearray, limits: LimitsConfig) -> int:
+    """Estimate what a body's values take of memory: a text with one rare character takes four bytes for each."""
+    wide = not body.isascii() or b"\\u" in body
+    values = min(body.count(b",") + body.count(b"{") + body.count(b"["), limits.max_json_values)
+    return len(body) * (4 if wide else 1) + values * _VALUE_BYTES
 
 
 def note_call(record: RequestRecord, call: RankingCall) -> None:
@@ -63,26 +79,31 @@ def require_short_head(scope: Scope, limits: LimitsConfig) -> None:
         raise errors.HeadersTooLargeError("headers", headers, limits.max_header_bytes, "bytes")
 
 
-async def read_body(request: Request, limits: LimitsConfig) -> bytes:
-    """Receive a body as the client sends it, and give it decompressed. Nothing over the limit is buffered."""
+async def read_body(request: Request, limits: LimitsConfig) -> bytearray:
+    """Receive a body as the client sends it, and give it decompressed. Nothing over the limits is buffered."""
     encoding = compression(request.headers.get("content-encoding", ""))
     declared = request.headers.get("content-length", "")
+    hold: Hold = request.state.hold
     if declared.isdecimal():
         _require_size(int(declared), limits.max_request_bytes)
-    parts: list[bytes] = []
-    size = 0
+        hold.resize(int(declared))  # refused before it is sent
+    body = bytearray()
     try:
         async with asyncio.timeout(limits.receive_timeout_s):
             async for part in request.stream():
-                size += len(part)
-                _require_size(size, limits.max_request_bytes)
-                parts.append(part)
+                _require_size(len(body) + len(part), limits.max_request_bytes)
+                body += part
+                hold.resize(max(hold.size, len(body)))
     except TimeoutError:
         raise errors.SlowRequestError(limits.receive_timeout_s) from None
-    body = b"".join(parts)
-    if encoding:
-        body = await asyncio.to_thread(decompress, body, encoding, limits.max_request_bytes)
-    return body
+    if not encoding:
+        return body
+    threads, caller = request.app.state.backend.threads, request.state.record.caller
+    pieces, unpacked = decompress(bytes(body), encoding, limits.max_request_bytes), bytearray()
+    while (piece := await threads.run(caller, next, pieces, None)) is not None:
+        unpacked += piece
+        hold.resize(len(body) + len(unpacked))
+    return unpacked
 
 
 def compression(content_encoding: str) -> str:
@@ -95,23 +116,25 @@ def compression(content_encoding: str) -> str:
     return encoding
 
 
-def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Decompress a body. A bomb costs no more memory than a body of the largest size."""
-    parts: list[bytes] = []
-    size = 0
-    while body:  # a gzip file may have several members, one after the other
-        decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
+def decompress(packed: bytes, encoding: str, max_bytes: int) -> Iterator[bytes]:
+    """Decompress a body piece by piece. A bomb costs no more memory than a body of the largest size."""
+    size, left, decompressor = 0, packed, zlib.decompressobj(_WINDOW_BITS[encoding])
+    more = bool(packed)
+    while more:
         try:
-            parts.append(decompressor.decompress(body, max_bytes - size + 1))
+            piece = decompressor.decompress(left, _PIECE_BYTES)
         except zlib.error:
             said = f"the body is not what its Content-Encoding says: {encoding}"
             raise errors.InvalidRequestError("", said) from None
-        size += len(parts[-1])
+        size += len(piece)
         _require_size(size, max_bytes)
-        if not decompressor.eof:
+        left = decompressor.unconsumed_tail
+        if decompressor.eof:  # a gzip file may have several members, one after the other
+            left, decompressor = decompressor.unused_data, zlib.decompressobj(_WINDOW_BITS[encoding])
+            more = bool(left)
+        elif not left and len(piece) < _PIECE_BYTES:
             raise errors.InvalidRequestError("", f"the body's {encoding} is cut off before its end")
-        body = decompressor.unused_data
-    return b"".join(parts)
+        yield piece
 
 
 def _require_size(size: int, most: int) -> None:

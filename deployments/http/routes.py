@@ -16,10 +16,11 @@ from typing_extensions import TypedDict
 
 from deployments.http import SERVICE_HEADER, VERSION, Backend
 from deployments.http.access import Keyring
+from deployments.http.memory import BytesInHand
 from deployments.http.middleware import Observer, RequestMiddleware
 from deployments.http.playground import playground_router
 from deployments.http.quotas import Quotas
-from deployments.http.requests import read_call
+from deployments.http.requests import INLINE_BYTES, read_call
 from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
 from deployments.http.search import Search, search_router
 from reranker.config import LimitsConfig
@@ -109,6 +110,7 @@ def build_api(
     observers: Sequence[Observer] = (),
     count: Observer | None = None,
     quotas: Quotas | None = None,
+    memory: BytesInHand | None = None,
 ) -> FastAPI:
     """Make the application. The arguments after `backend` are those of `RequestMiddleware`."""
     api = _Api(
@@ -126,7 +128,7 @@ def build_api(
     api.include_router(playground_router(backend.open_page, limits))
     ranking_paths = [one.path for one in api.routes if isinstance(one, APIRoute) and "ranking" in one.tags]
     api.add_middleware(
-        RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, lambda: backend.draining
+        RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, memory, lambda: backend.draining
     )
     return api
 
@@ -154,8 +156,11 @@ def _ranking(dialect: Dialect | None) -> Callable[[Request], Awaitable[Response]
     async def rank(request: Request) -> Response:
         call = await read_call(request, dialect)
         record: RequestRecord = request.state.record
-        record.rankings = await request.app.state.backend.rank(call.lists, request.state.caller, record)
-        return ranking_response(request, call, record.rankings)
+        backend: Backend = request.app.state.backend
+        record.rankings = await backend.rank(call.lists, request.state.caller, record)
+        if record.body_bytes <= INLINE_BYTES:
+            return ranking_response(request, call, record.rankings)
+        return await backend.threads.run(record.caller, ranking_response, request, call, record.rankings)
 
     return rank
 

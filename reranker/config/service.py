@@ -105,6 +105,9 @@ class LimitsConfig(Group):
     """Documents per list."""
     max_request_bytes: PositiveInt = 64 * 1024 * 1024
     """Size of a request's body, decompressed."""
+    max_bytes_in_hand: PositiveInt = 512 * 1024 * 1024
+    """Memory of each ingress replica for the requests that are being received, parsed or waited for, as far as it is
+    counted; half of it for those of one API key. Beyond it: 503, or 429 for the key."""
     max_header_bytes: PositiveInt = 32 * 1024
     """Size of a request's headers, all together (431)."""
     max_url_bytes: PositiveInt = 8 * 1024
@@ -124,6 +127,11 @@ class LimitsConfig(Group):
             raise ValueError(
                 f"max_documents: {self.max_documents} documents have more than {self.max_json_values} values "
                 f"(max_json_values). Raise max_json_values above it"
+            )
+        if self.max_bytes_in_hand < self.max_request_bytes:
+            raise ValueError(
+                f"max_bytes_in_hand: {self.max_bytes_in_hand} bytes are fewer than one body may have "
+                f"({self.max_request_bytes}, max_request_bytes). Raise max_bytes_in_hand, or lower max_request_bytes"
             )
         return self
 

@@ -19,6 +19,7 @@ from deployments.http.routes import build_api
 from deployments.http.search import Search
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.errors import NoPlaygroundError, RerankerError
+from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, RankedDocument, Ranking, RankRequest
 
@@ -36,6 +37,7 @@ class WordBackend:
     adapters: tuple[str, ...] = ()
 
     def __init__(self) -> None:
+        self.threads = FairThreads()
         self.error: Exception | None = None
         self.cleared = 0
         self.metrics: bytes | None = b""
