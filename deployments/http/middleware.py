@@ -24,7 +24,7 @@ from deployments.http.access import Keyring
 from deployments.http.memory import BytesInHand
 from deployments.http.playground import UI_PATH
 from deployments.http.quotas import Quotas
-from deployments.http.requests import require_short_head
+from deployments.http.requests import require_sound_head
 from deployments.http.responses import error_response, server_timing
 from reranker import errors
 from reranker.config import LimitsConfig
@@ -127,7 +127,7 @@ class _Exchange:
         """Let the application answer. Here, and nowhere else, an error becomes an answer."""
         front, record, scope = self._front, self._record, self._scope
         try:
-            require_short_head(scope, front.limits)
+            require_sound_head(scope, front.limits)
             if is_open(record.path) or (record.path == METRICS and front.keys.open_metrics):
                 with front.memory.request(_GUESTS) as scope["state"]["hold"]:
                     await front.app(scope, self._receive_one, self._send_one)

@@ -7,6 +7,7 @@ URL, headers and body, here; values, depth and documents of its JSON, `reranker/
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -25,6 +26,7 @@ _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
 """What Ray Serve's own proxy obeys; for clients that send it."""
 INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
+_HOST = re.compile(rb"(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d{0,4})?")
 _PIECE_BYTES = 4 * 2**20
 """Of a decompressed body: some 10 ms of a thread."""
 _VALUE_BYTES = 80
@@ -69,14 +71,17 @@ def note_call(record: RequestRecord, call: RankingCall) -> None:
     record.priority = call.lists[0].priority
 
 
-def require_short_head(scope: Scope, limits: LimitsConfig) -> None:
-    """Refuse a URL, or headers together, over the limit."""
+def require_sound_head(scope: Scope, limits: LimitsConfig) -> None:
+    """Refuse a URL, or headers together, over the limit, and a Host that is none: the framework makes URLs of it."""
     url = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
     if url > limits.max_url_bytes:
         raise errors.UrlTooLongError("URL", url, limits.max_url_bytes, "bytes")
     headers = sum(len(name) + len(value) for name, value in scope["headers"])
     if headers > limits.max_header_bytes:
         raise errors.HeadersTooLargeError("headers", headers, limits.max_header_bytes, "bytes")
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts):
+        raise errors.InvalidRequestError("Host", "must be one host name or address, and a port if any")
 
 
 async def read_body(request: Request, limits: LimitsConfig) -> bytearray:

@@ -159,8 +159,9 @@ def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ())
     A string is its own text. An object's is its `text`; with `rank_fields`, these fields in this order, as YAML;
     without either, all of it as YAML, as Cohere advises. vLLM's `{"content": [{"type": "text", …}]}` is its parts.
     """
+    order = {name: place for place, name in enumerate(rank_fields)}
     return tuple(
-        item if isinstance(item, str) else _text_of(item, f"{where}[{index}]", rank_fields)
+        item if isinstance(item, str) else _text_of(item, f"{where}[{index}]", order)
         for index, item in enumerate(items)
     )
 
@@ -177,15 +178,17 @@ def list_of(
 def query_of(item: Item, where: str) -> str:
     if not (isinstance(item, str) or "text" in item or _is_content(item.get("content"))):
         raise InvalidRequestError(where, "must be a string or an object with a string `text`")
-    text = item if isinstance(item, str) else _text_of(item, where, ())
+    text = item if isinstance(item, str) else _text_of(item, where, {})
     if not text.strip():
         raise InvalidRequestError(where, "must not be empty")
     return text
 
 
-def _text_of(item: dict[str, Any], where: str, rank_fields: Sequence[str]) -> str:
-    if rank_fields:
-        chosen = {name: item[name] for name in rank_fields if item.get(name) is not None}
+def _text_of(item: dict[str, Any], where: str, order: Mapping[str, int]) -> str:
+    """Give an object's text. `order`: rank_fields, with their places."""
+    if order:
+        named = sorted(item.keys() & order.keys(), key=order.__getitem__)  # as long as the shorter of both
+        chosen = {name: item[name] for name in named if item[name] is not None}
         if not chosen:
             raise InvalidRequestError(where, "has none of the fields that rank_fields names")
         if list(chosen) != ["text"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ _SECONDS: TypeAdapter[float] = TypeAdapter(Seconds)
 _LISTS = tuple(dict.fromkeys(name for one in DIALECTS for name in one.lists))
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
 _CONTAINERS = (dict, list)
+_PIECE_BYTES = 2**20
 
 
 def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None) -> RankingCall:
@@ -46,9 +48,7 @@ def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_he
 def _load(body: bytes, limits: LimitsConfig) -> Any:  # Any: JSON
     """Parse JSON within limits: 64 MB of "[],[]," would become gigabytes of Python's lists."""
     if _brackets_and_commas(body) > limits.max_json_values:  # those in texts too, but it takes no time
-        unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-        structure = b"".join(unescaped.translate(None, _NOT_STRUCTURE).split(b'"')[::2])  # 3 ms per MB, in C
-        values = _brackets_and_commas(structure)
+        values = sum(map(_brackets_and_commas, _structure(body)))
         if values > limits.max_json_values:
             raise RequestTooLargeError("body", values, limits.max_json_values, "JSON values")
     too_deep = InvalidRequestError("", f"the body's JSON is nested more than {limits.max_nesting} deep")
@@ -69,6 +69,20 @@ def _load(body: bytes, limits: LimitsConfig) -> Any:  # Any: JSON
     if level:
         raise too_deep
     return loaded
+
+
+def _structure(body: bytes) -> Iterator[bytes]:
+    """Give a body without what is between quotes, a MB (3 ms) at a time, so that other threads get their turns."""
+    start, in_text = 0, False
+    while start < len(body):
+        piece = body[start : start + _PIECE_BYTES]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # not between a backslash and what it escapes
+            piece = body[start : start + len(piece) + 1]
+        start += len(piece)
+        piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
+        parts = piece.split(b'"')
+        yield b"".join(parts[in_text::2])
+        in_text ^= len(parts) % 2 == 0
 
 
 def _brackets_and_commas(text: bytes) -> int:

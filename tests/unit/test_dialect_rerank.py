@@ -5,12 +5,15 @@ import tracemalloc
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reranker.config import LimitsConfig
 from reranker.dialects.answers import error_body
 from reranker.dialects.base import RankingCall
-from reranker.dialects.parse import parse
+from reranker.dialects.parse import _structure, parse
 from reranker.errors import EngineFailedError, InvalidRequestError, RequestTooLargeError
 from reranker.record import RequestRecord
 from reranker.types import ExcludedDocument, RankedDocument, Ranking, RankRequest
@@ -288,3 +291,13 @@ def test_many_mistakes_cost_no_more_than_one() -> None:
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 3_000_000
+
+
+@given(texts=st.lists(st.text(st.sampled_from('ab"\\\\,[{}]\n')), max_size=8), piece=st.integers(2, 9))
+def test_values_are_counted_outside_of_texts_only(texts: list[str], piece: int) -> None:
+    """However a body is cut into pieces, and whatever its texts hold."""
+    body = orjson.dumps({"documents": [{"text": text} for text in texts]})
+    empty = orjson.dumps({"documents": [{"text": ""} for _ in texts]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reranker.dialects.parse._PIECE_BYTES", piece)
+        assert b"".join(_structure(body)) == bytes(byte for byte in empty if byte in b"[]{},")

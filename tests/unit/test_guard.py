@@ -159,6 +159,23 @@ async def test_long_urls_and_large_headers_are_refused() -> None:
         assert (headers.status_code, headers.json()["error_type"]) == (431, "headers_too_large")
 
 
+@pytest.mark.parametrize("host", ["[", "a b", "a:abc", "", "é", "a/b", "a:123456", "[::1", "a@b", "<"])
+@pytest.mark.parametrize("path", ["/", "/ui/", "/health", "/nowhere", "/v1/rerank"])
+async def test_host_that_is_none_is_refused_in_a_sentence(
+    host: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with visitor(door(WordBackend())) as client:
+        answer = await client.get(path, headers={"host": host.encode()})
+    assert (answer.status_code, answer.json()["field"]) == (400, "Host")
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("host", ["door", "a.b-c.example:8000", "[::1]:8000", "127.0.0.1", "reranker_0.default.svc"])
+async def test_hosts_that_exist_are_let_in(host: str) -> None:
+    async with visitor(door(WordBackend())) as client:
+        assert (await client.get("/nowhere", headers={"host": host})).status_code == 404
+
+
 async def test_bug_of_ours_is_a_sentence_to_the_client_and_a_trace_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
