@@ -29,7 +29,6 @@ from reranker.dialects.base import Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
 from reranker.record import RequestRecord
-from reranker.types import Caller
 
 _DESCRIPTION = """One query, N documents: each document's relevance score, best first.
 
@@ -237,10 +236,8 @@ async def clear_cache(backend: _AdminsBackend) -> Response:
 async def metrics(request: Request, backend: _Backend) -> Response:
     """The series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
     keys: Keyring = request.app.state.keys
-    if keys.needed and not keys.open_metrics:
-        caller: Caller = request.state.caller
-        if not (caller.metrics or caller.admin):
-            raise ForbiddenError
+    if keys.needed and not (keys.open_metrics or request.state.caller.metrics or request.state.caller.admin):
+        raise ForbiddenError
     text = await backend.metrics_text()
     if text is None:
         raise NotFoundError("nothing is counted: observability.metrics is false")

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,13 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from deployments.http import SERVICE_HEADER
 from deployments.http.address import bound_socket, local_url, shown_address
 from deployments.http.responses import error_response
-from reranker.errors import (
-    ConfigurationError,
-    HeadersTooLargeError,
-    MalformedRequestError,
-    RerankerError,
-    SlowRequestError,
-)
+from reranker import errors
 
 if TYPE_CHECKING:  # Ray takes a second to import, and tests of this do without
     from ray.serve.config import HTTPOptions
@@ -60,7 +53,8 @@ class Listener:
             ssl_keyfile_password=options.ssl_keyfile_password,
             ssl_ca_certs=options.ssl_ca_certs,
         )
-        self._server = _Server(config)
+        self._server = uvicorn.Server(config)
+        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # Ray's here
         self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]))
 
     @property
@@ -128,7 +122,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
-                self._refuse(HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
+                self._refuse(errors.HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -150,19 +144,19 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Say so in JSON where uvicorn says it in plain text."""
-        self._refuse(MalformedRequestError())
+        self._refuse(errors.MalformedRequestError())
 
     def _await_head(self) -> None:
         self._in_head, self._head_bytes = True, 0
-        self._set_timer(self.head_timeout_s, SlowRequestError(self.head_timeout_s, "head"))
+        self._set_timer(self.head_timeout_s, errors.SlowRequestError(self.head_timeout_s, "head"))
 
-    def _set_timer(self, seconds: float | None, error: RerankerError | None = None) -> None:
+    def _set_timer(self, seconds: float | None, error: errors.RerankerError | None = None) -> None:
         """Refuse in so many seconds, instead of when it was said before. None: not at all."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if seconds is None else self.loop.call_later(seconds, self._refuse, error)
 
-    def _refuse(self, error: RerankerError | None) -> None:
+    def _refuse(self, error: errors.RerankerError | None) -> None:
         self._set_timer(None)
         if self.transport.is_closing():
             return
@@ -174,13 +168,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: they are Ray's here."""
-        yield
-
-
 def listen(options: HTTPOptions, service: str) -> socket.socket:
     """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else."""
     host, port = options.host or "127.0.0.1", options.port
@@ -188,7 +175,9 @@ def listen(options: HTTPOptions, service: str) -> socket.socket:
         bound_socket(host, port).close()
     except OSError as error:
         if not _is_ours(local_url(host, port, tls=bool(options.ssl_certfile)), service):
-            raise ConfigurationError(f"cannot listen on {shown_address(host, port)} ({error.strerror})") from None
+            raise errors.ConfigurationError(
+                f"cannot listen on {shown_address(host, port)} ({error.strerror})"
+            ) from None
     listening = bound_socket(host, port, shared=True)
     listening.listen(_BACKLOG)
     listening.setblocking(False)

@@ -128,11 +128,7 @@ class ErrorBody(TypedDict):
 
 
 def error_body(error: RerankerError) -> ErrorBody:
-    """Write an error so that every client finds the sentence under the name it looks for.
-
-    String values throughout: Jina's, Voyage's and xinference's clients show `detail`, Cohere's shows the body, TEI's
-    shows `error`.
-    """
+    """The sentence, under the name that each client looks for: `detail` (Jina, Voyage, xinference), `error` (TEI)."""
     said = str(error)
     body: ErrorBody = {"message": said, "detail": said, "error": said, "error_type": error.code}
     if error.field:

@@ -17,6 +17,9 @@ TIMEOUT_HEADER = "X-Reranker-Timeout-S"
 """Seconds the client gives a list."""
 IGNORED_HEADER = "X-Reranker-Ignored"
 """In an answer: the known fields of the request that could change the ranking and were not obeyed."""
+QUESTION = "What is the capital of China?"
+TEXTS = ["Gravity attracts bodies.", "The capital of China is Beijing.", "Paris is in France."]
+"""Of the dialects' examples."""
 
 
 @dataclass(frozen=True, slots=True)

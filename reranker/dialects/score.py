@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from reranker.dialects import answers
-from reranker.dialects.base import Dialect, RankingCall
+from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Item, Items, Options, metadata_of, query_of, texts_of
 from reranker.errors import InvalidRequestError, RerankerError
 from reranker.record import RequestRecord
@@ -126,8 +126,6 @@ def _pairs(body: ScoreBody) -> _Pairs:
     raise InvalidRequestError("text_1", "send text_1 and text_2, or queries and documents")
 
 
-_ANSWER = "The capital of China is Beijing."
-
 DIALECT = Dialect(
     name="score",
     summary="Score pairs, in their order (vLLM).",
@@ -140,10 +138,7 @@ DIALECT = Dialect(
     write=write,
     error=write_error,
     examples={
-        "one to many": {"text_1": "What is the capital of China?", "text_2": ["Gravity attracts bodies.", _ANSWER]},
-        "one to one": {
-            "queries": ["What is the capital of China?", "What is gravity?"],
-            "documents": [_ANSWER, "Gravity attracts bodies."],
-        },
+        "one to many": {"text_1": QUESTION, "text_2": TEXTS},
+        "one to one": {"queries": ["What is gravity?", QUESTION], "documents": TEXTS[:2]},
     },
 )
