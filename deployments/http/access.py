@@ -113,17 +113,15 @@ class Keyring:
 
 def require_keys(host: str, config: AccessConfig, keys: Keyring) -> None:
     """Refuse to serve a public address to everybody by accident."""
-    if keys.needed or config.allow_anonymous or is_loopback(host):
-        return
-    raise ConfigurationError(
-        f"http_options.host is {host}, which other machines may reach, and there are no API keys. Give keys "
-        f"(access.keys_file, or the environment variable {ENVIRONMENT}), or say that everybody may use the service: "
-        "access.allow_anonymous: true"
-    )
+    if not (keys.needed or config.allow_anonymous or is_loopback(host)):
+        raise ConfigurationError(
+            f"http_options.host is {host}, which other machines may reach, and there are no API keys. Give keys "
+            f"(access.keys_file, or the environment variable {ENVIRONMENT}), or say that everybody may use the "
+            "service: access.allow_anonymous: true"
+        )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a service at this address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

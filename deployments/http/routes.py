@@ -35,7 +35,6 @@ _DESCRIPTION = """One query, N documents: each document's relevance score, best 
 Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
 told apart by the body. Errors are JSON on every path and status.
 """
-_KEY = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
 _STARTED_S = int(time.time())
 
 router = APIRouter()
@@ -82,9 +81,7 @@ class CacheReport(TypedDict, total=False):
 
     enabled: Required[bool]
     ingress_replicas: int
-    hit_rate: Annotated[
-        float | None, Field(description="Share of the documents looked up that were known, or were being scored.")
-    ]
+    hit_rate: Annotated[float | None, Field(description="Share of what was looked up that was known or being scored.")]
     hits: int
     misses: int
     coalesced: int
@@ -96,7 +93,8 @@ class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:  # Any: JSON
         """Add what all routes share: the body of errors, and a field for the key, which the middleware checks."""
         schema = super().openapi()
-        schema["components"]["securitySchemes"] = {"API key": _KEY}
+        key = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
+        schema["components"]["securitySchemes"] = {"API key": key}
         schema["components"]["schemas"]["ErrorBody"] = TypeAdapter(ErrorBody).json_schema()
         return schema | {"security": [{"API key": []}]}
 

@@ -99,7 +99,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     max_head_bytes = 128 * 1024
-    """Of a head that is not complete; for complete ones `limits.max_header_bytes` holds exactly."""
+    """Of a head that is not complete; of others, `requests.py` sees to `limits.max_header_bytes`."""
     head_timeout_s = 30.0
     """From the connection, or a request's first byte, to the end of the head."""
     rest_timeout_s = 30.0

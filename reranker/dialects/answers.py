@@ -137,9 +137,7 @@ def error_body(error: RerankerError) -> ErrorBody:
 
 
 def head_of(kind: str, model: str, record: RequestRecord) -> Head:
-    """Begin an answer; `kind` is its `object`."""
-    created_s = record.began_unix_ns // 10**9
-    return {"id": record.request_id, "object": kind, "model": model, "created": created_s}
+    return {"id": record.request_id, "object": kind, "model": model, "created": record.began_unix_ns // 10**9}
 
 
 def score_of(ranked: RankedDocument, call: RankingCall) -> float:
@@ -168,7 +166,6 @@ def results_of(
 
 
 def text_of(call: RankingCall, index: int) -> str:
-    """Give the text that a document was read as."""
     return call.lists[0].documents[index]
 
 

@@ -214,5 +214,4 @@ def _is_content(content: object) -> bool:
 
 
 def _as_yaml(fields: Mapping[str, Any]) -> str:
-    dumped: str = yaml.dump(dict(fields), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**30)
-    return dumped
+    return str(yaml.dump(dict(fields), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**30))
