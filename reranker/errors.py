@@ -183,6 +183,7 @@ class StartupCheckError(ConfigurationError, code="startup_check_failed", takes="
     """The model was loaded, but it does not score as a reranker does."""
 
     check: str
+    cause: str
     sentence = "the model fails the start-up check {check!r} ({measured}); likeliest cause: {cause}"
 
 
