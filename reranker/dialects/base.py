@@ -60,7 +60,6 @@ class Dialect:
     answer: Any
     """The type of what `write` gives: the OpenAPI page is made of it. (Any: a TypedDict, or a list of one.)"""
     write: Callable[[RankingCall, Sequence[Ranking], str, RequestRecord], JSON]
-    """See `RankingCall.write`."""
     error: Callable[[RerankerError], JSON]
     examples: Mapping[str, Mapping[str, JSON]]
     """Bodies by what they show; for the OpenAPI page, and each works when pasted."""
