@@ -54,7 +54,8 @@ class Listener:
             ssl_ca_certs=options.ssl_ca_certs,
         )
         self._server = uvicorn.Server(config)
-        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # Ray's here
+        # Signals are Ray's here.
+        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]))
 
     @property
@@ -175,9 +176,8 @@ def listen(options: HTTPOptions, service: str) -> socket.socket:
         bound_socket(host, port).close()
     except OSError as error:
         if not _is_ours(local_url(host, port, tls=bool(options.ssl_certfile)), service):
-            raise errors.ConfigurationError(
-                f"cannot listen on {shown_address(host, port)} ({error.strerror})"
-            ) from None
+            said = f"cannot listen on {shown_address(host, port)} ({error.strerror})"
+            raise errors.ConfigurationError(said) from None
     listening = bound_socket(host, port, shared=True)
     listening.listen(_BACKLOG)
     listening.setblocking(False)
