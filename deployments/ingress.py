@@ -23,7 +23,7 @@ from ray.serve.schema import DeploymentStatus
 from deployments.fleet import RayFleet
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.middleware import Observer
-from deployments.http.playground import Answer, PageRequest, PlaygroundClient
+from deployments.http.playground import PlaygroundClient
 from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
 from deployments.http.search import DIALECT as SEARCH
@@ -66,7 +66,9 @@ class Ingress:
         self.search = Search(SearchClient(search), config) if search is not None else None
         self._cache = ScoreCache.of(config, os.environ)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
+        self.require_any_room = self._ranker.require_any_room
         self._playground = PlaygroundClient()
+        self.open_page = self._playground.answer
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
@@ -106,9 +108,6 @@ class Ingress:
     def draining(self) -> bool:
         return self._listener.draining
 
-    def require_any_room(self, body_bytes: int) -> None:
-        self._ranker.require_any_room(body_bytes)
-
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         await self._fleet.meet()
         return await self._ranker.rank(lists, caller, record)
@@ -141,15 +140,14 @@ class Ingress:
         await self._in_every_ingress("clear_memory")
 
     async def cache_statistics(self) -> Statistics | None:
-        """What this replica's cache holds and has done. Called in every ingress replica."""
         return self._cache.statistics if self._cache is not None else None
 
     async def clear_memory(self) -> None:
-        """Forget the scores in this replica's memory. Called in every ingress replica."""
         if self._cache is not None:
             self._cache.clear_memory()
 
     async def _in_every_ingress(self, method: str, timeout_s: float = 10.0) -> list[Any]:  # Any: what the method gives
+        """Call `cache_statistics` or `clear_memory` of all ingress replicas."""
         here = serve.get_replica_context()
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
         return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
@@ -158,9 +156,6 @@ class Ingress:
         if self._metrics is None:
             return None
         return await asyncio.to_thread(generate_latest, metrics.node_registry())
-
-    def open_page(self, request: PageRequest) -> Answer:
-        return self._playground.answer(request)
 
     async def live_replicas(self) -> int:
         replicas = self._fleet.placement.live_replicas
@@ -181,5 +176,4 @@ class Ingress:
         return bool(status == DeploymentStatus.DEPLOY_FAILED)
 
     def info(self) -> tei.TeiInfo:
-        """See `Backend`."""
         return tei.info(self.model, self._checkpoint, self._config)

@@ -24,10 +24,12 @@ class RerankerError(Exception):
     """Seconds after which the same request may succeed; becomes the header Retry-After."""
     _takes: tuple[str, ...] = ()
 
-    def __init_subclass__(cls, status: int = 0, code: str = "", takes: str = "", retry_after_s: int = 0) -> None:
+    def __init_subclass__(
+        cls, status: int = 0, code: str = "", takes: str = "", field: str = "", retry_after_s: int = 0
+    ) -> None:
         """What a class leaves out is as in the one above it. `takes` names the arguments, which become attributes."""
-        said = {"status_code": status, "code": code, "_takes": tuple(takes.split()), "retry_after_s": retry_after_s}
-        for name, value in said.items():
+        said = {"status_code": status, "code": code, "field": field, "retry_after_s": retry_after_s}
+        for name, value in (said | {"_takes": tuple(takes.split())}).items():
             if value:
                 setattr(cls, name, value)
 
@@ -67,16 +69,12 @@ class UnknownNameError(InvalidRequestError, takes="known"):
         self.problem = f"no {self.field} of this name; known are {', '.join(known) or 'none'}"
 
 
-class UnknownInstructionError(UnknownNameError, code="unknown_instruction"):
+class UnknownInstructionError(UnknownNameError, code="unknown_instruction", field="instruction"):
     """The request names an instruction that the configuration does not have."""
 
-    field = "instruction"
 
-
-class UnknownIndexError(UnknownNameError, code="unknown_index"):
+class UnknownIndexError(UnknownNameError, code="unknown_index", field="index"):
     """The request names an index that the configuration does not have."""
-
-    field = "index"
 
 
 class RequestTooLargeError(ClientError, status=413, code="request_too_large", takes="field amount limit unit"):
@@ -147,10 +145,9 @@ class QuotaExceededError(ClientError, status=429, code="quota_exceeded", takes="
     sentence = "this API key may have {amount}; send the request again in {retry_after_s} s"
 
 
-class QueryTooLongError(ClientError, code="query_too_long", takes="tokens limit exact"):
+class QueryTooLongError(ClientError, code="query_too_long", takes="tokens limit exact", field="query"):
     """Instruction and query alone leave no room for a document."""
 
-    field = "query"
     tokens: int
     limit: int
     sentence = (
@@ -187,6 +184,7 @@ class StartupCheckError(ConfigurationError, code="startup_check_failed", takes="
     """The model was loaded, but it does not score as a reranker does."""
 
     check: str
+    cause: str
     sentence = "the model fails the start-up check {check!r} ({measured}); likeliest cause: {cause}"
 
 

@@ -30,10 +30,8 @@ class Backend(Protocol):
     """See `SERVICE_HEADER`."""
     threads: FairThreads
     """For work that is too long for the event loop."""
-
-    @property
-    def search(self) -> object | None:
-        """A `deployments.http.search.Search`. None: there is no index."""
+    search: Any
+    """A `deployments.http.search.Search`. None: there is no index."""
 
     @property
     def draining(self) -> bool:

@@ -113,17 +113,15 @@ class Keyring:
 
 def require_keys(host: str, config: AccessConfig, keys: Keyring) -> None:
     """Refuse to serve a public address to everybody by accident."""
-    if keys.needed or config.allow_anonymous or is_loopback(host):
-        return
-    raise ConfigurationError(
-        f"http_options.host is {host}, which other machines may reach, and there are no API keys. Give keys "
-        f"(access.keys_file, or the environment variable {ENVIRONMENT}), or say that everybody may use the service: "
-        "access.allow_anonymous: true"
-    )
+    if not (keys.needed or config.allow_anonymous or is_loopback(host)):
+        raise ConfigurationError(
+            f"http_options.host is {host}, which other machines may reach, and there are no API keys. Give keys "
+            f"(access.keys_file, or the environment variable {ENVIRONMENT}), or say that everybody may use the "
+            "service: access.allow_anonymous: true"
+        )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a service at this address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -166,18 +164,16 @@ def _parse(text: str, where: str) -> dict[bytes, Caller]:
     for name, one in settings.items():
         caller = Caller(name, one.priority, one.max_in_flight, one.tokens_per_minute, one.admin, one.metrics)
         for key in [one.key] if isinstance(one.key, str) else one.key:
-            digest = _digest_of_entry(key.strip(), f"{where}: {name}")
+            key = key.strip()
+            if not key:
+                raise ConfigurationError(f"{where}: {name}: the key is empty")
+            if not key.startswith(_DIGEST_PREFIX):
+                digest = _digest(key)
+            elif _DIGEST.fullmatch(key):
+                digest = bytes.fromhex(key.removeprefix(_DIGEST_PREFIX))
+            else:
+                raise ConfigurationError(f"{where}: {name}: {_DIGEST_PREFIX} must be followed by 64 hexadecimal digits")
             if digest in known:
                 raise ConfigurationError(f"{where}: {name} has the same key as {known[digest].name}")
             known[digest] = caller
     return known
-
-
-def _digest_of_entry(key: str, where: str) -> bytes:
-    if not key:
-        raise ConfigurationError(f"{where}: the key is empty")
-    if not key.startswith(_DIGEST_PREFIX):
-        return _digest(key)
-    if not _DIGEST.fullmatch(key):
-        raise ConfigurationError(f"{where}: {_DIGEST_PREFIX} must be followed by 64 hexadecimal digits")
-    return bytes.fromhex(key.removeprefix(_DIGEST_PREFIX))

@@ -78,7 +78,6 @@ class Quotas:
                 self._start(self._release(caller.name, lease))
 
     def spend(self, caller: Caller, tokens: int) -> None:
-        """Note what an answer took."""
         if caller.tokens_per_minute is None or not tokens:
             return
         cost_s = tokens * _MINUTE_S / caller.tokens_per_minute

@@ -22,8 +22,7 @@ from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall
 from reranker.dialects.parse import parse
 from reranker.record import RequestRecord
 
-_RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"
-"""What Ray Serve's own proxy obeys; for clients that send it."""
+_RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"  # what Ray Serve's own proxy obeys
 INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 _HOST = re.compile(rb"(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d{0,4})?")

@@ -6,7 +6,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -18,9 +18,6 @@ from reranker.dialects.answers import error_body
 from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Dialect, RankingCall
 from reranker.record import RequestRecord
 from reranker.types import Ranking
-
-Described: TypeAlias = dict[str, Any]
-"""Arguments of FastAPI's for a route. (Any: of every type.)"""
 
 
 def reply(content: JSON, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -67,25 +64,24 @@ _MEANINGS = {
     for status, those in itertools.groupby(errors.for_clients(), key=lambda one: one.status_code)
 }
 """Which errors have a status, from the tree in errors.py."""
-_EVERYWHERE = (401, 414, 431, 500)
-_NOT_OF_A_RANKING = (404, 405)
 
 
-def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  # Any: a type
-    """Describe a route for the OpenAPI page; `failures` are statuses besides those of every route."""
+def describe(answer: Any, *failures: int, tag: str = "service") -> dict[str, Any]:  # Any: a type
+    """A route's arguments for FastAPI's OpenAPI page; `failures` are statuses besides those of every route."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-    responses: dict[int, Described] = {
-        status: {"description": _MEANINGS[status], "content": content} for status in sorted({*_EVERYWHERE, *failures})
+    responses: dict[int, dict[str, Any]] = {
+        status: {"description": _MEANINGS[status], "content": content}
+        for status in sorted({401, 414, 431, 500, *failures})
     }
     for status in responses.keys() & {429, 503}:
         responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     return {"response_model": answer, "response_description": "OK", "responses": responses, "tags": [tag]}
 
 
-def describe_ranking(path: str, *spoken: Dialect) -> Described:
-    """Describe a ranking route for the OpenAPI page, with the dialects that are spoken there."""
+def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
+    """The same for a ranking, with the dialects that are spoken at this path."""
     answer = functools.reduce(operator.or_, [one.answer for one in spoken])
-    described = describe(answer, *(status for status in _MEANINGS if status not in _NOT_OF_A_RANKING), tag="ranking")
+    described = describe(answer, *(_MEANINGS.keys() - {404, 405}), tag="ranking")
     said = "Fields of the request that could change the ranking and were not obeyed."
     described["responses"][200] = {"headers": {IGNORED_HEADER: {"schema": {"type": "string"}, "description": said}}}
     first = (spoken[0].paths or dialects.SHARED_PATHS)[0]

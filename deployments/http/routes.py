@@ -30,14 +30,12 @@ from reranker.dialects.base import Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
 from reranker.record import RequestRecord
-from reranker.types import Caller
 
 _DESCRIPTION = """One query, N documents: each document's relevance score, best first.
 
 Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
 told apart by the body. Errors are JSON on every path and status.
 """
-_KEY = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
 _STARTED_S = int(time.time())
 
 router = APIRouter()
@@ -84,9 +82,7 @@ class CacheReport(TypedDict, total=False):
 
     enabled: Required[bool]
     ingress_replicas: int
-    hit_rate: Annotated[
-        float | None, Field(description="Share of the documents looked up that were known, or were being scored.")
-    ]
+    hit_rate: Annotated[float | None, Field(description="Share of what was looked up that was known or being scored.")]
     hits: int
     misses: int
     coalesced: int
@@ -98,7 +94,8 @@ class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:  # Any: JSON
         """Add what all routes share: the body of errors, and a field for the key, which the middleware checks."""
         schema = super().openapi()
-        schema["components"]["securitySchemes"] = {"API key": _KEY}
+        key = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
+        schema["components"]["securitySchemes"] = {"API key": key}
         schema["components"]["schemas"]["ErrorBody"] = TypeAdapter(ErrorBody).json_schema()
         return schema | {"security": [{"API key": []}]}
 
@@ -242,10 +239,8 @@ async def clear_cache(backend: _AdminsBackend) -> Response:
 async def metrics(request: Request, backend: _Backend) -> Response:
     """The series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
     keys: Keyring = request.app.state.keys
-    if keys.needed and not keys.open_metrics:
-        caller: Caller = request.state.caller
-        if not (caller.metrics or caller.admin):
-            raise ForbiddenError
+    if keys.needed and not (keys.open_metrics or request.state.caller.metrics or request.state.caller.admin):
+        raise ForbiddenError
     text = await backend.metrics_text()
     if text is None:
         raise NotFoundError("nothing is counted: observability.metrics is false")

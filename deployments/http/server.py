@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,14 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from deployments.http import SERVICE_HEADER
 from deployments.http.address import bound_socket, local_url, shown_address
 from deployments.http.responses import error_response
-from reranker.errors import (
-    ConfigurationError,
-    HeadersTooLargeError,
-    MalformedRequestError,
-    RequestTooLargeError,
-    RerankerError,
-    SlowRequestError,
-)
+from reranker import errors
 
 if TYPE_CHECKING:  # Ray takes a second to import, and tests of this do without
     from ray.serve.config import HTTPOptions
@@ -62,7 +54,9 @@ class Listener:
             ssl_keyfile_password=options.ssl_keyfile_password,
             ssl_ca_certs=options.ssl_ca_certs,
         )
-        self._server = _Server(config)
+        self._server = uvicorn.Server(config)
+        # Signals are Ray's here.
+        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]))
 
     @property
@@ -109,7 +103,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     max_head_bytes = 128 * 1024
-    """Of a head that is not complete, and of trailers; for complete heads `limits.max_header_bytes` holds exactly."""
+    """Of a head that is not complete, and of trailers; of other heads, `requests.py` sees to `limits.max_header_bytes`."""
     head_timeout_s = 30.0
     """From the connection, or a request's first byte, to the end of the head."""
     rest_timeout_s = 30.0
@@ -144,7 +138,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_message and self._body_bytes == body_bytes:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
-                self._refuse(HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
+                self._refuse(errors.HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
         elif self._in_message and not self._in_head:
             self._head_bytes = 0
             if self.cycle.response_complete:
@@ -174,7 +168,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._chunks += 1
         self._body_bytes += len(body)
         if self._chunks > self.max_tiny_chunks and self._body_bytes < self._chunks * _TINY_BYTES:
-            self._refuse(RequestTooLargeError("body", self._chunks, self.max_tiny_chunks, "tiny chunks"))
+            self._refuse(errors.RequestTooLargeError("body", self._chunks, self.max_tiny_chunks, "tiny chunks"))
         else:
             super().on_body(body)
 
@@ -190,13 +184,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Say so in JSON where uvicorn says it in plain text."""
-        self._refuse(MalformedRequestError())
+        self._refuse(errors.MalformedRequestError())
 
     def _await_head(self) -> None:
         self._in_head, self._head_bytes = True, 0
-        self._set_timer(self.head_timeout_s, SlowRequestError(self.head_timeout_s, "head"))
+        self._set_timer(self.head_timeout_s, errors.SlowRequestError(self.head_timeout_s, "head"))
 
-    def _set_timer(self, seconds: float | None, error: RerankerError | None = None) -> None:
+    def _set_timer(self, seconds: float | None, error: errors.RerankerError | None = None) -> None:
         """Refuse in so many seconds, instead of when it was said before. None: not at all."""
         if self._timer is not None:
             self._timer.cancel()
@@ -222,7 +216,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._lingers:
             self._set_timer(min(self.quiet_s, left_s))
 
-    def _refuse(self, error: RerankerError | None) -> None:
+    def _refuse(self, error: errors.RerankerError | None) -> None:
         """Close the connection, with an answer if the request has none yet."""
         self._set_timer(None)
         answered = not self._in_head and self.cycle.response_started
@@ -248,13 +242,6 @@ class _AnswersTransport:
         self.close = protocol.linger
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: they are Ray's here."""
-        yield
-
-
 def listen(options: HTTPOptions, service: str) -> socket.socket:
     """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else."""
     host, port = options.host or "127.0.0.1", options.port
@@ -262,7 +249,8 @@ def listen(options: HTTPOptions, service: str) -> socket.socket:
         bound_socket(host, port).close()
     except OSError as error:
         if not _is_ours(local_url(host, port, tls=bool(options.ssl_certfile)), service):
-            raise ConfigurationError(f"cannot listen on {shown_address(host, port)} ({error.strerror})") from None
+            said = f"cannot listen on {shown_address(host, port)} ({error.strerror})"
+            raise errors.ConfigurationError(said) from None
     listening = bound_socket(host, port, shared=True)
     listening.listen(_BACKLOG)
     listening.setblocking(False)

@@ -128,11 +128,7 @@ class ErrorBody(TypedDict):
 
 
 def error_body(error: RerankerError) -> ErrorBody:
-    """Write an error so that every client finds the sentence under the name it looks for.
-
-    String values throughout: Jina's, Voyage's and xinference's clients show `detail`, Cohere's shows the body, TEI's
-    shows `error`.
-    """
+    """The sentence, under the name that each client looks for: `detail` (Jina, Voyage, xinference), `error` (TEI)."""
     said = str(error)
     body: ErrorBody = {"message": said, "detail": said, "error": said, "error_type": error.code}
     if error.field:
@@ -141,9 +137,7 @@ def error_body(error: RerankerError) -> ErrorBody:
 
 
 def head_of(kind: str, model: str, record: RequestRecord) -> Head:
-    """Begin an answer; `kind` is its `object`."""
-    created_s = record.began_unix_ns // 10**9
-    return {"id": record.request_id, "object": kind, "model": model, "created": created_s}
+    return {"id": record.request_id, "object": kind, "model": model, "created": record.began_unix_ns // 10**9}
 
 
 def score_of(ranked: RankedDocument, call: RankingCall) -> float:
@@ -172,7 +166,6 @@ def results_of(
 
 
 def text_of(call: RankingCall, index: int) -> str:
-    """Give the text that a document was read as."""
     return call.lists[0].documents[index]
 
 

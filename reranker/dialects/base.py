@@ -17,6 +17,9 @@ TIMEOUT_HEADER = "X-Reranker-Timeout-S"
 """Seconds the client gives a list."""
 IGNORED_HEADER = "X-Reranker-Ignored"
 """In an answer: the known fields of the request that could change the ranking and were not obeyed."""
+QUESTION = "What is the capital of China?"
+TEXTS = ["Gravity attracts bodies.", "The capital of China is Beijing.", "Paris is in France."]
+"""Of the dialects' examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,6 @@ class Dialect:
     answer: Any
     """The type of what `write` gives: the OpenAPI page is made of it. (Any: a TypedDict, or a list of one.)"""
     write: Callable[[RankingCall, Sequence[Ranking], str, RequestRecord], JSON]
-    """See `RankingCall.write`."""
     error: Callable[[RerankerError], JSON]
     examples: Mapping[str, Mapping[str, JSON]]
     """Bodies by what they show; for the OpenAPI page, and each works when pasted."""

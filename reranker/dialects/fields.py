@@ -7,7 +7,7 @@ value would give a wrong ranking.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StrictInt, StrictStr, ValidationError
@@ -121,32 +121,25 @@ class ListOptions(Options):
     """How many of the best to return; absent, null or 0: all."""
 
 
-Body = TypeVar("Body", bound=Options)
-
-
-def validate(model: type[Body], fields: Mapping[str, Any]) -> Body:
+def validate(model: type[Options], fields: Mapping[str, Any]) -> Options:
     """Check a body; raises InvalidRequestError, which names the first wrong field and never quotes its value."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        found = error.errors(include_url=False, include_input=False, include_context=False)
     # A value of a wrong type brings a complaint from each branch of its union, with the branch's name in the path. Only
     # lists are nested, so the numbers in a path are the places; the deepest complaint is the most exact.
-    top = str(problems[0]["loc"][0])
-    problem = max((one for one in problems if one["loc"][0] == top), key=lambda one: len(_places(one["loc"])))
-    places = _places(problem["loc"])
-    types = {one["type"] for one in problems if one["loc"][0] == top and _places(one["loc"]) == places}
-    field = top + "".join(f"[{place}]" for place in places)
+    top = found[0]["loc"][0]
+    problems = [([part for part in one["loc"] if isinstance(part, int)], one) for one in found if one["loc"][0] == top]
+    places, problem = max(problems, key=lambda one: len(one[0]))
+    types = {one["type"] for where, one in problems if where == places}
     message = problem["msg"]
     if {"string_type", "dict_type"} <= types:
         message = "must be a string or an object" + (", or a list of these" if "list_type" in types else "")
     if problem["type"] == "too_short":
         message = "must not be empty"
+    field = f"{top}" + "".join(f"[{place}]" for place in places)
     raise InvalidRequestError(field, message[:1].lower() + message[1:])
-
-
-def _places(location: tuple[int | str, ...]) -> tuple[int, ...]:
-    return tuple(part for part in location if isinstance(part, int))
 
 
 def ignored_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
@@ -224,5 +217,4 @@ def _is_content(content: object) -> bool:
 
 
 def _as_yaml(fields: Mapping[str, Any]) -> str:
-    dumped: str = yaml.dump(dict(fields), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**30)
-    return dumped
+    return str(yaml.dump(dict(fields), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**30))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import Field
 
 from reranker.dialects import answers
-from reranker.dialects.base import Dialect, RankingCall
+from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Item, Items, Options, metadata_of, query_of, texts_of
 from reranker.errors import InvalidRequestError, RerankerError
 from reranker.record import RequestRecord
@@ -55,15 +55,6 @@ class ScoreAnswer(answers.Head, answers.Omissions):
     usage: answers.Usage
 
 
-class _Pairs(NamedTuple):
-    where: str
-    """The documents' field."""
-    documents: list[Item]
-    """One for each pair."""
-    places: dict[str, list[int]]
-    """Of each distinct query, the pairs that it is in."""
-
-
 def read(body: ScoreBody) -> tuple[RankRequest, ...]:
     """Give a list for each distinct query: its pairs share their prompt's head that way."""
     where, documents, of_query = _pairs(body)
@@ -85,7 +76,7 @@ def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: Re
     """Write the scores in the order of the pairs."""
     data: list[PairScore] = []
     unscored, excluded = [], []
-    for place, ranking in zip(_pairs(call.body).places.values(), rankings, strict=True):
+    for place, ranking in zip(_pairs(call.body)[2].values(), rankings, strict=True):
         for ranked in ranking.results:
             score = answers.score_of(ranked, call)
             data.append({"index": place[ranked.index], "object": "score", "score": score, **answers.marks_of(ranked)})
@@ -105,7 +96,8 @@ def write_error(error: RerankerError) -> answers.ErrorBody:
     return {**answers.error_body(error), "error": said}
 
 
-def _pairs(body: ScoreBody) -> _Pairs:
+def _pairs(body: ScoreBody) -> tuple[str, list[Item], dict[str, list[int]]]:
+    """The documents' field, the document of each pair, and the places of the pairs that each distinct query is in."""
     for left, right in _SIDES:
         first, second = getattr(body, left), getattr(body, right)
         if first is None or second is None:
@@ -118,15 +110,13 @@ def _pairs(body: ScoreBody) -> _Pairs:
             problem = f"{len(queries)} of them for {len(documents)} {right}; there must be one, or one for each"
             raise InvalidRequestError(left, problem)
         if len(queries) == 1:
-            return _Pairs(right, documents, {query_of(queries[0], left): list(range(len(documents)))})
+            return right, documents, {query_of(queries[0], left): list(range(len(documents)))}
         places: dict[str, list[int]] = {}
         for place, item in enumerate(queries):
             places.setdefault(query_of(item, f"{left}[{place}]"), []).append(place)
-        return _Pairs(right, documents, places)
+        return right, documents, places
     raise InvalidRequestError("text_1", "send text_1 and text_2, or queries and documents")
 
-
-_ANSWER = "The capital of China is Beijing."
 
 DIALECT = Dialect(
     name="score",
@@ -140,10 +130,7 @@ DIALECT = Dialect(
     write=write,
     error=write_error,
     examples={
-        "one to many": {"text_1": "What is the capital of China?", "text_2": ["Gravity attracts bodies.", _ANSWER]},
-        "one to one": {
-            "queries": ["What is the capital of China?", "What is gravity?"],
-            "documents": [_ANSWER, "Gravity attracts bodies."],
-        },
+        "one to many": {"text_1": QUESTION, "text_2": TEXTS},
+        "one to one": {"queries": ["What is gravity?", QUESTION], "documents": TEXTS[:2]},
     },
 )

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from reranker.config import RerankerConfig
 from reranker.dialects import answers
-from reranker.dialects.base import Dialect, RankingCall
+from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Items, ListOptions, list_of
 from reranker.errors import RerankerError
 from reranker.model.checkpoint import Checkpoint
@@ -97,11 +97,5 @@ DIALECT = Dialect(
     answer=list[TeiResult],
     write=write,
     error=write_error,
-    examples={
-        "TEI": {
-            "query": "What is the capital of China?",
-            "texts": ["Gravity attracts bodies.", "The capital of China is Beijing."],
-            "return_text": True,
-        }
-    },
+    examples={"TEI": {"query": QUESTION, "texts": TEXTS, "return_text": True}},
 )

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from reranker.dialects import answers
-from reranker.dialects.base import Dialect, RankingCall
+from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Items, ListOptions, list_of
 from reranker.record import RequestRecord
 from reranker.types import Ranking
@@ -51,12 +51,5 @@ DIALECT = Dialect(
     answer=VoyageAnswer,
     write=write,
     error=answers.error_body,
-    examples={
-        "Voyage": {
-            "query": "What is the capital of China?",
-            "documents": ["Gravity attracts bodies.", "The capital of China is Beijing."],
-            "top_k": 1,
-            "truncation": True,
-        }
-    },
+    examples={"Voyage": {"query": QUESTION, "documents": TEXTS, "top_k": 1, "truncation": True}},
 )
