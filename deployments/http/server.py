@@ -103,7 +103,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     max_head_bytes = 128 * 1024
-    """Of a head that is not complete, and of trailers; of other heads, `requests.py` sees to `limits.max_header_bytes`."""
+    """Of a head that is not complete, and of trailers. Of other heads, `requests.py` sees to `max_header_bytes`."""
     head_timeout_s = 30.0
     """From the connection, or a request's first byte, to the end of the head."""
     rest_timeout_s = 30.0
