@@ -15,6 +15,13 @@ from reranker.model.checkpoint import Checkpoint
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 
 
+def environment(cpus: float, threads: int | None = None) -> dict[str, str]:
+    """Variables that OpenMP and vLLM read when they load: they must be set before. None: a thread for each core."""
+    ours = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    own = {name: os.environ.get(name, value) for name, value in ours.items()}
+    return {"OMP_NUM_THREADS": str(threads or max(1, int(cpus)))} | own
+
+
 class VllmEngine(Engine):
     """One model on one device, "cpu" or "cuda"."""
 
