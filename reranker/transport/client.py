@@ -56,7 +56,8 @@ class ShardConnection(FrameConnection):
             raise ReplicaLostError
         number = next(self._numbers)
         frame = frames.pack_shard(number, shard, terms)
-        answer = self.answers[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
+        self.answers[number] = answer
         try:
             self.send(frame)
             return await answer
