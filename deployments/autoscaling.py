@@ -40,14 +40,12 @@ Reason: TypeAlias = Literal["queue", "load", "enough", "recent need", "less need
 """Of a decision: the larger need, or what holds the number where it is."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-NEEDED, WANTED, QUEUE, REASON = (
-    f"reranker_scaling_{name}" for name in ("needed_replicas", "wanted_replicas", "queue_seconds", "reason")
-)
+_REASONS_HELP = f"1 for the last decision's reason, 0 for others: {', '.join(REASONS)}."
 GAUGES = {
-    NEEDED: ("Replicas that the work of this moment needs.", ("deployment",)),
-    WANTED: ("Replicas there are to be, before bounds.", ("deployment",)),
-    QUEUE: ("Expected wait for an engine.", ("deployment",)),
-    REASON: (f"1 for the last decision's reason, 0 for others: {', '.join(REASONS)}.", ("deployment", "reason")),
+    "reranker_scaling_needed_replicas": ("Replicas that the work of this moment needs.", ("deployment",)),
+    "reranker_scaling_wanted_replicas": ("Replicas there are to be, before bounds.", ("deployment",)),
+    "reranker_scaling_queue_seconds": ("Expected wait for an engine.", ("deployment",)),
+    "reranker_scaling_reason": (_REASONS_HELP, ("deployment", "reason")),
 }
 """Description and labels. Set in Serve's controller, which has no files of ours, so Ray's exporter shows them."""
 
@@ -163,7 +161,7 @@ class QueueTime:
     def __init__(self, **settings: Any) -> None:  # Any: from YAML
         """The settings are those of `ScalingConfig`; pydantic.ValidationError for others."""
         self._scaling = ReplicaScaling(ScalingConfig.model_validate(settings))
-        self._gauges: dict[str, Any] = {}  # Ray's are untyped here; made when first needed, in the controller
+        self._gauges: list[Any] = []  # Ray's are untyped here; made when first needed, in the controller
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
         """Decide. Called by Serve, which applies the bounds."""
@@ -177,12 +175,12 @@ class QueueTime:
             message = "%s: %d replicas instead of %d (%s; %.2f s queued, %.2f needed)"
             figures = (decision.reason, decision.queue_s, decision.needed)
             logger.info(message, deployment, decision.replicas, target, *figures)
-        self._gauges = self._gauges or {name: ray_metrics.Gauge(name, *about) for name, about in GAUGES.items()}
-        for name, value in ((NEEDED, decision.needed), (WANTED, decision.replicas), (QUEUE, decision.queue_s)):
-            self._gauges[name].set(value, tags={"deployment": deployment})
+        self._gauges = self._gauges or [ray_metrics.Gauge(name, *about) for name, about in GAUGES.items()]
+        *figures_of, reason_of = self._gauges
+        for gauge, value in zip(figures_of, (decision.needed, decision.replicas, decision.queue_s), strict=True):
+            gauge.set(value, tags={"deployment": deployment})
         for reason in REASONS:
-            tags = {"deployment": deployment, "reason": reason}
-            self._gauges[REASON].set(int(reason == decision.reason), tags=tags)
+            reason_of.set(int(reason == decision.reason), tags={"deployment": deployment, "reason": reason})
         return decision.replicas, {}
 
 

@@ -9,12 +9,9 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Self
 
-import orjson
-
 from reranker.errors import ReplicaLostError
-from reranker.transport import frames
 from reranker.transport.address import ReplicaAddress
-from reranker.transport.frames import Frame, FrameConnection, FrameType
+from reranker.transport.frames import Frame, FrameConnection, FrameType, pack_shard, unpack_error, unpack_scores
 from reranker.types import Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
@@ -40,7 +37,7 @@ class ShardConnection(FrameConnection):
         """Connect to a replica; OSError or TimeoutError if nobody answers, ReplicaLostError if it refuses us."""
         async with asyncio.timeout(_OPEN_S):
             _, connection = await asyncio.get_running_loop().create_connection(cls, address.host, address.port, ssl=tls)
-            connection.send(Frame(FrameType.HELLO, header=orjson.dumps(address.secret)))
+            connection.send(Frame(FrameType.HELLO, header=address.hello))
             try:
                 await connection._welcome.wait()
             except asyncio.CancelledError:
@@ -55,7 +52,7 @@ class ShardConnection(FrameConnection):
         if self.lost.is_set():
             raise ReplicaLostError
         number = next(self._numbers)
-        frame = frames.pack_shard(number, shard, terms)
+        frame = pack_shard(number, shard, terms)
         answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
         self.answers[number] = answer
         try:
@@ -89,9 +86,9 @@ class ShardConnection(FrameConnection):
         elif answer is None or answer.done():
             pass  # the shard was dropped
         elif frame.type == FrameType.SCORES:
-            answer.set_result(frames.unpack_scores(frame))
+            answer.set_result(unpack_scores(frame))
         elif frame.type == FrameType.FAILED:
-            answer.set_exception(frames.unpack_error(frame))
+            answer.set_exception(unpack_error(frame))
 
     def _close_if_done(self) -> None:
         if self._retired and not self.answers:
