@@ -15,8 +15,6 @@ Serve pickles this module by value and runs it in its controller, ten times a se
 `downscale_delay_s` must be 0, as the policy waits by itself. After a deployment it starts without a past.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import deque

@@ -1,7 +1,5 @@
 """One engine per replica: it loads the model, scores shards, and ends when it no longer can."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os

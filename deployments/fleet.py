@@ -1,7 +1,5 @@
 """The engine replicas as the ingress sees them: which there are, and connections to them. Ray's errors end here."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

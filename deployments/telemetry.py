@@ -8,8 +8,6 @@ request ┬ read, parse, admit, cache, coalesce, tokenize, merge, respond
                                └ engine
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

@@ -9,8 +9,6 @@ lock that says whether it lives. A replica joins its node once it knows its name
 counts stay in memory.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import functools

@@ -6,8 +6,6 @@ their tags. A shard starts at the tag of the pair taken last (self-clocked fair 
 1994), so a small one slips between the pairs of a huge one, and nothing starves, because virtual time moves on.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -42,7 +40,7 @@ class _Waiting(Generic[Flow]):
     def tag(self) -> int:
         return int(self.reached + self.costs[self.position] * self.ticks_per_token)
 
-    def __lt__(self, other: _Waiting[Flow]) -> bool:
+    def __lt__(self, other: "_Waiting[Flow]") -> bool:
         return (self.tag, self.order) < (other.tag, other.order)
 
 

@@ -1,7 +1,5 @@
 """A shard in an engine: its prompts, its scores, and who waits for them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

@@ -5,8 +5,6 @@ weighted fair queueing, and hands each shard's scores to the caller's event loop
 per pair. Pairs wait here and not in the stepper, so a list that arrives late or is cancelled costs nothing there.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging

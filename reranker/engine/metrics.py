@@ -1,7 +1,5 @@
 """The metrics of an engine, and the figures they are made of."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import TypeAlias
 

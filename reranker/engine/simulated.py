@@ -4,8 +4,6 @@ A step costs `step_s + tokens / tokens_per_s`, spread by `jitter`. A list's head
 cache. Everything around the step is the code that drives the real engine. What this can show: docs/simulated.md.
 """
 
-from __future__ import annotations
-
 import heapq
 import random
 import time

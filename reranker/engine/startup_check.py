@@ -4,8 +4,6 @@ A reranker that is set up wrongly answers plausible numbers and no error. These 
 the likeliest cause. They do not measure how well a sane model ranks.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -8,8 +8,6 @@ RMSNorm: the CPU build has the kernels but leaves fusing to a compiler, which we
 passes of PyTorch over the activations: docs/decisions/0005-engine-core.md.
 """
 
-from __future__ import annotations
-
 import functools
 
 import torch

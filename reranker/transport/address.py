@@ -1,7 +1,5 @@
 """Where a replica takes shards, and the secret that an ingress must know."""
 
-from __future__ import annotations
-
 import secrets
 import ssl
 from collections.abc import Mapping

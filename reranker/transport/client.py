@@ -1,7 +1,5 @@
 """The ingress's end: one connection to each replica, with many shards in flight on it."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging

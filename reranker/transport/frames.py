@@ -6,8 +6,6 @@ No pickle: bytes from a socket must not be able to run anything. A reader ignore
 so replicas and ingresses of two versions understand each other during an update.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import struct

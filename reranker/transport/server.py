@@ -1,7 +1,5 @@
 """The replica's end: takes shards from every ingress that knows its secret, and sends back scores as they come."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import logging
