@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from reranker.ranking.placement import Placement
 from reranker.transport.address import ReplicaAddress, tls_context
 from reranker.transport.client import ReplicaConnections
-from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
+from reranker.types import ReplicaLoad
 
 _MEETING_S = 2.0
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels its calls
@@ -24,12 +24,10 @@ class EngineReplicas:
     """The replicas of one deployment that Serve lists; `router.ShardRouter` updates them."""
 
     def __init__(self) -> None:
-        """Start without replicas."""
         self.placement = Placement()
         self.connections = ReplicaConnections(self._set_live, tls_context(os.environ, server=False))
 
     def update(self, addresses: Mapping[str, ReplicaAddress], loads: Mapping[str, ReplicaLoad]) -> None:
-        """Replace the running replicas, and note their loads."""
         self.connections.update(addresses)
         for name, load in loads.items():
             self.placement.note_load(name, load)
@@ -50,10 +48,10 @@ class RayFleet:
     """A `scatter.Fleet`. Serve lists the replicas; shards do not pass through it: docs/decisions/0007."""
 
     def __init__(self, engine: DeploymentHandle) -> None:
-        """Start to discover the replicas of the engine deployment."""
         self._engine = engine
         replicas = replicas_of(engine.deployment_name)
-        self.placement, self._connections = replicas.placement, replicas.connections
+        self.placement = replicas.placement
+        self.ready, self.score = replicas.connections.ready, replicas.connections.score
         self._discovery = asyncio.ensure_future(self._discover())
         self._meet_until_s = time.monotonic() + _MEETING_S
 
@@ -74,14 +72,6 @@ class RayFleet:
         # A handle learns its replicas only with its first call. This call waits until there is one.
         with contextlib.suppress(*_LOST, RayServeException):
             await self._engine.named_load.remote()
-
-    async def ready(self) -> None:
-        """Wait until a replica is live."""
-        await self._connections.ready()
-
-    async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Send one shard to a live replica."""
-        return await self._connections.score(replica, shard, terms)
 
     async def replica_loads(self, timeout_s: float = 10.0) -> dict[str, ReplicaLoad]:
         """Call every replica for its load: for people and tests, not for planning.

@@ -9,14 +9,13 @@ their tags. A shard starts at the tag of the pair taken last (self-clocked fair 
 import heapq
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Flow = TypeVar("Flow", bound=Hashable)
 _SCALE = 64  # ticks of virtual time per token at weight 1: tags are integers, as vLLM's priorities are
 
 
-@dataclass(frozen=True, slots=True)
-class Turn(Generic[Flow]):
+class Turn(NamedTuple, Generic[Flow]):
     """The pair that is next."""
 
     flow: Flow

@@ -93,8 +93,7 @@ class Engine:
         self._pace = Pace()
         self._steps = self._done_pairs = self._done_tokens = 0
         self._busy_s = self._began_s = 0.0  # when the work began whose duration is not recorded yet
-        self._healthy = True
-        self._stopping = False
+        self._healthy, self._stopping = True, False
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started, make_stepper), name="engine", daemon=True)
         self._thread.start()
@@ -219,7 +218,7 @@ class Engine:
         self._began_s = now_s
 
     def _add(self, job: Job) -> None:
-        if job.answer.cancelled():
+        if job.answer.done():  # nobody waits any more
             return
         if not job.left:
             job.end()

@@ -43,7 +43,7 @@ class ShardServer:
         """Take no more connections, ask for no more shards, answer those that are here, and hang up."""
         server = await self._starting
         server.close()
-        for connection in self.connections:
+        for connection in (one for one in self.connections if one.known):  # a stranger is told nothing
             connection.send(Frame(FrameType.LEAVING))
         await asyncio.sleep(_LINGER_S)
         while tasks := [task for connection in self.connections for task in connection.shards.values()]:
@@ -82,10 +82,6 @@ class _Connection(FrameConnection):
         self._server.connections.discard(self)
         for task in self.shards.values():
             task.cancel()
-
-    def send(self, frame: Frame) -> None:
-        if self.known:  # a stranger is told nothing
-            super().send(frame)
 
     def receive(self, frame: Frame) -> None:
         if not self.known:
