@@ -81,8 +81,7 @@ class ReplicaScaling:
     def decide(self, reports: Mapping[str, Report | None], target: int, now_s: float) -> Decision:
         """Decide how many replicas there are to be at `now_s`, which rises from call to call.
 
-        `reports` has the last report of each running replica, or None if it has made none. `target` is the number so
-        far, including replicas that start.
+        A replica that has reported nothing yet is None. `target` is the number so far, with those that start.
         """
         self._began_s = min(self._began_s, now_s)
         self._record(reports)
@@ -103,8 +102,7 @@ class ReplicaScaling:
         arriving = sum(_arriving(self._history[name]) for name in fresh)
         for_load = arriving * scale / (speed * self._config.utilization)
         for_queue = pending / (speed * self._config.target_queue_s)
-        if len(reports) < target:
-            # The queue is there because some are still starting: it is no reason for yet more.
+        if len(reports) < target:  # the queue is there because some are still starting: no reason for yet more
             for_queue = min(for_queue, target)
         reason: Reason = "queue" if for_queue > for_load else "load"
         return self._settle(max(for_load, for_queue), reason, pending / speed / len(reports), target, now_s)

@@ -38,11 +38,10 @@ class EngineReplica:
         """Load the model, and check it. After a StartupCheckError Serve tries again a few times, then gives up."""
         began_s = time.monotonic()
         join_serve()
-        self._slow_s = config.observability.slow_request_s
+        seen = config.observability
+        self._slow_s = seen.slow_request_s
         self._name: str = serve.get_replica_context().replica_id.unique_id
-        self._metrics = None
-        if config.observability.metrics:
-            self._metrics = ReplicaMetrics(config.observability, engine_metrics, self._update_metrics)
+        self._metrics = ReplicaMetrics(seen, engine_metrics, self._update_metrics) if seen.metrics else None
         self._engine_metrics = engine_metrics.EngineMetrics(CHECKS)
         with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:
             model = beside.submit(identity, config, device)  # reads the files that the engine loads
@@ -57,8 +56,8 @@ class EngineReplica:
         self._model = model.result()
         self._in_hand: Counter[str] = Counter()
         self._arrived_tokens = 0
-        tls = tls_context(os.environ, server=True)
-        self._server = ShardServer(ray.util.get_node_ip_address(), self._model, self._score, tls)
+        here, tls = ray.util.get_node_ip_address(), tls_context(os.environ, server=True)
+        self._server = ShardServer(here, self._model, self._score, tls)
 
     async def _score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
         request_id.set(terms.request_id)  # each shard has a task of its own
@@ -110,10 +109,8 @@ class EngineReplica:
         await self._engine.check_integrity()
 
     def _end(self) -> NoReturn:
-        """Without an engine the process would draw traffic with fast errors until Serve noticed.
-
-        The ingresses see their connections end at once, and send the shards elsewhere.
-        """
+        # Without an engine the process would draw traffic with fast errors until Serve noticed. The ingresses see their
+        # connections end at once, and send the shards elsewhere.
         logger.critical("the engine has failed; this replica ends, and Serve starts another")
         logging.shutdown()
         os._exit(1)

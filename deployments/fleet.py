@@ -56,10 +56,9 @@ class RayFleet:
         self._meet_until_s = time.monotonic() + _MEETING_S
 
     async def meet(self) -> None:
-        """Wait for a replica, if that is a matter of moments; else have Serve start one.
+        """Wait for a replica that Serve has not listed to us yet, but only in the first moments.
 
-        In the first moments Serve may have some that it has not listed to us yet. Where it has none, because it has
-        scaled to zero, a call that waits makes it start one.
+        Where Serve has none, because it has scaled to zero, a call that waits makes it start one.
         """
         if self.placement.live_replicas:
             return
@@ -73,13 +72,13 @@ class RayFleet:
         with contextlib.suppress(*_LOST, RayServeException):
             await self._engine.named_load.remote()
 
-    async def replica_loads(self, timeout_s: float = 10.0) -> dict[str, ReplicaLoad]:
+    async def replica_loads(self) -> dict[str, ReplicaLoad]:
         """Call every replica for its load: for people and tests, not for planning.
 
         They answer between two steps of their engines, and on a CPU a step may take seconds.
         """
         calls = self._engine.broadcast("named_load")
-        answers = await calls.results_async(timeout_s=timeout_s, return_exceptions=True)
+        answers = await calls.results_async(timeout_s=10, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, _LOST):
                 raise answer

@@ -4,9 +4,8 @@ Engines have their own in `reranker/engine/metrics.py`; docs/metrics.md lists al
 No label holds text that a client chose.
 
 The files outlive their processes: prometheus_client's multiprocess mode. A node is what shares a disk and is scraped at
-one address: a machine or a pod. In its folder each process has one of its own, so that its series stay apart, and a
-lock that says whether it lives. A replica joins its node once it knows its name. Until then, and in other programs,
-counts stay in memory.
+one address: a machine or a pod. In its folder each process has one of its own, so that its series stay apart. A replica
+joins its node once it knows its name. Until then, and in other programs, counts stay in memory.
 """
 
 import contextlib
@@ -203,9 +202,8 @@ def _add(*amounts: tuple[Counter, int]) -> None:
 
 NODE_FOLDERS = "reranker-metrics-"
 """Beginning of the names of nodes' folders. Joining a node removes those beside it that nobody uses any more."""
+# Reserved at a process's start, more than all series take: a write that met a full disk would end the process (SIGBUS).
 _FILE_BYTES = {"counter": 2**18, "histogram": 2**18, "gauge_sum": 2**14}
-"""Reserved at a process's start, more than all series take: a later write that met a full disk would end the process
-(SIGBUS)."""
 _NAME = "replica"  # the file in a process's folder with its replica's name, locked while the process lives
 _KEPT_ENDED = 8
 """Ended processes with series of their own, so that Prometheus sees their last figures. Older ones: one sum."""

@@ -78,10 +78,8 @@ class Engine:
     ) -> None:
         """Start the thread and make the stepper on it, whose error is raised here; returns when it can score.
 
-        Args:
-            make_stepper: Called on the thread.
-            by_arrival: Serve lists one after the other instead of in turns.
-            target_step_s: Seconds a step should take, which limits its batch. None: only the stepper limits it.
+        `by_arrival` serves lists one after the other instead of in turns. A step's batch is limited to what takes
+        `target_step_s`; None: only by the stepper.
         """
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: set[Job] = set()

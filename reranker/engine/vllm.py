@@ -24,7 +24,7 @@ class VllmEngine(Engine):
     """One model on one device, "cpu" or "cuda"."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
-        """Load the model; returns when it can score. UnsupportedModelError: an adapter is not one of this model."""
+        """UnsupportedModelError: an adapter is not one of this model."""
         adapters = find_adapters(checkpoint, config, device)
         arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
         super().__init__(
@@ -119,7 +119,6 @@ class VllmStepper:
         }
 
     def close(self) -> None:
-        """Stop vLLM and its worker processes, if any."""
         self._core.shutdown()
 
 

@@ -16,7 +16,7 @@ from typing import cast
 
 import numpy as np
 import orjson
-from pydantic import TypeAdapter
+from pydantic import NonNegativeInt, TypeAdapter
 
 from reranker import errors
 from reranker.errors import RerankerError, ScoringError
@@ -132,9 +132,9 @@ class _ShardHeader:
     """Of a shard's frame. Its body is head, tail, offsets and tokens, one after the other."""
 
     terms: ShardTerms
-    head: int  # tokens
-    tail: int  # tokens
-    pairs: int
+    head: NonNegativeInt  # tokens
+    tail: NonNegativeInt  # tokens
+    pairs: NonNegativeInt
     adapter: str = ""
 
 
@@ -143,7 +143,6 @@ _ANSWER = TypeAdapter(ShardScores)
 
 
 def pack_shard(number: int, shard: Shard, terms: ShardTerms) -> Frame:
-    """Make a shard's frame."""
     header = orjson.dumps(_ShardHeader(terms, len(shard.head), len(shard.tail), len(shard), shard.adapter))
     arrays = (shard.head, shard.tail, shard.offsets, shard.tokens)
     body = b"".join(np.ascontiguousarray(array, dtype=_INT32).tobytes() for array in arrays)
@@ -157,8 +156,6 @@ def unpack_shard(frame: Frame) -> tuple[Shard, ShardTerms]:
         arrays = np.frombuffer(frame.body, dtype=_INT32)
     except ValueError as error:
         raise FrameError(f"a shard that cannot be read ({type(error).__name__})") from None
-    if min(header.head, header.tail, header.pairs) < 0:
-        raise FrameError("a shard with a negative length")
     tail_at = header.head
     offsets_at = tail_at + header.tail
     tokens_at = offsets_at + header.pairs + 1
