@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
+from deployments.http.guard import BytesInHand, limit_arenas, limit_log
 from deployments.http.middleware import Observer
 from deployments.http.playground import PlaygroundClient
 from deployments.http.quotas import Quotas
@@ -44,6 +46,9 @@ from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
 
+_SWITCH_S = 0.001
+"""The longest that Python code in a thread keeps the event loop waiting; Python's own 5 ms add up over a request."""
+
 
 class Ingress:
     """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`."""
@@ -53,6 +58,9 @@ class Ingress:
     ) -> None:
         """Load the tokenizer and the API keys, and listen. search: None where there is no index."""
         join_serve()
+        limit_log()
+        limit_arenas()
+        sys.setswitchinterval(_SWITCH_S)
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config
         require_keys(options.host, config.access, keys)
@@ -66,7 +74,7 @@ class Ingress:
         self.search = Search(SearchClient(search), config) if search is not None else None
         self._cache = ScoreCache.of(config, os.environ)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
-        self.require_any_room = self._ranker.require_any_room
+        self.require_any_room, self.threads = self._ranker.require_any_room, self._ranker.threads
         self._playground = PlaygroundClient()
         self.open_page = self._playground.answer
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
@@ -80,7 +88,8 @@ class Ingress:
             self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
             count = partial(metrics.count_request, ranking_paths=frozenset((*PATHS, *SEARCH.paths)))
         observers: list[Observer] = [self._tracer, RequestLog(config.observability)]
-        app = build_api(self, config.limits, keys, observers, count, self._quotas)
+        self._memory = BytesInHand(config.limits.max_bytes_in_hand)
+        app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener = Listener(app, options, listening)
 
     async def check_health(self) -> None:
@@ -117,6 +126,7 @@ class Ingress:
             (metrics.REQUESTS_IN_FLIGHT, self._ranker.admission.lists_in_flight),
             (metrics.TOKENS_IN_FLIGHT, self._ranker.admission.tokens_in_flight),
             (metrics.SHARDS_IN_FLIGHT, self._fleet.placement.shards_in_flight),
+            (metrics.BYTES_IN_HAND, self._memory.total),
             (metrics.LIVE_REPLICAS, self._fleet.placement.live_replicas),
         ):
             gauge.set(value)

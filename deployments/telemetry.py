@@ -9,7 +9,9 @@ request ┬ read, parse, admit, cache, coalesce, tokenize, merge, respond
 """
 
 import asyncio
+import itertools
 import logging
+import os
 import random
 import re
 import socket
@@ -38,12 +40,15 @@ from ray import serve
 from deployments.http import VERSION
 from reranker.config import ObservabilityConfig, TracingConfig
 from reranker.errors import ConfigurationError
-from reranker.metrics import NODE_FOLDERS, join_node, metrics_of, node_registry
+from reranker.metrics import LOOP_LAG, NODE_FOLDERS, RESIDENT_BYTES, join_node, metrics_of, node_registry
 from reranker.record import CLIENT_GONE, Interval, RequestRecord, ShardRecord, request_id
 from reranker.types import EngineScores, Shard, ShardTerms
 
 logger = logging.getLogger(__name__)
 _serve_logger = logging.getLogger("ray.serve")
+
+
+_LOOK_S = 0.25
 
 
 class ReplicaMetrics:
@@ -53,19 +58,25 @@ class ReplicaMetrics:
         """`update` is called once a second: it sets the module's gauges, and counts what is not counted at once."""
         # Named after the session, which outlives updates: they lose nothing. Logs may fill Ray's own folder.
         folder = Path(tempfile.gettempdir(), NODE_FOLDERS + ray.get_runtime_context().get_session_name())
-        join_node(folder, serve.get_replica_context().replica_id.unique_id, metrics_of(module))
+        declared = dict.fromkeys((*metrics_of(module), LOOP_LAG, RESIDENT_BYTES))
+        join_node(folder, serve.get_replica_context().replica_id.unique_id, declared)
         self._update = update
         port = config.metrics_port
         self._server = _serve_scrapes(ray.util.get_node_ip_address(), port) if port is not None else None
         self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
 
     async def _refresh(self) -> None:
-        while True:
-            try:
-                self._update()
-            except Exception:
-                logger.exception("this replica's metrics cannot be updated")
-            await asyncio.sleep(1)
+        loop = asyncio.get_running_loop()
+        for look in itertools.count():
+            if look % 4 == 0:
+                try:
+                    self._update()
+                    RESIDENT_BYTES.set(_resident_bytes())
+                except Exception:
+                    logger.exception("this replica's metrics cannot be updated")
+            due_s = loop.time() + _LOOK_S
+            await asyncio.sleep(_LOOK_S)
+            LOOP_LAG.observe(loop.time() - due_s)
 
     def close(self) -> None:
         """Update for the last time."""
@@ -74,6 +85,10 @@ class ReplicaMetrics:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _serve_scrapes(host: str, port: int) -> ThreadingTCPServer | None:

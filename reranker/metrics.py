@@ -42,6 +42,8 @@ _REFUSALS = {
     errors.NotReadyError.code: "no_engine",
     errors.StartFailedError.code: "no_engine",
     errors.QuotaExceededError.code: "key",
+    errors.MemoryFullError.code: "memory",
+    errors.CallerMemoryError.code: "key",
 }
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -98,13 +100,22 @@ DROPPED_SHARDS = Counter("reranker_dropped_shards_total", "Sendings called off: 
 ADMISSION_REFUSALS = Counter(
     "reranker_admission_refusals_total",
     "Requests turned away before any work: queue (429, those here already), too_large (413, more than is ever let in), "
-    "no_engine (503), key (429, the key's own limits).",
+    "no_engine (503), memory (503, too many bytes in hand), key (429, the key's own limits).",
     ("reason",),
 )
 REQUESTS_IN_FLIGHT = Gauge("reranker_requests_in_flight", "Requests that were let in and are not answered.")
 TOKENS_IN_FLIGHT = Gauge("reranker_tokens_in_flight", "Their tokens.")
 SHARDS_IN_FLIGHT = Gauge("reranker_shards_in_flight", "Their shards that are at a replica.")
+BYTES_IN_HAND = Gauge("reranker_bytes_in_hand", "What requests in hand count against limits.max_bytes_in_hand.")
 LIVE_REPLICAS = Gauge("reranker_live_replicas", "Engine replicas that this ingress knows to be alive.")
+
+# Every process
+LOOP_LAG = Histogram(
+    "reranker_loop_lag_seconds",
+    "How late the event loop came to a look at the clock, four times a second: as long, everybody waited.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+RESIDENT_BYTES = Gauge("reranker_resident_bytes", "Memory of the process.")
 
 # Score cache
 CACHE_HITS = Counter("reranker_cache_hits_total", "Distinct documents whose score was remembered.")

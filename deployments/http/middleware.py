@@ -21,7 +21,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.access import Keyring
-from deployments.http.memory import BytesInHand
+from deployments.http.guard import BytesInHand
 from deployments.http.playground import UI_PATH
 from deployments.http.quotas import Quotas
 from deployments.http.requests import require_sound_head

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from deployments.http import Backend
-from deployments.http.memory import Hold
+from deployments.http.guard import Hold
 from reranker import errors
 from reranker.config import LimitsConfig
 from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from deployments.http import SERVICE_HEADER, VERSION, Backend
 from deployments.http.access import Keyring
-from deployments.http.memory import BytesInHand
+from deployments.http.guard import BytesInHand
 from deployments.http.middleware import Observer, RequestMiddleware
 from deployments.http.playground import playground_router
 from deployments.http.quotas import Quotas

@@ -1,8 +1,10 @@
 """Bytes in hand: a limit for all, a share for each caller, small requests last to be refused, nothing kept."""
 
+import logging
+
 import pytest
 
-from deployments.http.memory import BytesInHand, limit_arenas, trim
+from deployments.http.guard import BytesInHand, Sparse, limit_arenas, trim
 from reranker.errors import CallerMemoryError, MemoryFullError
 
 MIB = 2**20
@@ -59,3 +61,21 @@ async def test_retry_after_is_what_large_requests_take() -> None:
 def test_the_allocator_takes_the_calls() -> None:
     limit_arenas()
     trim()
+
+
+def test_lines_of_one_kind_are_few_and_the_others_are_counted() -> None:
+    now = [0.0]
+    logger, lines = logging.getLogger("sparse"), list[str]()
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.addFilter(Sparse(3, lambda: now[0]))
+    for minute in (0.0, 61.0):
+        now[0] = minute
+        for number in range(10):
+            logger.warning("line %d", number)
+        logger.warning("another place")
+    assert lines == [
+        *("line 0", "line 1", "line 2", "another place"),
+        *("line 0 (7 lines like this one were left out)", "line 1", "line 2", "another place"),
+    ]

@@ -1,13 +1,11 @@
-"""Bytes in hand: what bodies and texts may take of an ingress's memory, together and of one caller; and giving it back.
-
-Every request says what it holds, while its body arrives, is unpacked, parsed and waits. Beyond the limit it is refused.
-"""
+"""What clients may take of a process: of its memory, together and each caller; and of its log."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ctypes
+import logging
 import math
 import time
 from collections import defaultdict
@@ -26,11 +24,15 @@ _MEMORY_REQUESTS = 8
 _WORTH_TRIMMING_BYTES = 64 * 2**20
 _TRIM_AFTER_S = 2.0
 _M_ARENA_MAX = -8
+_LOGGERS = ("deployments.telemetry", "deployments.http.middleware", "deployments.ui.app", "uvicorn.error", "asyncio")
 _ARENAS = 2
 
 
 class BytesInHand:
-    """Counts what the requests of one process hold. To be used from one event loop."""
+    """Counts what the requests of one process hold, while they are received, parsed and waited for.
+
+    Beyond the limit they are refused. What was used is given back to the system. To be used from one event loop.
+    """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit, self._clock = limit, clock
@@ -109,3 +111,32 @@ def trim() -> None:
     """Give freed memory back to the system."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class Sparse(logging.Filter):
+    """Lets so many lines a minute of one kind through, and says then how many it left out.
+
+    What a client sends must not fill a disk. Lines of one kind are logged at one place, for one event.
+    """
+
+    def __init__(self, lines: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._lines, self._clock = lines, clock
+        self._minutes: dict[object, tuple[float, int]] = {}  # by kind: when its minute began, and the lines since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = (record.pathname, record.lineno, record.levelno, getattr(record, "event", ""))
+        began_s, lines = self._minutes.get(kind, (-math.inf, 0))
+        now_s = self._clock()
+        if now_s - began_s >= 60:
+            if lines > self._lines:
+                record.msg = f"{record.msg} ({lines - self._lines} lines like this one were left out)"
+            began_s, lines = now_s, 0
+        self._minutes[kind] = began_s, lines + 1
+        return lines < self._lines
+
+
+def limit_log(lines: int = 60) -> None:
+    """Keep clients from filling the log; the loggers are those that speak of single requests."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(Sparse(lines))
