@@ -18,8 +18,7 @@ STAGES = ("read", "parse", "admit", "retrieve", "cache", "coalesce", "tokenize",
 """In the order of a request that is scored: receive and decompress the body; read it; find room for the list; for a
 search, find the candidates; look up known scores; wait for other lists' scores; make prompts; wait in a replica; be
 scored there; make one ranking; write the answer."""
-CLIENT_GONE = 499
-"""Status of a request whose client has hung up; the number is nginx's."""
+CLIENT_GONE = 499  # status of a request whose client has hung up; the number is nginx's
 Outcome: TypeAlias = Literal["under way", "answered", "lost", "failed", "dropped"]
 """Lost: the replica has ended. Dropped: by us, as another attempt or the list was done."""
 
@@ -28,8 +27,7 @@ class Interval(NamedTuple):
     """A stage, or a part of one: a stage may come several times, and overlap others."""
 
     stage: str
-    began_s: float
-    """On `time.monotonic`'s clock, as all times here."""
+    began_s: float  # on `time.monotonic`'s clock, as all times here
     ended_s: float
 
 
@@ -37,10 +35,8 @@ class Interval(NamedTuple):
 class Attempt:
     """One sending of a shard to one replica."""
 
-    hedge: bool = False
-    """Sent while another attempt lagged."""
-    replica: str = ""
-    """Empty: none was chosen yet."""
+    hedge: bool = False  # sent while another attempt lagged
+    replica: str = ""  # empty: none was chosen yet
     sent_s: float = field(default_factory=time.monotonic)
     ended_s: float | None = None
     outcome: Outcome = "under way"
@@ -56,18 +52,13 @@ class ShardRecord:
     """One shard and its attempts."""
 
     pairs: int = 0
-    tokens: int = 0
-    """`Shard.work_tokens`."""
-    document_of_pair: TokenArray | None = None
-    """Shape (pairs,): each pair's document, by its position in the list."""
+    tokens: int = 0  # `Shard.work_tokens`
+    document_of_pair: TokenArray | None = None  # shape (pairs,): each pair's document, by its position in the list
     attempts: list[Attempt] = field(default_factory=list)
     """In the order of sending: the first, those after a lost replica, and hedges."""
-    answer: Attempt | None = None
-    """The attempt that counted."""
-    queue_s: float = 0.0
-    """As `EngineScores.queue_s`."""
-    engine_s: float = 0.0
-    """As `EngineScores.engine_s`."""
+    answer: Attempt | None = None  # the attempt that counted
+    queue_s: float = 0.0  # as `EngineScores.queue_s`
+    engine_s: float = 0.0  # as `EngineScores.engine_s`
 
     def send(self, *, hedge: bool = False) -> Attempt:
         """Begin an attempt."""
@@ -124,38 +115,27 @@ class ShardRecord:
 class RequestRecord:
     """One request, from the moment its head is there. To be used from one event loop."""
 
-    request_id: str = ""
-    """The client's, or ours."""
+    request_id: str = ""  # the client's, or ours
     method: str = ""
     path: str = ""
     began_s: float = field(default_factory=time.monotonic)
     began_unix_ns: int = field(default_factory=time.time_ns)
     ended_s: float | None = None
-    intervals: list[Interval] = field(default_factory=list)
-    """Stages in this process, in the order in which they ended."""
-    shards: list[ShardRecord] = field(default_factory=list)
-    """Of all lists, in the order of sending."""
-    status: int = 0
-    """Of the answer; `CLIENT_GONE` where nobody waits for it. 0: not known yet."""
-    error: str = ""
-    """`error_type` of the answer (docs/errors.md). Empty: none."""
-    caller: str = ""
-    """Name of the key; "anonymous" without keys. Empty: not let in, or no key is needed there."""
-    dialect: str = ""
-    """Empty: not known yet, or no ranking."""
+    intervals: list[Interval] = field(default_factory=list)  # stages in this process, in the order in which they ended
+    shards: list[ShardRecord] = field(default_factory=list)  # of all lists, in the order of sending
+    status: int = 0  # of the answer; `CLIENT_GONE` where nobody waits for it. 0: not known yet
+    error: str = ""  # `error_type` of the answer (docs/errors.md). Empty: none
+    caller: str = ""  # name of the key; "anonymous" without keys. Empty: not let in, or no key is needed there
+    dialect: str = ""  # empty: not known yet, or no ranking
     priority: str = ""
     body_bytes: int = 0
     lists: int = 0
     documents: int = 0
-    found_bytes: int = 0
-    """Size of the documents that a search found."""
-    rankings: Sequence[Ranking] = ()
-    """What was answered, list by list."""
-    traceparent: str = ""
-    """The caller's, as in W3C's Trace Context; not checked."""
+    found_bytes: int = 0  # size of the documents that a search found
+    rankings: Sequence[Ranking] = ()  # what was answered, list by list
+    traceparent: str = ""  # the caller's, as in W3C's Trace Context; not checked
     tracestate: str = ""
-    trace_id: str = ""
-    """In hexadecimal. Empty: the request is in no trace that is kept."""
+    trace_id: str = ""  # in hexadecimal. Empty: the request is in no trace that is kept
     _stages_s: tuple[int, dict[str, float]] = (-1, {})
 
     @property

@@ -16,12 +16,10 @@ TokenArray: TypeAlias = NDArray[np.int32]
 FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
-TruncationSide: TypeAlias = Literal["end", "start"]
-"""The end of a document that is cut off."""
+TruncationSide: TypeAlias = Literal["end", "start"]  # the end of a document that is cut off
 LongDocuments: TypeAlias = Literal["truncate", "windows"]
 """A document that does not fit one prompt is cut, or scored whole in overlapping windows."""
-Aggregate: TypeAlias = Literal["max", "mean", "first"]
-"""How the scores of a document's windows become one score."""
+Aggregate: TypeAlias = Literal["max", "mean", "first"]  # how the scores of a document's windows become one score
 Priority: TypeAlias = Literal["interactive", "bulk"]
 """Somebody waits for the request, or it is a job that may take its time."""
 CacheMode: TypeAlias = Literal["off", "read", "refresh"]
@@ -32,21 +30,15 @@ CacheMode: TypeAlias = Literal["off", "read", "refresh"]
 class Caller:
     """Who a request comes from, and what they may. docs/keys.md says which ingress replicas share a limit."""
 
-    name: str
-    """For logs and metrics; never the key."""
-    priority: Priority | None = None
-    """"bulk": of all their requests. Otherwise they choose."""
-    max_in_flight: int | None = None
-    """Requests at the same time."""
-    tokens_per_minute: int | None = None
-    """Prompt tokens."""
+    name: str  # for logs and metrics; never the key
+    priority: Priority | None = None  # "bulk": of all their requests. Otherwise they choose
+    max_in_flight: int | None = None  # requests at the same time
+    tokens_per_minute: int | None = None  # prompt tokens
     admin: bool = False
-    metrics: bool = False
-    """May read `GET /metrics`."""
+    metrics: bool = False  # may read `GET /metrics`
 
 
-ANONYMOUS = Caller("anonymous")
-"""Everybody, where there are no keys."""
+ANONYMOUS = Caller("anonymous")  # everybody, where there are no keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +47,21 @@ class RankRequest:
 
     query: str
     documents: tuple[str, ...]
-    metadata: tuple[Mapping[str, object], ...] = ()
-    """What came with each document besides its text. Empty: nothing."""
+    metadata: tuple[Mapping[str, object], ...] = ()  # what came with each document besides its text. Empty: nothing
     instruction: str | None = None
-    top_n: int | None = None
-    """None: all documents."""
-    max_document_tokens: int | None = None
-    """Every document is cut to so many tokens first."""
+    top_n: int | None = None  # None: all documents
+    max_document_tokens: int | None = None  # every document is cut to so many tokens first
     truncation_side: TruncationSide | None = None
     long_documents: LongDocuments | None = None
     aggregate: Aggregate | None = None
     max_windows: int | None = None
     overlap_tokens: int | None = None
-    score_threshold: float | None = None
-    """Documents below this relevance score are left out."""
+    score_threshold: float | None = None  # documents below this relevance score are left out
     priority: Priority = "interactive"
     timeout_s: float | None = None
-    allow_partial: bool = False
-    """When time is up, the answer has the documents scored so far."""
-    cache: CacheMode | None = None
-    """None: scores are used and remembered."""
-    model: str | None = None
-    """An adapter's name chooses the adapter; any other name, the model itself."""
+    allow_partial: bool = False  # when time is up, the answer has the documents scored so far
+    cache: CacheMode | None = None  # None: scores are used and remembered
+    model: str | None = None  # an adapter's name chooses the adapter; any other name, the model itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +136,9 @@ class RenderedList:
 class ShardTerms:
     """How a replica is to treat a shard."""
 
-    weight: float = 1.0
-    """Share of the engine against other lists: twice the weight, twice the share."""
-    timeout_s: float | None = None
-    """Seconds the replica has. A pair that is not scored by then comes back unscored."""
-    sender: str = ""
-    """`Placement.sender` of who counts it as its own."""
+    weight: float = 1.0  # share of the engine against other lists: twice the weight, twice the share
+    timeout_s: float | None = None  # seconds the replica has. A pair that is not scored by then comes back unscored
+    sender: str = ""  # `Placement.sender` of who counts it as its own
     request_id: str = ""
 
 
@@ -164,10 +146,8 @@ class ShardTerms:
 class ReplicaLoad:
     """What a replica has to do, and how fast it is."""
 
-    pending_tokens: int = 0
-    """Work tokens in its engine, waiting or being computed."""
-    tokens_per_s: float | None = None
-    """Work tokens it finishes in a second of work, lately. None: not known yet."""
+    pending_tokens: int = 0  # work tokens in its engine, waiting or being computed
+    tokens_per_s: float | None = None  # work tokens it finishes in a second of work, lately. None: not known yet
     in_hand: Mapping[str, int] = field(default_factory=dict)
     """Work tokens of the shards it has not answered yet, by sender."""
 
@@ -201,23 +181,18 @@ class ShardScores:
     scores: EngineScores
     replica: str
     load: ReplicaLoad = ReplicaLoad()
-    model: str = ""
-    """Its engine's `reranker.model.checkpoint.model_identity`."""
+    model: str = ""  # its engine's `reranker.model.checkpoint.model_identity`
 
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One line of an answer."""
 
-    index: int
-    """Position in `request.documents`."""
-    relevance_score: float
-    """In [0, 1]."""
-    log_odds: float
-    """logit("yes") - logit("no"); relevance_score is its sigmoid."""
+    index: int  # position in `request.documents`
+    relevance_score: float  # in [0, 1]
+    log_odds: float  # logit("yes") - logit("no"); relevance_score is its sigmoid
     truncated: bool = False
-    windows: int = 1
-    """Its prompts."""
+    windows: int = 1  # its prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,15 +211,9 @@ class Ranking:
     excluded: tuple[ExcludedDocument, ...] = ()
     prompt_tokens: int = 0
     truncated_documents: int = 0
-    windowed_documents: int = 0
-    """Documents of more than one prompt."""
-    unscored: tuple[int, ...] = ()
-    """Indices of documents that time was too short for; only with `allow_partial`."""
-    deduplicated_pairs: int = 0
-    """Prompts not scored because the list repeats their documents."""
-    cached_documents: int = 0
-    """Distinct documents whose score was known."""
-    missed_documents: int = 0
-    """Distinct documents whose score was looked for and not known."""
-    coalesced_documents: int = 0
-    """Distinct documents that another list was having scored."""
+    windowed_documents: int = 0  # documents of more than one prompt
+    unscored: tuple[int, ...] = ()  # indices of documents that time was too short for; only with `allow_partial`
+    deduplicated_pairs: int = 0  # prompts not scored because the list repeats their documents
+    cached_documents: int = 0  # distinct documents whose score was known
+    missed_documents: int = 0  # distinct documents whose score was looked for and not known
+    coalesced_documents: int = 0  # distinct documents that another list was having scored

@@ -32,10 +32,8 @@ class Flight:
 
     def __init__(self, documents: int, weight: float) -> None:
         self.documents, self.weight = documents, weight  # of the whole list
-        self.keys: set[bytes] = set()
-        """Those that are not scored yet."""
-        self.entries: dict[bytes, Entry] = {}
-        """Those that are, for the lists that wait."""
+        self.keys: set[bytes] = set()  # those that are not scored yet
+        self.entries: dict[bytes, Entry] = {}  # those that are, for the lists that wait
         self.ended = asyncio.Event()
 
 
@@ -90,8 +88,7 @@ class Lookup:
         """Shape (documents,): of each document of the list."""
         self.documents: list[int] = np.unique(self.places, return_index=True)[1].tolist()
         """By place: where in the list the document comes first."""
-        self.entries: list[Entry | None] = [None] * len(places)
-        """By place."""
+        self.entries: list[Entry | None] = [None] * len(places)  # by place
         self.model = model
         self._keys = list(places)
         self._reads = mode is None or mode == "read"
@@ -103,12 +100,9 @@ class Lookup:
         self._own: list[Flight] = []
         self._awaited: dict[Flight, list[int]] = {}
         self._known: list[int] = []
-        self.missed = 0
-        """Documents whose score no store had."""
-        self.coalesced = 0
-        """Documents whose score came from another list."""
-        self.to_score = self._take_on(range(len(places)))
-        """Places that no other list is having scored."""
+        self.missed = 0  # documents whose score no store had
+        self.coalesced = 0  # documents whose score came from another list
+        self.to_score = self._take_on(range(len(places)))  # places that no other list is having scored
 
     @property
     def found(self) -> int:

@@ -30,15 +30,11 @@ logger = logging.getLogger(__name__)
 
 RedisClient: TypeAlias = Redis | RedisCluster
 PASSWORD_VARIABLE = "RERANKER_REDIS_PASSWORD"  # noqa: S105 - a name
-_CONNECT_TIMEOUT_S = 2.0
-"""Of every call, too; a request that waits for one gives up far earlier."""
+_CONNECT_TIMEOUT_S = 2.0  # of every call, too; a request that waits for one gives up far earlier
 _MAX_CONNECTIONS = 32
-_FAILURES = 3
-"""In a row, after which Redis is left alone."""
-_PAUSE_S = 1.0
-"""Between two pings of a Redis that is away, and after a write that failed."""
-_MAX_WRITES = 64
-"""Lists being written at once; further ones are not kept."""
+_FAILURES = 3  # in a row, after which Redis is left alone
+_PAUSE_S = 1.0  # between two pings of a Redis that is away, and after a write that failed
+_MAX_WRITES = 64  # lists being written at once; further ones are not kept
 _CHECK_BYTES = 8
 _CLEAR_KEYS = 1_000
 _Answer = TypeVar("_Answer")

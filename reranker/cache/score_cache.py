@@ -18,8 +18,7 @@ from reranker.types import CacheMode
 
 SECRET_VARIABLE = "RERANKER_CACHE_SECRET"  # noqa: S105 - a name
 
-_LONG_CHARACTERS = 200_000
-"""A list below that is hashed in a millisecond: not worth a thread."""
+_LONG_CHARACTERS = 200_000  # a list below that is hashed in a millisecond: not worth a thread
 
 
 class ScoreCache:

@@ -29,8 +29,7 @@ class Adapter:
     """A LoRA adapter."""
 
     folder: Path
-    max_rank: int
-    """Its largest rank, rounded up to one of vLLM's buffer sizes."""
+    max_rank: int  # its largest rank, rounded up to one of vLLM's buffer sizes
 
 
 def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:

@@ -18,8 +18,7 @@ from reranker.errors import ModelNotFoundError, UnsupportedModelError
 from reranker.model.families import Family, family_of, has_token_types, max_tokens
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
-SIMULATED = "simulated"
-"""Identity of every simulated engine."""
+SIMULATED = "simulated"  # identity of every simulated engine
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".json")
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -28,21 +27,14 @@ _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 class Checkpoint:
     """A model that was found."""
 
-    name: str
-    """Hub id or path, for vLLM."""
-    served_name: str
-    """Name in responses and in /v1/models: the hub id, or the folder's last part."""
-    folder: Path
-    """Of its configuration and tokenizer on this machine."""
-    dtype: str
-    """A type's name or "auto"."""
-    revision: str | None
-    """Commit on the hub, also where the configuration names a branch. None: a local folder."""
+    name: str  # hub id or path, for vLLM
+    served_name: str  # name in responses and in /v1/models: the hub id, or the folder's last part
+    folder: Path  # of its configuration and tokenizer on this machine
+    dtype: str  # a type's name or "auto"
+    revision: str | None  # commit on the hub, also where the configuration names a branch. None: a local folder
     family: Family
-    max_pair_tokens: int
-    """Tokens a prompt may have: the configured limit, or the model's own where that is lower."""
-    token_types: bool
-    """The model marks the query's and the document's tokens with different types."""
+    max_pair_tokens: int  # tokens a prompt may have: the configured limit, or the model's own where that is lower
+    token_types: bool  # the model marks the query's and the document's tokens with different types
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:

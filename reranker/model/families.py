@@ -42,8 +42,7 @@ class Template(ABC):
 
     takes_instruction: ClassVar[bool]
     document: ClassVar[str] = "{document}"
-    tail: TokenArray
-    """Follows every document."""
+    tail: TokenArray  # follows every document
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the template."""
@@ -142,8 +141,7 @@ class Family:
     architecture: str
     description: str
     template: Callable[[Path], Template]
-    hf_overrides: Mapping[str, object] = field(default_factory=dict)
-    """For vLLM, to make its classification head."""
+    hf_overrides: Mapping[str, object] = field(default_factory=dict)  # for vLLM, to make its classification head
     causal: bool = True
     """Every token sees only those before it: the pairs of a list can share the computation of their head."""
 

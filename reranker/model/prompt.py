@@ -25,10 +25,8 @@ from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, Toke
 class Cut(NamedTuple):
     """The windows of a document that are scored."""
 
-    spans: tuple[tuple[int, int], ...]
-    """[start, end) of each window, in tokens."""
-    truncated: bool
-    """Some token is in no window."""
+    spans: tuple[tuple[int, int], ...]  # [start, end) of each window, in tokens
+    truncated: bool  # some token is in no window
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,8 @@ class CuttingPolicy:
 
     mode: LongDocuments = "truncate"
     side: TruncationSide = "end"
-    max_document_tokens: int | None = None
-    """Limit for every document, before anything else. None: no limit."""
-    window_tokens: int | None = None
-    """None: as many as fit the prompt."""
+    max_document_tokens: int | None = None  # limit for every document, before anything else. None: no limit
+    window_tokens: int | None = None  # None: as many as fit the prompt
     overlap_tokens: int = 0
     max_windows: int = 1
 

@@ -15,11 +15,9 @@ from reranker.errors import OverloadedError, RequestTooLargeError
 from reranker.types import Priority, ReplicaLoad
 
 _FIRST_GUESS_TOKENS_PER_BYTE = 0.25
-_MEMORY_LISTS = 50
-"""Lists after which a body's size is mostly forgotten."""
+_MEMORY_LISTS = 50  # lists after which a body's size is mostly forgotten
 
-_HEADROOM = 0.9
-"""Of the allowed queue. Its time is an estimate, which one list in a hundred must not exceed by much."""
+_HEADROOM = 0.9  # of the allowed queue. Its time is an estimate, which one list in a hundred must not exceed by much
 
 _LARGER = 4
 """A larger list counts as so many times the new one, as they take turns. For a bulk list it counts whole: the rest of

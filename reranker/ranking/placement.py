@@ -22,12 +22,9 @@ from dataclasses import dataclass, field
 
 from reranker.types import ReplicaLoad
 
-_KNOWN = 32
-"""Up to so many replicas, a list is offered all of them, each with its load; more are offered in turn."""
-_TOO_BUSY = 2.0
-"""A replica with more than so many times the average load is passed by."""
-_SUMS_S = 0.05
-"""The greatest age of sums over many replicas: adding up a thousand takes a millisecond."""
+_KNOWN = 32  # up to so many replicas, a list is offered all of them, each with its load; more are offered in turn
+_TOO_BUSY = 2.0  # a replica with more than so many times the average load is passed by
+_SUMS_S = 0.05  # the greatest age of sums over many replicas: adding up a thousand takes a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +32,15 @@ class Shortlist:
     """The replicas that one list is offered."""
 
     replicas: Sequence[str]
-    loads: Sequence[int]
-    """Tokens each has to do, as far as that is known; in a large fleet the average."""
+    loads: Sequence[int]  # tokens each has to do, as far as that is known; in a large fleet the average
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where one shard may go, and where it went: `Placement.send` notes it."""
 
-    used: Counter[str]
-    """Shards of the whole list that each replica has got; one counter for all routes of a list."""
-    shortlist: Sequence[str] = ()
-    """The replicas that its list is offered. If none of them is left: any replica."""
+    used: Counter[str]  # shards of the whole list that each replica has got; one counter for all routes of a list
+    shortlist: Sequence[str] = ()  # the replicas that its list is offered. If none of them is left: any replica
     tried: set[str] = field(default_factory=set)
     """Replicas that got this shard. They get it again only if there is no other."""
 
@@ -62,10 +56,8 @@ class _Sums:
 
 @dataclass(slots=True)
 class _Replica:
-    ours: int = 0
-    """Tokens that we have sent and not got back."""
-    others: int = 0
-    """Tokens of other ingress replicas, at `heard_s`."""
+    ours: int = 0  # tokens that we have sent and not got back
+    others: int = 0  # tokens of other ingress replicas, at `heard_s`
     heard_s: float = 0.0
     tokens_per_s: float | None = None
     model: str | None = None
@@ -81,8 +73,7 @@ class Placement:
             clock: Gives seconds.
             seed: None: each process has its own, so that ingress replicas do not all begin with the same replica.
         """
-        self.sender = uuid.uuid4().hex
-        """The name under which replicas count our shards."""
+        self.sender = uuid.uuid4().hex  # the name under which replicas count our shards
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - a draw, not a secret
         self._replicas: dict[str, _Replica] = {}

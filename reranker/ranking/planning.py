@@ -92,8 +92,7 @@ def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tupl
 
 _ENDS = (0.15, 0.45, 1.0)
 """Ends of the portions, as shares of the list's characters: each about twice as large as the one before."""
-_LONG_CHARACTERS = 100_000
-"""A list below that is tokenized in some 30 ms: not worth more hops."""
+_LONG_CHARACTERS = 100_000  # a list below that is tokenized in some 30 ms: not worth more hops
 
 
 def portions(documents: Sequence[str]) -> Iterator[Sequence[str]]:

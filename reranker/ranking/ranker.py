@@ -205,18 +205,14 @@ class _List:
     """One list of a request, and how it is ranked."""
 
     request: RankRequest
-    number: int
-    """From 0, among the lists of the request."""
+    number: int  # from 0, among the lists of the request
     record: RequestRecord
-    timeout_s: float
-    """Counted from the request's head, so that reading and parsing count too."""
+    timeout_s: float  # counted from the request's head, so that reading and parsing count too
     instruction: str
     cutting: CuttingPolicy
-    adapter: str
-    """Empty: the model itself, whatever the client calls it."""
+    adapter: str  # empty: the model itself, whatever the client calls it
     weight: float
-    namespace: str
-    """Whose scores may be used. Empty: everybody's."""
+    namespace: str  # whose scores may be used. Empty: everybody's
 
     @property
     def deadline_s(self) -> float:

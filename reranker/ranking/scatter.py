@@ -20,15 +20,13 @@ from reranker.ranking.placement import Placement, Route
 from reranker.record import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores, ShardTerms
 
-_LEAST_LAG_S = 0.05
-"""A shard that took less is not late, however quick its siblings were: that much is noise."""
+_LEAST_LAG_S = 0.05  # a shard that took less is not late, however quick its siblings were: that much is noise
 
 
 class Fleet(Protocol):
     """The replicas, and how to reach them."""
 
-    placement: Placement
-    """Of the live replicas."""
+    placement: Placement  # of the live replicas
 
     async def ready(self) -> None:
         """Wait until a replica is live."""
@@ -48,14 +46,10 @@ class Fleet(Protocol):
 class Dispatch:
     """How the shards of one list are to be sent."""
 
-    deadline_s: float
-    """On the running event loop's clock."""
-    weight: float = 1.0
-    """Share of the engines against other lists."""
-    allow_partial: bool = False
-    """When time is up, the answers so far are given, and nothing is raised."""
-    shortlist: Sequence[str] = ()
-    """The replicas that the list is offered. Empty: any."""
+    deadline_s: float  # on the running event loop's clock
+    weight: float = 1.0  # share of the engines against other lists
+    allow_partial: bool = False  # when time is up, the answers so far are given, and nothing is raised
+    shortlist: Sequence[str] = ()  # the replicas that the list is offered. Empty: any
     request_id: str = ""
 
 

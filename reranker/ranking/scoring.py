@@ -111,8 +111,7 @@ def rank(
     )
 
 
-THRESHOLD = "score_threshold"
-"""The rule of documents below the threshold."""
+THRESHOLD = "score_threshold"  # the rule of documents below the threshold
 
 
 def apply(
@@ -146,8 +145,7 @@ def _matching_rule(text: str, metadata: Mapping[str, object], rules: Sequence[Ex
     return None
 
 
-ABSENT = object()
-"""The value of a field that a document does not have."""
+ABSENT = object()  # the value of a field that a document does not have
 
 
 def field_of(metadata: Mapping[str, object], name: str) -> object:
