@@ -7,7 +7,7 @@ Whoever does a part of the work notes it here at once, so that it is known after
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
@@ -42,7 +42,6 @@ class Attempt:
     outcome: Outcome = "under way"
 
     def end(self, outcome: Outcome) -> None:
-        """Note the outcome, unless there is one already."""
         if self.ended_s is None:
             self.ended_s, self.outcome = time.monotonic(), outcome
 
@@ -54,41 +53,35 @@ class ShardRecord:
     pairs: int = 0
     tokens: int = 0  # `Shard.work_tokens`
     document_of_pair: TokenArray | None = None  # shape (pairs,): each pair's document, by its position in the list
-    attempts: list[Attempt] = field(default_factory=list)
-    """In the order of sending: the first, those after a lost replica, and hedges."""
+    attempts: list[Attempt] = field(default_factory=list)  # the first, those after a lost replica, and hedges
     answer: Attempt | None = None  # the attempt that counted
     queue_s: float = 0.0  # as `EngineScores.queue_s`
     engine_s: float = 0.0  # as `EngineScores.engine_s`
 
     def send(self, *, hedge: bool = False) -> Attempt:
-        """Begin an attempt."""
         attempt = Attempt(hedge)
         self.attempts.append(attempt)
         return attempt
 
     def answered(self, attempt: Attempt, scores: EngineScores) -> None:
-        """Note that this attempt counts."""
         attempt.end("answered")
         self.answer, self.queue_s, self.engine_s = attempt, scores.queue_s, scores.engine_s
 
     def end(self) -> None:
-        """Note that attempts under way are dropped."""
         for attempt in self.attempts:
             attempt.end("dropped")
 
     @property
     def documents(self) -> list[int]:
-        """Positions of its documents in the list."""
         return sorted(set(self.document_of_pair.tolist())) if self.document_of_pair is not None else []
 
     @property
     def replica(self) -> str:
         """Who answered. Empty: nobody."""
-        return self.answer.replica if self.answer is not None else ""
+        return self.answer.replica if self.answer else ""
 
     @property
     def sent_s(self) -> float:
-        """When it was sent first."""
         return self.attempts[0].sent_s if self.attempts else 0.0
 
     @property
@@ -140,15 +133,13 @@ class RequestRecord:
 
     @property
     def size_bytes(self) -> int:
-        """Size of what is to be ranked, as admission counts it before its tokens are known."""
+        """What admission counts, before tokens are known."""
         return self.body_bytes + self.found_bytes
 
     def stage(self, name: str) -> Stage:
-        """Time a stage for as long as the block lasts, however it ends."""
         return Stage(self.intervals, name)
 
     def shard(self, pairs: int, tokens: int, document_of_pair: TokenArray) -> ShardRecord:
-        """Begin the record of a shard."""
         record = ShardRecord(pairs, tokens, document_of_pair)
         self.shards.append(record)
         return record
@@ -165,7 +156,6 @@ class RequestRecord:
 
     @property
     def replicas(self) -> int:
-        """Distinct replicas that answered."""
         return len({shard.replica for shard in self.shards} - {""})
 
     @property
@@ -186,16 +176,11 @@ class RequestRecord:
 
     @property
     def total_s(self) -> float:
-        """Seconds from the head to the answer, or until now."""
         return (time.monotonic() if self.ended_s is None else self.ended_s) - self.began_s
-
-    def all_intervals(self) -> list[Interval]:
-        """Those in this process and those in replicas."""
-        return self.intervals + [one for shard in self.shards for one in shard.intervals()]
 
     def stages_s(self) -> dict[str, float]:
         """Seconds in which each stage was going on. Their sum may exceed the whole, as stages overlap."""
-        intervals = self.all_intervals()
+        intervals = self.intervals + [one for shard in self.shards for one in shard.intervals()]
         if len(intervals) != self._stages_s[0]:  # the header, metrics and the log ask one after the other
             of_stage: dict[str, list[Interval]] = {}
             for one in intervals:
@@ -219,9 +204,8 @@ class Stage:
         self._intervals.append(Interval(self._name, self._began_s, time.monotonic()))
 
 
-def covered_s(intervals: Iterable[Interval]) -> float:
+def covered_s(intervals: Sequence[Interval]) -> float:
     """Seconds within at least one of the intervals."""
-    intervals = list(intervals)
     if len(intervals) == 1:  # most stages come once
         return intervals[0].ended_s - intervals[0].began_s
     covered_s, until_s = 0.0, float("-inf")

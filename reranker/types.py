@@ -17,13 +17,10 @@ FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 TruncationSide: TypeAlias = Literal["end", "start"]  # the end of a document that is cut off
-LongDocuments: TypeAlias = Literal["truncate", "windows"]
-"""A document that does not fit one prompt is cut, or scored whole in overlapping windows."""
+LongDocuments: TypeAlias = Literal["truncate", "windows"]  # what does not fit one prompt; windows overlap
 Aggregate: TypeAlias = Literal["max", "mean", "first"]  # how the scores of a document's windows become one score
-Priority: TypeAlias = Literal["interactive", "bulk"]
-"""Somebody waits for the request, or it is a job that may take its time."""
-CacheMode: TypeAlias = Literal["off", "read", "refresh"]
-"""Neither use nor remember scores; only use them; only remember them."""
+Priority: TypeAlias = Literal["interactive", "bulk"]  # somebody waits for it, or it may take its time
+CacheMode: TypeAlias = Literal["off", "read", "refresh"]  # no cache; only use scores; only remember them
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +66,13 @@ class Shard:
     """Pairs of one list, sent in one call to one replica.
 
     The prompt of pair i is `head + tokens[offsets[i]:offsets[i + 1]] + tail`.
-
-    Attributes:
-        head: Shape (head tokens,): system text, instruction and query, up to and including `<Document>:`.
-        tail: Shape (tail tokens,).
-        tokens: Shape (document tokens of all pairs,), one document after the other.
-        offsets: Shape (pairs + 1,), rising from 0 to `len(tokens)`.
-        adapter: Name of the LoRA adapter that scores them. Empty: the model itself.
     """
 
-    head: TokenArray
-    tail: TokenArray
-    tokens: TokenArray
-    offsets: TokenArray
-    adapter: str = ""
+    head: TokenArray  # shape (head tokens,): system text, instruction and query, up to and including `<Document>:`
+    tail: TokenArray  # shape (tail tokens,)
+    tokens: TokenArray  # shape (document tokens of all pairs,), one document after the other
+    offsets: TokenArray  # shape (pairs + 1,), rising from 0 to `len(tokens)`
+    adapter: str = ""  # name of the LoRA adapter that scores them. Empty: the model itself
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -100,8 +90,7 @@ class Shard:
     @property
     def pair_tokens(self) -> list[int]:
         """Tokens each pair adds to a shard: its document and the tail."""
-        lengths: list[int] = (np.diff(self.offsets) + len(self.tail)).tolist()
-        return lengths
+        return (np.diff(self.offsets) + len(self.tail)).tolist()  # type: ignore[no-any-return]
 
     def select(self, indices: Sequence[int]) -> Shard:
         """The pairs at these indices, in this order."""
@@ -115,20 +104,13 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class RenderedList:
-    """All prompts of one list, in the layout of a shard.
+    """All prompts of one list, in the layout of a shard."""
 
-    Attributes:
-        prompts: A document scored in windows has several pairs, one after the other.
-        document_of_pair: Shape (pairs,), rising: index of each pair's document in the list.
-        truncated: Indices of the documents that lost tokens.
-    """
-
-    prompts: Shard
-    document_of_pair: TokenArray
-    truncated: frozenset[int]
+    prompts: Shard  # a document scored in windows has several pairs, one after the other
+    document_of_pair: TokenArray  # shape (pairs,), rising: index of each pair's document in the list
+    truncated: frozenset[int]  # indices of the documents that lost tokens
 
     def for_adapter(self, adapter: str) -> RenderedList:
-        """The same prompts for this adapter. Empty: for the model itself."""
         return replace(self, prompts=replace(self.prompts, adapter=adapter)) if adapter else self
 
 
@@ -148,29 +130,20 @@ class ReplicaLoad:
 
     pending_tokens: int = 0  # work tokens in its engine, waiting or being computed
     tokens_per_s: float | None = None  # work tokens it finishes in a second of work, lately. None: not known yet
-    in_hand: Mapping[str, int] = field(default_factory=dict)
-    """Work tokens of the shards it has not answered yet, by sender."""
+    in_hand: Mapping[str, int] = field(default_factory=dict)  # work tokens of its unanswered shards, by sender
 
 
 @dataclass(frozen=True, slots=True)
 class EngineScores:
-    """Scores of pairs, as an engine gives them.
+    """Scores of pairs, as an engine gives them."""
 
-    Attributes:
-        logits: Shape (pairs,), float32: logit("yes") - logit("no").
-        scored: Shape (pairs,). False: time was up before this pair's turn; its logit means nothing.
-        queue_s: Seconds until the first pair's turn.
-        engine_s: Seconds from then to the last pair's score; other lists take turns in it.
-    """
-
-    logits: FloatArray
-    scored: BoolArray
-    queue_s: float = 0.0
-    engine_s: float = 0.0
+    logits: FloatArray  # shape (pairs,): logit("yes") - logit("no")
+    scored: BoolArray  # shape (pairs,). False: time was up before this pair's turn; its logit means nothing
+    queue_s: float = 0.0  # until the first pair's turn
+    engine_s: float = 0.0  # from then to the last pair's score; other lists take turns in it
 
     @classmethod
     def nothing(cls, pairs: int) -> Self:
-        """So many pairs, none of them scored."""
         return cls(np.zeros(pairs, dtype=np.float32), np.zeros(pairs, dtype=np.bool_))
 
 

@@ -16,9 +16,7 @@ from reranker.types import Priority, ReplicaLoad
 
 _FIRST_GUESS_TOKENS_PER_BYTE = 0.25
 _MEMORY_LISTS = 50  # lists after which a body's size is mostly forgotten
-
 _HEADROOM = 0.9  # of the allowed queue. Its time is an estimate, which one list in a hundred must not exceed by much
-
 _LARGER = 4
 """A larger list counts as so many times the new one, as they take turns. For a bulk list it counts whole: the rest of
 the queue is for people."""
@@ -32,23 +30,14 @@ class Permit:
         self._counts, self._open = [0] * lists, set(range(lists))
 
     def grow(self, tokens: int, number: int = 0) -> None:
-        """Say how many tokens list `number` has so far, before all of it is rendered.
-
-        Raises:
-            RequestTooLargeError: The lists together have more than is ever let in.
-        """
+        """Say how many tokens list `number` has so far; RequestTooLargeError if the lists have more than any may."""
         self._counts[number] = tokens
-        self._admission.resize(self, sum(self._counts), last=False)
+        self._admission.resize(self, sum(self._counts), last=not self._open)
 
     def resize(self, tokens: int, number: int = 0) -> None:
-        """Say how many tokens list `number` has, now that it is rendered. What was let in stays in.
-
-        Raises:
-            RequestTooLargeError: The lists together have more than is ever let in.
-        """
-        self._counts[number] = tokens
+        """The same, once all of it is rendered. What was let in stays in."""
         self._open.discard(number)
-        self._admission.resize(self, sum(self._counts), last=not self._open)
+        self.grow(tokens, number)
         if not self._open and self._body_bytes:
             self._admission.learn(sum(self._counts), self._body_bytes)
 
@@ -64,20 +53,14 @@ class Admission:
 
     @property
     def lists_in_flight(self) -> int:
-        """Permits that are out."""
         return len(self._permits)
 
     @property
     def tokens_in_flight(self) -> int:
-        """Tokens of the permits that are out."""
         return self._tokens
 
     def require_any_room(self, body_bytes: int, elsewhere: ReplicaLoad) -> None:
-        """Turn away a body before it is read, if no class had room for it: refusing must stay cheap.
-
-        Raises:
-            OverloadedError: There is no room for a body of this size.
-        """
+        """Raise OverloadedError if no class has room for a body of this size: refusing must stay cheap."""
         share = max(self._priorities.interactive.queue_share, self._priorities.bulk.queue_share)
         self._require_room(body_bytes, self._config.max_queue_s * share, elsewhere, _LARGER)
 
@@ -85,18 +68,14 @@ class Admission:
     def permit(
         self, body_bytes: int, priority: Priority, timeout_s: float, elsewhere: ReplicaLoad, lists: int = 1
     ) -> Iterator[Permit]:
-        """Let lists in, for as long as the block lasts.
+        """Let lists in for as long as the block lasts, or raise OverloadedError, which says when there is room.
 
         Args:
-            body_bytes: Size of the part of its request that is to be scored; counting its tokens is work. 0: its
-                scores are all known, and it is always let in.
-            priority: Its class.
-            timeout_s: Seconds the list has.
+            body_bytes: Size of what is to be scored; counting its tokens is work. 0: all is known, and always let in.
+            priority: The request's class.
+            timeout_s: Seconds it has.
             elsewhere: All replicas together: their work for other ingress replicas, and their speed.
             lists: How many the request has.
-
-        Raises:
-            OverloadedError: It does not fit now. Says when it will.
         """
         # A list that would not get its turn in time is not started either.
         allowed_s = min(self._config.max_queue_s * self._priorities.of(priority).queue_share, timeout_s)
@@ -127,7 +106,6 @@ class Admission:
         return tokens
 
     def resize(self, permit: Permit, tokens: int, *, last: bool) -> None:
-        """See `Permit.grow`, and `Permit.resize` for the last count."""
         if tokens > self._config.max_tokens_in_flight:
             raise RequestTooLargeError("documents", tokens, self._config.max_tokens_in_flight, "tokens")
         if not last:

@@ -41,17 +41,7 @@ class Route:
 
     used: Counter[str]  # shards of the whole list that each replica has got; one counter for all routes of a list
     shortlist: Sequence[str] = ()  # the replicas that its list is offered. If none of them is left: any replica
-    tried: set[str] = field(default_factory=set)
-    """Replicas that got this shard. They get it again only if there is no other."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """All live replicas together, at a moment."""
-
-    at_s: float
-    elsewhere: ReplicaLoad
-    mean_load: float
+    tried: set[str] = field(default_factory=set)  # those that got this shard: again only if there is no other
 
 
 @dataclass(slots=True)
@@ -67,12 +57,7 @@ class Placement:
     """Knows what every replica has to do, and gives each shard its replica."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, seed: int | None = None) -> None:
-        """Start without replicas.
-
-        Args:
-            clock: Gives seconds.
-            seed: None: each process has its own, so that ingress replicas do not all begin with the same replica.
-        """
+        """Start without replicas. Without a seed, ingress replicas do not all begin with the same replica."""
         self.sender = uuid.uuid4().hex  # the name under which replicas count our shards
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - a draw, not a secret
@@ -80,7 +65,7 @@ class Placement:
         self._live: frozenset[str] = frozenset()
         self._ring: tuple[str, ...] = ()
         self._turn = self._random.randrange(1_000_000)  # where in the ring it begins
-        self._sums: _Sums | None = None
+        self._sums: tuple[float, ReplicaLoad, float] | None = None  # when summed; `elsewhere`; mean load
         self._sent: dict[object, tuple[str, int]] = {}  # of each shard that is not answered: replica and tokens
 
     def set_live(self, replicas: Iterable[str]) -> None:
@@ -102,9 +87,8 @@ class Placement:
 
     def note_model(self, replica: str, model: str) -> None:
         """Note a replica's `reranker.model.checkpoint.model_identity`."""
-        known = self._replicas.get(replica)
-        if known is not None:
-            known.model = model
+        if replica in self._replicas:
+            self._replicas[replica].model = model
 
     @property
     def model(self) -> str | None:
@@ -114,12 +98,10 @@ class Placement:
 
     @property
     def live_replicas(self) -> int:
-        """Replicas that can take a shard."""
         return len(self._ring)
 
     @property
     def shards_in_flight(self) -> int:
-        """Shards that are not answered."""
         return len(self._sent)
 
     def shortlist(self, shards: int) -> Shortlist:
@@ -127,7 +109,7 @@ class Placement:
         ring = self._ring
         if len(ring) <= max(_KNOWN, shards):
             return Shortlist(ring, [self._load(name) for name in ring])
-        mean = self._summed().mean_load
+        _, mean = self._summed()
         offered: list[str] = []
         for passed in range(len(ring)):
             name = ring[(self._turn + passed) % len(ring)]
@@ -144,21 +126,17 @@ class Placement:
     def send(self, route: Route, tokens: int) -> Iterator[str]:
         """Give a shard a replica, and count its work there for as long as the block lasts.
 
-        It is one that the shard's list does not use yet, the least loaded first.
-
-        Raises:
-            LookupError: No replica is live.
+        It is one that the shard's list does not use yet, the least loaded first. LookupError: no replica is live.
         """
-        offered = [name for name in route.shortlist if name in self._live and name not in route.tried]
         if not self._live:
             raise LookupError("no replica is live")
+        offered = [name for name in route.shortlist if name in self._live and name not in route.tried]
         name = min(
             offered or self._ring,
             key=lambda name: (name in route.tried, route.used[name], self._load(name), self._random.random()),
         )
-        shard = object()
+        shard, replica = object(), self._replicas[name]
         self._sent[shard] = (name, tokens)
-        replica = self._replicas[name]
         replica.ours += tokens
         route.used[name] += 1
         route.tried.add(name)
@@ -171,7 +149,7 @@ class Placement:
 
     def elsewhere(self) -> ReplicaLoad:
         """All live replicas together: their work for other ingress replicas, and their speed."""
-        return self._summed().elsewhere
+        return self._summed()[0]
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if a replica's tokens are not those of the shards that are there."""
@@ -182,19 +160,19 @@ class Placement:
             if replica.ours != ours[name]:
                 raise RuntimeError(f"{replica.ours} tokens counted at a replica, {ours[name]} sent. This is a bug.")
 
-    def _summed(self) -> _Sums:
+    def _summed(self) -> tuple[ReplicaLoad, float]:
+        """All live replicas together, as `elsewhere` gives them, and their mean load."""
         now_s = self._clock()
-        last = self._sums
-        if last is not None and len(self._ring) > _KNOWN and now_s - last.at_s < _SUMS_S:
-            return last
+        if self._sums is not None and len(self._ring) > _KNOWN and now_s - self._sums[0] < _SUMS_S:
+            return self._sums[1:]
         live = [self._replicas[name] for name in self._ring]
         speeds = [one.tokens_per_s for one in live if one.tokens_per_s is not None]
         # A replica that has not worked yet is taken to be as fast as the others.
         speed = sum(speeds) / len(speeds) * len(live) if speeds else None
         others = sum(self._others(one) for one in live)
         mean = (others + sum(one.ours for one in live)) / max(1, len(live))
-        self._sums = _Sums(now_s, ReplicaLoad(others, speed), mean)
-        return self._sums
+        self._sums = now_s, ReplicaLoad(others, speed), mean
+        return self._sums[1:]
 
     def _load(self, name: str) -> int:
         replica = self._replicas[name]

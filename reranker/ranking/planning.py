@@ -21,15 +21,12 @@ def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfi
     (Graham 1969).
 
     Args:
-        pair_tokens: None above `config.max_shard_tokens`.
+        pair_tokens: Of each pair. ValueError: one alone exceeds a shard's limit.
         loads: Tokens that each replica has to do already; at least one replica.
         config: Limits of a shard.
 
     Returns:
         For each shard the indices of its pairs, rising; the heaviest shard first. None is empty.
-
-    Raises:
-        ValueError: A pair alone exceeds a shard's limit.
     """
     if not pair_tokens:
         return []
@@ -90,8 +87,7 @@ def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tupl
     return [tuple(sorted(shards[number])) for _, number in weights if shards[number]], weights[0][0]
 
 
-_ENDS = (0.15, 0.45, 1.0)
-"""Ends of the portions, as shares of the list's characters: each about twice as large as the one before."""
+_ENDS = (0.15, 0.45, 1.0)  # of the portions, as shares of the characters: each about twice the one before
 _LONG_CHARACTERS = 100_000  # a list below that is tokenized in some 30 ms: not worth more hops
 
 
