@@ -85,16 +85,14 @@ class Lookup:
         """
         places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         self.places: NDArray[np.intp] = np.fromiter((places[key] for key in keys), dtype=np.intp, count=len(keys))
-        """Shape (documents,): of each document of the list."""
+        # By place: where in the list the document comes first.
         self.documents: list[int] = np.unique(self.places, return_index=True)[1].tolist()
-        """By place: where in the list the document comes first."""
         self.entries: list[Entry | None] = [None] * len(places)  # by place
         self.model = model
         self._keys = list(places)
-        self._reads = mode is None or mode == "read"
-        self._leads = mode is None
-        self._stores = stores if self._reads else ()
-        self._write_to = stores if mode is None or mode == "refresh" else ()
+        self._mode = mode
+        self._stores = stores if mode in (None, "read") else ()
+        self._write_to = stores if mode in (None, "refresh") else ()
         self._flights = Flights() if flights is None else flights
         self._weight = weight
         self._own: list[Flight] = []
@@ -106,12 +104,10 @@ class Lookup:
 
     @property
     def found(self) -> int:
-        """Documents whose score was in a store."""
         return len(self._known) - self.coalesced
 
     @property
     def waits(self) -> bool:
-        """Whether other lists are having some of it scored."""
         return bool(self._awaited)
 
     async def read(self) -> None:
@@ -171,11 +167,11 @@ class Lookup:
         for place in places:
             key = self._keys[place]
             others = self._flights.get(key)
-            if others is not None and self._reads and self._gains_from(others):
+            if others is not None and self._gains_from(others):
                 self._awaited.setdefault(others, []).append(place)
                 continue
             own.append(place)
-            if others is None and self._leads:
+            if others is None and self._mode is None:
                 self._flights[key] = flight
                 flight.keys.add(key)
         if flight.keys:
@@ -183,7 +179,8 @@ class Lookup:
         return own
 
     def _gains_from(self, others: Flight) -> bool:
-        return others.weight >= self._weight and others.documents <= _TIMES_AS_LONG * len(self._keys)
+        reads, longest = self._mode in (None, "read"), _TIMES_AS_LONG * len(self._keys)
+        return reads and others.weight >= self._weight and others.documents <= longest
 
     def _land(self, flight: Flight) -> list[int]:
         """Take the scores that a flight has; gives the places of those that it lacks."""

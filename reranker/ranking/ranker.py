@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,11 +46,7 @@ class Ranker:
         self.scatter = Scatter(fleet, config.scatter)
 
     def require_any_room(self, body_bytes: int) -> None:
-        """Turn away a body before it is read, if there is no room for it: refusing must stay cheap.
-
-        Raises:
-            OverloadedError: There is no room for a body of this size.
-        """
+        """Turn away (OverloadedError) a body before it is read, if there is no room for it."""
         if self.cache is None or body_bytes > _READ_ANYWAY_BYTES:
             self.admission.require_any_room(body_bytes, self.placement.elsewhere())
 
@@ -64,13 +60,10 @@ class Ranker:
 
         Raises:
             InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
-            QueryTooLongError: The query leaves no room for a document.
-            RequestTooLargeError: The lists have more tokens than are ever let in.
-            OverloadedError: They do not fit now.
-            NotReadyError: There is no replica.
+            QueryTooLongError, RequestTooLargeError: No document can be scored, or not that many tokens.
+            NotReadyError, OverloadedError: There is no replica, or no room now.
             DeadlineExceededError: Time was up; with `allow_partial`, before the first document was scored.
-            InvalidScoreError: The model gave a logit that is not a number.
-            ServiceError: A shard could not be scored; the others are cancelled.
+            ServiceError: A shard could not be scored, or not in numbers; the others are cancelled.
         """
         if not self.placement.live_replicas:
             raise NotReadyError
@@ -125,13 +118,11 @@ class Ranker:
                 raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    @asynccontextmanager
-    async def _look_up(self, one: _List) -> AsyncIterator[Lookup]:
+    def _look_up(self, one: _List) -> AbstractAsyncContextManager[Lookup]:
         """Find the known scores of a list. For as long as the block lasts, other lists wait for what it has scored."""
         request, model = one.request, self.placement.model
         if self.cache is None or model is None or request.cache == "off":
-            yield Lookup([document.encode("utf-8", "surrogatepass") for document in request.documents])
-            return
+            return nullcontext(Lookup([text.encode("utf-8", "surrogatepass") for text in request.documents]))
         terms = ListTerms(
             model=model,
             prompts=self.renderer.fingerprint,
@@ -141,25 +132,16 @@ class Ranker:
             cutting=one.cutting,
             adapter=one.adapter,
         )
-        async with AsyncExitStack() as entered:
-            with one.record.stage("cache"):
-                looking = self.cache.look_up(terms, request.documents, request.cache, one.weight)
-                lookup = await entered.enter_async_context(looking)
-            yield lookup
+        return self.cache.look_up(terms, request.documents, request.cache, one.weight, one.record.stage("cache"))
 
-    @contextmanager
-    def _admit(self, body_bytes: int, lists: Sequence[_List]) -> Iterator[Permit]:
-        """Let the lists of a request in for as long as the block lasts, sized by the bytes that are to be scored."""
+    def _admit(self, body_bytes: int, lists: Sequence[_List]) -> Permit:
+        """Let the lists of a request in, sized by the bytes that are to be scored."""
         first = lists[0]
-        with ExitStack() as entered:
-            with first.record.stage("admit"):
-                priority, left_s, elsewhere = first.request.priority, first.left_s, self.placement.elsewhere()
-                admitted = self.admission.permit(body_bytes, priority, left_s, elsewhere, len(lists))
-                permit = entered.enter_context(admitted)
-            yield permit
+        with first.record.stage("admit"):
+            elsewhere = self.placement.elsewhere()
+            return self.admission.permit(body_bytes, first.request.priority, first.left_s, elsewhere, len(lists))
 
     async def _score(self, one: _List, lookup: Lookup, permit: Permit) -> Ranking:
-        """Have the engines score what is not known of a list, and make one ranking of all of it."""
         try:
             await _Scoring(self, one, lookup, permit).run()
         except ExceptionGroup as failures:  # several portions may fail; the client hears of the first
@@ -193,7 +175,6 @@ class Ranker:
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if any part has kept something that belongs to no list in flight."""
-        self.admission.check_integrity()
         self.placement.check_integrity()
         self.scatter.check_integrity(self.admission.lists_in_flight)
         if self.cache is not None:
@@ -216,7 +197,7 @@ class _List:
 
     @property
     def deadline_s(self) -> float:
-        """On the clock of `time.monotonic`, which is the event loop's."""
+        """On the event loop's clock, which is `time.monotonic`'s."""
         return self.record.began_s + self.timeout_s
 
     @property
@@ -241,8 +222,11 @@ class _Scoring:
             self._permit.resize(self._work_tokens, self._list.number)
             try:
                 async with asyncio.timeout_at(self._deadline_s):
-                    while abandoned := await self._wait_for_others():
-                        await self._send(group, abandoned)
+                    while self._lookup.waits:
+                        with self._record.stage("coalesce"):
+                            abandoned = await self._lookup.others()
+                        if abandoned:
+                            await self._send(group, abandoned)
             except TimeoutError:
                 if not self._request.allow_partial:
                     raise
@@ -250,12 +234,6 @@ class _Scoring:
         if self._models - {self._lookup.model} and (distrusted := self._lookup.distrust()):
             async with asyncio.TaskGroup() as group:  # the model was changed meanwhile: no list mixes scores of two
                 await self._send(group, distrusted)
-
-    async def _wait_for_others(self) -> list[int]:
-        if not self._lookup.waits:
-            return []
-        with self._record.stage("coalesce"):
-            return await self._lookup.others()
 
     async def _send(self, group: asyncio.TaskGroup, places: Sequence[int]) -> None:
         """Render portion by portion, and send each while the next is rendered, as far as time allows."""
