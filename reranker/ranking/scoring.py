@@ -11,15 +11,7 @@ from numpy.typing import NDArray
 
 from reranker.config import ExclusionRule, RulesConfig
 from reranker.errors import InvalidScoreError
-from reranker.types import (
-    Aggregate,
-    EngineScores,
-    ExcludedDocument,
-    FloatArray,
-    RankedDocument,
-    RankRequest,
-    TokenArray,
-)
+from reranker.types import Aggregate, EngineScores, ExcludedDocument, RankedDocument, RankRequest, TokenArray
 
 
 def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
@@ -41,7 +33,7 @@ def relevance_scores(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]
     return np.where(log_odds >= 0, 1 / (1 + decay), decay / (1 + decay))
 
 
-def aggregate(logits: FloatArray, document_of_pair: TokenArray, how: Aggregate) -> NDArray[np.float64]:
+def aggregate(logits: NDArray[np.float32], document_of_pair: TokenArray, how: Aggregate) -> NDArray[np.float64]:
     """Turn the log-odds of windows, shape (pairs,) and finite, into those of their documents, shape (documents,).
 
     "max" and "first" pick a window; "mean" is the mean relevance score, as log-odds again.
