@@ -74,6 +74,12 @@ class Shard:
     offsets: TokenArray  # shape (pairs + 1,), rising from 0 to `len(tokens)`
     adapter: str = ""  # name of the LoRA adapter that scores them. Empty: the model itself
 
+    @classmethod
+    def of(cls, head: TokenArray, tail: TokenArray, documents: Sequence[TokenArray], adapter: str = "") -> Self:
+        offsets = np.zeros(len(documents) + 1, dtype=np.int32)
+        np.cumsum([len(document) for document in documents], out=offsets[1:])
+        return cls(head, tail, np.concatenate([head[:0], *documents]), offsets, adapter)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -97,9 +103,7 @@ class Shard:
         if len(indices) == len(self) and all(i == j for i, j in enumerate(indices)):
             return self
         documents = [self.tokens[self.offsets[i] : self.offsets[i + 1]] for i in indices]
-        offsets = np.zeros(len(indices) + 1, dtype=np.int32)
-        np.cumsum([len(document) for document in documents], out=offsets[1:])
-        return Shard(self.head, self.tail, np.concatenate([self.tokens[:0], *documents]), offsets, self.adapter)
+        return Shard.of(self.head, self.tail, documents, self.adapter)
 
 
 @dataclass(frozen=True, slots=True)

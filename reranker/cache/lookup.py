@@ -7,7 +7,7 @@ hung up, its time was up, an engine failed. A list that waited then takes over. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -28,8 +28,6 @@ lists take turns (docs/decisions/0002): ten documents must not wait for ten thou
 class Flight:
     """Documents that one list is having scored."""
 
-    __slots__ = ("documents", "ended", "entries", "keys", "weight")
-
     def __init__(self, documents: int, weight: float) -> None:
         self.documents, self.weight = documents, weight  # of the whole list
         self.keys: set[bytes] = set()  # those that are not scored yet
@@ -37,25 +35,7 @@ class Flight:
         self.ended = asyncio.Event()
 
 
-class Flights(dict[bytes, Flight]):
-    """All flights of one ingress replica, by their documents."""
-
-    def land(self, entries: Mapping[bytes, Entry]) -> None:
-        """Give entries to the lists that wait for them."""
-        for key, entry in entries.items():
-            flight = self.pop(key, None)
-            if flight is not None:
-                flight.entries[key] = entry
-                flight.keys.discard(key)
-                if not flight.keys:
-                    flight.ended.set()
-
-    def give_up(self, flight: Flight) -> None:
-        """End a flight whose list scores no more."""
-        for key in flight.keys:
-            del self[key]
-        flight.keys.clear()
-        flight.ended.set()
+Flights: TypeAlias = dict[bytes, Flight]  # of one ingress replica, by the documents that are not scored yet
 
 
 class Lookup:
@@ -93,7 +73,7 @@ class Lookup:
         self._mode = mode
         self._stores = stores if mode in (None, "read") else ()
         self._write_to = stores if mode in (None, "refresh") else ()
-        self._flights = Flights() if flights is None else flights
+        self._flights = {} if flights is None else flights
         self._weight = weight
         self._own: list[Flight] = []
         self._awaited: dict[Flight, list[int]] = {}
@@ -117,23 +97,18 @@ class Lookup:
                 break
             answers = await store.get_many([self._keys[place] for place in self.to_score])
             entries = {place: entry for place, entry in zip(self.to_score, answers, strict=True) if entry is not None}
-            if not entries:
-                continue
-            by_key = self._set(entries)
-            self._known += entries
-            self.to_score = [place for place in self.to_score if place not in entries]
-            for nearer in self._stores[:distance]:
-                nearer.put_many(by_key)
-            self._flights.land(by_key)
+            if entries:
+                self._known += self._set(entries)
+                self.to_score = [place for place in self.to_score if place not in entries]
+                self._share(entries, self._stores[:distance])
         self.missed = len(self.to_score) if self._stores else 0
 
     def keep(self, places: Sequence[int], entries: Sequence[Entry | None], models: frozenset[str]) -> None:
         """Take in what was scored, by engines of these identities. None: not scored."""
-        by_key = self._set({place: entry for place, entry in zip(places, entries, strict=True) if entry is not None})
-        if models == {self.model} and by_key:
-            for store in self._write_to:
-                store.put_many(by_key)
-            self._flights.land(by_key)
+        scored = {place: entry for place, entry in zip(places, entries, strict=True) if entry is not None}
+        self._set(scored)
+        if models == {self.model} and scored:
+            self._share(scored, self._write_to)
 
     async def others(self) -> list[int]:
         """Wait for other lists; give the places that they gave up, for this list to score. Empty: nothing is left."""
@@ -159,7 +134,10 @@ class Lookup:
     def close(self) -> None:
         """Let the lists that wait for this one go on without it."""
         for flight in self._own:
-            self._flights.give_up(flight)
+            for key in flight.keys:
+                del self._flights[key]
+            flight.keys.clear()
+            flight.ended.set()
 
     def _take_on(self, places: Sequence[int]) -> list[int]:
         """Give the places that this list has to have scored; it waits for the others."""
@@ -186,12 +164,23 @@ class Lookup:
         """Take the scores that a flight has; gives the places of those that it lacks."""
         places = self._awaited.pop(flight)
         landed = {place: flight.entries[key] for place in places if (key := self._keys[place]) in flight.entries}
-        self._set(landed)
-        self._known += landed
+        self._known += self._set(landed)
         self.coalesced += len(landed)
         return [place for place in places if place not in landed]
 
-    def _set(self, entries: Mapping[int, Entry]) -> dict[bytes, Entry]:
+    def _set(self, entries: Mapping[int, Entry]) -> Iterable[int]:
         for place, entry in entries.items():
             self.entries[place] = entry
-        return {self._keys[place]: entry for place, entry in entries.items()}
+        return entries
+
+    def _share(self, entries: Mapping[int, Entry], stores: Sequence[Store]) -> None:
+        """Give entries to these stores, and to the lists that wait for them."""
+        by_key = {self._keys[place]: entry for place, entry in entries.items()}
+        for store in stores:
+            store.put_many(by_key)
+        for key, entry in by_key.items():
+            if flight := self._flights.pop(key, None):
+                flight.entries[key] = entry
+                flight.keys.discard(key)
+                if not flight.keys:
+                    flight.ended.set()

@@ -32,7 +32,7 @@ class ScoreCache:
         self._stores: list[Store] = [store for store in (memory, shared) if store is not None]
         self._counts = Counter(hits=0, misses=0, coalesced=0)
         self._secret = secret
-        self._flights = Flights()
+        self._flights: Flights = {}
         self._open = 0
 
     @classmethod

@@ -33,10 +33,7 @@ class Adapter:
 
 
 def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:
-    """Find the configured adapters by name; one for every pair has the name "".
-
-    Each is a folder as PEFT saves it. UnsupportedModelError: one is missing, or does not fit the model.
-    """
+    """Find the configured adapters by name, "" where one is for every pair; UnsupportedModelError if one is unfit."""
     folders = config.lora_adapters if config.lora_adapter is None else {"": config.lora_adapter}
     if not folders:
         return {}
@@ -91,8 +88,7 @@ def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 def _check_fit(shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any], architecture: str) -> None:
     if not any(_LAYER.fullmatch(name) for name in shapes):
         raise ValueError("none of its tensors is a LoRA matrix of a Qwen3 layer")
-    hidden = int(settings["hidden_size"])
-    intermediate = int(settings["intermediate_size"])
+    hidden, intermediate = int(settings["hidden_size"]), int(settings["intermediate_size"])
     heads = int(settings["num_attention_heads"])
     head_dim = int(settings.get("head_dim") or hidden // heads)
     queries, keys = heads * head_dim, int(settings.get("num_key_value_heads") or heads) * head_dim

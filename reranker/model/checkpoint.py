@@ -39,15 +39,11 @@ class Checkpoint:
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
     """Find the configured model; UnsupportedModelError if it is of no known family, or has no fast tokenizer."""
-    revision = None
     folder = find_folder(config.name, config.revision)
-    if config.name == "demo":
-        name, served_name = str(folder), "demo"
-    elif Path(config.name).is_dir():
-        name, served_name = str(folder), folder.name
+    if config.name == "demo" or Path(config.name).is_dir():
+        name, served_name, revision = str(folder), "demo" if config.name == "demo" else folder.name, None
     else:
-        name = served_name = config.name
-        revision = folder.name  # snapshots/<commit>
+        name, served_name, revision = config.name, config.name, folder.name  # snapshots/<commit>
     try:
         settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

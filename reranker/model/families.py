@@ -1,10 +1,9 @@
-r"""The families of rerankers we can score with, and their templates.
+r"""The families of rerankers we can score with, by the architecture in config.json, and their templates.
 
-A family is found by the architecture in config.json. An unknown one is refused: a model prompted with another family's
-template gives plausible numbers that are wrong.
+An unknown family is refused: a model prompted with another's template gives plausible numbers that are wrong.
 
-A template makes the parts of a prompt: head (everything up to the document), document, tail. User text is encoded by a
-tokenizer without control tokens: `<|im_end|>`, `<think>` or `[SEP]` in a document stay text.
+A prompt is head (everything up to the document), document, tail. User text is encoded by a tokenizer without control
+tokens: `<|im_end|>`, `<think>` or `[SEP]` in a document stay text.
 
 Source of Qwen3Template, token for token: the model card of Qwen/Qwen3-Reranker-0.6B, Transformers code (prefix and
 suffix tokens around `<Instruct>: …\n<Query>: …\n<Document>: …`). The vLLM example beside it has blank lines between
@@ -50,12 +49,10 @@ class Template(ABC):
         self._prepare(with_control, folder)
 
     @abstractmethod
-    def _prepare(self, with_control: Tokenizer, folder: Path) -> None:
-        """Encode the template's own parts."""
+    def _prepare(self, with_control: Tokenizer, folder: Path) -> None: ...  # encode the template's own parts
 
     @abstractmethod
-    def head(self, query: str, instruction: str) -> TokenArray:
-        """Everything before the document."""
+    def head(self, query: str, instruction: str) -> TokenArray: ...  # everything before the document
 
     def documents(self, documents: Sequence[str]) -> list[TokenArray]:
         """The tokens of each document, encoded in one batch."""
@@ -81,7 +78,6 @@ class Qwen3Template(Template):
         self.tail = _encode(with_control, SUFFIX)
 
     def head(self, query: str, instruction: str) -> TokenArray:
-        """See `Template`."""
         # One string: a query that ends in punctuation merges with the newline after it.
         return np.concatenate([self._prefix, _encode(self._plain, HEAD.format(instruction=instruction, query=query))])
 
@@ -105,7 +101,6 @@ class PairTemplate(Template):
         self.tail = _ids(pair.ids[after_document:])
 
     def head(self, query: str, instruction: str) -> TokenArray:
-        """See `Template`; there is no place for an instruction."""
         return np.concatenate([self._before, _encode(self._plain, query), self._between])
 
 
@@ -142,8 +137,7 @@ class Family:
     description: str
     template: Callable[[Path], Template]
     hf_overrides: Mapping[str, object] = field(default_factory=dict)  # for vLLM, to make its classification head
-    causal: bool = True
-    """Every token sees only those before it: the pairs of a list can share the computation of their head."""
+    causal: bool = True  # tokens see only those before: the pairs of a list can share the computation of their head
 
 
 _QWEN3_CARD = "Qwen/Qwen3-Reranker-0.6B, -4B, -8B"
@@ -182,7 +176,7 @@ def family_of(name: str, settings: Mapping[str, Any]) -> Family:  # Any: JSON
 
 
 def max_tokens(settings: Mapping[str, Any]) -> int | None:
-    """Tokens a prompt may have; None: config.json has no max_position_embeddings."""
+    """Tokens a prompt may have; None: config.json does not say."""
     positions = settings.get("max_position_embeddings")
     if not isinstance(positions, int):
         return None
