@@ -7,7 +7,7 @@ hung up, its time was up, an engine failed. A list that waited then takes over. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -46,23 +46,14 @@ class Lookup:
 
     def __init__(
         self,
-        keys: Sequence[bytes],
-        model: str | None = None,
-        mode: CacheMode | None = "off",
-        stores: Sequence[Store] = (),
-        flights: Flights | None = None,
-        weight: float = 1,
+        keys: Sequence[bytes],  # of each document; equal ones are the same document
+        model: str | None = None,  # the engines' identity in the keys; scores of another model are not kept
+        mode: CacheMode | None = "off",  # None: everything is allowed
+        stores: Sequence[Store] = (),  # the nearest first
+        flights: Flights | None = None,  # of the other lists
+        weight: float = 1,  # share of an engine against other lists
     ) -> None:
-        """Take upon this list what no other is having scored.
-
-        Args:
-            keys: Of each document; equal ones are the same document.
-            model: The engines' identity in the keys. Scores of another model are not kept.
-            mode: What the request allows. None: everything.
-            stores: The nearest first.
-            flights: Of the other lists.
-            weight: Share of an engine against other lists.
-        """
+        """Take upon this list what no other is having scored."""
         places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         self.places: NDArray[np.intp] = np.fromiter((places[key] for key in keys), dtype=np.intp, count=len(keys))
         # By place: where in the list the document comes first.
@@ -98,7 +89,8 @@ class Lookup:
             answers = await store.get_many([self._keys[place] for place in self.to_score])
             entries = {place: entry for place, entry in zip(self.to_score, answers, strict=True) if entry is not None}
             if entries:
-                self._known += self._set(entries)
+                self._set(entries)
+                self._known += entries
                 self.to_score = [place for place in self.to_score if place not in entries]
                 self._share(entries, self._stores[:distance])
         self.missed = len(self.to_score) if self._stores else 0
@@ -164,14 +156,14 @@ class Lookup:
         """Take the scores that a flight has; gives the places of those that it lacks."""
         places = self._awaited.pop(flight)
         landed = {place: flight.entries[key] for place in places if (key := self._keys[place]) in flight.entries}
-        self._known += self._set(landed)
+        self._set(landed)
+        self._known += landed
         self.coalesced += len(landed)
         return [place for place in places if place not in landed]
 
-    def _set(self, entries: Mapping[int, Entry]) -> Iterable[int]:
+    def _set(self, entries: Mapping[int, Entry]) -> None:
         for place, entry in entries.items():
             self.entries[place] = entry
-        return entries
 
     def _share(self, entries: Mapping[int, Entry], stores: Sequence[Store]) -> None:
         """Give entries to these stores, and to the lists that wait for them."""

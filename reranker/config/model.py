@@ -157,8 +157,7 @@ class EngineConfig(Group):
     max_batch_tokens: PositiveInt = 8_192
     """Tokens the engine computes in one step, at most."""
     target_step_s: PositiveFloat | None = 0.05
-    """Seconds a step should take, at the engine's measured pace. Shorter: a small list waits less behind a big one, and
-    each step costs something. None: full batches."""
+    """Seconds a step should take. Shorter: a small list waits less behind a big one; steps cost. None: full batches."""
     max_batch_pairs: PositiveInt = 256
     """Pairs vLLM computes in one step."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)

@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reranker.cache.entry import pack, unpack
 from reranker.cache.keys import ListTerms
@@ -123,15 +122,8 @@ class Ranker:
         request, model = one.request, self.placement.model
         if self.cache is None or model is None or request.cache == "off":
             return nullcontext(Lookup([text.encode("utf-8", "surrogatepass") for text in request.documents]))
-        terms = ListTerms(
-            model=model,
-            prompts=self.renderer.fingerprint,
-            namespace=one.namespace,
-            instruction=one.instruction,
-            query=request.query,
-            cutting=one.cutting,
-            adapter=one.adapter,
-        )
+        prompts = self.renderer.fingerprint
+        terms = ListTerms(model, prompts, one.namespace, one.instruction, request.query, one.cutting, one.adapter)
         return self.cache.look_up(terms, request.documents, request.cache, one.weight, one.record.stage("cache"))
 
     def _admit(self, body_bytes: int, lists: Sequence[_List]) -> Permit:
@@ -237,7 +229,6 @@ class _Scoring:
 
     async def _send(self, group: asyncio.TaskGroup, places: Sequence[int]) -> None:
         """Render portion by portion, and send each while the next is rendered, as far as time allows."""
-        planning = self._ranker.config.planning
         texts_of_places = [self._request.documents[self._lookup.documents[place]] for place in places]
         start = 0
         for texts in portions(texts_of_places):
@@ -254,11 +245,7 @@ class _Scoring:
             self._permit.grow(self._work_tokens, self._list.number)
             portion = places[start : start + len(texts)]
             start += len(texts)
-            shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning))
-            if not shortlist.replicas:
-                raise NotReadyError
-            shards = [np.asarray(one) for one in plan(prompts.pair_tokens, shortlist.loads, planning)]
-            group.create_task(self._score(portion, rendered, shards, shortlist.replicas))
+            group.create_task(self._score(portion, rendered))
 
     async def _render(self, texts: Sequence[str]) -> RenderedList:
         render = self._ranker.renderer.render
@@ -269,15 +256,13 @@ class _Scoring:
             rendered = await asyncio.to_thread(render, *arguments)  # releases the interpreter's lock
         return rendered.for_adapter(self._list.adapter)
 
-    async def _score(
-        self,
-        places: Sequence[int],
-        rendered: RenderedList,
-        shards: Sequence[NDArray[np.intp]],
-        shortlist: Sequence[str],
-    ) -> None:
+    async def _score(self, places: Sequence[int], rendered: RenderedList) -> None:
         """Have one portion scored."""
-        prompts = rendered.prompts
+        prompts, planning = rendered.prompts, self._ranker.config.planning
+        shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning))
+        if not shortlist.replicas:
+            raise NotReadyError
+        shards = [np.asarray(one) for one in plan(prompts.pair_tokens, shortlist.loads, planning)]
         documents = np.asarray([self._lookup.documents[place] for place in places], dtype=np.int32)
         document_of_pair = documents[rendered.document_of_pair]
         parts = [prompts.select(indices.tolist()) for indices in shards]
@@ -285,13 +270,8 @@ class _Scoring:
             self._record.shard(len(part), part.work_tokens, document_of_pair[indices])
             for part, indices in zip(parts, shards, strict=True)
         ]
-        dispatch = Dispatch(
-            self._deadline_s,
-            self._list.weight,
-            allow_partial=self._request.allow_partial,
-            shortlist=shortlist,
-            request_id=self._record.request_id,
-        )
+        allow_partial, request_id = self._request.allow_partial, self._record.request_id
+        dispatch = Dispatch(self._deadline_s, self._list.weight, allow_partial, shortlist.replicas, request_id)
         answers = await self._ranker.scatter.gather(parts, records, dispatch)
         answered = [(indices, answer) for indices, answer in zip(shards, answers, strict=True) if answer]
         with self._record.stage("merge"):
