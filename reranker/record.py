@@ -93,15 +93,13 @@ class ShardRecord:
     def intervals(self) -> Iterator[Interval]:
         """When it waited and was scored in the replica that answered, on our clock.
 
-        A replica sends durations only, as two machines' clocks differ. The way there and the way back are taken as
-        equally long.
+        A replica sends durations only, as two machines' clocks differ; both ways are taken as equally long.
         """
-        if self.answer is None or self.answer.ended_s is None:
-            return
-        way_s = max(0.0, self.answer.ended_s - self.answer.sent_s - self.queue_s - self.engine_s)
-        began_s = self.answer.sent_s + way_s / 2
-        yield Interval("queue", began_s, began_s + self.queue_s)
-        yield Interval("engine", began_s + self.queue_s, began_s + self.queue_s + self.engine_s)
+        if self.answer:
+            way_s = max(0.0, (self.answer.ended_s or 0.0) - self.answer.sent_s - self.queue_s - self.engine_s)
+            turn_s = self.answer.sent_s + way_s / 2 + self.queue_s
+            yield Interval("queue", turn_s - self.queue_s, turn_s)
+            yield Interval("engine", turn_s, turn_s + self.engine_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -160,12 +158,10 @@ class RequestRecord:
 
     @property
     def retries(self) -> int:
-        """Attempts after a lost replica."""
         return sum(not one.hedge for shard in self.shards for one in shard.attempts[1:])
 
     @property
     def hedges(self) -> int:
-        """Attempts beside one that lagged."""
         return sum(one.hedge for shard in self.shards for one in shard.attempts)
 
     def end(self) -> None:

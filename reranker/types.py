@@ -1,7 +1,4 @@
-"""The frozen values that travel between the steps of one request, and between processes.
-
-A list's prompts are flat token arrays: one copy per shard, sent as they lie in memory.
-"""
+"""The frozen values that travel between the steps of one request, and between processes."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ class RankRequest:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Pairs of one list, sent in one call to one replica.
+    """Pairs of one list, sent in one call to one replica; flat arrays go out as they lie in memory.
 
     The prompt of pair i is `head + tokens[offsets[i]:offsets[i + 1]] + tail`.
     """

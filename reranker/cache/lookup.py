@@ -112,7 +112,6 @@ class Lookup:
         return []
 
     def take_what_there_is(self) -> None:
-        """Stop waiting for other lists, and take what they have so far."""
         for flight in list(self._awaited):
             self._land(flight)
 
@@ -124,7 +123,6 @@ class Lookup:
         return places
 
     def close(self) -> None:
-        """Let the lists that wait for this one go on without it."""
         for flight in self._own:
             for key in flight.keys:
                 del self._flights[key]
@@ -166,7 +164,6 @@ class Lookup:
             self.entries[place] = entry
 
     def _share(self, entries: Mapping[int, Entry], stores: Sequence[Store]) -> None:
-        """Give entries to these stores, and to the lists that wait for them."""
         by_key = {self._keys[place]: entry for place, entry in entries.items()}
         for store in stores:
             store.put_many(by_key)

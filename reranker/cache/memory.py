@@ -33,7 +33,6 @@ class MemoryStore:
         return counts | {"max_bytes": self._max_bytes, "evictions": self._evictions}
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """Look up keys; None for one that is not known."""
         get = self._entries.get
         return [get(key) for key in keys]
 

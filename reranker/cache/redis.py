@@ -202,12 +202,8 @@ class RedisStore:
 
     @property
     def statistics(self) -> Statistics:
-        return {
-            "reachable": self._link.reachable,
-            "writable": self._writable,
-            "errors": self._errors,
-            "wrong_values": self._wrong_values,
-        }
+        state = {"reachable": self._link.reachable, "writable": self._writable}
+        return state | {"errors": self._errors, "wrong_values": self._wrong_values}
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Look up keys of one list, in one round trip; None for one that is not known."""

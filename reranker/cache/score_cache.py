@@ -37,10 +37,7 @@ class ScoreCache:
 
     @classmethod
     def of(cls, config: RerankerConfig, environment: Mapping[str, str]) -> Self | None:
-        """Make the configured cache, if there is to be one, with secrets from the environment.
-
-        ConfigurationError: a file with a secret cannot be read, or the secret is too long.
-        """
+        """Make the configured cache, if any; ConfigurationError if a secret cannot be read, or is too long."""
         cache = config.cache
         if not (cache.enabled if cache.enabled is not None else config.engine.simulated is None):
             return None
@@ -83,7 +80,6 @@ class ScoreCache:
                 self._counts.update(hits=lookup.found, misses=lookup.missed, coalesced=lookup.coalesced)
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if documents are in flight without a list."""
         if len(self._flights) and not self._open:
             raise RuntimeError(f"{len(self._flights)} documents in flight, but no list. This is a bug.")
 

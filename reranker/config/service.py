@@ -7,18 +7,8 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import MultiHostUrl
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic_core import MultiHostUrl, ValidationError
 
 from reranker.config.model import Group
 from reranker.types import Priority
@@ -31,7 +21,7 @@ class PlanningConfig(Group):
     """Tokens one call to a replica may carry. Lower: a long list spreads more evenly; higher: fewer hops."""
     min_shard_tokens: PositiveInt = 2_048
     """A list is not cut into shards smaller than this: a hop costs milliseconds, so a shard must be worth one."""
-    slack: NonNegativeFloat = 0.05
+    slack: float = Field(default=0.05, ge=0)
     """A list is cut into no more shards than bring its estimated end within this share of the earliest possible."""
 
     @model_validator(mode="after")
@@ -67,7 +57,6 @@ class PrioritiesConfig(Group):
         return value
 
     def of(self, priority: Priority) -> PriorityConfig:
-        """The settings of a class."""
         return self.interactive if priority == "interactive" else self.bulk
 
 
@@ -85,15 +74,15 @@ class ScatterConfig(Group):
 
     max_attempts: PositiveInt = 4
     """Replicas that a shard is sent to, one after the other, before its list fails."""
-    retry_ratio: NonNegativeFloat = 0.1
+    retry_ratio: float = Field(default=0.1, ge=0)
     """Shards sent again, at most, for each shard sent: what breaks every replica must not be sent for ever."""
     retry_burst: PositiveInt = 1_000
     """Shards sent again, at most, at once: those of a replica that dies."""
     hedge_after: float | None = Field(default=3, gt=1)
     """A list's last shard is sent to a second replica after this many times what its siblings took. None: never."""
-    hedge_ratio: NonNegativeFloat = 0.05
+    hedge_ratio: float = Field(default=0.05, ge=0)
     """Shards sent a second time, at most, for each shard sent."""
-    reply_margin_s: NonNegativeFloat = 0.05
+    reply_margin_s: float = Field(default=0.05, ge=0)
     """Where a partial answer is wanted, replicas answer so long before the deadline; at most a fifth of the time."""
 
 
@@ -216,7 +205,7 @@ class CacheConfig(Group):
 
     enabled: bool | None = None
     """None: on, unless the engines are simulated (a load test is to reach them)."""
-    memory_mib: NonNegativeInt = 128
+    memory_mib: int = Field(default=128, ge=0)
     """Memory of each ingress replica for scores; about 3,000 of them fit one MiB. 0: none."""
     redis: RedisConfig = RedisConfig()
     namespace: Literal["shared", "api_key"] = "shared"

@@ -58,7 +58,6 @@ def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> 
 
 
 def _read_rank(folder: Path) -> int:
-    """The largest rank of an adapter's matrices."""
     if not folder.is_dir():
         raise ValueError("it is no folder on this machine")
     try:

@@ -55,7 +55,6 @@ class Template(ABC):
     def head(self, query: str, instruction: str) -> TokenArray: ...  # everything before the document
 
     def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        """The tokens of each document, encoded in one batch."""
         texts = [self.document.format(document=document) for document in documents]
         return [_ids(encoding.ids) for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
@@ -107,8 +106,7 @@ class PairTemplate(Template):
 def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
     """A model's tokenizer, and the same without control tokens: it makes none, whatever the text.
 
-    The library's own option for that (encode_special_tokens) does not cover added tokens that are not marked special,
-    such as `<think>`.
+    The library's option (encode_special_tokens) leaves out added tokens not marked special, such as `<think>`.
     """
     serialized = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     serialized |= {"truncation": None, "padding": None}  # we cut the document only
@@ -159,13 +157,12 @@ FAMILIES = (
     Family("XLMRobertaForSequenceClassification", "BAAI/bge-reranker-base, -large, -v2-m3", PairTemplate, causal=False),
     Family("ModernBertForSequenceClassification", "gte-reranker-modernbert-base, …", PairTemplate, causal=False),
 )
-_BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
 
 
 def family_of(name: str, settings: Mapping[str, Any]) -> Family:  # Any: JSON
     """Find a family by config.json; UnsupportedModelError if there is none, or the head gives more than one score."""
     architectures = settings.get("architectures") or []
-    family = _BY_ARCHITECTURE.get(architectures[0]) if len(architectures) == 1 else None
+    family = next((one for one in FAMILIES if architectures == [one.architecture]), None)
     if family is None:
         known = "; ".join(f"{one.architecture}: {one.description}" for one in FAMILIES)
         raise UnsupportedModelError(name, f"its architecture is {architectures}. Known are {known}")
@@ -186,5 +183,4 @@ def max_tokens(settings: Mapping[str, Any]) -> int | None:
 
 
 def has_token_types(settings: Mapping[str, Any]) -> bool:
-    """Whether the model marks the query's and the document's tokens with different types."""
     return int(settings.get("type_vocab_size") or 0) > 1

@@ -76,12 +76,8 @@ class Admission:
     ) -> Permit:
         """Let lists in; OverloadedError if there is no room now, which says when there will be.
 
-        Args:
-            body_bytes: Size of what is to be scored; counting its tokens is work. 0: all is known, and always let in.
-            priority: The request's class.
-            timeout_s: Seconds it has.
-            elsewhere: All replicas together: their work for other ingress replicas, and their speed.
-            lists: How many the request has.
+        `body_bytes` is the size of what is to be scored, as counting its tokens is work. 0: all is known, and always
+        let in. `elsewhere` is of all replicas together: their work for other ingress replicas, and their speed.
         """
         # A list that would not get its turn in time is not started either.
         allowed_s = min(self._config.max_queue_s * self._priorities.of(priority).queue_share, timeout_s)
@@ -89,7 +85,6 @@ class Admission:
         return Permit(self, body_bytes, self._require_room(body_bytes, allowed_s, elsewhere, larger), lists)
 
     def _require_room(self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad, larger: float) -> int:
-        """Estimate a body's tokens, and raise OverloadedError if too much work is before it."""
         tokens = math.ceil(body_bytes * self._tokens_per_byte)
         here, there, speed = self.tokens_in_flight, elsewhere.pending_tokens, elsewhere.tokens_per_s
         if not (here or there) or not body_bytes:

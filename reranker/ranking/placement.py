@@ -3,10 +3,9 @@
 Our own shards are counted exactly, until their answers are here. Those of other ingress replicas are known from what a
 replica last said of its load, less what it has done since. To be used from one event loop.
 
-What one ingress replica knows of many replicas is old by the time it sends there again, and many ingress replicas that
-know the same idle ones all send there. So a list is offered replicas in turn, without those that have far more to do
-than the others: join below threshold (Zhou et al. 2017), on a ring that is the same for all ingress replicas. Figures,
-beside round robin and random choice: docs/scaling.md.
+What is known of many replicas is old by the next sending, and all ingress replicas would send to the same idle ones.
+So a list is offered replicas in turn, without those that have far more to do than the others: join below threshold
+(Zhou et al. 2017), on a ring that is the same for all. Figures, beside round robin and random: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -69,7 +68,6 @@ class Placement:
         self._sent: dict[object, tuple[str, int]] = {}  # of each shard that is not answered: replica and tokens
 
     def set_live(self, replicas: Iterable[str]) -> None:
-        """Replace the set of replicas that can take a shard."""
         self._live = frozenset(replicas)
         self._ring = tuple(sorted(self._live))
         self._sums = None
@@ -79,16 +77,14 @@ class Placement:
 
     def note_load(self, replica: str, load: ReplicaLoad) -> None:
         """Note what a replica says of its load, without our own shards: our count of them is exact."""
-        known = self._replicas.get(replica)
-        if known is not None:
+        if known := self._replicas.get(replica):
             known.others = sum(tokens for sender, tokens in load.in_hand.items() if sender != self.sender)
             known.heard_s = self._clock()
             known.tokens_per_s = load.tokens_per_s
 
     def note_model(self, replica: str, model: str) -> None:
-        """Note a replica's `reranker.model.checkpoint.model_identity`."""
-        if replica in self._replicas:
-            self._replicas[replica].model = model
+        if known := self._replicas.get(replica):
+            known.model = model
 
     @property
     def model(self) -> str | None:
@@ -152,7 +148,6 @@ class Placement:
         return self._summed()[0]
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if a replica's tokens are not those of the shards that are there."""
         ours: Counter[str] = Counter()
         for name, tokens in self._sent.values():
             ours[name] += tokens

@@ -13,20 +13,12 @@ from reranker.config import PlanningConfig
 
 
 def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfig) -> list[tuple[int, ...]]:
-    """Decide which pairs travel together.
+    """Decide which pairs travel together: for each shard their indices, rising; the heaviest first, and none empty.
 
     As few shards as bring the list's estimated end within `config.slack` of the earliest possible, each worth its hop;
-    more only when a shard would exceed its token limit. The least loaded replicas get one each, so large that all end
-    together: the longest pair first, always to where least is to be done, which is at most 4/3 of the best balance
-    (Graham 1969).
-
-    Args:
-        pair_tokens: Of each pair. ValueError: one alone exceeds a shard's limit.
-        loads: Tokens that each replica has to do already; at least one replica.
-        config: Limits of a shard.
-
-    Returns:
-        For each shard the indices of its pairs, rising; the heaviest shard first. None is empty.
+    more only when a shard would exceed its token limit. The least loaded replicas, by the tokens they have to do
+    already, get one each, so large that all end together: the longest pair first, always to where least is to be done,
+    which is at most 4/3 of the best balance (Graham 1969). ValueError: a pair alone exceeds a shard's limit.
     """
     if not pair_tokens:
         return []

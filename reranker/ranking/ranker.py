@@ -52,10 +52,8 @@ class Ranker:
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> list[Ranking]:
         """Rank all lists of a request, or none; with `allow_partial`, the documents that time suffices for.
 
-        Args:
-            lists: At least one; several for pairs with different queries, as `/score` takes them.
-            caller: Who asks.
-            record: The request's. Its beginning starts the clock of the deadline.
+        There is at least one; several for pairs with different queries, as `/score` takes them. The beginning of the
+        request's record starts the clock of the deadline.
 
         Raises:
             InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
@@ -73,7 +71,6 @@ class Ranker:
         return await self._rank_together(own) if len(own) > 1 else [await self._rank_alone(own[0])]
 
     def _list(self, request: RankRequest, number: int, caller: Caller, record: RequestRecord) -> _List:
-        """Fill in what the request leaves open."""
         config = self.config
         if request.instruction and not self.renderer.takes_instruction:
             raise InvalidRequestError("instruction", "the model of this service takes none")
@@ -166,7 +163,6 @@ class Ranker:
         )
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if any part has kept something that belongs to no list in flight."""
         self.placement.check_integrity()
         self.scatter.check_integrity(self.admission.lists_in_flight)
         if self.cache is not None:
@@ -257,7 +253,6 @@ class _Scoring:
         return rendered.for_adapter(self._list.adapter)
 
     async def _score(self, places: Sequence[int], rendered: RenderedList) -> None:
-        """Have one portion scored."""
         prompts, planning = rendered.prompts, self._ranker.config.planning
         shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning))
         if not shortlist.replicas:

@@ -134,7 +134,6 @@ class _Gathering:
                     self._send(late, hedge=True)
 
     async def stop(self) -> None:
-        """Cancel what is under way, and wait for its end."""
         for task in self._tasks:
             task.cancel()
         for one in self.shards:
