@@ -31,10 +31,8 @@ _UNSURE_TOKENS = 64
 class Cut(NamedTuple):
     """The windows of a document that are scored."""
 
-    spans: tuple[tuple[int, int], ...]
-    """[start, end) of each window, in tokens."""
-    truncated: bool
-    """Some token is in no window."""
+    spans: tuple[tuple[int, int], ...]  # [start, end) of each window, in tokens
+    truncated: bool  # some token is in no window
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +41,8 @@ class CuttingPolicy:
 
     mode: LongDocuments = "truncate"
     side: TruncationSide = "end"
-    max_document_tokens: int | None = None
-    """Limit for every document, before anything else. None: no limit."""
-    window_tokens: int | None = None
-    """None: as many as fit the prompt."""
+    max_document_tokens: int | None = None  # limit for every document, before anything else. None: no limit
+    window_tokens: int | None = None  # None: as many as fit the prompt
     overlap_tokens: int = 0
     max_windows: int = 1
 
@@ -113,14 +109,11 @@ class PromptRenderer:
     def __init__(
         self,
         folder: Path,
-        max_pair_tokens: int,
+        max_pair_tokens: int,  # of a prompt, template included
         default_instruction: str,
         template: Callable[[Path], Template] = Qwen3Template,
     ) -> None:
-        """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the family's template.
-
-        `max_pair_tokens` limits a prompt, template included; `default_instruction` is for requests without one.
-        """
+        """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the family's template."""
         self._tokenizer_digest = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
         self._template = template(folder)
         self._max_pair_tokens = max_pair_tokens
@@ -128,12 +121,10 @@ class PromptRenderer:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: ModelConfig) -> Self:
-        """Make the renderer of a model; see the constructor."""
         return cls(checkpoint.folder, checkpoint.max_pair_tokens, model.instruction_text(), checkpoint.family.template)
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether an instruction changes the prompt."""
         return self._template.takes_instruction
 
     @cached_property
@@ -142,8 +133,8 @@ class PromptRenderer:
 
         The template is probed with a few texts, so that no change of its code is forgotten.
         """
-        template = self._template
-        probe = (template.head("query", "instruction"), *template.documents(("document", "")), template.tail)
+        of = self._template
+        probe = (of.head("query", "instruction"), *of.documents(("document", "")), of.tail)
         parts = (self._tokenizer_digest, self._max_pair_tokens, *(ids.tolist() for ids in probe))
         return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
@@ -173,11 +164,8 @@ class PromptRenderer:
             document_of_pair += [index] * len(cut.spans)
             if cut.truncated or clipped:
                 truncated.append(index)
-        offsets = np.zeros(len(pieces) + 1, dtype=np.int32)
-        np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
-        tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
         owners = np.asarray(document_of_pair, dtype=np.int32)
-        return RenderedList(Shard(head, tail, tokens, offsets), owners, frozenset(truncated))
+        return RenderedList(Shard.of(head, tail, pieces), owners, frozenset(truncated))
 
     def _head(self, query: str, instruction: str) -> TokenArray:
         self.require_room(query, instruction)
