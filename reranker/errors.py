@@ -284,10 +284,10 @@ class EngineFailedError(ServiceError, code="engine_failed"):
     sentence = "the engine that was scoring this list failed"
 
 
-class ReplicaLostError(EngineFailedError, code="replica_lost", takes="attempts"):
+class ReplicaLostError(EngineFailedError, status=503, code="replica_lost", takes="attempts", retry_after_s=2):
     """A replica ended, or cannot be reached, with a shard in its hands."""
 
-    sentence = "the replica that was scoring this list was lost, {attempts} times in a row"
+    sentence = "the replica that was scoring this list was lost, {attempts} times in a row; send it again in 2 s"
 
     def __init__(self, attempts: int = 1) -> None:
         super().__init__(attempts)

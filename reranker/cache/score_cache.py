@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Self
 
@@ -57,19 +57,20 @@ class ScoreCache:
         mode: CacheMode | None,
         weight: float,
         stage: AbstractContextManager[None] | None = None,
+        in_thread: Callable[..., Awaitable[Any]] = asyncio.to_thread,
     ) -> AsyncIterator[Lookup]:
         """Find what is known of a list, which is one `stage`, and take upon it what is not, while the block lasts.
 
-        See `Lookup` for the mode and the weight.
+        See `Lookup` for the mode and the weight. Long texts are hashed `in_thread`.
         """
         lookup = None
         self._open += 1
         try:
             with stage or nullcontext():
-                if sum(map(len, documents)) < _LONG_CHARACTERS:
+                if len(terms.query) + sum(map(len, documents)) < _LONG_CHARACTERS:
                     keys = document_keys(terms, documents, self._secret)
                 else:
-                    keys = await asyncio.to_thread(document_keys, terms, documents, self._secret)
+                    keys = await in_thread(document_keys, terms, documents, self._secret)
                 lookup = Lookup(keys, terms.model, mode, self._stores, self._flights, weight)
                 await lookup.read()
             yield lookup

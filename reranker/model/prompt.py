@@ -144,6 +144,19 @@ class PromptRenderer:
         if tokens > self._max_pair_tokens:
             raise QueryTooLongError(tokens, self._max_pair_tokens, False)
 
+    def readable(self, documents: Sequence[str], cutting: CuttingPolicy) -> Sequence[str]:
+        """Give documents without what lies beyond all that is ever read of them: no prompt changes by it."""
+        tokens, side = cutting.reach(self._max_pair_tokens)
+        most = _CHARACTERS_PER_TOKEN[-1] * (tokens + _UNSURE_TOKENS)
+        if all(len(document) <= most for document in documents):
+            return documents
+        return [_clip(document, most, side) for document in documents]
+
+    def most_tokens(self, cutting: CuttingPolicy) -> int:
+        """Tokens that all prompts of a document can have together."""
+        windows = 1 if cutting.mode == "truncate" else cutting.max_windows
+        return windows * self._max_pair_tokens
+
     def render(
         self,
         query: str,

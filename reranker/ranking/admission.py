@@ -27,6 +27,7 @@ class Permit:
     def __init__(self, admission: Admission, body_bytes: int, tokens: int, lists: int) -> None:
         self._admission, self._body_bytes, self.tokens = admission, body_bytes, tokens
         self._counts, self._open = [0] * lists, set(range(lists))
+        self._expected = [tokens / lists] * lists
 
     def __enter__(self) -> Self:
         self._admission.permits.add(self)
@@ -35,16 +36,22 @@ class Permit:
     def __exit__(self, *error: object) -> None:
         self._admission.permits.remove(self)
 
-    def grow(self, tokens: int, number: int = 0) -> None:
-        """Say how many tokens list `number` has so far; RequestTooLargeError if the lists have more than any may."""
+    def grow(self, tokens: int, number: int = 0, share: float = 0.0) -> None:
+        """Say how many tokens list `number` has so far; RequestTooLargeError if the lists have more than any may.
+
+        `share` is the part of its text that they are of: the rest is expected to be like it. 0: nobody knows, and the
+        first guess stands. Others are refused for what engines have to do, not for a guess about spaces.
+        """
         self._counts[number] = tokens
         counted = self._admission.bounded(sum(self._counts))
-        # Until all is rendered, the estimate may still be the better one.
-        self.tokens = max(counted, self.tokens) if self._open else counted
+        if share:
+            self._expected[number] = tokens / share
+        self.tokens = max(counted, math.ceil(sum(self._expected)))
 
     def resize(self, tokens: int, number: int = 0) -> None:
         """The same, once all of it is rendered. What was let in stays in."""
         self._open.discard(number)
+        self._expected[number] = tokens
         self.grow(tokens, number)
         if self.tokens and self._body_bytes and not self._open:  # no tokens: all was known, which teaches nothing
             self._admission.learn(self.tokens / self._body_bytes)
@@ -72,20 +79,32 @@ class Admission:
         self._require_room(body_bytes, self._config.max_queue_s * share, elsewhere, _LARGER)
 
     def permit(
-        self, body_bytes: int, priority: Priority, timeout_s: float, elsewhere: ReplicaLoad, lists: int = 1
+        self,
+        body_bytes: int,
+        priority: Priority,
+        timeout_s: float,
+        elsewhere: ReplicaLoad,
+        lists: int = 1,
+        most_tokens: float = math.inf,
     ) -> Permit:
         """Let lists in; OverloadedError if there is no room now, which says when there will be.
 
         `body_bytes` is the size of what is to be scored, as counting its tokens is work. 0: all is known, and always
         let in. `elsewhere` is of all replicas together: their work for other ingress replicas, and their speed.
+        `most_tokens` is what so many documents can have, however long they are.
         """
         # A list that would not get its turn in time is not started either.
         allowed_s = min(self._config.max_queue_s * self._priorities.of(priority).queue_share, timeout_s)
         larger = _LARGER if priority == "interactive" else math.inf
-        return Permit(self, body_bytes, self._require_room(body_bytes, allowed_s, elsewhere, larger), lists)
+        tokens = self._require_room(body_bytes, allowed_s, elsewhere, larger, most_tokens)
+        return Permit(self, body_bytes, tokens, lists)
 
-    def _require_room(self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad, larger: float) -> int:
-        tokens = math.ceil(body_bytes * self._tokens_per_byte)
+    def _require_room(
+        self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad, larger: float, most_tokens: float = math.inf
+    ) -> int:
+        # Whether a body can never be let in is known only once its tokens are counted.
+        most_tokens = min(most_tokens, self._config.max_tokens_in_flight)
+        tokens = math.ceil(min(body_bytes * self._tokens_per_byte, most_tokens))
         here, there, speed = self.tokens_in_flight, elsewhere.pending_tokens, elsewhere.tokens_per_s
         if not (here or there) or not body_bytes:
             return tokens  # waiting would not make it shorter

@@ -62,6 +62,7 @@ class Placement:
         self._random = random.Random(seed)  # noqa: S311 - a draw, not a secret
         self._replicas: dict[str, _Replica] = {}
         self._live: frozenset[str] = frozenset()
+        self.any_yet = False  # whether there has ever been a replica
         self._ring: tuple[str, ...] = ()
         self._turn = self._random.randrange(1_000_000)  # where in the ring it begins
         self._sums: tuple[float, ReplicaLoad, float] | None = None  # when summed; `elsewhere`; mean load
@@ -69,6 +70,7 @@ class Placement:
 
     def set_live(self, replicas: Iterable[str]) -> None:
         self._live = frozenset(replicas)
+        self.any_yet |= bool(self._live)
         self._ring = tuple(sorted(self._live))
         self._sums = None
         for name in self._ring:

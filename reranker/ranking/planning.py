@@ -80,18 +80,26 @@ def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tupl
 
 
 _ENDS = (0.15, 0.45, 1.0)  # of the portions, as shares of the characters: each about twice the one before
+_MOST_TOKENS, _WIDE_TOKENS = 600_000, 4  # of a portion; of a character that is not ASCII's
 _LONG_CHARACTERS = 100_000  # a list below that is tokenized in some 30 ms: not worth more hops
 
 
 def portions(documents: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Give the documents of a list in order, in portions; none is empty."""
+    """Give the documents of a list in order, in portions; none is empty.
+
+    None but that of a single document is so large that its tokens, some 250 bytes each while they are made, take more
+    than some 100 MB.
+    """
     ends = np.cumsum([len(document) for document in documents])
     if len(ends) < len(_ENDS) or ends[-1] < _LONG_CHARACTERS:
         yield documents
         return
+    tokens = np.cumsum([len(one) if one.isascii() else _WIDE_TOKENS * len(one) for one in documents])
     start = 0
     for share in _ENDS:
-        end = int(np.searchsorted(ends, share * ends[-1])) + 1 if share < 1 else len(documents)
-        if start < end:
+        last = int(np.searchsorted(ends, share * ends[-1])) + 1 if share < 1 else len(documents)
+        while start < last:
+            most = (tokens[start - 1] if start else 0) + _MOST_TOKENS
+            end = min(last, max(start + 1, int(np.searchsorted(tokens, most, side="right"))))
             yield documents[start:end]
             start = end

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -21,8 +25,12 @@ from reranker.ranking import scoring
 from reranker.ranking.admission import Admission, Permit
 from reranker.ranking.planning import most_shards, plan, portions
 from reranker.ranking.scatter import Dispatch, Fleet, Scatter
+from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest, RenderedList
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _INLINE_CHARACTERS = 4_000
 """Less text than that is tokenized on the event loop: it takes 1 ms, and a thread costs half as much again."""
@@ -43,6 +51,8 @@ class Ranker:
         self.placement = fleet.placement
         self.admission = Admission(config.admission, config.priorities)
         self.scatter = Scatter(fleet, config.scatter)
+        self.threads = FairThreads()
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by caller
 
     def require_any_room(self, body_bytes: int) -> None:
         """Turn away (OverloadedError) a body before it is read, if there is no room for it."""
@@ -62,25 +72,45 @@ class Ranker:
             DeadlineExceededError: Time was up; with `allow_partial`, before the first document was scored.
             ServiceError: A shard could not be scored, or not in numbers; the others are cancelled.
         """
-        if not self.placement.live_replicas:
-            raise NotReadyError
         if caller.priority == "bulk":
-            lists = [replace(one, priority="bulk") for one in lists]
             record.priority = "bulk"
-        own = [self._list(request, number, caller, record) for number, request in enumerate(lists)]
-        return await self._rank_together(own) if len(own) > 1 else [await self._rank_alone(own[0])]
+        first = self._list(lists[0], 0, caller, record)
+        await self.wait_for_replica(first)
+        if len(lists) == 1:
+            return [await self._rank_alone(first)]
+        rest = (self._list(request, number, caller, record) for number, request in enumerate(lists[1:], start=1))
+        return await self._rank_together(len(lists), first, rest)
+
+    async def wait_for_replica(self, one: _List) -> None:
+        """Return once there is a replica. Where none has ever been, the service still starts, and nobody waits."""
+        if self.placement.live_replicas:
+            return
+        if not self.placement.any_yet:
+            raise NotReadyError
+        try:
+            async with asyncio.timeout_at(one.deadline_s):
+                await self.scatter.fleet.ready()
+        except TimeoutError:
+            raise NotReadyError from None
 
     def _list(self, request: RankRequest, number: int, caller: Caller, record: RequestRecord) -> _List:
         config = self.config
         if request.instruction and not self.renderer.takes_instruction:
             raise InvalidRequestError("instruction", "the model of this service takes none")
+        if caller.priority == "bulk":
+            request = replace(request, priority="bulk")
+        instruction = config.model.instruction_text(request.instruction)
+        self.renderer.require_room(request.query, instruction)
+        cutting = CuttingPolicy.of(request, config.long_documents)
         return _List(
             request,
             number,
             record,
+            caller.name,
+            self.renderer.readable(request.documents, cutting),
             timeout_s=config.limits.bounded_s(request.timeout_s),
-            instruction=config.model.instruction_text(request.instruction),
-            cutting=CuttingPolicy.of(request, config.long_documents),
+            instruction=instruction,
+            cutting=cutting,
             adapter=request.model if request.model and request.model in config.engine.lora_adapters else "",
             weight=config.priorities.of(request.priority).weight,
             namespace=caller.name if config.cache.namespace == "api_key" else "",
@@ -89,46 +119,59 @@ class Ranker:
     async def _rank_alone(self, one: _List) -> Ranking:
         """Look up first: what is known needs no permit."""
         async with self._look_up(one) as lookup:
-            documents = one.request.documents
-            to_score = sum(len(documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
-            share = min(1.0, to_score / (sum(map(len, documents)) + 1))
-            with self._admit(math.ceil(one.record.size_bytes * share), [one]) as permit:
+            to_score = sum(len(one.documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
+            share = min(1.0, to_score / (sum(map(len, one.request.documents)) + 1))
+            most_tokens = len(lookup.to_score) * self.renderer.most_tokens(one.cutting)
+            with self._admit(math.ceil(one.record.size_bytes * share), one, most_tokens=most_tokens) as permit:
                 return await self._score(one, lookup, permit)
 
-    async def _rank_together(self, lists: Sequence[_List]) -> list[Ranking]:
+    async def _rank_together(self, number: int, first: _List, rest: Iterator[_List]) -> list[Ranking]:
         """Rank several lists under one permit; the first that fails cancels the others."""
-        turns = asyncio.Semaphore(_LISTS_AT_ONCE)
+        turns = self._turns.setdefault(first.caller, asyncio.Semaphore(_LISTS_AT_ONCE))
+        waiting, rankings = itertools.chain([first], rest), dict[int, Ranking]()
 
-        async def in_turn(one: _List, permit: Permit) -> Ranking:
-            async with turns:
-                if one.left_s <= 0:
-                    raise DeadlineExceededError(one.timeout_s)
-                async with self._look_up(one) as lookup:
-                    return await self._score(one, lookup, permit)
+        async def work(permit: Permit) -> None:
+            for one in waiting:
+                async with turns:
+                    if one.left_s <= 0:
+                        raise DeadlineExceededError(one.timeout_s)
+                    async with self._look_up(one) as lookup:
+                        rankings[one.number] = await self._score(one, lookup, permit)
 
-        with self._admit(lists[0].record.size_bytes, lists) as permit:
+        with self._admit(first.record.size_bytes, first, number) as permit:
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(in_turn(one, permit)) for one in lists]
+                    for _ in range(min(number, _LISTS_AT_ONCE)):
+                        group.create_task(work(permit))
             except ExceptionGroup as failures:  # several may fail; the client hears of the first
                 raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return [rankings[place] for place in range(number)]
 
-    def _look_up(self, one: _List) -> AbstractAsyncContextManager[Lookup]:
+    @asynccontextmanager
+    async def _look_up(self, one: _List) -> AsyncIterator[Lookup]:
         """Find the known scores of a list. For as long as the block lasts, other lists wait for what it has scored."""
         request, model = one.request, self.placement.model
         if self.cache is None or model is None or request.cache == "off":
-            return nullcontext(Lookup([text.encode("utf-8", "surrogatepass") for text in request.documents]))
-        prompts = self.renderer.fingerprint
+            await self.run(one, sum(map(len, one.documents)) // 50, list, map(hash, one.documents))  # strings keep it
+            yield Lookup(one.documents)
+            return
+        prompts, in_thread = self.renderer.fingerprint, partial(self.threads.run, one.caller)
         terms = ListTerms(model, prompts, one.namespace, one.instruction, request.query, one.cutting, one.adapter)
-        return self.cache.look_up(terms, request.documents, request.cache, one.weight, one.record.stage("cache"))
+        stage = one.record.stage("cache")
+        async with self.cache.look_up(terms, one.documents, request.cache, one.weight, stage, in_thread) as lookup:
+            yield lookup
 
-    def _admit(self, body_bytes: int, lists: Sequence[_List]) -> Permit:
+    async def run(self, one: _List, characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that tokenizes so many characters, or takes as long as that, here or in a thread."""
+        if characters <= _INLINE_CHARACTERS:
+            return function(*args, **kwargs)
+        return await self.threads.run(one.caller, function, *args, **kwargs)
+
+    def _admit(self, body_bytes: int, first: _List, lists: int = 1, most_tokens: float = math.inf) -> Permit:
         """Let the lists of a request in, sized by the bytes that are to be scored."""
-        first = lists[0]
         with first.record.stage("admit"):
-            elsewhere = self.placement.elsewhere()
-            return self.admission.permit(body_bytes, first.request.priority, first.left_s, elsewhere, len(lists))
+            elsewhere, priority = self.placement.elsewhere(), first.request.priority
+            return self.admission.permit(body_bytes, priority, first.left_s, elsewhere, lists, most_tokens)
 
     async def _score(self, one: _List, lookup: Lookup, permit: Permit) -> Ranking:
         try:
@@ -138,7 +181,8 @@ class Ranker:
                 raise DeadlineExceededError(one.timeout_s) from None
             raise failures.exceptions[0] from None
         with one.record.stage("merge"):
-            return self._merge(one, lookup)
+            characters = sum(map(len, one.request.documents)) // 50 if self.config.rules.exclude else 0
+            return await self.run(one, characters + len(one.documents), self._merge, one, lookup)
 
     def _merge(self, one: _List, lookup: Lookup) -> Ranking:
         request, known = one.request, unpack([lookup.entries[place] for place in lookup.places])
@@ -176,6 +220,8 @@ class _List:
     request: RankRequest
     number: int  # from 0, among the lists of the request
     record: RequestRecord
+    caller: str
+    documents: Sequence[str]  # as far as they are read: `PromptRenderer.readable`
     timeout_s: float  # counted from the request's head, so that reading and parsing count too
     instruction: str
     cutting: CuttingPolicy
@@ -225,8 +271,8 @@ class _Scoring:
 
     async def _send(self, group: asyncio.TaskGroup, places: Sequence[int]) -> None:
         """Render portion by portion, and send each while the next is rendered, as far as time allows."""
-        texts_of_places = [self._request.documents[self._lookup.documents[place]] for place in places]
-        start = 0
+        texts_of_places = [self._list.documents[self._lookup.documents[place]] for place in places]
+        characters, rendered_characters, start = sum(map(len, texts_of_places)), 0, 0
         for texts in portions(texts_of_places):
             try:
                 async with asyncio.timeout_at(self._deadline_s):
@@ -238,25 +284,24 @@ class _Scoring:
                 raise
             prompts = rendered.prompts
             self._work_tokens += prompts.work_tokens - (len(prompts.head) if self._work_tokens else 0)  # the head once
-            self._permit.grow(self._work_tokens, self._list.number)
+            rendered_characters += sum(map(len, texts))
+            share = (rendered_characters + 1) / (characters + 1)
+            self._permit.grow(self._work_tokens, self._list.number, share)
             portion = places[start : start + len(texts)]
             start += len(texts)
             group.create_task(self._score(portion, rendered))
 
     async def _render(self, texts: Sequence[str]) -> RenderedList:
+        query, one = self._request.query, self._list
+        characters = len(query) + len(one.instruction) + sum(map(len, texts))
         render = self._ranker.renderer.render
-        arguments = self._request.query, texts, self._list.instruction, self._list.cutting
-        if len(self._request.query) + sum(map(len, texts)) <= _INLINE_CHARACTERS:
-            rendered = render(*arguments)
-        else:
-            rendered = await asyncio.to_thread(render, *arguments)  # releases the interpreter's lock
-        return rendered.for_adapter(self._list.adapter)
+        rendered = await self._ranker.run(one, characters, render, query, texts, one.instruction, one.cutting)
+        return rendered.for_adapter(one.adapter)
 
     async def _score(self, places: Sequence[int], rendered: RenderedList) -> None:
         prompts, planning = rendered.prompts, self._ranker.config.planning
+        await self._ranker.wait_for_replica(self._list)
         shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning))
-        if not shortlist.replicas:
-            raise NotReadyError
         shards = [np.asarray(one) for one in plan(prompts.pair_tokens, shortlist.loads, planning)]
         documents = np.asarray([self._lookup.documents[place] for place in places], dtype=np.int32)
         document_of_pair = documents[rendered.document_of_pair]

@@ -70,19 +70,39 @@ def test_estimate_alone_is_no_reason_for_413(admission: Admission) -> None:
     """A body of much markup and few tokens fits; only tokens that were counted are too many."""
     with admission.permit(8 * CAP, "interactive", PLENTY_S, NOBODY_KNOWS) as permit:
         permit.grow(10)
-        assert permit.tokens > CAP
+        assert permit.tokens == CAP
         permit.resize(20)
         assert permit.tokens == 20
         with pytest.raises(RequestTooLargeError):
             permit.grow(CAP + 1)
 
 
+def test_what_is_rendered_tells_of_the_rest(admission: Admission) -> None:
+    """A guess about 20 MB of spaces must not keep others out for as long as they are looked at."""
+    with admission.permit(4_000_000, "interactive", PLENTY_S, NOBODY_KNOWS) as permit:
+        assert permit.tokens == 1_000_000
+        permit.grow(30, share=0.1)
+        assert permit.tokens == 300
+        permit.grow(80, share=0.2)
+        assert permit.tokens == 400
+    with admission.permit(4_000_000, "interactive", PLENTY_S, NOBODY_KNOWS, most_tokens=8_192) as permit:
+        assert permit.tokens == 8_192
+
+
+def test_no_guess_says_that_a_list_can_never_be_let_in(admission: Admission, stack: ExitStack) -> None:
+    """And a Retry-After is what the work before it takes, however large the list."""
+    _let_in(admission, stack, 6_000)
+    with pytest.raises(OverloadedError) as refused:
+        admission.permit(400 * CAP, "interactive", PLENTY_S, THOUSAND_A_SECOND)
+    assert refused.value.retry_after_s <= 6
+
+
 def test_lists_of_one_request_share_a_permit(admission: Admission) -> None:
-    """The estimate holds until the last of them is rendered; then their sum does."""
+    """The estimate of each holds until it is rendered; then its tokens do."""
     with admission.permit(4_000, "interactive", PLENTY_S, NOBODY_KNOWS, lists=2) as permit:
         permit.resize(10, 0)
         permit.grow(20, 1)
-        assert permit.tokens == 1_000
+        assert permit.tokens == 510
         permit.grow(1_500, 1)
         assert permit.tokens == 1_510
         permit.resize(1_600, 1)

@@ -89,7 +89,7 @@ def test_error_survives_pickle_with_its_class_and_attributes(kind: type[errors.R
         (errors.NotReadyError, 503),
         (errors.DeadlineExceededError, 504),
         (errors.EngineFailedError, 500),
-        (errors.ReplicaLostError, 500),
+        (errors.ReplicaLostError, 503),
         (errors.InvalidScoreError, 500),
     ],
 )

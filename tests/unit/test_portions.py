@@ -29,3 +29,10 @@ def test_short_list_is_one_portion() -> None:
 
 def test_one_huge_document_among_small_ones_is_in_one_portion() -> None:
     assert [len(portion) for portion in portions(["x" * 900_000] + ["x"] * 9)] == [1, 9]
+
+
+@given(lengths=LENGTHS, letter=st.sampled_from(["x", "é", "文"]))
+def test_no_portion_has_more_tokens_than_memory_is_meant_for(lengths: list[int], letter: str) -> None:
+    """Or it is one document."""
+    for portion in portions([letter * length for length in lengths]):
+        assert len(portion) == 1 or sum(map(len, portion)) * (1 if letter == "x" else 4) <= 600_000

@@ -12,6 +12,7 @@ from reranker.errors import (
     InvalidRequestError,
     InvalidScoreError,
     NotReadyError,
+    QueryTooLongError,
     RequestTooLargeError,
     ServiceError,
     UnknownInstructionError,
@@ -90,6 +91,44 @@ async def test_list_without_a_replica_is_not_started() -> None:
     with pytest.raises(NotReadyError):
         await rank_once(_request(3), fleet)
     assert not fleet.calls
+
+
+async def test_list_waits_for_a_replica_in_place_of_the_last_that_was_lost() -> None:
+    """Up to its deadline; then nobody can answer, which is a 503."""
+    fleet = FakeFleet(1)
+    ranker = Ranker(CONFIG, RENDERER, fleet)
+    fleet.placement.set_live([])
+    waiting = asyncio.create_task(rank(ranker, _request(3)))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    with pytest.raises(NotReadyError):
+        await rank(ranker, replace(_request(3), timeout_s=0.01))
+    fleet.placement.set_live(fleet.names)
+    assert len((await waiting).results) == 3
+    fleet.require_idle()
+
+
+async def test_query_that_cannot_fit_costs_nothing() -> None:
+    """It is refused by its length, before anything is hashed or tokenized."""
+    fleet = FakeFleet(1)
+    with pytest.raises(QueryTooLongError, match="or more"):
+        await rank_once(RankRequest("q" * 50_000_000, ("document",)), fleet)
+    assert not fleet.calls
+
+
+async def test_lists_of_one_request_share_its_callers_turns() -> None:
+    """However many requests a key sends, so many of their lists are looked at together."""
+    fleet = FakeFleet(1, never)
+    ranker = Ranker(CONFIG, RENDERER, fleet)
+    lists = [RankRequest(f"query {number}", ("document",)) for number in range(40)]
+    tasks = [asyncio.create_task(ranker.rank(lists, ANONYMOUS, RequestRecord(f"id-{n}"))) for n in range(3)]
+    await until(lambda: len(fleet.calls) >= 16)
+    await asyncio.sleep(0.05)
+    assert len(fleet.calls) == 16
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    fleet.require_idle()
 
 
 async def test_list_with_more_tokens_than_are_ever_let_in_is_refused_before_it_is_sent() -> None:
