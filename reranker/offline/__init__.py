@@ -7,12 +7,25 @@ partitions side by side. `evaluation` reads and measures retrieval experiments.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line of a batch's input is reported, and never read into memory."""
+_HEADINGS = frozenset(b"_id id qid docid query-id corpus-id query_id corpus_id".split())
+
+
+class RowError(Exception):
+    """A line or a row cannot be used: why, without its texts, and a code of docs/batch.md.
+
+    It becomes a row's problem, or an InputFileError with the file and the line.
+    """
+
+    def __init__(self, problem: str, code: str = "invalid_line") -> None:
+        super().__init__(problem, code)
+        self.problem, self.code = problem, code
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +39,9 @@ class Problem:
     """In the input file, from 1. None: the input has no lines."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """One pair of an input; or, with a problem, the place where one was expected."""
+    """One pair of an input, and then its score; or, with a problem, the place where one was expected."""
 
     number: int
     """Position in the whole input, from 0."""
@@ -37,19 +50,10 @@ class Row:
     query: str = ""
     document: str = ""
     problem: Problem | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RowScore:
-    """The result for a row."""
-
-    number: int
-    keys: tuple[str | None, ...]
     score: float | None = None
-    """Relevance score in [0, 1]. None: there is a problem."""
+    """Relevance score in [0, 1]."""
     log_odds: float | None = None
     truncated: bool = False
-    problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,13 @@ class Partition:
     """Number of its first line, from 1; of a Parquet file that of its first row within the row group, from 0."""
 
 
-def numbered_lines(file: BinaryIO, first: int = 1, longest: int = -1) -> Iterator[tuple[int, bytes | None]]:
+def numbered_lines(
+    file: BinaryIO, first: int = 1, longest: int = -1, *, headed: bool = False
+) -> Iterator[tuple[int, bytes | None]]:
     """Yield number and content of each line that is not blank, without the byte order mark of line 1.
 
     Only line feeds end a line, as JSON lines want it. The content of a line of more than `longest` bytes is None; such
-    a line is never held in memory.
+    a line is never held in memory. `headed`: line 1 is left out if it names columns instead of filling them.
     """
     for number in itertools.count(first):
         line = part = file.readline(longest)
@@ -81,6 +87,37 @@ def numbered_lines(file: BinaryIO, first: int = 1, longest: int = -1) -> Iterato
         while len(part) == longest and not part.endswith(b"\n"):
             part = file.readline(longest)
             too_long = too_long or bool(part)
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if too_long or text.strip():
-            yield number, None if too_long else text
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            if headed and (line.split(maxsplit=1) or [b""])[0] in _HEADINGS:
+                continue
+        if too_long or line.strip():
+            yield number, None if too_long else line.rstrip(b"\r\n")
+
+
+def text_of(line: bytes | None) -> str:
+    """Give a line as text; None stands for one that is too long."""
+    if line is None:
+        raise RowError(f"has more than {MAX_LINE_BYTES} bytes", "row_too_large")
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise RowError("is not UTF-8", "invalid_utf8") from None
+
+
+def parse_json(line: str) -> Any:  # Any: JSON
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"is not JSON: {getattr(error, 'msg', type(error).__name__)}", "invalid_json") from None
+
+
+def string(value: object, problem: str, code: str = "invalid_line") -> str:
+    """Give a JSON value that has to be a string."""
+    if not isinstance(value, str):
+        raise RowError(problem, code)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can hold it, and no encoding can carry it to a service
+        raise RowError("holds half of a surrogate pair, which is no text", "invalid_json") from None
+    return value

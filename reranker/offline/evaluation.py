@@ -7,19 +7,18 @@ measures; its readers name no line and do not read BEIR.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import InputFileError
-from reranker.offline import MAX_LINE_BYTES, numbered_lines
+from reranker.offline import RowError, numbered_lines, parse_json, string, text_of
 
 Judgments: TypeAlias = dict[str, dict[str, int]]
 """Query id -> document id -> relevance; 0 and less: judged, not relevant."""
@@ -33,78 +32,48 @@ ScoredRun: TypeAlias = dict[str, list[tuple[str, float]]]
 METRICS = {"nDCG@10": "nDCG@10", "MRR@10": "RR@10", "recall@10": "R@10"}
 """Our names of the metrics -> those of ir-measures."""
 _RESAMPLES, _SEED = 10_000, 0
-_ID_HEADERS = frozenset({"_id", "id", "qid", "docid", "query-id", "corpus-id", "query_id", "corpus_id"})
 
 
-def is_heading(line: str) -> bool:
-    """Whether a first line names columns instead of filling them."""
-    return line.split("\t")[0] in _ID_HEADERS
-
-
-def parse_text_line(path: str, number: int, line: str) -> tuple[str, str]:
-    """Read id and text from a line of queries or of a corpus; raises InputFileError if it is malformed.
+def parse_text_line(line: str) -> tuple[str, str]:
+    """Read id and text from a line of queries or of a corpus; raises RowError if it is malformed.
 
     The line is BEIR's JSON (`_id`, `text`, maybe `title`), or id, maybe title, and text with tabs between. A title goes
     before the text, with a space.
     """
     if line.startswith("{"):
-        row = _json(path, number, line)
+        row = parse_json(line)
         key = row.get("_id")
-        if isinstance(key, int) and not isinstance(key, bool):
-            key = str(key)
-        if not isinstance(key, str) or not key:
-            raise InputFileError(path, number, "has no `_id`")
-        text = _string(path, number, row, "text")
-        title = _string(path, number, row, "title") if row.get("title") else ""
+        key = str(key) if isinstance(key, int) and not isinstance(key, bool) else string(key, "has no `_id`")
+        text = string(row.get("text"), "has no string `text`")
+        title = string(row.get("title") or "", "has no string `title`")
     else:
         key, *columns = line.split("\t")
-        if not key or len(columns) not in (1, 2):
-            raise InputFileError(path, number, "must be an object with `_id` and `text`, or id<TAB>text")
-        *titles, text = columns
-        title = "".join(titles)
+        if len(columns) not in (1, 2):
+            raise RowError("must be an object with `_id` and `text`, or id<TAB>text")
+        title, text = columns if len(columns) == 2 else ("", *columns)
+    if not key:
+        raise RowError("has no id")
     return key, f"{title} {text}".strip() if title else text
 
 
-def decode_line(path: str, number: int, raw: bytes | None) -> str:
-    """Give a line as text, without its end; raises InputFileError if it is too long (None) or not UTF-8."""
-    if raw is None:
-        raise InputFileError(path, number, f"has more than {MAX_LINE_BYTES} bytes")
-    try:
-        return raw.decode().rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise InputFileError(path, number, "is not UTF-8") from None
+@contextlib.contextmanager
+def _opened(path: str, *, headed: bool = False) -> Iterator[Iterator[str]]:
+    """Give the lines of a file that are not blank; what is wrong in the block is told with the file and the line."""
+    number: int | None = None
 
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in numbered_lines(file, headed=headed):  # noqa: B007 - told when a line is no good
+            yield text_of(line)
+        number = None
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file:
-            for number, raw in numbered_lines(file):
-                line = decode_line(path, number, raw)
-                if line.strip():
-                    yield number, line
+            yield lines()
+    except RowError as error:
+        raise InputFileError(path, number, error.problem) from None
     except OSError as error:
         raise InputFileError(path, None, error.strerror or str(error)) from None
-
-
-def _json(path: str, number: int, line: str) -> Any:  # Any: JSON
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise InputFileError(path, number, f"is not JSON: {reason}") from None
-
-
-def _string(path: str, number: int, row: dict[str, Any], key: str) -> str:
-    if not isinstance(row.get(key), str):
-        raise InputFileError(path, number, f"has no string `{key}`")
-    return _sound(path, number, row[key])
-
-
-def _sound(path: str, number: int, text: str) -> str:
-    """JSON can hold half of a surrogate pair, which no encoding can carry to a service."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputFileError(path, number, "holds half of a surrogate pair, which is no text")
-    return text
 
 
 def read_documents(path: str) -> list[str]:
@@ -115,20 +84,19 @@ def read_documents(path: str) -> list[str]:
     """
     documents: list[str] = []
     as_json = path.endswith(".jsonl")
-    for number, line in _lines(path):
-        if not documents and not as_json:
-            with contextlib.suppress(InputFileError):
-                first = _json(path, number, line)
-                as_json = isinstance(first, dict) and "text" in first
-        value = _json(path, number, line) if as_json else line
-        if isinstance(value, dict):
-            documents.append(_string(path, number, value, "text"))
-        elif isinstance(value, str):
-            documents.append(_sound(path, number, value))
-        else:
-            raise InputFileError(path, number, "must be a string or an object with a `text`")
-    if not documents:
-        raise InputFileError(path, None, "holds no document; one a line is expected")
+    with _opened(path) as lines:
+        for line in lines:
+            if not documents and not as_json:
+                with contextlib.suppress(RowError):
+                    first = parse_json(line)
+                    as_json = isinstance(first, dict) and "text" in first
+            value = parse_json(line) if as_json else line
+            if isinstance(value, dict):
+                documents.append(string(value.get("text"), "has no string `text`"))
+            else:
+                documents.append(string(value, "must be a string or an object with a `text`"))
+        if not documents:
+            raise RowError("holds no document; one a line is expected")
     return documents
 
 
@@ -138,14 +106,12 @@ def read_texts(path: str, wanted: Container[str]) -> dict[str, str]:
     Raises InputFileError if the file is unreadable or malformed, or has an id twice.
     """
     texts: dict[str, str] = {}
-    for position, (number, line) in enumerate(_lines(path)):
-        if position == 0 and is_heading(line):
-            continue
-        key, text = parse_text_line(path, number, line)
-        if key in texts:
-            raise InputFileError(path, number, f"has the id {key!r} a second time")
-        if key in wanted:
-            texts[key] = text
+    with _opened(path, headed=True) as lines:
+        for key, text in map(parse_text_line, lines):
+            if key in texts:
+                raise RowError(f"has the id {key!r} a second time")
+            if key in wanted:
+                texts[key] = text
     return texts
 
 
@@ -155,21 +121,20 @@ def read_judgments(path: str) -> Judgments:
     Raises InputFileError if the file is unreadable, malformed, contradictory or empty.
     """
     judgments: Judgments = {}
-    for position, (number, line) in enumerate(_lines(path)):
-        columns = line.split("\t") if line.count("\t") == 2 else line.split()
-        if position == 0 and columns[0] in _ID_HEADERS:
-            continue
-        if len(columns) not in (3, 4):
-            raise InputFileError(path, number, "must be `query 0 document relevance`, or three columns without the 0")
-        query, document, relevance = columns[0], columns[-2], columns[-1]
-        try:
-            value = int(relevance)
-        except ValueError:
-            raise InputFileError(path, number, f"the relevance {relevance!r} is no whole number") from None
-        if judgments.setdefault(query, {}).setdefault(document, value) != value:
-            raise InputFileError(path, number, f"judges document {document!r} a second time, and differently")
-    if not judgments:
-        raise InputFileError(path, None, "holds no judgment")
+    with _opened(path, headed=True) as lines:
+        for line in lines:
+            columns = line.split("\t") if line.count("\t") == 2 else line.split()
+            if len(columns) not in (3, 4):
+                raise RowError("must be `query 0 document relevance`, or three columns without the 0")
+            query, document, relevance = columns[0], columns[-2], columns[-1]
+            try:
+                value = int(relevance)
+            except ValueError:
+                raise RowError(f"the relevance {relevance!r} is no whole number") from None
+            if judgments.setdefault(query, {}).setdefault(document, value) != value:
+                raise RowError(f"judges document {document!r} a second time, and differently")
+        if not judgments:
+            raise RowError("holds no judgment")
     return judgments
 
 
@@ -180,22 +145,22 @@ def read_run(path: str) -> Run:
     file is unreadable, malformed or empty, or has a document twice for a query.
     """
     places: dict[str, dict[str, tuple[float, int]]] = {}
-    for number, line in _lines(path):
-        columns = line.split(maxsplit=5)
-        if len(columns) != 6:
-            raise InputFileError(path, number, "must be `query Q0 document rank score tag`")
-        query, _, document, rank, score, _ = columns
-        try:
-            place = (-float(score), int(rank))
-        except ValueError:
-            raise InputFileError(path, number, f"rank {rank!r} or score {score!r} is no number") from None
-        if not math.isfinite(place[0]):
-            raise InputFileError(path, number, f"the score {score!r} is not finite")
-        if document in places.setdefault(query, {}):
-            raise InputFileError(path, number, f"has document {document!r} a second time for query {query!r}")
-        places[query][document] = place
-    if not places:
-        raise InputFileError(path, None, "holds no candidate")
+    with _opened(path) as lines:
+        for line in lines:
+            columns = line.split(maxsplit=5)
+            if len(columns) != 6:
+                raise RowError("must be `query Q0 document rank score tag`")
+            query, _, document, rank, score, _ = columns
+            try:
+                place = (-float(score), int(rank))
+            except ValueError:
+                raise RowError(f"rank {rank!r} or score {score!r} is no number") from None
+            if not math.isfinite(place[0]):
+                raise RowError(f"the score {score!r} is not finite")
+            if places.setdefault(query, {}).setdefault(document, place) is not place:
+                raise RowError(f"has document {document!r} a second time for query {query!r}")
+        if not places:
+            raise RowError("holds no candidate")
     return {query: sorted(of_query, key=of_query.__getitem__) for query, of_query in places.items()}
 
 

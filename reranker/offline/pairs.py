@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reranker.errors import InputFileError
-from reranker.offline import MAX_LINE_BYTES, Partition, Problem, Row, numbered_lines
-from reranker.offline.evaluation import decode_line, is_heading, parse_text_line
+from reranker.offline import (
+    MAX_LINE_BYTES,
+    Partition,
+    Problem,
+    Row,
+    RowError,
+    numbered_lines,
+    parse_json,
+    string,
+    text_of,
+)
+from reranker.offline.evaluation import parse_text_line
 
 Format: TypeAlias = Literal["jsonl", "parquet", "ids"]
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -37,10 +46,6 @@ _REPORTED = 1_000
 """Unreadable lines of a file of texts that are reported."""
 
 
-class RowError(Exception):
-    """A row cannot be scored: a code and a message, as in `Problem`. Stays within this module."""
-
-
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Names of the fields of JSONL, and of the columns of Parquet."""
@@ -48,24 +53,6 @@ class Columns:
     query: str = "query"
     document: str = "document"
     id: str = "id"
-
-    def texts(self, row: dict[str, Any]) -> tuple[str, str]:  # Any: JSON, or a column of any type
-        """Give a row's query and document; raises RowError if it does not have both."""
-        texts: list[str] = []
-        for name, what in ((self.query, "query"), (self.document, "document")):
-            value = row.get(name)
-            if value is None:
-                raise RowError(f"missing_{what}", f"there is no `{name}`")
-            try:
-                text = value.decode() if isinstance(value, bytes) else value
-            except UnicodeDecodeError:
-                raise RowError("invalid_utf8", "a text is not UTF-8") from None
-            if not isinstance(text, str):
-                raise RowError("wrong_type", f"`{name}` is no text")
-            texts.append(text)
-        if not texts[0].strip():
-            raise RowError("empty_query", f"`{self.query}` is empty")
-        return texts[0], texts[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +68,12 @@ class Input:
 
     @property
     def all_files(self) -> tuple[Path, ...]:
-        """Those of the texts, too."""
         return (*self.files, *self.texts.values())
 
     @property
     def key_columns(self) -> tuple[str, ...]:
         """Names of `Row.keys`."""
-        return ("query_id", "document_id") if self.format == "ids" else ("id",)
+        return ("query_id", "document_id") if self.texts else ("id",)
 
 
 def find_input(path: Path, columns: Columns, queries: Path | None, corpus: Path | None, split: str) -> Input:
@@ -96,46 +82,41 @@ def find_input(path: Path, columns: Columns, queries: Path | None, corpus: Path 
     `queries` and `corpus` hold the texts of a file of ids. `split` names the judged pairs of a BEIR folder without
     candidates. Raises InputFileError if the path holds nothing that is known.
     """
-    if queries and corpus:
-        source = Input("ids", (path,), columns, {"query": queries, "document": corpus})
-    elif queries or corpus:
+    files = [path]
+    if bool(queries) != bool(corpus):
         raise InputFileError(str(path), None, "needs the texts of both: --queries FILE and --corpus FILE")
-    elif path.is_dir():
-        source = _find_in_folder(path, columns, split)
-    elif path.is_file() and path.suffix not in _FORMATS:
-        known = ", ".join(_FORMATS)
-        raise InputFileError(str(path), None, f"is not named {known}; a run of ids needs --queries and --corpus")
-    else:
-        source = Input(_FORMATS.get(path.suffix, "jsonl"), (path,), columns)
-    for file in source.all_files:
+    if path.is_dir() and not queries:
+        queries, corpus = path / "queries.jsonl", path / "corpus.jsonl"
+        if queries.is_file() and corpus.is_file():
+            candidates = path / "candidates.trec"
+            files = [candidates if candidates.is_file() else path / "qrels" / f"{split}.tsv"]
+        else:
+            queries = corpus = None
+            files = sorted(file for file in path.iterdir() if file.suffix in _FORMATS and file.is_file())
+    texts = {"query": queries, "document": corpus} if queries and corpus else {}
+    for file in (*files, *texts.values()):
         if not file.is_file():
             raise InputFileError(str(file), None, "no such file")
-    return source
+    formats: set[Format | None] = {"ids"} if texts else {_FORMATS.get(file.suffix) for file in files}
+    if len(formats) != 1:
+        neither = "neither queries.jsonl and corpus.jsonl, nor JSONL, nor Parquet"
+        raise InputFileError(str(path), None, f"holds {'both JSONL and Parquet files' if formats else neither}")
+    [form] = formats
+    if form is None:
+        known = ", ".join(_FORMATS)
+        raise InputFileError(str(path), None, f"is not named {known}; a run of ids needs --queries and --corpus")
+    return Input(form, tuple(files), columns, texts)
 
 
-def _find_in_folder(path: Path, columns: Columns, split: str) -> Input:
-    queries, corpus = path / "queries.jsonl", path / "corpus.jsonl"
-    if queries.is_file() and corpus.is_file():
-        candidates, judged = path / "candidates.trec", path / "qrels" / f"{split}.tsv"
-        texts = {"query": queries, "document": corpus}
-        return Input("ids", (candidates if candidates.is_file() else judged,), columns, texts)
-    files = sorted(file for file in path.iterdir() if file.suffix in _FORMATS and file.is_file())
-    formats = {_FORMATS[file.suffix] for file in files}
-    if len(formats) == 1:
-        return Input(formats.pop(), tuple(files), columns)
-    neither = "neither queries.jsonl and corpus.jsonl, nor JSONL, nor Parquet"
-    raise InputFileError(str(path), None, f"holds {'both JSONL and Parquet files' if formats else neither}")
-
-
-def plan(source: Input, partition_rows: int) -> tuple[Partition, ...]:
+def plan(source: Input, partition_rows: int) -> list[Partition]:
     """Read all pairs, and cut them into partitions of at most so many rows.
 
     Raises InputFileError if a file cannot be read or lacks a column, or if there is no row at all.
     """
     partitions: list[Partition] = []
     total = 0
+    cut = _cut_parquet if source.format == "parquet" else _cut_lines
     for number, path in enumerate(source.files):
-        cut = _cut_parquet if source.format == "parquet" else _cut_lines
         try:
             for rows, start, first in cut(path, partition_rows, source):
                 partitions.append(Partition(len(partitions), total, rows, number, start, first))
@@ -145,38 +126,20 @@ def plan(source: Input, partition_rows: int) -> tuple[Partition, ...]:
             raise InputFileError(str(path), None, reason) from None
     if not partitions:
         raise InputFileError(str(source.files[0]), None, "holds no row")
-    return tuple(partitions)
-
-
-def content_digest(path: Path) -> str:
-    """Digest a whole file."""
-    with path.open("rb") as file:
-        return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
+    return partitions
 
 
 def _cut_lines(path: Path, partition_rows: int, source: Input) -> Iterator[tuple[int, int, int]]:
     rows = start = 0
     first_line = 1
     with path.open("rb", buffering=2**20) as file:
-        for number, line in numbered_lines(file, longest=MAX_LINE_BYTES):
-            if number == 1 and source.format == "ids" and is_heading((line or b"").decode("utf-8", "replace")):
-                start, first_line = file.tell(), 2
-                continue
+        for number, _ in numbered_lines(file, longest=MAX_LINE_BYTES, headed=source.format == "ids"):
             rows += 1
             if rows >= partition_rows or file.tell() - start >= _MAX_PARTITION_BYTES:
                 yield rows, start, first_line
                 rows, start, first_line = 0, file.tell(), number + 1
     if rows:
         yield rows, start, first_line
-
-
-def _partition_lines(source: Input, partition: Partition) -> Iterator[tuple[int, int, bytes | None]]:
-    """Give each row's number, line number and content; the content is None where it is too long."""
-    with source.files[partition.file].open("rb", buffering=2**20) as file:
-        file.seek(partition.start)
-        lines = islice(numbered_lines(file, partition.first, MAX_LINE_BYTES), partition.rows)
-        for number, (line_number, line) in enumerate(lines, partition.first_row):
-            yield number, line_number, line
 
 
 def _cut_parquet(path: Path, partition_rows: int, source: Input) -> Iterator[tuple[int, int, int]]:
@@ -204,75 +167,6 @@ def _is_text(of: pa.DataType) -> bool:
     return bool(pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of))
 
 
-def _failed(number: int, keys: tuple[str | None, ...], error: RowError, line: int | None = None) -> Row:
-    code, message = error.args
-    return Row(number, keys, problem=Problem(code, message, line))
-
-
-def _read_jsonl(source: Input, partition: Partition) -> Iterator[Row]:
-    for number, line_number, line in _partition_lines(source, partition):
-        keys: tuple[str | None, ...] = (None,)
-        try:
-            value = _json_object(line)
-            name = value.get(source.columns.id)
-            keys = (name if name is None or isinstance(name, str) else orjson.dumps(name).decode(),)
-            yield Row(number, keys, *source.columns.texts(value))
-        except RowError as error:
-            yield _failed(number, keys, error, line_number)
-
-
-def _json_object(line: bytes | None) -> dict[str, Any]:  # Any: JSON
-    if line is None:
-        raise RowError("row_too_large", f"the line has more than {MAX_LINE_BYTES} bytes")
-    try:
-        value = orjson.loads(line.decode())
-    except UnicodeDecodeError:
-        raise RowError("invalid_utf8", "the line is not UTF-8") from None
-    except orjson.JSONDecodeError as error:
-        raise RowError("invalid_json", f"the line is not JSON: {error.msg}") from None
-    if not isinstance(value, dict):
-        raise RowError("invalid_json", "the line is no JSON object")
-    return value
-
-
-def _read_ids(source: Input, index: Path, partition: Partition) -> Iterator[Row]:
-    """Read ids of queries and documents, from TREC runs, TREC qrels and BEIR's qrels; their texts from an index."""
-    # immutable: no locks, which a shared file system may not have.
-    uri = f"{index.as_uri()}?mode=ro&immutable=1"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, check_same_thread=False)) as texts:
-        for number, line_number, line in _partition_lines(source, partition):
-            keys: tuple[str | None, ...] = (None, None)
-            try:
-                keys = query, document = _ids(line)
-                text = _text(texts, source, "query", query)
-                yield Row(number, keys, text, _text(texts, source, "document", document))
-            except RowError as error:
-                yield _failed(number, keys, error, line_number)
-
-
-def _text(texts: sqlite3.Connection, source: Input, table: str, key: str) -> str:
-    """The text of an id; of a title and a text, both. The first line that has the id counts."""
-    select = f"SELECT text FROM {table} WHERE id = ? ORDER BY line LIMIT 1"  # noqa: S608 - one of two tables
-    row: tuple[str] | None = texts.execute(select, (key,)).fetchone()
-    if row is None:
-        raise RowError(f"missing_{table}", f"no line of {source.texts[table].name} has this {table} id")
-    if table == "query" and not row[0].strip():
-        raise RowError("empty_query", "the query is empty")
-    return row[0]
-
-
-def _ids(line: bytes | None) -> tuple[str, str]:
-    try:
-        columns = line.decode().split() if line is not None else []
-    except UnicodeDecodeError:
-        raise RowError("invalid_line", "the line is not UTF-8") from None
-    if len(columns) in (4, 6):
-        return columns[0], columns[2]
-    if len(columns) == 3:
-        return columns[0], columns[1]
-    raise RowError("invalid_line", "must be `query Q0 document rank score tag`, or of TREC's or BEIR's judgments")
-
-
 def index_texts(files: dict[str, Path], index: Path) -> list[dict[str, Any]]:  # Any: JSON
     """Copy the texts of `Input.texts` into a database, by id: a corpus may be larger than memory.
 
@@ -284,95 +178,23 @@ def index_texts(files: dict[str, Path], index: Path) -> list[dict[str, Any]]:  #
     with contextlib.closing(sqlite3.connect(index)) as database:
         database.execute("PRAGMA journal_mode = OFF")  # a crash leaves a file that no manifest names
         for table, path in files.items():
-            problems: list[tuple[int, str]] = []
-            database.execute(f"CREATE TABLE {table} (id TEXT, line INTEGER, text TEXT)")
-            insert = f"INSERT INTO {table} VALUES (?, ?, ?)"  # noqa: S608 - one of two tables
-            database.executemany(insert, _texts(path, problems))
-            database.execute(f"CREATE INDEX {table}_id ON {table} (id, line)")
-            nth = f"SELECT line, row_number() OVER (PARTITION BY id ORDER BY line) AS nth FROM {table}"  # noqa: S608
-            repeated = f"SELECT line FROM ({nth}) WHERE nth > 1 ORDER BY line LIMIT {_REPORTED}"  # noqa: S608
-            problems += [(line, "has an id that an earlier line has") for (line,) in database.execute(repeated)]
-            unreadable += [
-                {"file": str(path), "line": line, "error": "unreadable_line", "message": problem}
-                for line, problem in sorted(problems)
-            ]
+            database.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, text TEXT)")
+            insert = f"INSERT OR IGNORE INTO {table} VALUES (?, ?)"  # noqa: S608 - one of two tables
+            most = len(unreadable) + _REPORTED
+            try:
+                with path.open("rb", buffering=2**20) as file:
+                    for number, line in numbered_lines(file, longest=MAX_LINE_BYTES, headed=True):
+                        try:
+                            if not database.execute(insert, parse_text_line(text_of(line))).rowcount:
+                                raise RowError("has an id that an earlier line has")  # noqa: TRY301
+                        except RowError as error:
+                            where = {"file": str(path), "line": number, "error": "unreadable_line"}
+                            if len(unreadable) < most:
+                                unreadable.append(where | {"message": error.problem})
+            except OSError as error:
+                raise InputFileError(str(path), None, error.strerror or str(error)) from None
         database.commit()
     return unreadable
-
-
-def _texts(path: Path, problems: list[tuple[int, str]]) -> Iterator[tuple[str, int, str]]:
-    """Give id, line and text of each line, and note what is wrong with the first of the others."""
-    try:
-        with path.open("rb", buffering=2**20) as file:
-            for number, raw in numbered_lines(file, longest=MAX_LINE_BYTES):
-                try:
-                    line = decode_line(str(path), number, raw)
-                    if line.strip() and not (number == 1 and is_heading(line)):
-                        key, text = parse_text_line(str(path), number, line)
-                        yield key, number, text
-                except InputFileError as error:
-                    if len(problems) < _REPORTED:
-                        problems.append((number, error.problem))
-    except OSError as error:
-        raise InputFileError(str(path), None, error.strerror or str(error)) from None
-
-
-class ParquetReader:
-    """Reads Parquet files. The pages of a row group can only be read in turn, so open row groups are kept."""
-
-    def __init__(self, source: Input) -> None:
-        self._files, self._columns = source.files, source.columns
-        self._lock = threading.Lock()
-        self._idle: deque[tuple[tuple[int, int], int, Iterator[dict[str, Any]]]] = deque(maxlen=_ROW_GROUPS)
-        """File and row group, the number of the next row in it, and its rows from there."""
-
-    def read(self, partition: Partition) -> Iterator[Row]:
-        """Give the rows in their order."""
-        number, end = partition.first_row, partition.first_row + partition.rows
-        try:
-            rows = self._rows(partition)
-            for values in islice(rows, partition.rows):
-                yield self._row(number, values)
-                number += 1
-            with self._lock:
-                self._idle.append(((partition.file, partition.start), partition.first + partition.rows, rows))
-        except (OSError, pa.ArrowException, UnicodeDecodeError):
-            for left in range(number, end):
-                yield Row(left, (None,), problem=Problem("unreadable", "the file is damaged here"))
-
-    def _rows(self, partition: Partition) -> Iterator[dict[str, Any]]:  # Any: a column may have any type
-        """Give a row group's rows from the partition's first one on: of an open one that is not behind it, if any."""
-        group = (partition.file, partition.start)
-        with self._lock:
-            fitting = (one for one in self._idle if one[0] == group and one[1] <= partition.first)
-            idle = next(fitting, None)
-            if idle is not None:
-                self._idle.remove(idle)
-        _, position, rows = idle or (group, 0, self._read(*group))
-        deque(islice(rows, partition.first - position), maxlen=0)
-        return rows
-
-    def _read(self, file: int, group: int) -> Iterator[dict[str, Any]]:  # Any: a column may have any type
-        with _open_parquet(self._files[file]) as parquet:
-            wanted = dataclasses.astuple(self._columns)
-            names = [name for name in parquet.schema_arrow.names if name in wanted]
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
-                for row in zip(*map(_values, batch.columns), strict=True):
-                    yield dict(zip(names, row, strict=True))
-
-    def _row(self, number: int, values: dict[str, Any]) -> Row:  # Any: a column may have any type
-        name = values.get(self._columns.id)
-        keys = (name.decode(errors="replace") if isinstance(name, bytes) else None if name is None else str(name),)
-        try:
-            return Row(number, keys, *self._columns.texts(values))
-        except RowError as error:
-            return _failed(number, keys, error)
-
-
-def _values(column: pa.Array) -> list[Any]:  # Any: a column may have any type
-    """A column's values; texts as bytes, because Parquet does not check that they are UTF-8."""
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return list((column.cast(pa.large_binary()) if _is_text(column.type) else column).to_pylist())
 
 
 Reader: TypeAlias = Callable[[Partition], Iterator[Row]]
@@ -381,6 +203,112 @@ Reader: TypeAlias = Callable[[Partition], Iterator[Row]]
 
 def open_reader(source: Input, index: Path) -> Reader:
     """Give what reads the input's rows; opens nothing yet. `index` is that of `index_texts`."""
-    if source.format == "ids":
-        return partial(_read_ids, source, index)
-    return ParquetReader(source).read if source.format == "parquet" else partial(_read_jsonl, source)
+    contents = _RowGroups(source).contents if source.format == "parquet" else partial(_lines, source)
+
+    def read(partition: Partition) -> Iterator[Row]:
+        with contextlib.ExitStack() as opened:
+            fill: Callable[[Row, Any], None] = partial(_fill_from_columns, source.columns)
+            if source.texts:  # immutable: no locks, which a shared file system may not have
+                uri = f"{index.as_uri()}?mode=ro&immutable=1"
+                texts = sqlite3.connect(uri, uri=True, check_same_thread=False)  # one at a time has it
+                fill = partial(_fill_from_ids, source, opened.enter_context(contextlib.closing(texts)))
+            for number, (line, content) in enumerate(contents(partition), partition.first_row):
+                row = Row(number, (None,) * len(source.key_columns))
+                try:
+                    fill(row, content)
+                except RowError as error:
+                    row.problem = Problem(error.code, error.problem, line)
+                yield row
+
+    return read
+
+
+def _lines(source: Input, partition: Partition) -> Iterator[tuple[int, bytes | None]]:
+    with source.files[partition.file].open("rb", buffering=2**20) as file:
+        file.seek(partition.start)
+        lines = numbered_lines(file, partition.first, MAX_LINE_BYTES, headed=source.format == "ids")
+        yield from islice(lines, partition.rows)
+
+
+def _fill_from_columns(columns: Columns, row: Row, content: Any) -> None:
+    """Fill a row from a line of JSON, or from a Parquet file's values; a RowError stands for what is damaged."""
+    if isinstance(content, RowError):
+        raise content
+    values = content if isinstance(content, dict) else parse_json(text_of(content))
+    if not isinstance(values, dict):
+        raise RowError("is no JSON object", "invalid_json")
+    name = values.get(columns.id)
+    if isinstance(name, bytes):
+        name = name.decode(errors="replace")
+    elif name is not None and not isinstance(name, str):
+        name = json.dumps(name, default=str).strip('"')
+    row.keys = (name and string(name, ""),)
+    texts = []
+    for column, what in ((columns.query, "query"), (columns.document, "document")):
+        value = values.get(column)
+        if value is None:
+            raise RowError(f"there is no `{column}`", f"missing_{what}")
+        text = text_of(value) if isinstance(value, bytes) else value
+        texts.append(string(text, f"`{column}` is no text", "wrong_type"))
+    row.query, row.document = texts
+    if not row.query.strip():
+        raise RowError(f"`{columns.query}` is empty", "empty_query")
+
+
+def _fill_from_ids(source: Input, texts: sqlite3.Connection, row: Row, line: bytes | None) -> None:
+    """Fill a row from a line of a TREC run, TREC's qrels or BEIR's; its texts are those of an index."""
+    columns = text_of(line).split()
+    if len(columns) not in (3, 4, 6):
+        raise RowError("must be `query Q0 document rank score tag`, or of TREC's or BEIR's judgments")
+    row.keys = columns[0], columns[1 if len(columns) == 3 else 2]
+    found = []
+    for (table, path), key in zip(source.texts.items(), row.keys, strict=True):
+        select = f"SELECT text FROM {table} WHERE id = ?"  # noqa: S608 - one of two tables
+        text = texts.execute(select, (key,)).fetchone()
+        if text is None:
+            raise RowError(f"no line of {path.name} has this {table} id", f"missing_{table}")
+        found.append(text[0])
+    row.query, row.document = found
+    if not row.query.strip():
+        raise RowError("the query is empty", "empty_query")
+
+
+class _RowGroups:
+    """Row groups of Parquet files. Their pages can only be read in turn, so open row groups are kept."""
+
+    def __init__(self, source: Input) -> None:
+        self._files, self._wanted = source.files, dataclasses.astuple(source.columns)
+        self._lock = threading.Lock()
+        self._idle: deque[tuple[tuple[int, int], int, Iterator[dict[str, Any]]]] = deque(maxlen=_ROW_GROUPS)
+        """File and row group, the number of the next row in it, and its rows from there."""
+
+    def contents(self, partition: Partition) -> Iterator[tuple[None, dict[str, Any] | RowError]]:
+        """Give the values of a partition's rows, by column; of rows that cannot be read, the reason."""
+        group, left = (partition.file, partition.start), partition.rows
+        try:
+            with self._lock:
+                behind = (one for one in self._idle if one[0] == group and one[1] <= partition.first)
+                if idle := next(behind, None):
+                    self._idle.remove(idle)
+            _, position, rows = idle or (group, 0, self._read(*group))
+            for values in islice(rows, partition.first - position, partition.first - position + partition.rows):
+                yield None, values
+                left -= 1
+            with self._lock:
+                self._idle.append((group, partition.first + partition.rows, rows))
+        except (OSError, pa.ArrowException, UnicodeDecodeError):
+            for _ in range(left):
+                yield None, RowError("the file is damaged here", "unreadable")
+
+    def _read(self, file: int, group: int) -> Iterator[dict[str, Any]]:
+        with _open_parquet(self._files[file]) as parquet:
+            names = [name for name in parquet.schema_arrow.names if name in self._wanted]
+            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
+                for row in zip(*map(_values, batch.columns), strict=True):
+                    yield dict(zip(names, row, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column's values; texts as bytes, because Parquet does not check that they are UTF-8."""
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return list((column.cast(pa.large_binary()) if _is_text(column.type) else column).to_pylist())

@@ -19,7 +19,7 @@ from reranker.config import RerankerConfig
 from reranker.engine.loop import Engine
 from reranker.errors import InvalidRequestError, QueryTooLongError
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
-from reranker.offline import Problem, Row, RowScore
+from reranker.offline import Problem, Row
 from reranker.ranking import scoring
 from reranker.types import RankRequest, RenderedList
 
@@ -29,7 +29,6 @@ _GATHERED_CHARACTERS = 32_000_000
 """Among so many, rows of one query are brought together; about a whole partition."""
 _IN_ENGINE = 2
 """Chunks of a partition in the engine: it has the next when one is done."""
-_NOT_FINITE = Problem("invalid_score", "the model gave no finite score")
 
 
 def for_throughput(config: RerankerConfig) -> RerankerConfig:
@@ -135,17 +134,17 @@ class PartitionScorer:
 
     async def score(
         self, rows: Iterator[Row], cost: Cost, advance: Callable[[int], object] = lambda rows: None
-    ) -> list[RowScore]:
-        """Score the rows of a partition, and give their scores in the order of their numbers.
+    ) -> list[Row]:
+        """Give the rows of a partition by their numbers, with their scores and without their texts.
 
         `cost` is added to. `advance` gets the number of rows that are done, now and then.
         Raises EngineFailedError if the engine stops working.
         """
-        done: list[RowScore] = []
+        done: list[Row] = []
         chunks = _chunks(rows)
         room = asyncio.Semaphore(_IN_ENGINE)
 
-        async def score_chunk(lists: Sequence[tuple[list[Row], RenderedList]]) -> None:
+        async def score_chunk(chunk: Sequence[Row], lists: Sequence[tuple[list[Row], RenderedList]]) -> None:
             begun_s = time.time()
             try:
                 logits = await asyncio.gather(*(self._engine.score(rendered.prompts) for _, rendered in lists))
@@ -156,65 +155,58 @@ class PartitionScorer:
                 cost.pairs += len(rendered.prompts)
                 cost.prompt_tokens += rendered.prompts.prompt_tokens
                 cost.work_tokens += rendered.prompts.work_tokens
-                done.extend(self._scores(of_query, rendered, of_list))
+                self._note(of_query, rendered, of_list)
+            for row in chunk:
+                row.query = row.document = ""  # a partition of ids may have more texts than memory
+            done.extend(chunk)
             advance(len(done))
 
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     await room.acquire()
-                    chunk = await asyncio.to_thread(self._render_next, chunks, cost)
-                    if chunk is None:
+                    chunk, lists = await asyncio.to_thread(self._render_next, chunks, cost)
+                    if not chunk:
                         break
-                    lists, failed = chunk
-                    done.extend(failed)
-                    group.create_task(score_chunk(lists))
+                    group.create_task(score_chunk(chunk, lists))
         except ExceptionGroup as failures:  # several chunks may fail; the first says why
             raise failures.exceptions[0] from None
         return sorted(done, key=lambda one: one.number)
 
     def _render_next(
         self, chunks: Iterator[list[Row]], cost: Cost
-    ) -> tuple[list[tuple[list[Row], RenderedList]], list[RowScore]] | None:
-        """Read and render the next chunk, as lists of one query each, and rows that fail. None: there is no chunk."""
+    ) -> tuple[list[Row], list[tuple[list[Row], RenderedList]]]:
+        """Read the next chunk, and render it as lists of one query each. Empty: there is no chunk."""
         started_s = time.perf_counter()
-        chunk = next(chunks, None)
+        chunk = next(chunks, [])
         read_s = time.perf_counter()
-        cost.read_s += read_s - started_s
-        if chunk is None:
-            return None
-        lists: list[tuple[list[Row], RenderedList]] = []
-        failed = [_failed(row, row.problem) for row in chunk if row.problem]
         by_query: dict[str, list[Row]] = {}
         for row in chunk:
             if row.problem is None:
                 by_query.setdefault(row.query, []).append(row)
+        lists: list[tuple[list[Row], RenderedList]] = []
         for query, rows in by_query.items():
             texts = [row.document for row in rows]
             try:
                 rendered = self._renderer.render(query, texts, self._instruction, self._cutting)
-            except QueryTooLongError as error:
-                problem = Problem(error.code, f"the query takes {error.tokens} tokens of {error.limit}")
-                failed += [_failed(row, problem) for row in rows]
-            else:
                 lists.append((rows, rendered.for_adapter(self._adapter)))
+            except QueryTooLongError as error:
+                for row in rows:
+                    row.problem = Problem(error.code, f"the query takes {error.tokens} tokens of {error.limit}")
+        cost.read_s += read_s - started_s
         cost.render_s += time.perf_counter() - read_s
-        return lists, failed
+        return chunk, lists
 
-    def _scores(self, rows: Sequence[Row], rendered: RenderedList, logits: np.ndarray) -> Iterator[RowScore]:
+    def _note(self, rows: Sequence[Row], rendered: RenderedList, logits: np.ndarray) -> None:
         owners = rendered.document_of_pair
         bad = set(owners[~np.isfinite(logits)].tolist())
         log_odds = scoring.aggregate(np.where(np.isfinite(logits), logits, 0), owners, self._aggregate)
         scores = scoring.relevance_scores(log_odds)
         for i, row in enumerate(rows):
             if i in bad:
-                yield _failed(row, _NOT_FINITE)
+                row.problem = Problem("invalid_score", "the model gave no finite score")
             else:
-                yield RowScore(row.number, row.keys, float(scores[i]), float(log_odds[i]), i in rendered.truncated)
-
-
-def _failed(row: Row, problem: Problem) -> RowScore:
-    return RowScore(row.number, row.keys, problem=problem)
+                row.score, row.log_odds, row.truncated = float(scores[i]), float(log_odds[i]), i in rendered.truncated
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from reranker.errors import BatchError
-from reranker.offline import Partition, Problem, RowScore, pairs
-from reranker.offline.folder import BatchFolder, write_scores
+from reranker.offline import Partition, Problem, Row, pairs
+from reranker.offline.folder import BatchFolder
 from reranker.offline.pairs import Columns, Input, find_input
 
 SETTINGS = {
@@ -41,16 +41,16 @@ def folder(tmp_path: Path) -> BatchFolder:
     return BatchFolder(tmp_path / "out", "parquet")
 
 
-def _score(number: int, keys: tuple[str, ...] = ("x",), score: float | None = 0.5) -> RowScore:
+def _score(number: int, keys: tuple[str, ...] = ("x",), score: float | None = 0.5) -> Row:
     problem = None if score is not None else Problem("missing_query", "there is no `query`", 7)
-    return RowScore(number, keys, score, None if score is None else 0.0, False, problem)
+    return Row(number, keys, problem=problem, score=score, log_odds=None if score is None else 0.0)
 
 
 def test_a_batch_goes_on_where_it_was(found: Input, folder: BatchFolder) -> None:
     with folder.locked():
         manifest = folder.open(found, SETTINGS)
         assert [one.rows for one in manifest.partitions] == [2, 2, 1]
-        write_scores(folder.scores(1), [_score(2), _score(3)], ["id"])
+        folder.scores(1).write_bytes(b"scores")
         assert folder.record(1) is None  # scores alone may be those of an engine that died before it said so
         folder.finish(1, [_score(2), _score(3)], ["id"], {})
     again = BatchFolder(folder.path, "parquet")
@@ -180,7 +180,7 @@ def test_a_start_that_was_cut_off_counts_for_nothing(found: Input, folder: Batch
 def test_a_folder_of_another_version_is_refused(found: Input, folder: BatchFolder) -> None:
     folder.open(found, SETTINGS)
     manifest = folder.path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 1'))
+    manifest.write_text(manifest.read_text().replace('"version": 4', '"version": 1'))
     with pytest.raises(BatchError, match="another version"):
         folder.open(found, SETTINGS)
     assert str(pickle.loads(pickle.dumps(BatchError("x")))) == "x"  # noqa: S301 - crosses processes

@@ -15,7 +15,7 @@ from reranker.engine.simulated import simulated_engine
 from reranker.errors import EngineFailedError, InvalidRequestError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
-from reranker.offline import Problem, Row, RowScore, scorer
+from reranker.offline import Problem, Row, scorer
 from reranker.offline.scorer import Cost, PartitionScorer, for_throughput, report_lines, summarize
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
@@ -38,7 +38,7 @@ def engine() -> Iterator[Engine]:
     engine.shutdown()
 
 
-async def _score(engine: Engine, rows: list[Row], instruction: str | None = None) -> list[RowScore]:
+async def _score(engine: Engine, rows: list[Row], instruction: str | None = None) -> list[Row]:
     return await PartitionScorer(engine, RENDERER, CONFIG, instruction).score(iter(rows), Cost())
 
 
