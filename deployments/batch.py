@@ -30,13 +30,13 @@ from ray.exceptions import RayError
 
 from deployments.engine_replica import choose_device, environment, identity, open_engine, resources
 from reranker.config import RerankerConfig
-from reranker.errors import BatchError, EngineFailedError, RerankerError
+from reranker.errors import BatchError, EngineFailedError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.offline import Partition
 from reranker.offline.folder import BatchFolder, write_json
 from reranker.offline.pairs import Input, open_reader
-from reranker.offline.scorer import Cost, PartitionScorer, summarize
+from reranker.offline.scorer import PartitionScorer, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ _ATTEMPTS = 20
 _POLL_S, _LINE_S = 0.5, 30.0
 """Between two looks at the progress; and between two lines of it where there is no terminal."""
 _LINE = "{n_fmt} of {total_fmt} rows, {rate_fmt}, {remaining} left\n"
-_OUR_ERROR = re.compile(r"^reranker\.[\w.]+Error: (.+)", re.MULTILINE)
-"""One of our errors, as the last line of a traceback."""
+_ERROR = re.compile(r"^([\w.]+Error): (.+)", re.MULTILINE)
+"""The last line of a traceback."""
 _CHANGED = "the input was changed while it was scored; run this again"
 
 
@@ -171,18 +171,13 @@ def _engines(address: str | None, engines: int | None, needs: dict[str, float]) 
     return wanted
 
 
-def _explained(error: BaseException) -> RerankerError:
-    """Name a failure in an actor by our own error that caused it, if there is one."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, RerankerError):
-            return cause
-        inner = getattr(cause, "cause", None)
-        cause = inner if isinstance(inner, BaseException) and inner is not cause else cause.__cause__
+def _explained(error: Exception) -> BatchError:
+    """Say what failed in an actor, of which Ray keeps the words: our own error that caused it, if there is one."""
     text = str(error).strip()
-    if ours := _OUR_ERROR.findall(text):  # of an actor that could not start, Ray keeps the words only
+    failures = [match.groups() for match in _ERROR.finditer(text)]
+    if ours := [message for name, message in failures if name.startswith("reranker.")]:
         return BatchError(ours[-1])
-    last = text.rpartition("\n")[2]
+    last = ": ".join(failures[-1]) if failures else text.rpartition("\n")[2]
     return BatchError(f"the engines could not go on: {last}. What is done is kept: run this again")
 
 
@@ -218,17 +213,16 @@ class PartitionActor:
             rows = f"rows {numbers[0]} to {numbers[-1]}"
             raise BatchError(f"{_ATTEMPTS} engines died with the same partition in hand ({rows}); see Ray's logs")
         record = self._of_engine | {"begun_s": time.time()}
-        cost = Cost()
         advance = functools.partial(self._counter.note.remote, partition.number)
         try:
-            rows = asyncio.run(self._scorer.score(self._read(partition), cost, advance))
+            rows, cost = asyncio.run(self._scorer.score(self._read(partition), advance))
         except EngineFailedError:
             logger.critical("the engine has failed; this process ends, and Ray starts another")
             logging.shutdown()
             os._exit(1)
         if [one.number for one in rows] != list(numbers):
             raise BatchError(_CHANGED)
-        self._folder.finish(partition.number, rows, self._key_columns, record | dataclasses.asdict(cost))
+        self._folder.finish(partition.number, rows, self._key_columns, record | cost)
 
 
 class PartitionCounter:

@@ -48,8 +48,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Rank, measure, print; returns the exit status."""
-    ranked = _search(parsed) if parsed.search is not None else _rerank(parsed)
-    judgments, before, after, summary = ranked
+    judgments, before, after, summary = (_rerank if parsed.search is None else _search)(parsed)
     wanted = evaluation.measured_queries(judgments)
     summary |= {
         "instruction": parsed.instruction,
@@ -57,7 +56,14 @@ def run(parsed: argparse.Namespace) -> int:
         "queries_without_candidates": sum(not before.get(query) for query in wanted),
     }
     compared = evaluation.compare(judgments, before, after)
-    print(_json(summary, compared) if parsed.json else "\n".join(_table(summary, compared)))
+    if parsed.json:
+        metrics = {one.metric: dataclasses.asdict(one) for one in compared}
+        for figures in metrics.values():
+            del figures["metric"]
+            figures |= {name: None if math.isnan(value) else round(value, 6) for name, value in figures.items()}
+        print(json.dumps(summary | {"metrics": metrics}, ensure_ascii=False))
+    else:
+        print("\n".join(_table(summary, compared)))
     return 0
 
 
@@ -72,14 +78,14 @@ def _rerank(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
             ranked = rankers.rank_list(ranker, query, documents, instruction=parsed.instruction)
             return [(one.index, one.relevance_score) for one in ranked]
 
-        started = time.monotonic()
+        started_s = time.monotonic()
         reranked = evaluation.rerank(loaded, rank, depth=parsed.depth, advance=advance)
-        seconds = time.monotonic() - started
+        seconds = round(time.monotonic() - started_s, 3)
     if parsed.run_out is not None:
         evaluation.write_run(parsed.run_out, reranked, tag="reranker")
     after = {query: [document for document, _ in ranking] for query, ranking in reranked.items()}
-    summary = {"ranker": rankers.name(parsed), "unjudged_queries": loaded.unjudged_queries, "pairs": pairs}
-    return loaded.judgments, loaded.candidates, after, summary | {"seconds": round(seconds, 3)}
+    summary = {"ranker": rankers.name(parsed), "unjudged_queries": loaded.unjudged_queries}
+    return loaded.judgments, loaded.candidates, after, summary | {"pairs": pairs, "seconds": seconds}
 
 
 def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, Any]]:
@@ -92,7 +98,7 @@ def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
     options = {name: getattr(parsed, name) for name in ("first_stage", "depth", "instruction")}
     before: Run = {}
     after: Run = {}
-    started = time.monotonic()
+    started_s = time.monotonic()
     with (
         RerankerClient(parsed.url, api_key=os.environ.get(rankers.API_KEY)) as client,
         rankers.progress(len(queries)) as advance,
@@ -105,7 +111,7 @@ def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
         "first_stage": parsed.first_stage,
         "unjudged_queries": len(judgments) - len(wanted),
         "pairs": sum(map(len, before.values())),
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": round(time.monotonic() - started_s, 3),
     }
     return judgments, before, after, summary
 
@@ -124,21 +130,10 @@ def search(
 
 
 def _path(parsed: argparse.Namespace, option: str) -> str:
-    given: str | None = getattr(parsed, option)
-    if given is not None:
-        return given
-    if parsed.folder is None:
-        raise CommandError(f"give a FOLDER with {_FILES[option][0]} in it, or --{option} FILE")
-    return str(parsed.folder / _FILES[option][0])
-
-
-def _json(summary: dict[str, Any], compared: Sequence[Comparison]) -> str:
-    metrics = {}
-    for one in compared:
-        fields = dataclasses.asdict(one)
-        name = fields.pop("metric")
-        metrics[name] = {field: None if math.isnan(value) else round(value, 6) for field, value in fields.items()}
-    return json.dumps(summary | {"metrics": metrics}, ensure_ascii=False)
+    file = _FILES[option][0]
+    if parsed.folder is None and getattr(parsed, option) is None:
+        raise CommandError(f"give a FOLDER with {file} in it, or --{option} FILE")
+    return getattr(parsed, option) or str(parsed.folder / file)
 
 
 def _table(summary: dict[str, Any], compared: Sequence[Comparison]) -> list[str]:
