@@ -197,49 +197,44 @@ class PartitionActor:
         renderer = PromptRenderer.of(find_checkpoint(job.config.model), job.config.model)
         self._scorer = PartitionScorer(engine, renderer, job.config, job.instruction, job.adapter)
         self._read = open_reader(job.source, job.folder.index)
-        self._folder, self._key_columns, self._counter = job.folder, job.source.key_columns, counter
-        self._of_engine = {"engine": f"{os.uname().nodename}-{os.getpid()}", "ready_s": time.time()}
+        self._job, self._note = job, counter.note.remote
+        self._engine = {"engine": f"{os.uname().nodename}-{os.getpid()}", "ready_s": time.time()}
 
     def __call__(self, row: dict[str, int]) -> dict[str, int]:
         """Score the partition that a row of the data set is, and give it back."""
-        partition = Partition(**row)
-        if self._folder.record(partition.number) is None:  # it may have been done when an engine died
-            self._score(partition)
-        return row
-
-    def _score(self, partition: Partition) -> None:
+        partition, folder = Partition(**row), self._job.folder
+        if folder.record(partition.number) is not None:  # it was done when an engine died
+            return row
         numbers = range(partition.first_row, partition.first_row + partition.rows)
-        if ray.get(self._counter.begin.remote(partition.number)) > _ATTEMPTS:
+        if ray.get(self._note(partition.number, 0)) > _ATTEMPTS:
             rows = f"rows {numbers[0]} to {numbers[-1]}"
             raise BatchError(f"{_ATTEMPTS} engines died with the same partition in hand ({rows}); see Ray's logs")
-        record = self._of_engine | {"begun_s": time.time()}
-        advance = functools.partial(self._counter.note.remote, partition.number)
+        record = self._engine | {"begun_s": time.time()}
+        advance = functools.partial(self._note, partition.number)
         try:
-            rows, cost = asyncio.run(self._scorer.score(self._read(partition), advance))
+            scored, costs = asyncio.run(self._scorer.score(self._read(partition), advance))
         except EngineFailedError:
             logger.critical("the engine has failed; this process ends, and Ray starts another")
             logging.shutdown()
             os._exit(1)
-        if [one.number for one in rows] != list(numbers):
+        if [one.number for one in scored] != list(numbers):
             raise BatchError(_CHANGED)
-        self._folder.finish(partition.number, rows, self._key_columns, record | cost)
+        folder.finish(partition.number, scored, self._job.source.key_columns, record | costs)
+        return row
 
 
 class PartitionCounter:
     """An actor that the engines tell what they do."""
 
     def __init__(self) -> None:
-        self._attempts: Counter[int] = Counter()
+        self._begun: Counter[int] = Counter()
         self._rows: dict[int, int] = {}
 
-    def begin(self, partition: int) -> int:
-        """Note that a partition is begun; returns how often it was."""
-        self._attempts[partition] += 1
-        return self._attempts[partition]
-
-    def note(self, partition: int, rows: int) -> None:
-        """Set the rows that are done of a partition; fewer than before when it is begun again."""
+    def note(self, partition: int, rows: int) -> int:
+        """Set the rows that are done of a partition; 0 begins it. Returns how often it was begun."""
+        self._begun[partition] += not rows
         self._rows[partition] = rows
+        return self._begun[partition]
 
     def rows(self) -> int:
         return sum(self._rows.values())

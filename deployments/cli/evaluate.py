@@ -82,7 +82,7 @@ def _rerank(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
         reranked = evaluation.rerank(loaded, rank, depth=parsed.depth, advance=advance)
         seconds = round(time.monotonic() - started_s, 3)
     if parsed.run_out is not None:
-        evaluation.write_run(parsed.run_out, reranked, tag="reranker")
+        evaluation.write_run(parsed.run_out, reranked)
     after = {query: [document for document, _ in ranking] for query, ranking in reranked.items()}
     summary = {"ranker": rankers.name(parsed), "unjudged_queries": loaded.unjudged_queries}
     return loaded.judgments, loaded.candidates, after, summary | {"pairs": pairs, "seconds": seconds}

@@ -20,7 +20,7 @@ _HEADINGS = frozenset(b"_id id qid docid query-id corpus-id query_id corpus_id".
 class RowError(Exception):
     """A line or a row cannot be used: why, without its texts, and a code of docs/batch.md.
 
-    It becomes a row's problem, or an InputFileError with the file and the line.
+    It becomes a row's error, or an InputFileError with the file and the line.
     """
 
     def __init__(self, problem: str, code: str = "invalid_line") -> None:
@@ -28,20 +28,9 @@ class RowError(Exception):
         self.problem, self.code = problem, code
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a row has no score."""
-
-    code: str
-    message: str
-    """Without the row's texts."""
-    line: int | None = None
-    """In the input file, from 1. None: the input has no lines."""
-
-
 @dataclass(slots=True)
 class Row:
-    """One pair of an input, and then its score; or, with a problem, the place where one was expected."""
+    """One pair of an input, and then its score; or, with an error, the place where one was expected."""
 
     number: int
     """Position in the whole input, from 0."""
@@ -49,11 +38,16 @@ class Row:
     """The row's own names, one for each of the input's `key_columns`."""
     query: str = ""
     document: str = ""
-    problem: Problem | None = None
     score: float | None = None
     """Relevance score in [0, 1]."""
     log_odds: float | None = None
     truncated: bool = False
+    error: str | None = None
+    """A code of docs/batch.md; the row has no score then."""
+    message: str = ""
+    """About the error; without the row's texts."""
+    line: int | None = None
+    """Of a row with an error in a file with lines, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +65,7 @@ class Partition:
     """Number of its first line, from 1; of a Parquet file that of its first row within the row group, from 0."""
 
 
-def numbered_lines(
+def lines_of(
     file: BinaryIO, first: int = 1, longest: int = -1, *, headed: bool = False
 ) -> Iterator[tuple[int, bytes | None]]:
     """Yield number and content of each line that is not blank, without the byte order mark of line 1.

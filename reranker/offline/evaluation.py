@@ -1,7 +1,7 @@
 """Retrieval experiments: read their files, rerank their candidates, and compare two rankings of the same queries.
 
-A line that cannot be read stops the reading with its file and number; blank lines are skipped. ir-measures computes the
-measures; its readers name no line and do not read BEIR.
+Blank lines are skipped. What cannot be read, or does not belong together, is an InputFileError with file and line.
+ir-measures computes the measures; its readers name no line and do not read BEIR.
 """
 
 from __future__ import annotations
@@ -18,16 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.errors import InputFileError
-from reranker.offline import RowError, numbered_lines, parse_json, string, text_of
+from reranker.offline import RowError, lines_of, parse_json, string, text_of
 
 Judgments: TypeAlias = dict[str, dict[str, int]]
 """Query id -> document id -> relevance; 0 and less: judged, not relevant."""
 Run: TypeAlias = dict[str, list[str]]
 """Query id -> document ids, best first."""
-Rank: TypeAlias = Callable[[str, Sequence[str]], Iterable[tuple[int, float]]]
-"""Ranks documents for a query: (position, score), best first."""
-ScoredRun: TypeAlias = dict[str, list[tuple[str, float]]]
-"""Query id -> (document id, score), best first."""
 
 METRICS = {"nDCG@10": "nDCG@10", "MRR@10": "RR@10", "recall@10": "R@10"}
 """Our names of the metrics -> those of ir-measures."""
@@ -35,7 +31,7 @@ _RESAMPLES, _SEED = 10_000, 0
 
 
 def parse_text_line(line: str) -> tuple[str, str]:
-    """Read id and text from a line of queries or of a corpus; raises RowError if it is malformed.
+    """Read id and text from a line of queries or of a corpus.
 
     The line is BEIR's JSON (`_id`, `text`, maybe `title`), or id, maybe title, and text with tabs between. A title goes
     before the text, with a space.
@@ -63,7 +59,7 @@ def _opened(path: str, *, headed: bool = False) -> Iterator[Iterator[str]]:
 
     def lines() -> Iterator[str]:
         nonlocal number
-        for number, line in numbered_lines(file, headed=headed):  # noqa: B007 - told when a line is no good
+        for number, line in lines_of(file, headed=headed):  # noqa: B007 - told when a line is no good
             yield text_of(line)
         number = None
 
@@ -80,7 +76,7 @@ def read_documents(path: str) -> list[str]:
     """Read the candidates of one query from a text file with one document a line, or from JSON lines; "-": stdin.
 
     JSON lines are strings, or objects with a `text`. A file holds them if it is named `.jsonl`, or if its first line is
-    such an object. Raises InputFileError if the file is unreadable, malformed or empty.
+    such an object.
     """
     documents: list[str] = []
     as_json = path.endswith(".jsonl")
@@ -101,10 +97,7 @@ def read_documents(path: str) -> list[str]:
 
 
 def read_texts(path: str, wanted: Container[str]) -> dict[str, str]:
-    """Read the wanted queries, or documents of a corpus, by id: lines of `parse_text_line`, maybe with a heading.
-
-    Raises InputFileError if the file is unreadable or malformed, or has an id twice.
-    """
+    """Read the wanted queries, or documents of a corpus, by id."""
     texts: dict[str, str] = {}
     with _opened(path, headed=True) as lines:
         for key, text in map(parse_text_line, lines):
@@ -116,10 +109,7 @@ def read_texts(path: str, wanted: Container[str]) -> dict[str, str]:
 
 
 def read_judgments(path: str) -> Judgments:
-    """Read TREC's four columns, or BEIR's three with a line of headings.
-
-    Raises InputFileError if the file is unreadable, malformed, contradictory or empty.
-    """
+    """Read TREC's four columns, or BEIR's three with a line of headings."""
     judgments: Judgments = {}
     with _opened(path, headed=True) as lines:
         for line in lines:
@@ -139,11 +129,7 @@ def read_judgments(path: str) -> Judgments:
 
 
 def read_run(path: str) -> Run:
-    """Read TREC's six columns: query, Q0, document, rank, score, tag.
-
-    Documents are ordered by score, equal scores by rank. (trec_eval orders those by id.) Raises InputFileError if the
-    file is unreadable, malformed or empty, or has a document twice for a query.
-    """
+    """Read TREC's six columns, and order by score, equal scores by rank; trec_eval orders those by id."""
     places: dict[str, dict[str, tuple[float, int]]] = {}
     with _opened(path) as lines:
         for line in lines:
@@ -164,16 +150,13 @@ def read_run(path: str) -> Run:
     return {query: sorted(of_query, key=of_query.__getitem__) for query, of_query in places.items()}
 
 
-def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
+def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]]) -> None:
     """Write a TREC run; `run` is best first."""
-    lines = (
-        f"{query} Q0 {document} {rank} {score!r} {tag}\n"
-        for query, ranking in run.items()
-        for rank, (document, score) in enumerate(ranking, start=1)
-    )
     try:
         with path.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
+            for query, ranking in run.items():
+                for rank, (document, score) in enumerate(ranking, start=1):
+                    file.write(f"{query} Q0 {document} {rank} {score!r} reranker\n")
     except OSError as error:
         raise InputFileError(str(path), None, f"cannot be written ({error.strerror})") from None
 
@@ -193,42 +176,36 @@ class Experiment:
 def load(queries: str, corpus: str, candidates: str, judgments: str, *, every_query: bool = False) -> Experiment:
     """Read the four files; of queries and corpus only what is needed.
 
-    `every_query`: queries without a relevant document, too. Raises InputFileError if a file is unreadable or malformed,
-    or if the files do not belong together.
+    `every_query`: queries without a relevant document, too.
     """
-    judged = read_judgments(judgments)
-    run = read_run(candidates)
+    judged, run = read_judgments(judgments), read_run(candidates)
     measured = set(measured_queries(judged))
-    chosen = run if every_query else {query: documents for query, documents in run.items() if query in measured}
+    chosen = {query: documents for query, documents in run.items() if every_query or query in measured}
     if not measured & chosen.keys():
         raise InputFileError(candidates, None, f"none of its queries has a relevant document in {judgments}")
-    query_texts = _required_texts(queries, set(chosen), f"query of {candidates}")
-    wanted = {document for documents in chosen.values() for document in documents}
-    texts = _required_texts(corpus, wanted, f"candidate of {candidates}")
-    return Experiment(query_texts, texts, chosen, judged, len(run.keys() - measured))
-
-
-def _required_texts(path: str, wanted: set[str], what: str) -> dict[str, str]:
-    texts = read_texts(path, wanted)
-    missing = sorted(wanted - texts.keys())
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputFileError(path, None, f"lacks {missing[0]!r}{more}, a {what}")
-    return texts
+    texts = []
+    documents = {document for of_query in chosen.values() for document in of_query}
+    for path, wanted, what in ((queries, set(chosen), "query"), (corpus, documents, "candidate")):
+        texts.append(read_texts(path, wanted))
+        if missing := sorted(wanted - texts[-1].keys()):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise InputFileError(path, None, f"lacks {missing[0]!r}{more}, a {what} of {candidates}")
+    return Experiment(*texts, chosen, judged, len(run.keys() - measured))
 
 
 def rerank(
     experiment: Experiment,
-    rank: Rank,
+    rank: Callable[[str, Sequence[str]], Iterable[tuple[int, float]]],
     *,
     depth: int | None = None,
     advance: Callable[[int], object] = lambda rows: None,
-) -> ScoredRun:
+) -> dict[str, list[tuple[str, float]]]:
     """Rerank each query's candidates, or the first `depth` of them; `advance` gets their number after each query.
 
-    Candidates that were not reranked follow behind, with scores from -2 down.
+    `rank` gives (position, score) of a query's documents, best first; so does this, with the documents' ids. Candidates
+    that were not reranked follow behind, with scores from -2 down.
     """
-    run: ScoredRun = {}
+    run = {}
     for query, documents in experiment.candidates.items():
         head, rest = documents[:depth], documents[depth:] if depth is not None else []
         ranking = rank(experiment.queries[query], [experiment.corpus[document] for document in head])
@@ -254,11 +231,12 @@ def per_query(judgments: Judgments, run: Mapping[str, Sequence[str]]) -> dict[st
 
     queries = {query: place for place, query in enumerate(measured_queries(judgments))}
     # Places instead of scores: trec_eval would order equal scores by document id.
-    scored = {query: {doc: float(-place) for place, doc in enumerate(run.get(query, ()))} for query in queries}
+    scored = {
+        query: {doc: float(-place) for place, doc in enumerate(run[query])} for query in queries if run.get(query)
+    }
     measures = {ir_measures.parse_measure(name): metric for metric, name in METRICS.items()}
     measured = {metric: np.zeros(len(queries)) for metric in METRICS}
-    judged = {query: judgments[query] for query in queries}
-    for one in ir_measures.iter_calc(list(measures), judged, {query: docs for query, docs in scored.items() if docs}):
+    for one in ir_measures.iter_calc(list(measures), {query: judgments[query] for query in queries}, scored):
         measured[measures[one.measure]][queries[one.query_id]] = one.value
     return measured
 
@@ -303,11 +281,8 @@ def _mean_and_interval(differences: NDArray[np.float64]) -> tuple[float, float, 
         return mean, math.nan, math.nan
     draw = np.random.default_rng(_SEED)
     # A multinomial says how often each query is drawn. In blocks, for memory.
-    share = np.full(count, 1 / count)
     block = max(1, 5_000_000 // count)
-    means = [
-        draw.multinomial(count, share, size=min(block, _RESAMPLES - start)) @ differences
-        for start in range(0, _RESAMPLES, block)
-    ]
+    sizes = [min(block, _RESAMPLES - start) for start in range(0, _RESAMPLES, block)]
+    means = [draw.multinomial(count, np.full(count, 1 / count), size=size) @ differences for size in sizes]
     low, high = np.percentile(np.concatenate(means) / count, [2.5, 97.5])
     return mean, float(low), float(high)

@@ -131,7 +131,9 @@ class BatchFolder:
                 "with --out, or throw these scores away with --restart"
             )
         partitions = [Partition(**one) for one in kept["partitions"]]
-        return self._noted(Manifest(**kept | {"stats": stats, "partitions": partitions}))
+        manifest = Manifest(**kept | {"stats": stats, "partitions": partitions})
+        write_json(self._manifest, manifest)
+        return manifest
 
     def _begin(self, source: Input, settings: Settings) -> Manifest:
         self.clear()
@@ -143,9 +145,6 @@ class BatchFolder:
         manifest = Manifest(settings, _digests(source), stats, unreadable, partitions)
         if not manifest.is_unchanged(source):
             raise BatchError("the input was changed while it was read; run this again")
-        return self._noted(manifest)
-
-    def _noted(self, manifest: Manifest) -> Manifest:
         write_json(self._manifest, manifest)
         return manifest
 
@@ -174,10 +173,9 @@ class BatchFolder:
         for one in rows:
             named = {"row": one.number, **dict(zip(key_columns, one.keys, strict=True))}
             result = {"score": one.score, "log_odds": one.log_odds, "truncated": one.truncated}
-            table.append(named | result | {"error": one.problem and one.problem.code})
-            if one.problem:
-                what = {"line": one.problem.line, "error": one.problem.code, "message": one.problem.message}
-                errors.append(named | what)
+            table.append(named | result | {"error": one.error})
+            if one.error:
+                errors.append(named | {"line": one.line, "error": one.error, "message": one.message})
         path = self.scores(partition)
         with _replacing(path) as temporary:
             if self.output == "parquet":

@@ -19,7 +19,7 @@ from reranker.engine.loop import Engine
 from reranker.engine.metrics import BUSY_SECONDS
 from reranker.errors import InvalidRequestError, QueryTooLongError
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
-from reranker.offline import Problem, Row
+from reranker.offline import Row
 from reranker.ranking import scoring
 from reranker.types import RankRequest, RenderedList
 
@@ -158,7 +158,7 @@ class PartitionScorer:
         """Make lists of one query each, of the rows without a problem."""
         by_query: dict[str, list[Row]] = {}
         for row in chunk:
-            if row.problem is None:
+            if row.error is None:
                 by_query.setdefault(row.query, []).append(row)
         lists = []
         for query, rows in by_query.items():
@@ -168,7 +168,8 @@ class PartitionScorer:
                 lists.append((rows, rendered.for_adapter(self._adapter)))
             except QueryTooLongError as error:
                 for row in rows:
-                    row.problem = Problem(error.code, f"the query takes {error.tokens} tokens of {error.limit}")
+                    row.error = error.code
+                    row.message = f"the query takes {error.tokens} tokens of {error.limit}"
         return lists
 
     def _note(self, rows: Sequence[Row], rendered: RenderedList, logits: np.ndarray) -> None:
@@ -178,7 +179,7 @@ class PartitionScorer:
         scores = scoring.relevance_scores(log_odds)
         for i, row in enumerate(rows):
             if i in bad:
-                row.problem = Problem("invalid_score", "the model gave no finite score")
+                row.error, row.message = "invalid_score", "the model gave no finite score"
             else:
                 row.score, row.log_odds, row.truncated = float(scores[i]), float(log_odds[i]), i in rendered.truncated
 

@@ -15,7 +15,7 @@ def test_progress_counts_rows_once_also_of_partitions_begun_again() -> None:
     for partition, rows in ((0, 100), (1, 50), (1, 200), (0, 0), (0, 300)):
         counter.note(partition, rows)
     assert counter.rows() == 500
-    assert [counter.begin(3), counter.begin(3), counter.begin(4)] == [1, 2, 1]
+    assert [counter.note(*one) for one in ((3, 0), (3, 9), (3, 0), (4, 0))] == [1, 1, 2, 1]
 
 
 def test_line_of_progress_says_how_long_it_takes() -> None:

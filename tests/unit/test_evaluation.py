@@ -202,7 +202,7 @@ def test_malformed_input_is_named_with_file_and_line(folder: Path, file: str, co
 
 def test_unwritable_run_and_missing_paths_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="cannot be written"):
-        evaluation.write_run(tmp_path / "no" / "folder", {}, "t")
+        evaluation.write_run(tmp_path / "no" / "folder", {})
     assert main(["eval"]) == 1
     assert "give a FOLDER with queries.jsonl in it, or --queries FILE" in capsys.readouterr().err
 

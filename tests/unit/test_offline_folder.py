@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reranker.errors import BatchError
-from reranker.offline import Partition, Problem, Row, pairs
+from reranker.offline import Partition, Row, pairs
 from reranker.offline.folder import BatchFolder
 from reranker.offline.pairs import Columns, Input, find_input
 
@@ -42,8 +42,9 @@ def folder(tmp_path: Path) -> BatchFolder:
 
 
 def _score(number: int, keys: tuple[str, ...] = ("x",), score: float | None = 0.5) -> Row:
-    problem = None if score is not None else Problem("missing_query", "there is no `query`", 7)
-    return Row(number, keys, problem=problem, score=score, log_odds=None if score is None else 0.0)
+    if score is None:
+        return Row(number, keys, error="missing_query", message="there is no `query`", line=7)
+    return Row(number, keys, score=score, log_odds=0.0)
 
 
 def test_a_batch_goes_on_where_it_was(found: Input, folder: BatchFolder) -> None:

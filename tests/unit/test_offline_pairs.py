@@ -39,7 +39,7 @@ def _read(found: Input, rows: int, folder: Path) -> tuple[tuple[Partition, ...],
 
 
 def _problems(rows: list[Row]) -> list[str | None]:
-    return [row.problem.code if row.problem else None for row in rows]
+    return [row.error for row in rows]
 
 
 @given(
@@ -64,8 +64,8 @@ def test_every_line_that_is_not_blank_is_a_row_of_one_partition(
                 _read(_found(path), rows, folder)
             return
         _, read = _read(_found(path), rows, folder)
-    assert [row.problem.line for row in read if row.problem] == [
-        number for number, row in zip(wanted, read, strict=True) if row.problem
+    assert [row.line for row in read if row.error] == [
+        number for number, row in zip(wanted, read, strict=True) if row.error
     ]
 
 
@@ -104,7 +104,7 @@ def test_each_kind_of_bad_line_is_told_apart(tmp_path: Path) -> None:
         "invalid_utf8",
         "invalid_json",
     ]
-    assert all("北京" not in row.problem.message for row in read if row.problem)
+    assert all("北京" not in row.message for row in read)
 
 
 def test_files_of_a_folder_are_one_input_and_columns_can_be_named(tmp_path: Path) -> None:
@@ -135,11 +135,10 @@ def test_parquet_is_read_in_slices_of_its_row_groups(tmp_path: Path) -> None:
     _write_parquet(tmp_path / "pairs.parquet", 2_000, 900)
     partitions, read = _read(_found(tmp_path), 400, tmp_path)
     assert [one.rows for one in partitions] == [400, 400, 100, 400, 400, 100, 200]
-    assert [row.document for row in read if not row.problem] == [f"d{i}" for i in range(2_000) if i != 3]
+    assert [row.document for row in read if not row.error] == [f"d{i}" for i in range(2_000) if i != 3]
     assert [row.keys for row in read] == [(str(i),) for i in range(2_000)]
-    assert [row.number for row in read if row.problem] == [3]
-    assert read[3].problem is not None
-    assert read[3].problem.code == "missing_query"
+    assert [row.number for row in read if row.error] == [3]
+    assert read[3].error == "missing_query"
 
 
 def test_parquet_slices_can_be_read_in_any_order_and_side_by_side(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from reranker.engine.simulated import simulated_engine
 from reranker.errors import EngineFailedError, InvalidRequestError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
-from reranker.offline import Problem, Row, scorer
+from reranker.offline import Row, scorer
 from reranker.offline.scorer import PartitionScorer, for_throughput, report_lines, summarize
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
@@ -62,7 +62,7 @@ async def test_scores_are_exactly_the_services(engine: Engine) -> None:
 
 async def test_rows_with_problems_keep_their_place(engine: Engine) -> None:
     rows = [
-        Row(3, ("a",), problem=Problem("missing_query", "none")),
+        Row(3, ("a",), error="missing_query", message="none"),
         Row(4, ("b",), "too long " * 300, "d"),
         Row(5, ("c",), "q", "d"),
         Row(6, ("d",), "too long " * 300, "e"),
@@ -74,7 +74,7 @@ async def test_rows_with_problems_keep_their_place(engine: Engine) -> None:
         (5, ("c",), False),
         (6, ("d",), True),
     ]
-    assert [one.problem.code if one.problem else None for one in scored] == [
+    assert [one.error for one in scored] == [
         "missing_query",
         "query_too_long",
         None,
@@ -94,7 +94,7 @@ async def test_logits_that_are_no_numbers_are_their_rows_problem(
 
     monkeypatch.setattr(engine, "score", spoilt)
     scored = await _score(engine, [Row(i, (), "q", f"d{i}") for i in range(3)])
-    assert [one.problem.code if one.problem else None for one in scored] == [None, "invalid_score", None]
+    assert [one.error for one in scored] == [None, "invalid_score", None]
 
 
 async def test_rows_of_a_query_go_to_the_engine_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ async def test_costs_say_what_was_scored_and_how_long_the_engine_had_work(engine
     partition_scorer, began_s = PartitionScorer(engine, RENDERER, CONFIG), time.monotonic()
     await partition_scorer.score(iter([Row(0, (), "q", "d")]))
     [row], costs = await partition_scorer.score(iter([Row(1, (), "q", "d")]))
-    assert (row.query, row.document, row.problem) == ("", "", None)
+    assert (row.query, row.document, row.error) == ("", "", None)
     assert costs["pairs"] == 1
     assert 0 < costs["work_tokens"] <= costs["prompt_tokens"] <= 200
     assert 0 < costs["busy_s"] <= time.monotonic() - began_s
