@@ -25,7 +25,6 @@ from typing import Any
 import ray
 import ray.data
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from deployments.engine_replica import choose_device, environment, identity, open_engine, resources
@@ -72,12 +71,7 @@ def run(
     """Score what is not scored yet, write what is made of all scores, and give the report of `summarize`.
 
     `address` is a Ray cluster's; None: a Ray of its own on this machine. `engines` None: one for each GPU, or for as
-    many as share a model; without GPUs one.
-
-    Raises:
-        BatchError: The folder is in use or of another batch, or the engines could not be kept running.
-        InputFileError: The input cannot be read.
-        ConfigurationError: The model is not there, or cannot be served.
+    many as share a model; without GPUs one. Raises BatchError, InputFileError and ConfigurationError.
     """
     started_s = time.time()
     config, folder = job.config, job.folder
@@ -105,7 +99,7 @@ def run(
             needs = resources(config, device)
             actors = min(_engines(address, engines, needs), len(left))
             _score(dataclasses.replace(job, config=config), actors, needs, (device, digest), manifest.rows, left)
-            if not manifest.is_unchanged(job.source):
+            if manifest.stats != job.source.stats():
                 raise BatchError(_CHANGED)
         ended_s = time.time()
         failed = folder.write_errors(manifest)
@@ -117,25 +111,21 @@ def run(
         return report
 
 
-@contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
+def _connected(address: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Give a connection to Ray, which ends with the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Of a Ray of our own: only names of partitions travel.
     own = {} if address else {"object_store_memory": 100 * 2**20, "include_dashboard": False}
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        return ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RayError, ValueError) as error:
         raise BatchError(f"no Ray at {address}: {error}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _score(
     job: Job, actors: int, needs: dict[str, float], identified: tuple[str, str], rows: int, left: Sequence[Partition]
 ) -> None:
-    context = DataContext.get_current()
+    context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(PartitionCounter).remote()
@@ -143,7 +133,7 @@ def _score(
     done = partitions.map(
         PartitionActor,
         fn_constructor_args=(job, *identified, counter),
-        compute=ActorPoolStrategy(
+        compute=ray.data.ActorPoolStrategy(
             size=actors,
             max_tasks_in_flight_per_actor=_PARTITIONS_AT_A_TIME,
             max_concurrent_calls_per_actor=_PARTITIONS_AT_A_TIME,
@@ -256,11 +246,10 @@ def _progress(counter: ActorHandle, rows: int, rows_before: int) -> Iterator[Non
                     bar.unpause()  # the speed is that of engines, not of their start
                 bar.update(rows_before + done - bar.n)
 
-    with tqdm(total=rows, initial=rows_before, unit=" rows", leave=False, smoothing=0.05, **form) as bar:
-        watcher = threading.Thread(target=watch, name="progress", daemon=True)
-        watcher.start()
+    bar = tqdm(total=rows, initial=rows_before, unit=" rows", leave=False, smoothing=0.05, **form)
+    with bar, ThreadPoolExecutor(1) as beside:
+        beside.submit(watch)
         try:
             yield
         finally:
             ended.set()
-            watcher.join()

@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -57,23 +56,6 @@ class Manifest:
     @property
     def rows(self) -> int:
         return sum(one.rows for one in self.partitions)
-
-    def is_unchanged(self, source: Input) -> bool:
-        """Whether path, size and time of change of all files are the same."""
-        return self.stats == _stats(source)
-
-
-def _stats(source: Input) -> list[list[Any]]:
-    named = [(str(path.resolve()), path.stat()) for path in source.all_files]
-    return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in named]
-
-
-def _digests(source: Input) -> list[str]:
-    digests = []
-    for path in source.all_files:
-        with path.open("rb") as file:
-            digests.append(file_digest(file, "blake2b").hexdigest())
-    return digests
 
 
 class BatchFolder:
@@ -116,35 +98,29 @@ class BatchFolder:
         Raises BatchError if the folder is of another input, model or setting, or of another version of this program;
         InputFileError if the input cannot be read.
         """
-        settings = {"version": _VERSION} | settings
-        if not self._manifest.exists():
-            return self._begin(source, settings)
-        kept, stats = orjson.loads(self._manifest.read_bytes()), _stats(source)
-        changed = [name for name, value in settings.items() if kept.get("settings", {}).get(name) != value]
-        if "version" in changed:
-            changed = ["version"]
-        elif kept["stats"] != stats and kept["digests"] != _digests(source):
-            changed.insert(0, "input")
-        if changed:
-            raise BatchError(
-                f"{self.path} holds the scores of another {', '.join(changed).replace('_', ' ')}. Name another folder "
-                "with --out, or throw these scores away with --restart"
-            )
-        partitions = [Partition(**one) for one in kept["partitions"]]
-        manifest = Manifest(**kept | {"stats": stats, "partitions": partitions})
-        write_json(self._manifest, manifest)
-        return manifest
-
-    def _begin(self, source: Input, settings: Settings) -> Manifest:
-        self.clear()
-        for folder in ("scores", "state/done"):
-            (self.path / folder).mkdir(parents=True)
-        stats = _stats(source)
-        partitions = pairs.plan(source, settings["partition_rows"])
-        unreadable = pairs.index_texts(source.texts, self.index) if source.texts else []
-        manifest = Manifest(settings, _digests(source), stats, unreadable, partitions)
-        if not manifest.is_unchanged(source):
-            raise BatchError("the input was changed while it was read; run this again")
+        settings, stats = {"version": _VERSION} | settings, source.stats()
+        if self._manifest.exists():
+            kept = orjson.loads(self._manifest.read_bytes())
+            changed = [name for name, value in settings.items() if kept.get("settings", {}).get(name) != value]
+            if "version" in changed:
+                changed = ["version"]
+            elif kept["stats"] != stats and kept["digests"] != source.digests():
+                changed.insert(0, "input")
+            if changed:
+                what = ", ".join(changed).replace("_", " ")
+                said = "Name another folder with --out, or throw these scores away with --restart"
+                raise BatchError(f"{self.path} holds the scores of another {what}. {said}")
+            partitions = [Partition(**one) for one in kept["partitions"]]
+            manifest = Manifest(**kept | {"stats": stats, "partitions": partitions})
+        else:
+            self.clear()
+            for folder in ("scores", "state/done"):
+                (self.path / folder).mkdir(parents=True)
+            partitions = pairs.plan(source, settings["partition_rows"])
+            unreadable = pairs.index_texts(source.texts, self.index) if source.texts else []
+            manifest = Manifest(settings, source.digests(), stats, unreadable, partitions)
+            if stats != source.stats():
+                raise BatchError("the input was changed while it was read; run this again")
         write_json(self._manifest, manifest)
         return manifest
 

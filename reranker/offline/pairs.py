@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -60,6 +61,19 @@ class Input:
     def all_files(self) -> tuple[Path, ...]:
         return (*self.files, *self.texts.values())
 
+    def stats(self) -> list[list[Any]]:
+        """Path, size and time of change of each file."""
+        named = [(str(path.resolve()), path.stat()) for path in self.all_files]
+        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in named]
+
+    def digests(self) -> list[str]:
+        """Of the files' content."""
+        digests = []
+        for path in self.all_files:
+            with path.open("rb") as file:
+                digests.append(file_digest(file, "blake2b").hexdigest())
+        return digests
+
     @property
     def key_columns(self) -> tuple[str, ...]:
         """Names of `Row.keys`."""
@@ -84,14 +98,13 @@ def find_input(path: Path, columns: Columns, queries: Path | None, corpus: Path 
             queries = corpus = None
             files = sorted(file for file in path.iterdir() if file.suffix in _FORMATS and file.is_file())
     texts = {"query": queries, "document": corpus} if queries and corpus else {}
-    for file in (*files, *texts.values()):
-        if not file.is_file():
-            raise InputFileError(str(file), None, "no such file")
+    if lacking := next((file for file in (*files, *texts.values()) if not file.is_file()), None):
+        raise InputFileError(str(lacking), None, "no such file")
     formats: set[Format | None] = {"ids"} if texts else {_FORMATS.get(file.suffix) for file in files}
     if len(formats) != 1:
         neither = "neither queries.jsonl and corpus.jsonl, nor JSONL, nor Parquet"
         raise InputFileError(str(path), None, f"holds {'both JSONL and Parquet files' if formats else neither}")
-    [form] = formats
+    form = formats.pop()
     if form is None:
         known = ", ".join(_FORMATS)
         raise InputFileError(str(path), None, f"is not named {known}; a run of ids needs --queries and --corpus")

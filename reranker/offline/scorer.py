@@ -29,8 +29,6 @@ _GATHERED_CHARACTERS = 32_000_000
 """Among so many, rows of one query are brought together; about a whole partition."""
 _IN_ENGINE = 2
 """Chunks of a partition in the engine: it has the next when one is done."""
-
-
 COSTS = ("pairs", "prompt_tokens", "work_tokens", "read_s", "render_s")
 """What a partition takes, summed up in the report. Pairs are prompts: rows, and windows of long documents. Work tokens
 are left to compute when pairs of the same query share their head."""
@@ -89,12 +87,7 @@ class PartitionScorer:
     """Scores partitions; several at a time, each from a thread of its own."""
 
     def __init__(
-        self,
-        engine: Engine,
-        renderer: PromptRenderer,
-        config: RerankerConfig,
-        instruction: str | None = None,
-        adapter: str = "",
+        self, engine: Engine, renderer: PromptRenderer, config: RerankerConfig, instruction: str | None, adapter: str
     ) -> None:
         """Score with this engine; `instruction` None is the configured one, an empty `adapter` the model itself.
 
@@ -108,9 +101,7 @@ class PartitionScorer:
         self._aggregate = config.long_documents.aggregate
         self._busy_before_s = engine.stats[BUSY_SECONDS]
 
-    async def score(
-        self, rows: Iterator[Row], advance: Callable[[int], object] = lambda rows: None
-    ) -> tuple[list[Row], dict[str, float]]:
+    async def score(self, rows: Iterator[Row], advance: Callable[[int], object]) -> tuple[list[Row], dict[str, float]]:
         """Score the rows of a partition; `advance` gets the number of those that are done, now and then.
 
         Returns the rows by their numbers, without their texts, and `COSTS`, with the seconds in which the engine had

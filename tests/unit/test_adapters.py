@@ -81,7 +81,7 @@ async def test_simulated_engine_has_other_scores_for_each_adapter_and_batch_has_
             prompt = [*shard.head, *shard.tokens, *shard.tail]
             assert await engine.score(shard) == [simulated_logit(prompt, name)]
             rows = [Row(i, (), "q", text) for i, text in enumerate("ab")]
-            [_, row], _ = await PartitionScorer(engine, RENDERER, config, adapter=name).score(iter(rows))
+            [_, row], _ = await PartitionScorer(engine, RENDERER, config, None, name).score(iter(rows), str)
             assert row.log_odds == simulated_logit(prompt, name)
             ranker = Ranker(config, RENDERER, LocalFleet(engine))
             [ranking] = await ranker.rank([RankRequest("q", ("b",), model=name or None)], ANONYMOUS, RequestRecord())

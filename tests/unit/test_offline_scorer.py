@@ -39,7 +39,7 @@ def engine() -> Iterator[Engine]:
 
 
 async def _score(engine: Engine, rows: list[Row], instruction: str | None = None) -> list[Row]:
-    scored, _ = await PartitionScorer(engine, RENDERER, CONFIG, instruction).score(iter(rows))
+    scored, _ = await PartitionScorer(engine, RENDERER, CONFIG, instruction, "").score(iter(rows), str)
     return scored
 
 
@@ -120,13 +120,13 @@ async def test_an_engine_that_fails_is_said_so() -> None:
 
 def test_an_instruction_that_is_unknown_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidRequestError, match="no instruction of this name"):
-        PartitionScorer(engine, RENDERER, CONFIG, "@cooking")
+        PartitionScorer(engine, RENDERER, CONFIG, "@cooking", "")
 
 
 async def test_costs_say_what_was_scored_and_how_long_the_engine_had_work(engine: Engine) -> None:
-    partition_scorer, began_s = PartitionScorer(engine, RENDERER, CONFIG), time.monotonic()
-    await partition_scorer.score(iter([Row(0, (), "q", "d")]))
-    [row], costs = await partition_scorer.score(iter([Row(1, (), "q", "d")]))
+    partition_scorer, began_s = PartitionScorer(engine, RENDERER, CONFIG, None, ""), time.monotonic()
+    await partition_scorer.score(iter([Row(0, (), "q", "d")]), str)
+    [row], costs = await partition_scorer.score(iter([Row(1, (), "q", "d")]), str)
     assert (row.query, row.document, row.error) == ("", "", None)
     assert costs["pairs"] == 1
     assert 0 < costs["work_tokens"] <= costs["prompt_tokens"] <= 200
