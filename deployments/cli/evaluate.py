@@ -34,11 +34,8 @@ def add_parser(commands: Subparsers) -> None:
     for option, (file, form) in _FILES.items():
         parser.add_argument(f"--{option}", metavar="FILE", help=f"{form} (default: FOLDER/{file})")
     parser.add_argument("--depth", type=positive, metavar="N", help="rerank the first N candidates only (default: all)")
-    parser.add_argument(
-        "--search",
-        metavar="INDEX",
-        help="candidates come from POST /v1/search on this index of the service; the ids must be its documents'",
-    )
+    said = "candidates come from POST /v1/search on this index of the service; the ids must be its documents'"
+    parser.add_argument("--search", metavar="INDEX", help=said)
     parser.add_argument("--first-stage", help="with --search: bm25, dense, hybrid or milvus; default: the index's")
     parser.add_argument("--run-out", type=Path, metavar="FILE", help="write all reranked candidates as a TREC run")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -96,13 +93,10 @@ def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
     wanted = evaluation.measured_queries(judgments)
     queries = evaluation.read_texts(_path(parsed, "queries"), set(wanted))
     options = {name: getattr(parsed, name) for name in ("first_stage", "depth", "instruction")}
-    before: Run = {}
-    after: Run = {}
+    before, after = {}, {}
     started_s = time.monotonic()
-    with (
-        RerankerClient(parsed.url, api_key=os.environ.get(rankers.API_KEY)) as client,
-        rankers.progress(len(queries)) as advance,
-    ):
+    client = RerankerClient(parsed.url, api_key=os.environ.get(rankers.API_KEY))
+    with client, rankers.progress(len(queries)) as advance:
         for query, text in queries.items():
             before[query], after[query] = search(client, text, index=parsed.search, **options)
             advance(1)

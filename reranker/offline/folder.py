@@ -36,7 +36,6 @@ OutputFormat: TypeAlias = Literal["parquet", "jsonl"]
 Settings: TypeAlias = dict[str, Any]
 """Everything but the input that the scores and their files depend on, by name. (Any: JSON.)"""
 _VERSION = 4
-_LOCK = ".lock"
 _OURS = ("manifest.json", "scores", "errors.jsonl", "run.trec", "report.json", "state")
 
 
@@ -72,12 +71,12 @@ class BatchFolder:
         """Keep others from driving the same batch; raises BatchError if one does, or if the folder has other files."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            others = sorted(one.name for one in self.path.iterdir() if one.name not in (*_OURS, _LOCK))
+            others = sorted(one.name for one in self.path.iterdir() if one.name not in (*_OURS, ".lock"))
         except OSError as error:
             raise BatchError(f"{self.path}: {error.strerror}") from None
         if others and not self._manifest.exists():
             raise BatchError(f"{self.path} holds other files ({others[0]}); name a new folder with --out")
-        with (self.path / _LOCK).open("w") as lock:
+        with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -125,14 +124,13 @@ class BatchFolder:
         return manifest
 
     def scores(self, partition: int) -> Path:
-        """The file of a partition's scores."""
         return self.path / "scores" / f"{partition:05}.{self.output}"
 
     def _record(self, partition: int) -> Path:
         return self.path / "state" / "done" / f"{partition:05}.json"
 
     def record(self, partition: int) -> dict[str, Any] | None:  # Any: JSON
-        """The record of a partition; None: it is not done."""
+        """What `finish` noted of a partition; None: it is not done."""
         try:
             record: dict[str, Any] = orjson.loads(self._record(partition).read_bytes())
             return record if self.scores(partition).stat().st_size == record["bytes"] else None
@@ -140,10 +138,7 @@ class BatchFolder:
             return None
 
     def finish(self, partition: int, rows: Sequence[Row], key_columns: Sequence[str], record: dict[str, Any]) -> None:
-        """Write the scores of a partition, all rows in their order, and then its record with what else is in `record`.
-
-        `key_columns` names the rows' keys.
-        """
+        """Write the scores of a partition, all rows in their order, and then its record: `record`, and more."""
         started_s = time.perf_counter()
         table, errors = [], []
         for one in rows:
@@ -224,6 +219,5 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:  # Any: JSON, or dataclasses of it
-    """Write a value as JSON, whole or not at all."""
     with _replacing(path) as temporary:
         temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

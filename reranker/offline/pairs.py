@@ -63,8 +63,7 @@ class Input:
 
     def stats(self) -> list[list[Any]]:
         """Path, size and time of change of each file."""
-        named = [(str(path.resolve()), path.stat()) for path in self.all_files]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in named]
+        return [[str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns] for one in self.all_files]
 
     def digests(self) -> list[str]:
         """Of the files' content."""
@@ -153,7 +152,7 @@ def _cut_parquet(path: Path, partition_rows: int, source: Input) -> Iterator[tup
                 known = ", ".join(schema.names)
                 raise InputFileError(str(path), None, f"has no column {name!r}, only {known}; name it with an option")
             of = schema.field(name).type
-            if not _is_text(of.value_type if pa.types.is_dictionary(of) else of):
+            if not _is_text(of):
                 raise InputFileError(str(path), None, f"column {name!r} holds {of}, not text")
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
@@ -167,7 +166,7 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def _is_text(of: pa.DataType) -> bool:
-    return bool(pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of))
+    return (of.value_type if pa.types.is_dictionary(of) else of) in (pa.string(), pa.large_string(), pa.string_view())
 
 
 def index_texts(files: dict[str, Path], index: Path) -> list[dict[str, Any]]:  # Any: JSON
@@ -307,11 +306,7 @@ class _RowGroups:
         with _open_parquet(self._files[file]) as parquet:
             names = [name for name in parquet.schema_arrow.names if name in self._wanted]
             for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
-                for row in zip(*map(_values, batch.columns), strict=True):
+                # Texts as bytes: Parquet does not check that they are UTF-8.
+                columns = (one.cast(pa.large_binary()) if _is_text(one.type) else one for one in batch.columns)
+                for row in zip(*(one.to_pylist() for one in columns), strict=True):
                     yield dict(zip(names, row, strict=True))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """A column's values; texts as bytes, because Parquet does not check that they are UTF-8."""
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return list((column.cast(pa.large_binary()) if _is_text(column.type) else column).to_pylist())

@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -146,15 +147,12 @@ class PartitionScorer:
         return sorted(done, key=lambda one: one.number), costs | {"busy_s": busy_s}
 
     def _render(self, chunk: Sequence[Row]) -> list[tuple[list[Row], RenderedList]]:
-        """Make lists of one query each, of the rows without a problem."""
-        by_query: dict[str, list[Row]] = {}
-        for row in chunk:
-            if row.error is None:
-                by_query.setdefault(row.query, []).append(row)
+        """Make lists of one query each; the rows are sorted."""
         lists = []
-        for query, rows in by_query.items():
-            texts = [row.document for row in rows]
+        for query, of_query in groupby((row for row in chunk if row.error is None), key=lambda row: row.query):
+            rows = list(of_query)
             try:
+                texts = [row.document for row in rows]
                 rendered = self._renderer.render(query, texts, self._instruction, self._cutting)
                 lists.append((rows, rendered.for_adapter(self._adapter)))
             except QueryTooLongError as error:
