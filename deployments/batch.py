@@ -111,7 +111,7 @@ def run(
         return report
 
 
-def _connected(address: str | None) -> contextlib.AbstractContextManager[Any]:
+def _connected(address: str | None) -> Any:  # Any: Ray's context manager
     """Give a connection to Ray, which ends with the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Of a Ray of our own: only names of partitions travel.

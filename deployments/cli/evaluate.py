@@ -48,6 +48,7 @@ def run(parsed: argparse.Namespace) -> int:
     judgments, before, after, summary = (_rerank if parsed.search is None else _search)(parsed)
     wanted = evaluation.measured_queries(judgments)
     summary |= {
+        "pairs": sum(len(documents[: parsed.depth]) for documents in before.values()),
         "instruction": parsed.instruction,
         "queries": len(wanted),
         "queries_without_candidates": sum(not before.get(query) for query in wanted),
@@ -81,8 +82,8 @@ def _rerank(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
     if parsed.run_out is not None:
         evaluation.write_run(parsed.run_out, reranked)
     after = {query: [document for document, _ in ranking] for query, ranking in reranked.items()}
-    summary = {"ranker": rankers.name(parsed), "unjudged_queries": loaded.unjudged_queries}
-    return loaded.judgments, loaded.candidates, after, summary | {"pairs": pairs, "seconds": seconds}
+    summary = {"ranker": rankers.name(parsed), "unjudged_queries": loaded.unjudged_queries, "seconds": seconds}
+    return loaded.judgments, loaded.candidates, after, summary
 
 
 def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, Any]]:
@@ -104,7 +105,6 @@ def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
         "ranker": f"{parsed.url}, index {parsed.search}",
         "first_stage": parsed.first_stage,
         "unjudged_queries": len(judgments) - len(wanted),
-        "pairs": sum(map(len, before.values())),
         "seconds": round(time.monotonic() - started_s, 3),
     }
     return judgments, before, after, summary

@@ -101,17 +101,17 @@ def text_of(line: bytes | None) -> str:
 
 def parse_json(line: str) -> Any:  # Any: JSON
     try:
-        return json.loads(line)
+        value = json.loads(line)
+        if "\\ud" in line or "\\uD" in line:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # JSON can hold it, and no encoding can carry it to a service
+        raise RowError("holds half of a surrogate pair, which is no text", "invalid_json") from None
     except (ValueError, RecursionError) as error:
         raise RowError(f"is not JSON: {getattr(error, 'msg', type(error).__name__)}", "invalid_json") from None
+    return value
 
 
 def string(value: object, problem: str, code: str = "invalid_line") -> str:
-    """Give a JSON value that has to be a string."""
     if not isinstance(value, str):
         raise RowError(problem, code)
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON can hold it, and no encoding can carry it to a service
-        raise RowError("holds half of a surrogate pair, which is no text", "invalid_json") from None
     return value

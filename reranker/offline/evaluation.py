@@ -183,14 +183,14 @@ def load(queries: str, corpus: str, candidates: str, judgments: str, *, every_qu
     chosen = {query: documents for query, documents in run.items() if every_query or query in measured}
     if not measured & chosen.keys():
         raise InputFileError(candidates, None, f"none of its queries has a relevant document in {judgments}")
-    texts = []
+    texts: list[dict[str, str]] = []
     documents = {document for of_query in chosen.values() for document in of_query}
     for path, wanted, what in ((queries, set(chosen), "query"), (corpus, documents, "candidate")):
         texts.append(read_texts(path, wanted))
         if missing := sorted(wanted - texts[-1].keys()):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise InputFileError(path, None, f"lacks {missing[0]!r}{more}, a {what} of {candidates}")
-    return Experiment(*texts, chosen, judged, len(run.keys() - measured))
+    return Experiment(texts[0], texts[1], chosen, judged, len(run.keys() - measured))
 
 
 def rerank(

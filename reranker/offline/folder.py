@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -32,9 +32,6 @@ from reranker.offline import Partition, Row, pairs
 from reranker.offline.pairs import Input
 from reranker.search.index import sync
 
-OutputFormat: TypeAlias = Literal["parquet", "jsonl"]
-Settings: TypeAlias = dict[str, Any]
-"""Everything but the input that the scores and their files depend on, by name. (Any: JSON.)"""
 _VERSION = 4
 _OURS = ("manifest.json", "scores", "errors.jsonl", "run.trec", "report.json", "state")
 
@@ -43,7 +40,8 @@ _OURS = ("manifest.json", "scores", "errors.jsonl", "run.trec", "report.json", "
 class Manifest:
     """What a batch scores, and how it is cut."""
 
-    settings: Settings
+    settings: dict[str, Any]
+    """Everything but the input that the scores and their files depend on, by name."""
     digests: list[str]
     """Of the files' content."""
     stats: list[list[Any]]
@@ -60,7 +58,8 @@ class Manifest:
 class BatchFolder:
     """Reads and writes the folder, in the driver of a batch and in its engines' processes."""
 
-    def __init__(self, path: Path, output: OutputFormat) -> None:
+    def __init__(self, path: Path, output: str) -> None:
+        """`output`: "parquet" or "jsonl"."""
         self.path, self.output = path, output
         self.errors, self.run, self.report = path / "errors.jsonl", path / "run.trec", path / "report.json"
         self.index = path / "state" / "texts.sqlite"
@@ -91,7 +90,7 @@ class BatchFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def open(self, source: Input, settings: Settings) -> Manifest:
+    def open(self, source: Input, settings: dict[str, Any]) -> Manifest:
         """Go on with a batch, or begin it.
 
         Raises BatchError if the folder is of another input, model or setting, or of another version of this program;

@@ -244,7 +244,7 @@ def _fill_from_columns(columns: Columns, row: Row, content: Any) -> None:
         name = name.decode(errors="replace")
     elif name is not None and not isinstance(name, str):
         name = json.dumps(name, default=str).strip('"')
-    row.keys = (name and string(name, ""),)
+    row.keys = (name,)
     texts = []
     for column, what in ((columns.query, "query"), (columns.document, "document")):
         value = values.get(column)

@@ -147,7 +147,7 @@ def test_an_input_that_changes_while_it_is_cut_is_refused(
     """Its digest could be that of the new content, and its partitions those of the old."""
     cut = pairs.plan
 
-    def cut_and_change(source: Input, rows: int) -> tuple[Partition, ...]:
+    def cut_and_change(source: Input, rows: int) -> list[Partition]:
         partitions = cut(source, rows)
         _append(source.files[0])
         return partitions
@@ -196,7 +196,7 @@ def test_the_run_has_every_scored_pair_once_best_first(tmp_path: Path, output: s
     ):
         (tmp_path / name).write_text(text)
     found = find_input(tmp_path / "run.trec", Columns(), tmp_path / "queries.jsonl", tmp_path / "corpus.jsonl", "test")
-    folder = BatchFolder(tmp_path / "out", output)  # type: ignore[arg-type]
+    folder = BatchFolder(tmp_path / "out", output)
     manifest = folder.open(found, SETTINGS | {"partition_rows": 3})
     keys = ["query_id", "document_id"]
     parts = [

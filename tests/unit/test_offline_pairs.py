@@ -22,7 +22,7 @@ def _found(path: Path, **options: Any) -> Input:
     return find_input(path, **arguments)
 
 
-def _read(found: Input, rows: int, folder: Path) -> tuple[tuple[Partition, ...], list[Row]]:
+def _read(found: Input, rows: int, folder: Path) -> tuple[list[Partition], list[Row]]:
     """Everything, partition by partition; numbers are those of the plan."""
     partitions = plan(found, rows)
     if found.texts:
