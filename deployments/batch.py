@@ -89,7 +89,7 @@ def run(
             "adapter": job.adapter,
             "instruction": model.instruction_text(job.instruction),
             "long_documents": config.long_documents.model_dump(mode="json"),
-            "columns": {} if job.source.texts else dataclasses.asdict(job.source.columns),
+            "columns": {} if job.source.texts else job.source.columns,
             "output": folder.output,
             "partition_rows": job.partition_rows,
         }

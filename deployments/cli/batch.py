@@ -10,7 +10,7 @@ from deployments.cli.rankers import positive
 from reranker.config import SimulatedConfig
 from reranker.errors import CommandError
 from reranker.offline.folder import BatchFolder
-from reranker.offline.pairs import Columns, find_input
+from reranker.offline.pairs import COLUMNS, find_input
 from reranker.offline.scorer import for_throughput, report_lines
 
 
@@ -29,9 +29,9 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--queries", type=Path, metavar="FILE", help=said)
     parser.add_argument("--corpus", type=Path, metavar="FILE", help="texts of its documents")
     parser.add_argument("--split", default="test", help="of a BEIR folder without candidates.trec (%(default)s)")
-    parser.add_argument("--query-column", default="query", help="of JSONL and Parquet (%(default)s)")
-    parser.add_argument("--document-column", default="document", help="(%(default)s)")
-    parser.add_argument("--id-column", default="id", help="copied to the scores, if there (%(default)s)")
+    said = {"query": "of JSONL and Parquet ", "document": "", "id": "copied to the scores, if there "}
+    for name, default in COLUMNS.items():
+        parser.add_argument(f"--{name}-column", default=default, help=f"{said[name]}(%(default)s)")
     parser.add_argument("--instruction", help="what relevant means here; default: the configuration's")
     parser.add_argument("--adapter", default="", help="score with this one of the configuration's engine.lora_adapters")
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
@@ -54,7 +54,7 @@ def run(parsed: argparse.Namespace) -> int:
     if Path(model.name).is_dir():  # the engines' processes may have another working directory
         model = model.model_copy(update={"name": str(Path(model.name).resolve())})
     rankers.require_adapter(config, parsed.adapter)
-    columns = Columns(parsed.query_column, parsed.document_column, parsed.id_column)
+    columns = {name: getattr(parsed, f"{name}_column") for name in COLUMNS}
     queries, corpus = (path and path.resolve() for path in (parsed.queries, parsed.corpus))
     from deployments import batch  # here: it brings Ray, which other commands need not wait for
 

@@ -31,11 +31,7 @@ _RESAMPLES, _SEED = 10_000, 0
 
 
 def parse_text_line(line: str) -> tuple[str, str]:
-    """Read id and text from a line of queries or of a corpus.
-
-    The line is BEIR's JSON (`_id`, `text`, maybe `title`), or id, maybe title, and text with tabs between. A title goes
-    before the text, with a space.
-    """
+    """Read id and text, with a title before it: of BEIR's JSON, or of id, maybe title, and text with tabs between."""
     if line.startswith("{"):
         row = parse_json(line)
         key = row.get("_id")
@@ -174,10 +170,7 @@ class Experiment:
 
 
 def load(queries: str, corpus: str, candidates: str, judgments: str, *, every_query: bool = False) -> Experiment:
-    """Read the four files; of queries and corpus only what is needed.
-
-    `every_query`: queries without a relevant document, too.
-    """
+    """Read the four files; of queries and corpus what is needed. `every_query`: also those without a relevant document."""
     judged, run = read_judgments(judgments), read_run(candidates)
     measured = set(measured_queries(judged))
     chosen = {query: documents for query, documents in run.items() if every_query or query in measured}
@@ -216,16 +209,15 @@ def rerank(
 
 
 def measured_queries(judgments: Judgments) -> list[str]:
-    """List the queries that count: those with a relevant document. For the others every ranking is as good."""
+    """Queries that count: those with a relevant document. For the others every ranking is as good."""
     return [query for query, documents in judgments.items() if any(relevance > 0 for relevance in documents.values())]
 
 
 def per_query(judgments: Judgments, run: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.float64]]:
-    """Measure every query that counts; one without candidates has 0 everywhere, and unjudged documents are irrelevant.
+    """Measure every query that counts: metric -> shape (queries,), in the order of `measured_queries`.
 
-    Returns:
-        Metric -> shape (queries,), in the order of `measured_queries`. nDCG has the relevance as gain (trec_eval's,
-        not 2^relevance - 1).
+    One without candidates has 0 everywhere; unjudged documents are irrelevant. nDCG has the relevance as gain
+    (trec_eval's, not 2^relevance - 1).
     """
     import ir_measures  # here: commands that measure nothing need not wait for it
 

@@ -7,7 +7,6 @@ cannot be read as a pair is a row with a problem, and never stops the reading.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import sqlite3
 import threading
@@ -29,6 +28,7 @@ from reranker.offline.evaluation import parse_text_line
 
 Format: TypeAlias = Literal["jsonl", "parquet", "ids"]
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+COLUMNS = {"query": "query", "document": "document", "id": "id"}
 _MAX_PARTITION_BYTES = 64 * 2**20
 _BATCH_ROWS = 256
 _ROW_GROUPS = 2
@@ -38,22 +38,14 @@ _REPORTED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """Names of the fields of JSONL, and of the columns of Parquet."""
-
-    query: str = "query"
-    document: str = "document"
-    id: str = "id"
-
-
-@dataclass(frozen=True, slots=True)
 class Input:
     """The files of a batch."""
 
     format: Format
     files: tuple[Path, ...]
     """Of the pairs; of ids there is one."""
-    columns: Columns
+    columns: dict[str, str]
+    """Names of the fields of JSONL, and of the columns of Parquet: those of `COLUMNS` or others."""
     texts: dict[str, Path] = field(default_factory=dict)
     """Of ids: the files of the texts, of "query" and "document"."""
 
@@ -79,7 +71,7 @@ class Input:
         return ("query_id", "document_id") if self.texts else ("id",)
 
 
-def find_input(path: Path, columns: Columns, queries: Path | None, corpus: Path | None, split: str) -> Input:
+def find_input(path: Path, columns: dict[str, str], queries: Path | None, corpus: Path | None, split: str) -> Input:
     """Tell what a path holds: JSONL or Parquet, a folder of such files, a BEIR folder, or a file of ids.
 
     `queries` and `corpus` hold the texts of a file of ids. `split` names the judged pairs of a BEIR folder without
@@ -147,7 +139,7 @@ def _cut_lines(path: Path, partition_rows: int, source: Input) -> Iterator[tuple
 def _cut_parquet(path: Path, partition_rows: int, source: Input) -> Iterator[tuple[int, int, int]]:
     with _open_parquet(path) as parquet:
         schema = parquet.schema_arrow
-        for name in (source.columns.query, source.columns.document):
+        for name in (source.columns["query"], source.columns["document"]):
             if name not in schema.names:
                 known = ", ".join(schema.names)
                 raise InputFileError(str(path), None, f"has no column {name!r}, only {known}; name it with an option")
@@ -232,29 +224,29 @@ def _lines(source: Input, partition: Partition) -> Iterator[tuple[int, bytes | N
         yield from islice(lines, partition.rows)
 
 
-def _fill_from_columns(columns: Columns, row: Row, content: Any) -> None:
+def _fill_from_columns(columns: dict[str, str], row: Row, content: Any) -> None:
     """Fill a row from a line of JSON, or from a Parquet file's values; a RowError stands for what is damaged."""
     if isinstance(content, RowError):
         raise content
     values = content if isinstance(content, dict) else parse_json(text_of(content))
     if not isinstance(values, dict):
         raise RowError("is no JSON object", "invalid_json")
-    name = values.get(columns.id)
+    name = values.get(columns["id"])
     if isinstance(name, bytes):
         name = name.decode(errors="replace")
     elif name is not None and not isinstance(name, str):
         name = json.dumps(name, default=str).strip('"')
     row.keys = (name,)
     texts = []
-    for column, what in ((columns.query, "query"), (columns.document, "document")):
-        value = values.get(column)
+    for what in ("query", "document"):
+        value = values.get(columns[what])
         if value is None:
-            raise RowError(f"there is no `{column}`", f"missing_{what}")
+            raise RowError(f"there is no `{columns[what]}`", f"missing_{what}")
         text = text_of(value) if isinstance(value, bytes) else value
-        texts.append(string(text, f"`{column}` is no text", "wrong_type"))
+        texts.append(string(text, f"`{columns[what]}` is no text", "wrong_type"))
     row.query, row.document = texts
     if not row.query.strip():
-        raise RowError(f"`{columns.query}` is empty", "empty_query")
+        raise RowError(f"`{columns['query']}` is empty", "empty_query")
 
 
 def _fill_from_ids(source: Input, texts: sqlite3.Connection, row: Row, line: bytes | None) -> None:
@@ -279,7 +271,7 @@ class _RowGroups:
     """Row groups of Parquet files. Their pages can only be read in turn, so open row groups are kept."""
 
     def __init__(self, source: Input) -> None:
-        self._files, self._wanted = source.files, dataclasses.astuple(source.columns)
+        self._files, self._wanted = source.files, source.columns.values()
         self._lock = threading.Lock()
         self._idle: deque[tuple[tuple[int, int], int, Iterator[dict[str, Any]]]] = deque(maxlen=_ROW_GROUPS)
         """File and row group, the number of the next row in it, and its rows from there."""

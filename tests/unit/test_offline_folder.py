@@ -14,7 +14,7 @@ import pytest
 from reranker.errors import BatchError
 from reranker.offline import Partition, Row, pairs
 from reranker.offline.folder import BatchFolder
-from reranker.offline.pairs import Columns, Input, find_input
+from reranker.offline.pairs import COLUMNS, Input, find_input
 
 SETTINGS = {
     "model": "model",
@@ -33,7 +33,7 @@ def found(tmp_path: Path) -> Input:
     path = tmp_path / "in" / "pairs.jsonl"
     path.parent.mkdir()
     path.write_text('{"query": "q", "document": "d"}\n' * 5)
-    return find_input(path, Columns(), None, None, "test")
+    return find_input(path, COLUMNS, None, None, "test")
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def _written(folder: Path, form: str) -> Input:
         texts = {"query": folder / "queries.jsonl", "document": folder / "corpus.jsonl"}
         for kind, text in texts.items():
             text.write_text(f'{{"_id": "{kind[0]}", "text": "text"}}\nbroken')
-    return find_input(path, Columns(), texts.get("query"), texts.get("document"), "test")
+    return find_input(path, COLUMNS, texts.get("query"), texts.get("document"), "test")
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet", "trec"])
@@ -195,7 +195,7 @@ def test_the_run_has_every_scored_pair_once_best_first(tmp_path: Path, output: s
         ("run.trec", "q Q0 d 1 1 t\n" * 6),
     ):
         (tmp_path / name).write_text(text)
-    found = find_input(tmp_path / "run.trec", Columns(), tmp_path / "queries.jsonl", tmp_path / "corpus.jsonl", "test")
+    found = find_input(tmp_path / "run.trec", COLUMNS, tmp_path / "queries.jsonl", tmp_path / "corpus.jsonl", "test")
     folder = BatchFolder(tmp_path / "out", output)
     manifest = folder.open(found, SETTINGS | {"partition_rows": 3})
     keys = ["query_id", "document_id"]

@@ -14,11 +14,11 @@ from hypothesis.strategies import binary, integers, lists, sampled_from
 
 from reranker.errors import InputFileError
 from reranker.offline import Partition, Row, pairs
-from reranker.offline.pairs import Columns, Input, find_input, index_texts, open_reader, plan
+from reranker.offline.pairs import COLUMNS, Input, find_input, index_texts, open_reader, plan
 
 
 def _found(path: Path, **options: Any) -> Input:
-    arguments = {"columns": Columns(), "queries": None, "corpus": None, "split": "test"} | options
+    arguments = {"columns": COLUMNS, "queries": None, "corpus": None, "split": "test"} | options
     return find_input(path, **arguments)
 
 
@@ -111,7 +111,9 @@ def test_files_of_a_folder_are_one_input_and_columns_can_be_named(tmp_path: Path
     for name, texts in (("b", ["3"]), ("a", ["1", "2"])):
         rows = [json.dumps({"question": "q", "passage": text, "key": text}) for text in texts]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    _, read = _read(_found(tmp_path, columns=Columns("question", "passage", "key")), 2, tmp_path)
+    _, read = _read(
+        _found(tmp_path, columns=dict(zip(COLUMNS, ["question", "passage", "key"], strict=True))), 2, tmp_path
+    )
     assert [(row.number, row.keys, row.document) for row in read] == [
         (0, ("1",), "1"),
         (1, ("2",), "2"),
