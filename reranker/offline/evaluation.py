@@ -170,7 +170,7 @@ class Experiment:
 
 
 def load(queries: str, corpus: str, candidates: str, judgments: str, *, every_query: bool = False) -> Experiment:
-    """Read the four files; of queries and corpus what is needed. `every_query`: also those without a relevant document."""
+    """Read the four files; of queries and corpus what is needed. `every_query`: also those that do not count."""
     judged, run = read_judgments(judgments), read_run(candidates)
     measured = set(measured_queries(judged))
     chosen = {query: documents for query, documents in run.items() if every_query or query in measured}

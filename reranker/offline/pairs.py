@@ -191,25 +191,22 @@ def index_texts(files: dict[str, Path], index: Path) -> list[dict[str, Any]]:  #
     return unreadable
 
 
-Reader: TypeAlias = Callable[[Partition], Iterator[Row]]
-"""Gives the rows of a partition in their order. Called from several threads at a time."""
+def open_reader(source: Input, index: Path) -> Callable[[Partition], Iterator[Row]]:
+    """Give what reads a partition's rows in their order, also in several threads at a time; opens nothing yet.
 
-
-def open_reader(source: Input, index: Path) -> Reader:
-    """Give what reads the input's rows; opens nothing yet. `index` is that of `index_texts`."""
+    `index` is that of `index_texts`.
+    """
     contents = _RowGroups(source).contents if source.format == "parquet" else partial(_lines, source)
+    # immutable: no locks, which a shared file system may not have
+    uri = f"{index.as_uri()}?mode=ro&immutable=1" if source.texts else "file::memory:"
 
     def read(partition: Partition) -> Iterator[Row]:
-        with contextlib.ExitStack() as opened:
-            fill: Callable[[Row, Any], None] = partial(_fill_from_columns, source.columns)
-            if source.texts:  # immutable: no locks, which a shared file system may not have
-                uri = f"{index.as_uri()}?mode=ro&immutable=1"
-                texts = sqlite3.connect(uri, uri=True, check_same_thread=False)  # one at a time has it
-                fill = partial(_fill_from_ids, source, opened.enter_context(contextlib.closing(texts)))
+        # One thread at a time has the connection.
+        with contextlib.closing(sqlite3.connect(uri, uri=True, check_same_thread=False)) as texts:
             for number, (line, content) in enumerate(contents(partition), partition.first_row):
                 row = Row(number, (None,) * len(source.key_columns))
                 try:
-                    fill(row, content)
+                    _fill(row, content, source, texts)
                 except RowError as error:
                     row.error, row.message, row.line = error.code, error.problem, line
                 yield row
@@ -224,44 +221,34 @@ def _lines(source: Input, partition: Partition) -> Iterator[tuple[int, bytes | N
         yield from islice(lines, partition.rows)
 
 
-def _fill_from_columns(columns: dict[str, str], row: Row, content: Any) -> None:
-    """Fill a row from a line of JSON, or from a Parquet file's values; a RowError stands for what is damaged."""
+def _fill(row: Row, content: Any, source: Input, texts: sqlite3.Connection) -> None:
+    """Fill a row from a line of ids or JSON, or from a Parquet file's values; a RowError stands for what is damaged."""
     if isinstance(content, RowError):
         raise content
-    values = content if isinstance(content, dict) else parse_json(text_of(content))
-    if not isinstance(values, dict):
-        raise RowError("is no JSON object", "invalid_json")
-    name = values.get(columns["id"])
-    if isinstance(name, bytes):
-        name = name.decode(errors="replace")
-    elif name is not None and not isinstance(name, str):
-        name = json.dumps(name, default=str).strip('"')
-    row.keys = (name,)
-    texts = []
-    for what in ("query", "document"):
-        value = values.get(columns[what])
-        if value is None:
-            raise RowError(f"there is no `{columns[what]}`", f"missing_{what}")
-        text = text_of(value) if isinstance(value, bytes) else value
-        texts.append(string(text, f"`{columns[what]}` is no text", "wrong_type"))
-    row.query, row.document = texts
-    if not row.query.strip():
-        raise RowError(f"`{columns['query']}` is empty", "empty_query")
-
-
-def _fill_from_ids(source: Input, texts: sqlite3.Connection, row: Row, line: bytes | None) -> None:
-    """Fill a row from a line of a TREC run, TREC's qrels or BEIR's; its texts are those of an index."""
-    columns = text_of(line).split()
-    if len(columns) not in (3, 4, 6):
-        raise RowError("must be `query Q0 document rank score tag`, or of TREC's or BEIR's judgments")
-    row.keys = columns[0], columns[1 if len(columns) == 3 else 2]
+    if source.texts:
+        ids = text_of(content).split()
+        if len(ids) not in (3, 4, 6):
+            raise RowError("must be `query Q0 document rank score tag`, or of TREC's or BEIR's judgments")
+        row.keys = ids[0], ids[1 if len(ids) == 3 else 2]
+        select = "SELECT (SELECT text FROM query WHERE id = ?), (SELECT text FROM document WHERE id = ?)"
+        pair = texts.execute(select, row.keys).fetchone()
+    else:
+        values = content if isinstance(content, dict) else parse_json(text_of(content))
+        if not isinstance(values, dict):
+            raise RowError("is no JSON object", "invalid_json")
+        name, *pair = (values.get(source.columns[what]) for what in ("id", "query", "document"))
+        if isinstance(name, bytes):
+            name = name.decode(errors="replace")
+        elif name is not None and not isinstance(name, str):
+            name = str(name) if type(name) is int else json.dumps(name, default=str).strip('"')
+        row.keys = (name,)
     found = []
-    for (table, path), key in zip(source.texts.items(), row.keys, strict=True):
-        select = f"SELECT text FROM {table} WHERE id = ?"  # noqa: S608 - one of two tables
-        text = texts.execute(select, (key,)).fetchone()
-        if text is None:
-            raise RowError(f"no line of {path.name} has this {table} id", f"missing_{table}")
-        found.append(text[0])
+    for what, value in zip(("query", "document"), pair, strict=True):
+        if value is None:
+            lacking = f"no line of {source.texts[what].name} has this {what} id" if source.texts else ""
+            raise RowError(lacking or f"there is no `{source.columns[what]}`", f"missing_{what}")
+        text = text_of(value) if isinstance(value, bytes) else value
+        found.append(string(text, f"`{source.columns[what]}` is no text", "wrong_type"))
     row.query, row.document = found
     if not row.query.strip():
         raise RowError("the query is empty", "empty_query")
