@@ -59,15 +59,13 @@ class Job:
     folder: BatchFolder
     config: RerankerConfig
     instruction: str | None
-    """What "relevant" means. None: as configured."""
+    """None: as configured."""
     adapter: str
-    """One of `engine.lora_adapters`; empty: the model itself."""
+    """Empty: the model itself."""
     partition_rows: int
 
 
-def run(
-    job: Job, address: str | None = None, engines: int | None = None, *, restart: bool = False
-) -> dict[str, Any]:  # Any: JSON
+def run(job: Job, address: str | None, engines: int | None, *, restart: bool) -> dict[str, Any]:  # Any: JSON
     """Score what is not scored yet, write what is made of all scores, and give the report of `summarize`.
 
     `address` is a Ray cluster's; None: a Ray of its own on this machine. `engines` None: one for each GPU, or for as

@@ -16,15 +16,12 @@ from typing import Any, BinaryIO
 import orjson
 
 MAX_LINE_BYTES = 16 * 2**20
-"""A longer line of a batch's input is reported, and never read into memory."""
+"""A longer line is reported, and never read into memory."""
 _HEADINGS = frozenset(b"_id id qid docid query-id corpus-id query_id corpus_id".split())
 
 
 class RowError(Exception):
-    """A line or a row cannot be used: why, without its texts, and a code of docs/batch.md.
-
-    It becomes a row's error, or an InputFileError with the file and the line.
-    """
+    """Becomes a row's error, or an InputFileError: why, without texts, and a code of docs/batch.md."""
 
     def __init__(self, problem: str, code: str = "invalid_line") -> None:
         super().__init__(problem, code)
@@ -50,7 +47,7 @@ class Row:
     message: str = ""
     """About the error; without the row's texts."""
     line: int | None = None
-    """Of a row with an error in a file with lines, from 1."""
+    """Of an error in a file with lines, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +65,19 @@ class Partition:
     """Number of its first line, from 1; of a Parquet file that of its first row within the row group, from 0."""
 
 
-def lines_of(
-    file: BinaryIO, first: int = 1, longest: int = -1, *, headed: bool = False
-) -> Iterator[tuple[int, bytes | None]]:
+def lines_of(file: BinaryIO, first: int = 1, *, headed: bool = False) -> Iterator[tuple[int, bytes | None]]:
     """Yield number and content of each line that is not blank, without the byte order mark of line 1.
 
-    Only line feeds end a line, as JSON lines want it. The content of a line of more than `longest` bytes is None; such
-    a line is never held in memory. `headed`: line 1 is left out if it names columns instead of filling them.
+    Only line feeds end a line, as JSON lines want it. One of more than `MAX_LINE_BYTES` is None. `headed`: line 1 is
+    left out if it names columns instead of filling them.
     """
     for number in itertools.count(first):
-        line = part = file.readline(longest)
+        line = part = file.readline(MAX_LINE_BYTES)
         if not line:
             return
         too_long = False
-        while len(part) == longest and not part.endswith(b"\n"):
-            part = file.readline(longest)
+        while len(part) == MAX_LINE_BYTES and not part.endswith(b"\n"):
+            part = file.readline(MAX_LINE_BYTES)
             too_long = too_long or bool(part)
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
@@ -93,7 +88,6 @@ def lines_of(
 
 
 def text_of(line: bytes | None) -> str:
-    """Give a line as text; None stands for one that is too long."""
     if line is None:
         raise RowError(f"has more than {MAX_LINE_BYTES} bytes", "row_too_large")
     try:

@@ -200,10 +200,10 @@ def rerank(
     """
     run = {}
     for query, documents in experiment.candidates.items():
-        head, rest = documents[:depth], documents[depth:] if depth is not None else []
+        head = documents[:depth]
         ranking = rank(experiment.queries[query], [experiment.corpus[document] for document in head])
         run[query] = [(head[index], score) for index, score in ranking]
-        run[query] += [(document, float(-2 - place)) for place, document in enumerate(rest)]
+        run[query] += [(document, float(-2 - place)) for place, document in enumerate(documents[len(head) :])]
         advance(len(head))
     return run
 
@@ -213,7 +213,7 @@ def measured_queries(judgments: Judgments) -> list[str]:
     return [query for query, documents in judgments.items() if any(relevance > 0 for relevance in documents.values())]
 
 
-def per_query(judgments: Judgments, run: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.float64]]:
+def per_query(judgments: Judgments, run: Run) -> dict[str, NDArray[np.float64]]:
     """Measure every query that counts: metric -> shape (queries,), in the order of `measured_queries`.
 
     One without candidates has 0 everywhere; unjudged documents are irrelevant. nDCG has the relevance as gain
@@ -249,9 +249,7 @@ class Comparison:
     high: float
 
 
-def compare(
-    judgments: Judgments, before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]
-) -> list[Comparison]:
+def compare(judgments: Judgments, before: Run, after: Run) -> list[Comparison]:
     """Compare two runs, metric by metric."""
     first, second = per_query(judgments, before), per_query(judgments, after)
     return [

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reranker.errors import InputFileError
-from reranker.offline import MAX_LINE_BYTES, Partition, Row, RowError, lines_of, parse_json, string, text_of
+from reranker.offline import Partition, Row, RowError, lines_of, parse_json, string, text_of
 from reranker.offline.evaluation import parse_text_line
 
 Format: TypeAlias = Literal["jsonl", "parquet", "ids"]
@@ -127,7 +127,7 @@ def _cut_lines(path: Path, partition_rows: int, source: Input) -> Iterator[tuple
     rows = start = 0
     first_line = 1
     with path.open("rb", buffering=2**20) as file:
-        for number, _ in lines_of(file, longest=MAX_LINE_BYTES, headed=source.format == "ids"):
+        for number, _ in lines_of(file, headed=source.format == "ids"):
             rows += 1
             if rows >= partition_rows or file.tell() - start >= _MAX_PARTITION_BYTES:
                 yield rows, start, first_line
@@ -177,7 +177,7 @@ def index_texts(files: dict[str, Path], index: Path) -> list[dict[str, Any]]:  #
             most = len(unreadable) + _REPORTED
             try:
                 with path.open("rb", buffering=2**20) as file:
-                    for number, line in lines_of(file, longest=MAX_LINE_BYTES, headed=True):
+                    for number, line in lines_of(file, headed=True):
                         try:
                             if not database.execute(insert, parse_text_line(text_of(line))).rowcount:
                                 raise RowError("has an id that an earlier line has")  # noqa: TRY301
@@ -217,8 +217,7 @@ def open_reader(source: Input, index: Path) -> Callable[[Partition], Iterator[Ro
 def _lines(source: Input, partition: Partition) -> Iterator[tuple[int, bytes | None]]:
     with source.files[partition.file].open("rb", buffering=2**20) as file:
         file.seek(partition.start)
-        lines = lines_of(file, partition.first, MAX_LINE_BYTES, headed=source.format == "ids")
-        yield from islice(lines, partition.rows)
+        yield from islice(lines_of(file, partition.first, headed=source.format == "ids"), partition.rows)
 
 
 def _fill(row: Row, content: Any, source: Input, texts: sqlite3.Connection) -> None:

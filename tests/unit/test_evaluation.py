@@ -189,6 +189,7 @@ def test_texts_are_read_in_both_forms_and_only_if_wanted(tmp_path: Path, text: s
         ("queries.jsonl", b'{"_id": "q7", "text": "a"}\n', ": lacks 'q1' and 1 more, a query"),
         ("queries.jsonl", b"no tab here\n", ":1: must be an object"),
         ("corpus.jsonl", b'{"_id": "d1", "text": "a"}\n\xff\n', ":2: is not UTF-8"),
+        ("corpus.jsonl", b"d1\t" + b"x" * 2**24, ":1: has more than 16777216 bytes"),
         ("corpus.jsonl", b'{"_id": "d1", "title": 5, "text": "a"}\n', ":1: has no string `title`"),
     ],
 )

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import binary, integers, lists, sampled_from
 
+from reranker import offline
 from reranker.errors import InputFileError
-from reranker.offline import Partition, Row, pairs
+from reranker.offline import Partition, Row
 from reranker.offline.pairs import COLUMNS, Input, find_input, index_texts, open_reader, plan
 
 
@@ -58,7 +59,7 @@ def test_every_line_that_is_not_blank_is_a_row_of_one_partition(
     path.write_bytes(b"\n".join(content) + end)
     wanted = [number for number, line in enumerate(content, start=1) if line.strip()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "MAX_LINE_BYTES", limit)
+        patch.setattr(offline, "MAX_LINE_BYTES", limit)
         if not wanted:
             with pytest.raises(InputFileError, match="holds no row"):
                 _read(_found(path), rows, folder)
