@@ -29,9 +29,9 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--queries", type=Path, metavar="FILE", help=said)
     parser.add_argument("--corpus", type=Path, metavar="FILE", help="texts of its documents")
     parser.add_argument("--split", default="test", help="of a BEIR folder without candidates.trec (%(default)s)")
-    said = {"query": "of JSONL and Parquet ", "document": "", "id": "copied to the scores, if there "}
+    help_of = {"query": "of JSONL and Parquet ", "document": "", "id": "copied to the scores, if there "}
     for name, default in COLUMNS.items():
-        parser.add_argument(f"--{name}-column", default=default, help=f"{said[name]}(%(default)s)")
+        parser.add_argument(f"--{name}-column", default=default, help=f"{help_of[name]}(%(default)s)")
     parser.add_argument("--instruction", help="what relevant means here; default: the configuration's")
     parser.add_argument("--adapter", default="", help="score with this one of the configuration's engine.lora_adapters")
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")

@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
@@ -31,8 +28,6 @@ _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet"
 COLUMNS = {"query": "query", "document": "document", "id": "id"}
 _MAX_PARTITION_BYTES = 64 * 2**20
 _BATCH_ROWS = 256
-_ROW_GROUPS = 2
-"""Open row groups that are kept: as many as partitions are read at a time."""
 _REPORTED = 1_000
 """Unreadable lines of a file of texts that are reported."""
 
@@ -196,14 +191,14 @@ def open_reader(source: Input, index: Path) -> Callable[[Partition], Iterator[Ro
 
     `index` is that of `index_texts`.
     """
-    contents = _RowGroups(source).contents if source.format == "parquet" else partial(_lines, source)
+    contents = _values if source.format == "parquet" else _lines
     # immutable: no locks, which a shared file system may not have
     uri = f"{index.as_uri()}?mode=ro&immutable=1" if source.texts else "file::memory:"
 
     def read(partition: Partition) -> Iterator[Row]:
         # One thread at a time has the connection.
         with contextlib.closing(sqlite3.connect(uri, uri=True, check_same_thread=False)) as texts:
-            for number, (line, content) in enumerate(contents(partition), partition.first_row):
+            for number, (line, content) in enumerate(contents(source, partition), partition.first_row):
                 row = Row(number, (None,) * len(source.key_columns))
                 try:
                     _fill(row, content, source, texts)
@@ -218,6 +213,31 @@ def _lines(source: Input, partition: Partition) -> Iterator[tuple[int, bytes | N
     with source.files[partition.file].open("rb", buffering=2**20) as file:
         file.seek(partition.start)
         yield from islice(lines_of(file, partition.first, headed=source.format == "ids"), partition.rows)
+
+
+def _values(source: Input, partition: Partition) -> Iterator[tuple[None, dict[str, Any] | RowError]]:
+    """Give the values of rows of Parquet, by column; of rows that cannot be read, the reason.
+
+    A row group can only be read from its beginning: 200,000 rows of 430 characters are passed over in 0.15 s.
+    """
+    skipped, left = partition.first, partition.rows
+    try:
+        with _open_parquet(source.files[partition.file]) as parquet:
+            names = [name for name in parquet.schema_arrow.names if name in source.columns.values()]
+            batches = parquet.iter_batches(_BATCH_ROWS, row_groups=[partition.start], columns=names, use_threads=False)
+            for batch in batches:
+                rows = batch.slice(min(skipped, len(batch)), left)
+                skipped = max(0, skipped - len(batch))
+                # Texts as bytes: Parquet does not check that they are UTF-8.
+                columns = (one.cast(pa.large_binary()) if _is_text(one.type) else one for one in rows.columns)
+                for row in zip(*(one.to_pylist() for one in columns), strict=True):
+                    yield None, dict(zip(names, row, strict=True))
+                    left -= 1
+                if not left:
+                    return
+    except (OSError, pa.ArrowException, UnicodeDecodeError):
+        for _ in range(left):
+            yield None, RowError("the file is damaged here", "unreadable")
 
 
 def _fill(row: Row, content: Any, source: Input, texts: sqlite3.Connection) -> None:
@@ -251,40 +271,3 @@ def _fill(row: Row, content: Any, source: Input, texts: sqlite3.Connection) -> N
     row.query, row.document = found
     if not row.query.strip():
         raise RowError("the query is empty", "empty_query")
-
-
-class _RowGroups:
-    """Row groups of Parquet files. Their pages can only be read in turn, so open row groups are kept."""
-
-    def __init__(self, source: Input) -> None:
-        self._files, self._wanted = source.files, source.columns.values()
-        self._lock = threading.Lock()
-        self._idle: deque[tuple[tuple[int, int], int, Iterator[dict[str, Any]]]] = deque(maxlen=_ROW_GROUPS)
-        """File and row group, the number of the next row in it, and its rows from there."""
-
-    def contents(self, partition: Partition) -> Iterator[tuple[None, dict[str, Any] | RowError]]:
-        """Give the values of a partition's rows, by column; of rows that cannot be read, the reason."""
-        group, left = (partition.file, partition.start), partition.rows
-        try:
-            with self._lock:
-                behind = (one for one in self._idle if one[0] == group and one[1] <= partition.first)
-                if idle := next(behind, None):
-                    self._idle.remove(idle)
-            _, position, rows = idle or (group, 0, self._read(*group))
-            for values in islice(rows, partition.first - position, partition.first - position + partition.rows):
-                yield None, values
-                left -= 1
-            with self._lock:
-                self._idle.append((group, partition.first + partition.rows, rows))
-        except (OSError, pa.ArrowException, UnicodeDecodeError):
-            for _ in range(left):
-                yield None, RowError("the file is damaged here", "unreadable")
-
-    def _read(self, file: int, group: int) -> Iterator[dict[str, Any]]:
-        with _open_parquet(self._files[file]) as parquet:
-            names = [name for name in parquet.schema_arrow.names if name in self._wanted]
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
-                # Texts as bytes: Parquet does not check that they are UTF-8.
-                columns = (one.cast(pa.large_binary()) if _is_text(one.type) else one for one in batch.columns)
-                for row in zip(*(one.to_pylist() for one in columns), strict=True):
-                    yield dict(zip(names, row, strict=True))
