@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +23,7 @@ from reranker.errors import InputFileError
 from reranker.offline import Partition, Row, RowError, lines_of, parse_json, string, text_of
 from reranker.offline.evaluation import parse_text_line
 
-Format: TypeAlias = Literal["jsonl", "parquet", "ids"]
-_FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 COLUMNS = {"query": "query", "document": "document", "id": "id"}
 _MAX_PARTITION_BYTES = 64 * 2**20
 _BATCH_ROWS = 256
@@ -36,9 +35,10 @@ _REPORTED = 1_000
 class Input:
     """The files of a batch."""
 
-    format: Format
+    format: str
+    """Of the pairs: "jsonl", "parquet" or "ids"."""
     files: tuple[Path, ...]
-    """Of the pairs; of ids there is one."""
+    """Of ids there is one."""
     columns: dict[str, str]
     """Names of the fields of JSONL, and of the columns of Parquet: those of `COLUMNS` or others."""
     texts: dict[str, Path] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def find_input(path: Path, columns: dict[str, str], queries: Path | None, corpus
     texts = {"query": queries, "document": corpus} if queries and corpus else {}
     if lacking := next((file for file in (*files, *texts.values()) if not file.is_file()), None):
         raise InputFileError(str(lacking), None, "no such file")
-    formats: set[Format | None] = {"ids"} if texts else {_FORMATS.get(file.suffix) for file in files}
+    formats: set[str | None] = {"ids"} if texts else {_FORMATS.get(file.suffix) for file in files}
     if len(formats) != 1:
         neither = "neither queries.jsonl and corpus.jsonl, nor JSONL, nor Parquet"
         raise InputFileError(str(path), None, f"holds {'both JSONL and Parquet files' if formats else neither}")
