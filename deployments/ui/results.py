@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deployments.ui.documents import Document, text_of
 from reranker import errors
@@ -20,31 +20,28 @@ class Row:
 
     rank: int
     """From 1."""
-    index: int
-    """Position in the input, from 0."""
-    score: float
-    text: str
     moved: int | None
     """Ranks up (positive) or down, against what it is compared with. None: it was not there."""
-    marks: tuple[str, ...] = ()
+    score: float
+    marks: tuple[str, ...]
     """What happened to it, in words."""
-    name: str = ""
-    """Empty: its place in the input is its name."""
+    index: int
+    """Position in the input, from 0."""
+    name: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Omission:
     """A document that is not in the ranking."""
 
-    index: int
-    text: str
     why: str
-    name: str = ""
-    """Empty: its place in the input is its name."""
+    index: int
+    name: str
+    text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(NamedTuple):
     """What is shown in place of an answer."""
 
     title: str
@@ -62,15 +59,11 @@ def rows(documents: Sequence[Document], answer: Mapping[str, Any], before: Seque
         before: Indices of another ranking, best first, to compare with. None: the input order.
     """
     order = range(len(documents)) if before is None else before
-    rank_before = {index: rank for rank, index in enumerate(order, start=1)}
-    ranking = []
-    for rank, result in enumerate(answer["results"], start=1):
-        index = result["index"]
-        old = rank_before.get(index)
-        moved = None if old is None else old - rank
-        text = text_of(documents[index])
-        ranking.append(Row(rank, index, result["relevance_score"], text, moved, tuple(_marks(result))))
-    return ranking
+    ranks = {index: rank for rank, index in enumerate(order, start=1)}
+    return [
+        _row(rank, ranks.get(one["index"]), one, *_input(documents, one["index"]))
+        for rank, one in enumerate(answer["results"], start=1)
+    ]
 
 
 def omissions(documents: Sequence[Document], answer: Mapping[str, Any], top_n: int | None) -> list[Omission]:
@@ -79,33 +72,24 @@ def omissions(documents: Sequence[Document], answer: Mapping[str, Any], top_n: i
     why = {one["index"]: "not scored in time" for one in answer.get("unscored", ())}
     why |= {one["index"]: _exclusion(one) for one in answer.get("excluded", ())}
     below = f"not among the best {top_n}" if top_n else "not returned"
-    return [
-        Omission(index, text_of(document), why.get(index, below))
-        for index, document in enumerate(documents)
-        if index not in ranked
-    ]
+    left = (index for index in range(len(documents)) if index not in ranked)
+    return [Omission(why.get(index, below), *_input(documents, index)) for index in left]
 
 
 def search_rows(answer: Mapping[str, Any]) -> list[Row]:
     """Give a search's results, best first, with the ranks they had in the first stage."""
-    return [
-        Row(
-            rank,
-            one["first_stage_rank"] - 1,
-            one.get("relevance_score", 0.0),
-            f"{one['title']}\n{one['text']}" if one.get("title") else str(one["text"]),
-            one["first_stage_rank"] - rank,
-            tuple(_marks(one)),
-            _search_name(one),
-        )
-        for rank, one in enumerate(answer["results"], start=1)
-    ]
+    found = []
+    for rank, one in enumerate(answer["results"], start=1):
+        before = one["first_stage_rank"]
+        text = f"{one['title']}\n{one['text']}" if one.get("title") else one["text"]
+        found.append(_row(rank, before, one, before - 1, _search_name(one), text))
+    return found
 
 
 def search_omissions(answer: Mapping[str, Any]) -> list[Omission]:
     """Give what rules and threshold took out of a search; the texts are not in the answer."""
     excluded = answer.get("excluded", ())
-    return [Omission(place, "", _exclusion(one), _search_name(one)) for place, one in enumerate(excluded)]
+    return [Omission(_exclusion(one), place, _search_name(one), "") for place, one in enumerate(excluded)]
 
 
 def prompt(query: str, answer: Mapping[str, Any]) -> str:
@@ -131,11 +115,16 @@ def difference(first: Sequence[Row], second: Sequence[Row]) -> str:
     return said
 
 
-def _marks(result: Mapping[str, Any]) -> Iterator[str]:
-    if result.get("truncated"):
-        yield "cut: too long for the model"
-    if result.get("windows"):
-        yield f"scored in {result['windows']} windows"
+def _row(rank: int, before: int | None, result: Mapping[str, Any], *document: Any) -> Row:  # Any: see `_input`
+    cut = ("cut: too long for the model",) if result.get("truncated") else ()
+    windows = (f"scored in {result['windows']} windows",) if result.get("windows") else ()
+    moved = None if before is None else before - rank
+    return Row(rank, moved, result.get("relevance_score", 0.0), cut + windows, *document)
+
+
+def _input(documents: Sequence[Document], index: int) -> tuple[int, str, str]:
+    """Give a document's place in the input, its name and its text."""
+    return index, f"document {index + 1}", text_of(documents[index])
 
 
 def _exclusion(excluded: Mapping[str, Any]) -> str:
@@ -149,8 +138,7 @@ def _search_name(result: Mapping[str, Any]) -> str:
 
 _LATER = ""
 """Try again, when the service says."""
-_Words = tuple[str, str]
-_ADVICE: dict[type[RerankerError], _Words] = {
+_ADVICE: dict[type[RerankerError], tuple[str, str]] = {
     errors.RerankerError: ("The service failed", "Try again; if it happens again, its log says more."),
     errors.ClientError: ("The request was not understood", "Change what the sentence above names."),
     errors.UnknownInstructionError: ("No such instruction", "Names begin with @; write the instruction out instead."),
@@ -177,8 +165,7 @@ _ADVICE: dict[type[RerankerError], _Words] = {
     UnreachableError: ("No service there", "It may be restarting: try again. If it stays away, look at its log."),
 }
 """Title and remedy of an error, and of all errors below it that are not named."""
-_BY_STATUS: dict[int, _Words] = {
-    **{kind.status_code: words for kind, words in _ADVICE.items() if kind.status_code not in (400, 500)},
+_BY_STATUS = {kind.status_code: words for kind, words in _ADVICE.items() if kind.status_code not in (400, 500)} | {
     429: _ADVICE[errors.OverloadedError],
     503: ("The service is not ready", _LATER),
 }
@@ -191,10 +178,9 @@ def advice(error: RerankerError) -> Advice:
     title, remedy = _ADVICE[kind]
     if kind in (errors.RerankerError, errors.ClientError):
         title, remedy = _BY_STATUS.get(error.status_code, (title, remedy))
-    message = str(error)
-    if isinstance(error, UnreachableError):
-        message = "the service cannot be reached"  # where it is is not for visitors
-    elif kind is errors.UnauthorizedError and message == str(errors.UnauthorizedError(True)):
+    # Where the service is is not for visitors.
+    message = "the service cannot be reached" if kind is UnreachableError else str(error)
+    if kind is errors.UnauthorizedError and message == str(errors.UnauthorizedError(True)):
         title, remedy = "This API key is not known", "Check the key at the top of the page: no space, nothing missing."
     if remedy == _LATER:
         wait_s = error.retry_after_s
