@@ -43,8 +43,8 @@ class SearchExample:
 
 _EXAMPLES: dict[str, Any] = json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8"))
 EXAMPLES = {one["title"]: Example(**one) for one in _EXAMPLES["lists"]}
-SEARCH_EXAMPLES = tuple(SearchExample(**one) for one in _EXAMPLES["searches"])
-PRESETS: tuple[str, ...] = tuple(_EXAMPLES["presets"])
+SEARCH_EXAMPLES = [SearchExample(**one) for one in _EXAMPLES["searches"]]
+PRESETS: list[str] = _EXAMPLES["presets"]
 """Instructions; `model.instructions` names the first four of them, too. All are sent as texts."""
 
 _TEXT_COLUMNS = ("text", "document", "content", "passage", "body", "abstract", "description", "title")

@@ -42,7 +42,11 @@ _TEMPLATE = """
 <table class="rr-table"><thead><tr><th scope="col">Rank</th><th scope="col">Moved</th><th scope="col">Relevance</th>
 <th scope="col">Document</th></tr></thead><tbody>
 {% for row in rows[:SHOWN_ROWS] %}
-<tr><td class="rr-rank">{{ row.rank }}</td><td class="rr-moved">{{ moved(row, against) }}</td>
+<tr><td class="rr-rank">{{ row.rank }}</td><td class="rr-moved">
+{% if row.moved is none %}<span class="rr-new" title="not in {{ against }}">new</span>{% else %}
+{% set kind, sign = ("up", "▲ ") if row.moved > 0 else ("down", "▼ ") if row.moved else ("same", "=") %}
+<span class="rr-{{ kind }}" title="was {{ row.rank + row.moved }} in {{ against }}">{{ sign }}
+{{- row.moved | abs or "" }}</span>{% endif %}</td>
 <td class="rr-score">{{ bar(row.score) }}<b>{{ "%.3f" | format(row.score) }}</b></td>
 <td class="rr-doc">{{ text(row.text) }}<span class="rr-from">{{ row.name }}</span>
 {% for mark in row.marks %}<span class="rr-mark">{{ mark }}</span>{% endfor %}</td></tr>
@@ -67,14 +71,6 @@ _TEMPLATE = """
 <span class="rr-bar"><i style="width:{{ "%.1f" | format([0, [share, 1] | min] | max * 100) }}%"></i></span>
 {%- endmacro %}
 
-{% macro moved(row, against) %}
-{% if row.moved is none %}<span class="rr-new" title="not in {{ against }}">new</span>{% else %}
-{% set kind, sign = ("up", "▲ ") if row.moved > 0 else ("down", "▼ ") if row.moved else ("same", "=") %}
-<span class="rr-{{ kind }}" title="was {{ row.rank + row.moved }} in {{ against }}">{{ sign }}
-{{- row.moved | abs or "" }}</span>
-{%- endif %}
-{% endmacro %}
-
 {% macro text(whole) %}
 {% set whole = whole.strip() %}
 {% if whole | length <= SHORT %}<span class="rr-text">{{ whole }}</span>{% else %}
@@ -91,9 +87,8 @@ _TEMPLATE = """
 {% if meta.get("shards") %}
  · {{ meta.shards | count("shard") }} on {{ meta.get("replicas", 1) | count("replica") }}
 {% endif %}
-{% for field, words in (("cached_documents", "from the cache"), ("deduplicated_pairs", "the same as another")) %}
-{% if usage.get(field) %} · {{ "{:,}".format(usage[field]) }} {{ words }}{% endif %}
-{% endfor %}
+{% if usage.get("cached_documents") %} · {{ "{:,}".format(usage.cached_documents) }} from the cache{% endif %}
+{% if usage.get("deduplicated_pairs") %} · {{ "{:,}".format(usage.deduplicated_pairs) }} the same as another{% endif %}
  · model {{ answer.get("model", "?") }}</p>
 {% endmacro %}
 
@@ -138,7 +133,7 @@ _TEMPLATE = """
 {% for name, most, unit, points in plots %}
 <figure class="rr-figure"><figcaption>{{ name }}<span>up to {{ most | figure }}{{ unit }}</span></figcaption>
 <svg class="rr-plot" viewBox="0 0 {{ WIDTH }} {{ HEIGHT }}" preserveAspectRatio="none" role="img"
-aria-label="{{ name }}"><polyline points="{{ points | join(" ") }}" fill="none" stroke="currentColor"
+aria-label="{{ name }}"><polyline points="{{ points }}" fill="none" stroke="currentColor"
 stroke-width="2" vector-effect="non-scaling-stroke"/></svg></figure>
 {% endfor %}
 </div></div>
@@ -186,23 +181,16 @@ def live_panel(samples: Sequence[Sample]) -> str:
         ("Queue", last.queued_tokens, "tokens", "in the engines, waiting or being computed"),
         ("Refused", now.refused_per_s, "/s", "turned away before any work"),
     ]
-    plots = [
-        (name, max(known), unit, _points(values))
-        for name, values, unit in (
-            ("Requests per second", [one.requests_per_s for one in past], ""),
-            ("95 % answered within", [one.p95_ms for one in past], " ms"),
-            ("Tokens queued", [one.queued_tokens for one in samples], ""),
-        )
-        if len(known := [value for value in values if value is not None]) > 1
-    ]
+    plots = []
+    for name, values, unit in (
+        ("Requests per second", [one.requests_per_s for one in past], ""),
+        ("95 % answered within", [one.p95_ms for one in past], " ms"),
+        ("Tokens queued", [one.queued_tokens for one in samples], ""),
+    ):
+        known = {place: value for place, value in enumerate(values) if value is not None}
+        if len(known) > 1:
+            most = max(known.values())
+            step, scale = _PLOT_WIDTH / (len(values) - 1), (_PLOT_HEIGHT - 12) / (most or 1.0)
+            points = (f"{place * step:.1f},{_PLOT_HEIGHT - 4 - value * scale:.1f}" for place, value in known.items())
+            plots.append((name, most, unit, " ".join(points)))
     return str(_macros.live(tiles, plots, last.requests is not None))
-
-
-def _points(values: Sequence[float | None]) -> list[str]:
-    step = _PLOT_WIDTH / (len(values) - 1)
-    scale = (_PLOT_HEIGHT - 12) / (max(value or 0.0 for value in values) or 1.0)
-    return [
-        f"{place * step:.1f},{_PLOT_HEIGHT - 4 - value * scale:.1f}"
-        for place, value in enumerate(values)
-        if value is not None
-    ]

@@ -83,26 +83,20 @@ def figures(samples: Sequence[Sample]) -> Figures:
     first = next((one for one in samples[:-1] if last.at_s - one.at_s <= _WINDOW_S), samples[-2])
     seconds = last.at_s - first.at_s
 
-    def rate(now: float | None, before: float | None) -> float | None:
+    def rate(counter: str) -> float | None:
+        now, before = getattr(last, counter), getattr(first, counter)
         # A smaller number than before is another service's at the same address: nothing is known of the time between.
         return None if now is None or before is None or now < before or seconds <= 0 else (now - before) / seconds
 
     between = {bound: count - first.buckets.get(bound, 0) for bound, count in last.buckets.items()}
-    return Figures(
-        rate(last.requests, first.requests),
-        rate(last.documents, first.documents),
-        rate(last.refused, first.refused),
-        quantile_ms(between, 0.5),
-        quantile_ms(between, 0.95),
-    )
+    percentiles = (quantile_ms(between, share) for share in (0.5, 0.95))
+    return Figures(rate("requests"), rate("documents"), rate("refused"), *percentiles)
 
 
 def quantile_ms(buckets: Mapping[float, float], share: float) -> float | None:
     """Estimate a quantile as Prometheus does: evenly spread within a bucket; of the last one, its lower bound.
 
-    Args:
-        buckets: Up to each bound in seconds, how many; the last bound is infinite.
-        share: Of all, from 0 to 1.
+    `buckets` says of each bound in seconds, the last one infinite, how many took no longer.
     """
     wanted = share * buckets.get(math.inf, 0)
     lower, below = 0.0, 0.0

@@ -31,7 +31,7 @@ _LIVE = "Live"
 _SAMPLE_PERIOD_S = 2.0
 _NOT_SERVED = (403, 404)
 """The key may not read metrics, or nothing is counted: what is in flight may still be told."""
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # Any: Gradio's options
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # Any: Gradio's options
 _FIRST_EXAMPLE = next(iter(EXAMPLES.values()))
 
 
@@ -92,7 +92,7 @@ def _list_controls() -> tuple[gr.Radio, gr.Textbox, gr.Textbox]:
     shown = reading.format_documents(_FIRST_EXAMPLE.documents)
     documents = gr.Textbox(shown, label="Documents", info="One a line, or JSON lines", lines=9, max_lines=16)
     picker = gr.HTML(value="", html_template=_PICKER_HTML, js_on_load=_PICKER)
-    picker.upload(_read_file, None, documents, **_QUIET)
+    picker.upload(_read_file, None, documents, **QUIET)
     return example, query, documents
 
 
@@ -172,7 +172,7 @@ def _rank(shell: Shell) -> None:
         return html.facts(answer, len(documents), took_ms) + table, html.timing(answer), *shown
 
     inputs = [query, documents, shell.key, shell.origin, *fields.values()]
-    filled = example.input(_fill, example, [query, documents, fields["instruction"]], **_QUIET)
+    filled = example.input(_fill, example, [query, documents, fields["instruction"]], **QUIET)
     for event in (go.click, query.submit, filled.then):
         outputs = [ranking, details, copy, curl, python]
         event(rank, inputs, outputs, api_visibility="private", show_progress_on=ranking)
@@ -235,12 +235,12 @@ def _compare(shell: Shell) -> None:
         update = gr.Dropdown(choices=choices, value=choices[0], visible=len(choices) > 1)
         return update, update
 
-    example.input(_fill, example, [query, documents, sides[0]], **_QUIET)
+    example.input(_fill, example, [query, documents, sides[0]], **QUIET)
     for event in (go.click, query.submit):
         inputs, outputs = [query, documents, shell.key, *sides], [summary, left, right]
         event(compare, inputs, outputs, api_visibility="private", show_progress_on=summary)
     for event in (shell.page.load, shell.key.change):
-        event(models, shell.key, [sides[1], sides[3]], **_QUIET)
+        event(models, shell.key, [sides[1], sides[3]], **QUIET)
 
 
 def _search(shell: Shell, example: SearchExample) -> None:
@@ -281,7 +281,7 @@ def _search(shell: Shell, example: SearchExample) -> None:
         shown = gr.Code(results.prompt(query, answer), visible=True) if example.answers else gr.skip()
         return html.facts(answer, answer["candidates"], took_ms) + table, html.timing(answer), shown
 
-    filled = chosen.input(lambda text: text, chosen, query, **_QUIET)
+    filled = chosen.input(lambda text: text, chosen, query, **QUIET)
     for event in (go.click, query.submit, filled.then):
         inputs, outputs = [query, shell.key, *fields.values()], [found, details, prompt]
         event(search, inputs, outputs, api_visibility="private", show_progress_on=found)
@@ -310,8 +310,8 @@ def _live(shell: Shell) -> None:
     def switch(event: gr.SelectData) -> gr.Timer:
         return gr.Timer(_SAMPLE_PERIOD_S, active=event.value == _LIVE)
 
-    timer.tick(look, [samples, shell.key], [panel, samples], **_QUIET)
-    shell.tabs.select(switch, None, timer, **_QUIET)
+    timer.tick(look, [samples, shell.key], [panel, samples], **QUIET)
+    shell.tabs.select(switch, None, timer, **QUIET)
 
 
 async def _sample(service: AsyncRerankerClient, key: str) -> live.Sample:
