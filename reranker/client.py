@@ -49,7 +49,6 @@ class FoundDocument:
     """One line of a search's answer."""
 
     id: str
-    """Of the document."""
     chunk: int
     """Of the document's chunks, from 0."""
     relevance_score: float | None = None
@@ -96,13 +95,8 @@ class RerankerClient:
     ) -> None:
         """Open no connection yet.
 
-        Args:
-            url: Where the service is.
-            api_key: For a service that needs one.
-            model: An adapter that the service has, by name. None, or any other name: the service's model itself.
-            timeout_s: Longest wait for one answer.
-            retries: How often to ask again after a 429 or 503, waiting as long as its `Retry-After` says.
-            sleep: Waits so many seconds; for tests.
+        `model` is the name of one of the service's adapters; None, or any other name: the service's model itself.
+        `retries` is how often to ask again after a 429 or 503, having waited as long as its `Retry-After` says.
         """
         self.url = url.rstrip("/")
         self._model = model
@@ -114,16 +108,9 @@ class RerankerClient:
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
     ) -> list[ScoredDocument]:
-        """Rank documents by their relevance to a query.
+        """Rank documents by their relevance to a query, best first, without those that the service's rules exclude.
 
-        Args:
-            query: The query.
-            documents: The candidates.
-            top_n: Return only the best so many.
-            instruction: What "relevant" means here; None: the service's default.
-
-        Returns:
-            Best first. Documents that the service's own rules exclude are not in it.
+        `instruction` says what "relevant" means here; None: the service's default.
 
         Raises:
             UnreachableError: No service there.
@@ -147,19 +134,11 @@ class RerankerClient:
         max_per_document: int | None = None,
         rerank: bool = True,
     ) -> list[FoundDocument]:
-        """Find the documents of an index that answer a query, and rank them; see docs/search.md. Raises as `rerank`.
+        """Find the documents of an index that answer a query, and rank them, best first. Raises as `rerank`.
 
-        Args:
-            query: The query.
-            index: Its name; None: the service's default.
-            top_n: Return only the best so many; None: 10; 0: all candidates.
-            candidates: How many the first stage finds; None: as configured.
-            filter: Only documents with this metadata.
-            instruction: What "relevant" means here; None: the index's.
-            score_threshold: Leave out what has a lower relevance score.
-            first_stage: "bm25", "dense", "hybrid" or "milvus"; None: the index's default.
-            max_per_document: Return at most so many chunks of one document.
-            rerank: False: in the order of the first stage.
+        All options are the API's (docs/search.md); None: as configured. `filter` is on metadata, `candidates` is how many
+        the first stage finds (`first_stage`: "bm25", "dense", "hybrid" or "milvus"), `top_n` how many are returned (None:
+        10; 0: all), `max_per_document` how many chunks of one document. Without `rerank`: in the first stage's order.
         """
         body: dict[str, object] = {"query": query, "index": index, "top_n": top_n, "candidates": candidates}
         body |= {"filter": filter, "instruction": instruction, "score_threshold": score_threshold}

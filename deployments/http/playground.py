@@ -87,7 +87,6 @@ class PlaygroundClient:
     """Sends requests to the playground's application. Costs nothing until there is one."""
 
     def __init__(self) -> None:
-        """Look for nothing yet."""
         self._handle: DeploymentHandle | None = None
         self._absence: type[NoPlaygroundError | PlaygroundUnavailableError] = NoPlaygroundError
         self._looked_s = -_LOOKUP_PERIOD_S
@@ -148,12 +147,7 @@ class PlaygroundClient:
 
 
 def playground_router(answer: Callable[[PageRequest], Answer], limits: LimitsConfig) -> APIRouter:
-    """Make the routes.
-
-    Args:
-        answer: As `PlaygroundClient.answer`.
-        limits: What one request may have.
-    """
+    """Make the routes; `answer` is as `PlaygroundClient.answer`, `limits` are those of every request."""
     router = APIRouter(include_in_schema=False)
     limits = limits.model_copy(update={"max_request_bytes": min(limits.max_request_bytes, _MAX_BODY_BYTES)})
 

@@ -32,15 +32,13 @@ _DISCONNECT_S = 2.0
 
 def build_ui(args: dict[str, object]) -> Application:
     """Wire the playground's application; `args` are those of `UIConfig`."""
-    options = {
-        "num_cpus": 0,  # it waits more than it computes
-        "runtime_env": {"env_vars": {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}},
-    }
+    environment = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     deployment = serve.deployment(Playground).options(
         num_replicas=1,  # Gradio keeps what belongs to an open page in its process
         max_ongoing_requests=_MAX_REQUESTS,
         max_queued_requests=_MAX_QUEUED,
-        ray_actor_options=options,
+        # It waits more than it computes.
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": environment}},
         graceful_shutdown_timeout_s=2,  # an open page holds a connection for as long as it is open
     )
     return deployment.bind(UIConfig.model_validate(args))

@@ -141,13 +141,7 @@ def _table(content: str, separator: str) -> list[Document]:
 
 
 def curl_command(url: str, body: dict[str, Any], *, key: bool) -> str:
-    """Write the request as a shell command. No key is ever in it.
-
-    Args:
-        url: Where the service is, as the visitor's browser sees it.
-        body: The request.
-        key: Whether the service needs one: then it is taken from RERANKER_API_KEY.
-    """
+    """Write the request as a shell command. No key is ever in it: where one is needed it is in RERANKER_API_KEY."""
     authorization = ' -H "Authorization: Bearer $RERANKER_API_KEY"' if key else ""
     shown = json.dumps(body, ensure_ascii=False, indent=2)
     # From standard input: an argument of a command may not be longer than 128 KiB.

@@ -123,7 +123,7 @@ _TEMPLATE = """
 <div class="rr"><div class="rr-tiles">
 {% for name, value, unit, title in tiles %}
 <div class="rr-tile" title="{{ title }}"><span>{{ name }}</span><b>{{ value | figure }}</b>
-{% if unit and value is not none %}<small>{{ unit }}</small>{% endif %}</div>
+{%- if unit and value is not none %}<small>{{ unit }}</small>{% endif %}</div>
 {% endfor %}
 </div>
 {% if not counted %}

@@ -45,8 +45,16 @@ def build(services: dict[str, AsyncRerankerClient]) -> FastAPI:
             tabs.build(shell)
 
         async def arrive() -> tuple[str, object]:
-            needs_key = await _needs_key(shell.own)
-            return _HEAD.format(status=await _status(shell.own)), gr.Textbox(visible=needs_key or "hidden")
+            needs_key, status = False, "bad"
+            try:
+                needs_key = bool((await shell.own.request("GET", "/v1/cluster/auth")).json().get("auth"))
+                health = (await shell.own.request("GET", "/health")).json()
+                count, status = health["replicas"], "ok"
+                said = f"{health['model']}, {count} replica{'s' * (count != 1)}"
+            except RerankerError as error:
+                said = advice(error).message
+            shown = f'<p class="rr-status {status}">{escape(said)}</p>'
+            return _HEAD.format(status=shown), gr.Textbox(visible=needs_key or "hidden")
 
         blocks.load(None, None, origin, js=_ORIGIN, **tabs.QUIET)
         blocks.load(arrive, None, [head, key], **tabs.QUIET)
@@ -69,19 +77,3 @@ def build(services: dict[str, AsyncRerankerClient]) -> FastAPI:
         head=f"<style>{(_HERE / 'layout.css').read_text(encoding='utf-8')}</style>",
     )
     return app
-
-
-async def _status(service: AsyncRerankerClient) -> str:
-    try:
-        health = (await service.request("GET", "/health")).json()
-    except RerankerError as error:
-        return f'<p class="rr-status bad">{escape(advice(error).message)}</p>'
-    replicas = f"{health['replicas']} replica{'s' * (health['replicas'] != 1)}"
-    return f'<p class="rr-status ok">{escape(str(health["model"]))}, {replicas}</p>'
-
-
-async def _needs_key(service: AsyncRerankerClient) -> bool:
-    try:
-        return bool((await service.request("GET", "/v1/cluster/auth")).json().get("auth"))
-    except RerankerError:
-        return False

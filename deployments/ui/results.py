@@ -143,10 +143,7 @@ _ADVICE: dict[type[RerankerError], tuple[str, str]] = {
     errors.ClientError: ("The request was not understood", "Change what the sentence above names."),
     errors.UnknownInstructionError: ("No such instruction", "Names begin with @; write the instruction out instead."),
     errors.QueryTooLongError: ("The query is too long", "Shorten the query or the instruction."),
-    errors.UnauthorizedError: (
-        "An API key is needed",
-        "Put your key into the field at the top; whoever runs the service has it.",
-    ),
+    errors.UnauthorizedError: ("An API key is needed", "Ask whoever runs the service; the field is at the top."),
     errors.ForbiddenError: ("Not allowed with this key", "Use a key that may do this."),
     errors.NotFoundError: ("Not found", "This service may be another version. Look at its /docs."),
     errors.SlowRequestError: ("The request did not arrive in time", "Try again."),
@@ -154,14 +151,8 @@ _ADVICE: dict[type[RerankerError], tuple[str, str]] = {
     errors.QuotaExceededError: ("This key's share is used up", _LATER),
     errors.OverloadedError: ("The service is busy", _LATER),
     errors.NotReadyError: ("The model is still loading", _LATER),
-    errors.StartFailedError: (
-        "The model could not be loaded",
-        "The service's log says why; whoever runs it must look there.",
-    ),
-    errors.DeadlineExceededError: (
-        "It took too long",
-        "Send fewer or shorter documents, or try when there is less to do.",
-    ),
+    errors.StartFailedError: ("The model could not be loaded", "The service's log, for whoever runs it, says why."),
+    errors.DeadlineExceededError: ("It took too long", "Send fewer or shorter documents, or try when it is quieter."),
     UnreachableError: ("No service there", "It may be restarting: try again. If it stays away, look at its log."),
 }
 """Title and remedy of an error, and of all errors below it that are not named."""

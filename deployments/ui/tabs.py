@@ -14,7 +14,7 @@ import httpx
 
 from deployments.ui import documents as reading
 from deployments.ui import html, live, results
-from deployments.ui.documents import EXAMPLES, Document, SearchExample
+from deployments.ui.documents import EXAMPLES, SearchExample
 from deployments.ui.results import Advice, Row, advice
 from reranker.client import AsyncRerankerClient
 from reranker.errors import RerankerError, UnknownIndexError
@@ -32,6 +32,7 @@ _SAMPLE_PERIOD_S = 2.0
 _NOT_SERVED = (403, 404)
 """The key may not read metrics, or nothing is counted: what is in flight may still be told."""
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # Any: Gradio's options
+_CODE: dict[str, Any] = {"interactive": False, "wrap_lines": True, "max_lines": 20}
 _FIRST_EXAMPLE = next(iter(EXAMPLES.values()))
 
 
@@ -98,14 +99,9 @@ def _list_controls() -> tuple[gr.Radio, gr.Textbox, gr.Textbox]:
 
 def _instruction_control(value: str, label: str = "Instruction") -> gr.Dropdown:
     """Make the control for what "relevant" means: a preset, or the visitor's own words."""
-    return gr.Dropdown(
-        [("The service's default", ""), *reading.PRESETS],
-        value=value,
-        allow_custom_value=True,
-        label=label,
-        info="What counts as relevant: choose one, or write your own",
-        elem_classes="rr-instruction",
-    )
+    choices = [("The service's default", ""), *reading.PRESETS]
+    more = {"info": "What counts as relevant: choose one, or write your own", "elem_classes": "rr-instruction"}
+    return gr.Dropdown(choices, value=value, allow_custom_value=True, label=label, **more)
 
 
 def _threshold_control(value: float) -> gr.Slider:
@@ -138,23 +134,21 @@ def _rank(shell: Shell) -> None:
         with gr.Accordion("More options", open=False):
             fields["top_n"] = _number_control("Best documents to return", "top_n; 0: all")
             fields["score_threshold"] = _threshold_control(0)
-            fields["long_documents"] = gr.Radio(
+            ways, label = (
                 [("Cut them", ""), ("Score all of them, in windows", "windows")],
-                value="",
-                label="Documents too long for the model",
-                info="long_documents",
+                "Documents too long for the model",
             )
+            fields["long_documents"] = gr.Radio(ways, value="", label=label, info="long_documents")
         go = gr.Button("Rank", variant="primary")
     with answering:
         empty = html.hint("Press Rank, or choose an example: the documents appear here in their new order.")
         ranking = gr.HTML(empty, elem_id="ranking")
         details = gr.HTML()
-        code: dict[str, Any] = {"show_label": False, "max_lines": 16, "interactive": False, "wrap_lines": True}
         with gr.Accordion("Copy as curl or Python", open=False, visible=False) as copy:
             with gr.Tab("curl"):
-                curl = gr.Code(language="shell", elem_classes="rr-code", **code)
+                curl = gr.Code(language="shell", show_label=False, elem_classes="rr-code", **_CODE)
             with gr.Tab("Python"):
-                python = gr.Code(language="python", elem_classes="rr-code", **code)
+                python = gr.Code(language="python", show_label=False, elem_classes="rr-code", **_CODE)
 
     async def rank(query: str, text: str, key: str, origin: str, *values: Any) -> tuple[Any, ...]:  # Any: Gradio's
         documents = reading.parse_documents(text)
@@ -193,27 +187,23 @@ def _compare(shell: Shell) -> None:
         with gr.Row(equal_height=False):
             left, right = gr.HTML(min_height=0), gr.HTML(min_height=0)
 
-    async def ask(
-        query: str, documents: list[Document], key: str, instruction: str | None, chosen: str | None
-    ) -> tuple[Any, float] | RerankerError:
-        name, _, model = (chosen or "").partition(_SEPARATOR)
-        body = {"query": query, "documents": documents} | _given(("instruction", "model"), (instruction, model))
-        try:
-            return await _ask(shell.services.get(name, shell.own), "/v1/rerank", body, key)
-        except RerankerError as error:
-            return error
-
     async def compare(query: str, text: str, key: str, *sides: str | None) -> tuple[str, str, str]:
         documents = reading.parse_documents(text)
         if not query.strip() or not documents:
             return _NOTHING_TO_RANK, "", ""
-        asked = (ask(query, documents, key, *side) for side in (sides[:2], sides[2:]))
+        asked = []
+        for instruction, chosen in (sides[:2], sides[2:]):
+            service, _, model = (chosen or "").partition(_SEPARATOR)
+            body = {"query": query, "documents": documents} | _given(("instruction", "model"), (instruction, model))
+            asked.append(_ask(shell.services.get(service, shell.own), "/v1/rerank", body, key))
         rankings: list[list[Row]] = []
         drawn = []
-        for name, answer in zip("AB", await asyncio.gather(*asked), strict=True):
+        for name, answer in zip("AB", await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(answer, RerankerError):
                 drawn.append(html.side(name, html.refusal(advice(answer))))
                 continue
+            if isinstance(answer, BaseException):
+                raise answer
             body, took_ms = answer
             before = [row.index for row in rankings[0]] if rankings else None
             rankings.append(results.rows(documents, body, before))
@@ -261,13 +251,7 @@ def _search(shell: Shell, example: SearchExample) -> None:
         empty = "Press Search, or choose a question: the documents appear here, and how reranking moved them."
         found = gr.HTML(html.hint(empty), elem_id=f"found-{example.index}")
         details = gr.HTML()
-        prompt = gr.Code(
-            label="For your language model, which answers here",
-            visible=False,
-            interactive=False,
-            wrap_lines=True,
-            max_lines=24,
-        )
+        prompt = gr.Code(label="For your language model, which answers here", visible=False, **_CODE)
 
     async def search(query: str, key: str, *values: Any) -> tuple[Any, ...]:  # Any: Gradio's
         if not query.strip():
