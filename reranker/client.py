@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_result, stop_after_attempt
 
 from reranker.errors import ClientError, RerankerError, ServiceError, UnreachableError, every_class
@@ -27,7 +27,6 @@ from reranker.errors import ClientError, RerankerError, ServiceError, Unreachabl
 DEFAULT_URL = "http://127.0.0.1:8000"
 _RETRIED = frozenset({429, 503})  # "not now": overload, or no engine yet
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-_CONNECT_S = 5.0
 _CLASSES = {one.code: one for one in reversed(every_class())}
 """By code; of two with the same code, the more general one."""
 
@@ -61,23 +60,15 @@ class FoundDocument:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
 
 
-class _Ranking(BaseModel):
-    results: list[ScoredDocument]
-
-
-class _Findings(BaseModel):
-    results: list[FoundDocument]
-
-
 class _Model(BaseModel):
     id: str
 
 
-class _Models(BaseModel):
-    data: list[_Model]
+_Line = TypeVar("_Line")
 
 
-_Answer = TypeVar("_Answer", bound=BaseModel)
+class _Listing(BaseModel, Generic[_Line]):
+    lines: list[_Line] = Field(validation_alias=AliasChoices("results", "data"))
 
 
 class RerankerClient:
@@ -118,7 +109,7 @@ class RerankerClient:
                 QueryTooLongError; `str()` is the service's own sentence.
         """
         body = {"query": query, "documents": list(documents), "top_n": top_n, "instruction": instruction}
-        return self._ask(_Ranking, "ranking", "/v1/rerank", body | {"model": self._model}).results
+        return self._ask(_Listing[ScoredDocument], "ranking", "/v1/rerank", body | {"model": self._model})
 
     def search(
         self,
@@ -136,21 +127,20 @@ class RerankerClient:
     ) -> list[FoundDocument]:
         """Find the documents of an index that answer a query, and rank them, best first. Raises as `rerank`.
 
-        All options are the API's (docs/search.md); None: as configured. `filter` is on metadata, `candidates` is how many
-        the first stage finds (`first_stage`: "bm25", "dense", "hybrid" or "milvus"), `top_n` how many are returned (None:
-        10; 0: all), `max_per_document` how many chunks of one document. Without `rerank`: in the first stage's order.
+        All options are the API's (docs/search.md); None: as configured. `filter` is on metadata. `candidates` is how
+        many the first stage ("bm25", "dense", "hybrid" or "milvus") finds, `top_n` how many are returned (None: 10;
+        0: all), `max_per_document` how many chunks of one document. Without `rerank`: in the first stage's order.
         """
         body: dict[str, object] = {"query": query, "index": index, "top_n": top_n, "candidates": candidates}
         body |= {"filter": filter, "instruction": instruction, "score_threshold": score_threshold}
         body |= {"first_stage": first_stage, "max_per_document": max_per_document, "rerank": rerank}
-        return self._ask(_Findings, "search results", "/v1/search", body).results
+        return self._ask(_Listing[FoundDocument], "search results", "/v1/search", body)
 
     def models(self) -> list[str]:
         """Names of the service's model and of its adapters; raises as `rerank` does."""
-        return [one.id for one in self._ask(_Models, "list of models", "/v1/models").data]
+        return [one.id for one in self._ask(_Listing[_Model], "list of models", "/v1/models")]
 
     def close(self) -> None:
-        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -159,14 +149,16 @@ class RerankerClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, kind: type[_Answer], wanted: str, path: str, body: Mapping[str, object] | None = None) -> _Answer:
-        """Send what is not None of a body; without one, GET. `wanted` names the kind of answer in words."""
+    def _ask(
+        self, listing: type[_Listing[_Line]], wanted: str, path: str, body: Mapping[str, object] | None = None
+    ) -> list[_Line]:
+        """Send what is not None of a body; without one, GET. `wanted` names the listing in words."""
         given = None if body is None else {key: value for key, value in body.items() if value is not None}
         retrying = Retrying(**_retry_policy(self._retries), sleep=self._sleep)
         with _reachable(self.url):
             response = retrying(self._http.request, "GET" if given is None else "POST", path, json=given)
         try:
-            return kind.model_validate_json(_answered(response, self.url).content)
+            return listing.model_validate_json(_answered(response, self.url).content).lines
         except ValidationError:
             raise UnreachableError(self.url, f"what answers there gave no {wanted}") from None
 
@@ -186,17 +178,14 @@ class AsyncRerankerClient:
         """Open no connection yet; `verify` and `trust_env` are httpx's, all else as for `RerankerClient`."""
         self.url = url.rstrip("/")
         self._retries = retries
-        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
+        timeout = httpx.Timeout(timeout_s, connect=5.0)
         with _reachable(url):
             self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout, verify=verify, trust_env=trust_env)
 
     async def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, api_key: str | None = None
     ) -> httpx.Response:
-        """Ask the service for anything that its API has, and give the answer, its status 200.
-
-        `body` goes as JSON. Raises as `RerankerClient.rerank`.
-        """
+        """Ask for anything that the API has, with a body in JSON, and give the answer. Raises as `RerankerClient`."""
         headers = _authorization(api_key)
         retrying = AsyncRetrying(**_retry_policy(self._retries))
         with _reachable(self.url):
@@ -204,7 +193,6 @@ class AsyncRerankerClient:
         return _answered(response, self.url)
 
     async def aclose(self) -> None:
-        """Close the connections."""
         await self._http.aclose()
 
 

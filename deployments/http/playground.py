@@ -61,14 +61,14 @@ _LOOKUP_PERIOD_S = 2.0
 """Serve is asked no more often than this whether there is a playground: it takes 15 ms, and a path costs nothing."""
 _FIRST_PART_S = 30.0
 """The longest wait for an answer to begin: the first page has the playground load its libraries."""
+_Absence = type[NoPlaygroundError | PlaygroundUnavailableError]
 _LOST = (RayError, RayServeException, DeploymentUnavailableError)
 
 
 class PageRequest(NamedTuple):
-    """A browser's request to the playground."""
+    """A browser's request to the playground, as ASGI has it."""
 
-    scope: dict[str, Any]
-    """As ASGI has it. (Any: of every type.)"""
+    scope: dict[str, Any]  # Any: of every type
     body: bytes
 
 
@@ -87,8 +87,7 @@ class PlaygroundClient:
     """Sends requests to the playground's application. Costs nothing until there is one."""
 
     def __init__(self) -> None:
-        self._handle: DeploymentHandle | None = None
-        self._absence: type[NoPlaygroundError | PlaygroundUnavailableError] = NoPlaygroundError
+        self._found: DeploymentHandle | _Absence = NoPlaygroundError
         self._looked_s = -_LOOKUP_PERIOD_S
         self._lookup = asyncio.Lock()
         self._open: set[DeploymentResponseGenerator[ResponseHead | bytes]] = set()
@@ -101,7 +100,7 @@ class PlaygroundClient:
             NoPlaygroundError: The cluster has no such application.
             PlaygroundUnavailableError: It has, and it does not answer now.
         """
-        parts = (await self._found()).answer.remote(request)
+        parts = (await self._handle()).answer.remote(request)
         self._open.add(parts)
         begun = False
         try:
@@ -110,7 +109,7 @@ class PlaygroundClient:
             async for part in parts:  # a stream of events may be silent for as long as it likes
                 yield part
         except (TimeoutError, *_LOST):
-            self._handle = None
+            self._found = PlaygroundUnavailableError
             if not (begun and self._closed):
                 raise PlaygroundUnavailableError from None
         finally:
@@ -124,26 +123,28 @@ class PlaygroundClient:
         for parts in self._open:
             parts.cancel()
 
-    async def _found(self) -> DeploymentHandle:
+    async def _handle(self) -> DeploymentHandle:
         async with self._lookup:
-            if self._handle is None and time.monotonic() - self._looked_s >= _LOOKUP_PERIOD_S:
-                found = await asyncio.to_thread(self._look)
-                self._handle = found and found.options(stream=True)  # on the event loop, which its router is to use
+            if isinstance(self._found, type) and time.monotonic() - self._looked_s >= _LOOKUP_PERIOD_S:
+                found = await asyncio.to_thread(_look)
+                # Once, and on the event loop: each such handle has a router, which uses the loop that it is made on.
+                self._found = found if isinstance(found, type) else found.options(stream=True)
                 self._looked_s = time.monotonic()
-            if self._handle is None:
-                raise self._absence
-            return self._handle
+            if isinstance(self._found, type):
+                raise self._found
+            return self._found
 
-    def _look(self) -> DeploymentHandle | None:
-        """Ask Serve; blocks."""
-        self._absence = PlaygroundUnavailableError
-        with contextlib.suppress(RayError, RayServeException):  # Serve is shutting down
-            for name, application in serve.status().applications.items():
-                if playground := application.deployments.get(UI_DEPLOYMENT):
-                    healthy = playground.status == DeploymentStatus.HEALTHY
-                    return serve.get_deployment_handle(UI_DEPLOYMENT, name) if healthy else None
-            self._absence = NoPlaygroundError
-        return None
+
+def _look() -> DeploymentHandle | _Absence:
+    """Ask Serve; blocks."""
+    try:
+        for name, application in serve.status().applications.items():
+            if playground := application.deployments.get(UI_DEPLOYMENT):
+                healthy = playground.status == DeploymentStatus.HEALTHY
+                return serve.get_deployment_handle(UI_DEPLOYMENT, name) if healthy else PlaygroundUnavailableError
+    except (RayError, RayServeException):  # Serve is shutting down
+        return PlaygroundUnavailableError
+    return NoPlaygroundError
 
 
 def playground_router(answer: Callable[[PageRequest], Answer], limits: LimitsConfig) -> APIRouter:

@@ -21,9 +21,6 @@ from reranker.config import UIConfig
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
-_MAX_REQUESTS = 256
-"""At the same time; an open page holds one or two."""
-_MAX_QUEUED = 64
 _TIMEOUT_S = 130
 """Longer than the service's own limit of a request, so that it is the service that gives up."""
 _DISCONNECT_S = 2.0
@@ -35,8 +32,8 @@ def build_ui(args: dict[str, object]) -> Application:
     environment = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     deployment = serve.deployment(Playground).options(
         num_replicas=1,  # Gradio keeps what belongs to an open page in its process
-        max_ongoing_requests=_MAX_REQUESTS,
-        max_queued_requests=_MAX_QUEUED,
+        max_ongoing_requests=256,  # an open page holds one or two
+        max_queued_requests=64,
         # It waits more than it computes.
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": environment}},
         graceful_shutdown_timeout_s=2,  # an open page holds a connection for as long as it is open
@@ -59,7 +56,6 @@ class Playground:
         self._lifespan = AsyncExitStack()
 
     async def answer(self, request: PageRequest) -> Answer:
-        """Answer one request: its head, then its body."""
         if self._loading is None or (self._loading.done() and self._loading.exception()):
             self._loading = asyncio.ensure_future(self._load())
         async for part in stream(await asyncio.shield(self._loading), request):

@@ -84,11 +84,7 @@ def text_of(document: Document) -> str:
 
 
 def read_file(name: str, content: str) -> list[Document]:
-    """Read the documents in a file, of the kind that its name's end says.
-
-    Raises:
-        UnreadableError: It is of another kind, broken, or empty.
-    """
+    """Read the documents in a file, of the kind that its name's end says; raises UnreadableError."""
     content = content.removeprefix("\ufeff")
     documents: list[Document]
     match name.lower().rpartition(".")[2]:

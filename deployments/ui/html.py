@@ -84,9 +84,7 @@ _TEMPLATE = """
 {% set usage, meta = answer.get("usage", {}), answer.get("meta", {}) %}
 <p class="rr-facts"><b>{{ documents | count("document") }}</b> · <b>{{ took_ms | ms }}</b>
  · {{ usage.get("total_tokens", 0) | count("token") }}
-{% if meta.get("shards") %}
- · {{ meta.shards | count("shard") }} on {{ meta.get("replicas", 1) | count("replica") }}
-{% endif %}
+{% if meta.get("shards") %} · {{ meta.shards | count("shard") }} on {{ meta.replicas | count("replica") }}{% endif %}
 {% if usage.get("cached_documents") %} · {{ "{:,}".format(usage.cached_documents) }} from the cache{% endif %}
 {% if usage.get("deduplicated_pairs") %} · {{ "{:,}".format(usage.deduplicated_pairs) }} the same as another{% endif %}
  · model {{ answer.get("model", "?") }}</p>
@@ -126,9 +124,7 @@ _TEMPLATE = """
 {%- if unit and value is not none %}<small>{{ unit }}</small>{% endif %}</div>
 {% endfor %}
 </div>
-{% if not counted %}
-<p class="rr-note">This service counts no requests (observability.metrics is off).</p>
-{% endif %}
+{% if not counted %}<p class="rr-note">This service counts no requests (observability.metrics is off).</p>{% endif %}
 <div class="rr-plots">
 {% for name, most, unit, points in plots %}
 <figure class="rr-figure"><figcaption>{{ name }}<span>up to {{ most | figure }}{{ unit }}</span></figcaption>

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,16 +15,15 @@ _WINDOW_S = 20.0
 """Rates and percentiles are of this time. In a shorter one a few slow requests would make the figures jump."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """The service's counters and gauges at a moment."""
 
     at_s: float
     requests: float | None = None
-    """For a ranking, so far, however they ended. None: the service does not count."""
+    """So far, however they ended. None: the service does not count."""
     refused: float | None = None
     documents: float | None = None
-    buckets: Mapping[float, float] = field(default_factory=dict)
+    buckets: Mapping[float, float] = {}
     """By a number of seconds, how many of the answered requests so far took no longer."""
     replicas: float | None = None
     in_flight: float | None = None

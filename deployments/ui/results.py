@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from deployments.ui.documents import Document, text_of
@@ -14,8 +13,7 @@ _PASSAGES = 5
 """Of a search, the best, which a prompt quotes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One document of a ranking."""
 
     rank: int
@@ -25,18 +23,17 @@ class Row:
     score: float
     marks: tuple[str, ...]
     """What happened to it, in words."""
-    index: int
-    """Position in the input, from 0."""
+    place: int
+    """In the input, from 0."""
     name: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Omission:
+class Omission(NamedTuple):
     """A document that is not in the ranking."""
 
     why: str
-    index: int
+    place: int
     name: str
     text: str
 
@@ -46,18 +43,11 @@ class Advice(NamedTuple):
 
     title: str
     message: str
-    """The service's own sentence."""
     remedy: str
 
 
 def rows(documents: Sequence[Document], answer: Mapping[str, Any], before: Sequence[int] | None = None) -> list[Row]:
-    """Give the ranking, best first.
-
-    Args:
-        documents: What was sent.
-        answer: The service's. Any: JSON.
-        before: Indices of another ranking, best first, to compare with. None: the input order.
-    """
+    """Give the ranking, best first, compared with the one that had `before`, or with the input order."""
     order = range(len(documents)) if before is None else before
     ranks = {index: rank for rank, index in enumerate(order, start=1)}
     return [
@@ -102,24 +92,24 @@ def prompt(query: str, answer: Mapping[str, Any]) -> str:
 
 def difference(first: Sequence[Row], second: Sequence[Row]) -> str:
     """Say in a sentence or two how the second ranking differs from the first."""
-    if [row.index for row in first] == [row.index for row in second]:
+    if [row.place for row in first] == [row.place for row in second]:
         return "Both give the same order."
     moves = [row for row in second if row.moved]
     said = f"{len(moves)} of {len(second)} documents have another rank."
-    if first and second and first[0].index == second[0].index:
+    if first and second and first[0].place == second[0].place:
         said += " The best one is the same."
     if moves:
         most = max(moves, key=lambda row: abs(row.moved or 0))
         rank = most.rank + (most.moved or 0)
-        said += f" Document {most.index + 1} moves most: from rank {rank} to {most.rank}."
+        said += f" Document {most.place + 1} moves most: from rank {rank} to {most.rank}."
     return said
 
 
-def _row(rank: int, before: int | None, result: Mapping[str, Any], *document: Any) -> Row:  # Any: see `_input`
+def _row(rank: int, before: int | None, result: Mapping[str, Any], place: int, name: str, text: str) -> Row:
     cut = ("cut: too long for the model",) if result.get("truncated") else ()
     windows = (f"scored in {result['windows']} windows",) if result.get("windows") else ()
     moved = None if before is None else before - rank
-    return Row(rank, moved, result.get("relevance_score", 0.0), cut + windows, *document)
+    return Row(rank, moved, result.get("relevance_score", 0.0), cut + windows, place, name, text)
 
 
 def _input(documents: Sequence[Document], index: int) -> tuple[int, str, str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import httpx
@@ -36,8 +35,7 @@ _CODE: dict[str, Any] = {"interactive": False, "wrap_lines": True, "max_lines": 
 _FIRST_EXAMPLE = next(iter(EXAMPLES.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class Shell:
+class Shell(NamedTuple):
     """What all tabs share."""
 
     page: gr.Blocks
@@ -51,7 +49,6 @@ class Shell:
 
     @property
     def own(self) -> AsyncRerankerClient:
-        """The service that the page belongs to."""
         return next(iter(self.services.values()))
 
 
@@ -99,9 +96,9 @@ def _list_controls() -> tuple[gr.Radio, gr.Textbox, gr.Textbox]:
 
 def _instruction_control(value: str, label: str = "Instruction") -> gr.Dropdown:
     """Make the control for what "relevant" means: a preset, or the visitor's own words."""
-    choices = [("The service's default", ""), *reading.PRESETS]
-    more = {"info": "What counts as relevant: choose one, or write your own", "elem_classes": "rr-instruction"}
-    return gr.Dropdown(choices, value=value, allow_custom_value=True, label=label, **more)
+    choices = [("The service's default", ""), *((text, text) for text in reading.PRESETS)]
+    info, style = "What counts as relevant: choose one, or write your own", "rr-instruction"
+    return gr.Dropdown(choices, value=value, allow_custom_value=True, label=label, info=info, elem_classes=style)
 
 
 def _threshold_control(value: float) -> gr.Slider:
@@ -205,7 +202,7 @@ def _compare(shell: Shell) -> None:
             if isinstance(answer, BaseException):
                 raise answer
             body, took_ms = answer
-            before = [row.index for row in rankings[0]] if rankings else None
+            before = [row.place for row in rankings[0]] if rankings else None
             rankings.append(results.rows(documents, body, before))
             omitted = results.omissions(documents, body, None)
             table = html.ranking(rankings[-1], omitted, "the input" if before is None else "A")
@@ -260,7 +257,11 @@ def _search(shell: Shell, example: SearchExample) -> None:
         try:
             answer, took_ms = await _ask(shell.own, "/v1/search", body | _given(fields, values), key)
         except RerankerError as error:
-            return html.refusal(_search_advice(error, example)), "", gr.Code(visible=False)
+            said = advice(error)
+            if error.status_code == 404 or isinstance(error, UnknownIndexError):
+                message, remedy = f"It has no index {example.index}.", f"Start it: make example-{example.index}"
+                said = Advice("This service does not have the example", message, remedy)
+            return html.refusal(said), "", gr.Code(visible=False)
         table = html.ranking(results.search_rows(answer), results.search_omissions(answer), "the first stage")
         shown = gr.Code(results.prompt(query, answer), visible=True) if example.answers else gr.skip()
         return html.facts(answer, answer["candidates"], took_ms) + table, html.timing(answer), shown
@@ -269,13 +270,6 @@ def _search(shell: Shell, example: SearchExample) -> None:
     for event in (go.click, query.submit, filled.then):
         inputs, outputs = [query, shell.key, *fields.values()], [found, details, prompt]
         event(search, inputs, outputs, api_visibility="private", show_progress_on=found)
-
-
-def _search_advice(error: RerankerError, example: SearchExample) -> Advice:
-    if error.status_code != 404 and not isinstance(error, UnknownIndexError):
-        return advice(error)
-    said, command = f"It has no index {example.index}.", f"make example-{example.index}"
-    return Advice("This service does not have the example", said, f"Start it: {command}")
 
 
 def _live(shell: Shell) -> None:

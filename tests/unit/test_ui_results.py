@@ -24,7 +24,7 @@ def _answer(*ranked: tuple[int, float], **more: Any) -> dict[str, Any]:
 
 def test_ranks_are_compared_with_the_input_order() -> None:
     found = rows(DOCUMENTS, _answer((2, 0.9), (0, 0.5), (1, 0.4)))
-    assert [(row.rank, row.index, row.moved, row.text) for row in found] == [
+    assert [(row.rank, row.place, row.moved, row.text) for row in found] == [
         (1, 2, 2, "third"),
         (2, 0, -1, "first"),
         (3, 1, -1, "second"),
@@ -38,7 +38,7 @@ def test_ranks_are_compared_with_another_ranking() -> None:
 
 def test_documents_that_are_left_out_say_why() -> None:
     answer = _answer((2, 0.9), excluded=[{"index": 0, "rule": "score_threshold"}], unscored=[{"index": 1}])
-    assert [(one.index, one.why) for one in omissions(DOCUMENTS, answer, 1)] == [
+    assert [(one.place, one.why) for one in omissions(DOCUMENTS, answer, 1)] == [
         (0, "below the threshold"),
         (1, "not scored in time"),
         (3, "not among the best 1"),
