@@ -224,19 +224,19 @@ def _retry_policy(retries: int) -> dict[str, Any]:  # Any: tenacity's own option
 
 def _wait_s(state: RetryCallState) -> float:
     """Seconds until the next attempt: as Retry-After says; without one longer each time, and not in step."""
-    wait = _retry_after_s(state.outcome.result())  # type: ignore[union-attr]  # there is one after each attempt
+    wait: float | None = _retry_after_s(state.outcome.result())  # type: ignore[union-attr]  # there is one after each attempt
     if wait is None:
         wait = _FIRST_WAIT_S * 2 ** (state.attempt_number - 1) * random.uniform(0.5, 1)  # noqa: S311 - no cryptography
     return min(wait, _LONGEST_WAIT_S)
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def _retry_after_s(response: httpx.Response) -> int | None:
     """Read Retry-After, which gives seconds or a date. None: it is not there, or neither."""
     said = response.headers.get("retry-after", "")
-    if said.isdecimal():
-        return float(said)
     try:
-        return max((parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds(), 0.0)
+        if said.isdecimal():
+            return int(said)
+        return max(math.ceil((parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()), 0)
     except (TypeError, ValueError):
         return None
 
@@ -251,10 +251,8 @@ def _answered(response: httpx.Response, url: str) -> httpx.Response:
         raise UnreachableError(url, f"HTTP {response.status_code}, not in JSON") from None
     texts = {name: said for name, said in answer.items() if isinstance(said, str)} if isinstance(answer, dict) else {}
     message = texts.get("message") or f"HTTP {response.status_code} {response.reason_phrase}"
-    wait_s = _retry_after_s(response)
-    retry_after_s = None if wait_s is None else math.ceil(wait_s)
     code, field = texts.get("error_type", ""), texts.get("field", "")
-    raise rebuild_error(code, response.status_code, message, field, retry_after_s)
+    raise rebuild_error(code, response.status_code, message, field, _retry_after_s(response))
 
 
 def rebuild_error(

@@ -30,23 +30,20 @@ from reranker.errors import NoPlaygroundError, NotFoundError, PlaygroundUnavaila
 UI_PATH = "/ui"
 UI_DEPLOYMENT = "Playground"
 
-_MAX_BODY_BYTES = 8 * 2**20
-"""What a browser sends: a list of documents at most."""
+_MAX_BODY_BYTES = 8 * 2**20  # a browser sends a list of documents at most
 _READ = re.compile(
     r"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/(?:assets|static|svelte)/[\w./@-]+"
     r"|/gradio_api/(?:startup-events|app_id|theme\.css|queue/data|heartbeat/[\w-]+)"
 )
 _WRITTEN = re.compile(r"/gradio_api/(?:queue/join|cancel|reset)")
-_IMMUTABLE = re.compile(r"/assets/.*-[\w-]{8,}\.\w+")
-"""Files whose name changes with their content."""
+_IMMUTABLE = re.compile(r"/assets/.*-[\w-]{8,}\.\w+")  # files whose name changes with their content
 _PREFIX = re.compile(r"(?:/[\w.~-]+)+")
 _PASSED = frozenset(
     {b"host", b"accept", b"accept-encoding", b"accept-language", b"content-type", b"if-none-match", b"origin"}
     | {b"if-modified-since", b"user-agent", b"x-forwarded-host", b"x-forwarded-prefix", b"x-forwarded-proto"}
 )
 """Headers that go to the playground. No cookie and no key: the page sends the key that a visitor gave it by itself."""
-_HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding"}
-"""Of the playground's own connection."""
+_HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding"}  # these are of the playground's own connection
 _POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; "
@@ -79,8 +76,7 @@ class ResponseHead(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...]
 
 
-Answer = AsyncIterator[ResponseHead | bytes]
-"""First the head, then the body as it comes."""
+Answer = AsyncIterator[ResponseHead | bytes]  # first the head, then the body as it comes
 
 
 class PlaygroundClient:

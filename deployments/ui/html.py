@@ -137,7 +137,8 @@ stroke-width="2" vector-effect="non-scaling-stroke"/></svg></figure>
 """
 
 
-def _count(number: int, thing: str) -> str:
+def count(number: int, thing: str) -> str:
+    """Write a number of things: 1 token, 1,234 tokens."""
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
@@ -156,7 +157,7 @@ def _figure(value: float | None) -> str:
 
 
 _jinja = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
-_jinja.filters |= {"count": _count, "ms": _ms, "figure": _figure}
+_jinja.filters |= {"count": count, "ms": _ms, "figure": _figure}
 _jinja.globals |= {"STAGE_NAMES": _STAGE_NAMES, "WIDTH": _PLOT_WIDTH, "HEIGHT": _PLOT_HEIGHT}
 _macros: Any = _jinja.from_string(_TEMPLATE).module
 hint, note, side, refusal = _macros.hint, _macros.note, _macros.side, _macros.refusal

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-KEPT = 90
-"""Samples of the past that are drawn."""
+KEPT = 90  # samples of the past that are drawn
 _WINDOW_S = 20.0
 """Rates and percentiles are of this time. In a shorter one a few slow requests would make the figures jump."""
 

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from deployments.http.playground import UI_PATH
 from deployments.ui import tabs
+from deployments.ui.html import count
 from deployments.ui.results import advice
 from reranker.client import AsyncRerankerClient
 from reranker.errors import RerankerError
@@ -49,8 +50,7 @@ def build(services: dict[str, AsyncRerankerClient]) -> FastAPI:
             try:
                 needs_key = bool((await shell.own.request("GET", "/v1/cluster/auth")).json().get("auth"))
                 health = (await shell.own.request("GET", "/health")).json()
-                count, status = health["replicas"], "ok"
-                said = f"{health['model']}, {count} replica{'s' * (count != 1)}"
+                status, said = "ok", f"{health['model']}, {count(health['replicas'], 'replica')}"
             except RerankerError as error:
                 said = advice(error).message
             shown = f'<p class="rr-status {status}">{escape(said)}</p>'

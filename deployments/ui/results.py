@@ -9,8 +9,7 @@ from deployments.ui.documents import Document, text_of
 from reranker import errors
 from reranker.errors import RerankerError, UnreachableError
 
-_PASSAGES = 5
-"""Of a search, the best, which a prompt quotes."""
+_PASSAGES = 5  # the best of a search, which a prompt quotes
 
 
 class Row(NamedTuple):

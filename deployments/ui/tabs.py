@@ -110,7 +110,6 @@ def _number_control(label: str, info: str) -> gr.Number:
 
 
 def _fill(title: str) -> tuple[str, str, str]:
-    """Give query, documents and instruction of an example."""
     example = EXAMPLES[title]
     return example.query, reading.format_documents(example.documents), example.instruction
 
@@ -131,10 +130,8 @@ def _rank(shell: Shell) -> None:
         with gr.Accordion("More options", open=False):
             fields["top_n"] = _number_control("Best documents to return", "top_n; 0: all")
             fields["score_threshold"] = _threshold_control(0)
-            ways, label = (
-                [("Cut them", ""), ("Score all of them, in windows", "windows")],
-                "Documents too long for the model",
-            )
+            ways = [("Cut them", ""), ("Score all of them, in windows", "windows")]
+            label = "Documents too long for the model"
             fields["long_documents"] = gr.Radio(ways, value="", label=label, info="long_documents")
         go = gr.Button("Rank", variant="primary")
     with answering:
@@ -152,8 +149,8 @@ def _rank(shell: Shell) -> None:
         if not query.strip() or not documents:
             return _NOTHING_TO_RANK, "", gr.skip(), gr.skip(), gr.skip()
         body = {"query": query, "documents": documents} | _given(fields, values)
-        code = (write(origin, body, key=bool(key)) for write in (reading.curl_command, reading.python_program))
-        shown = (gr.Accordion(visible=True), *code)
+        snippets = (write(origin, body, key=bool(key)) for write in (reading.curl_command, reading.python_program))
+        shown = (gr.Accordion(visible=True), *snippets)
         try:
             answer, took_ms = await _ask(shell.own, "/v1/rerank", body | {"timings": True}, key)
         except RerankerError as error:
@@ -165,8 +162,7 @@ def _rank(shell: Shell) -> None:
     inputs = [query, documents, shell.key, shell.origin, *fields.values()]
     filled = example.input(_fill, example, [query, documents, fields["instruction"]], **QUIET)
     for event in (go.click, query.submit, filled.then):
-        outputs = [ranking, details, copy, curl, python]
-        event(rank, inputs, outputs, api_visibility="private", show_progress_on=ranking)
+        event(rank, inputs, [ranking, details, copy, curl, python], api_visibility="private", show_progress_on=ranking)
 
 
 def _compare(shell: Shell) -> None:
