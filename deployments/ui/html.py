@@ -52,7 +52,7 @@ _TEMPLATE = """
 {% for mark in row.marks %}<span class="rr-mark">{{ mark }}</span>{% endfor %}</td></tr>
 {% endfor %}
 </tbody></table>
-{% else %}<p class="rr-note">No document is left: lower the threshold.</p>{% endif %}
+{% elif omitted %}<p class="rr-note">No document is left: lower the threshold.</p>{% endif %}
 {% if rows[SHOWN_ROWS:] %}
 <p class="rr-note">… and {{ "{:,}".format(rows | length - SHOWN_ROWS) }} more, all of them worse.</p>
 {% endif %}
