@@ -14,7 +14,7 @@ from typing import NoReturn
 import ray
 from ray import serve
 
-from deployments.loading import Loading
+from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
@@ -44,10 +44,10 @@ class EngineReplica:
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, engine_metrics, self._update_metrics)
         self._engine_metrics = engine_metrics.EngineMetrics(CHECKS)
-        with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:
+        with loading(self._name) as stage, ThreadPoolExecutor(1) as beside:
             model = beside.submit(identity, config, device)  # reads the files that the engine loads
             try:
-                self._engine = open_engine(config, device, loading.stage)
+                self._engine = open_engine(config, device, stage)
             except StartupCheckError as error:
                 engine_metrics.STARTUP_CHECKS.labels(error.check).inc()
                 raise

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ruamel.yaml import YAML as Reader
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -15,24 +15,28 @@ Path: TypeAlias = tuple[str | int, ...]
 """Keys and list places from the root of a document to one of its values."""
 YAML: TypeAlias = Mapping[str, Any]
 """What was read from a file: every type."""
+Row: TypeAlias = tuple[str, str, str]
+"""What a rule says: a place (`deployments.0.name`), what is wrong there, and what to do, as a sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that is wrong."""
 
     path: Path
     problem: str
-    """What is wrong, without the place."""
     remedy: str
-    """What to do, as a sentence."""
-    breaks: bool = False
-    """The document has not the form that further checks rely on."""
+
+
+def below(path: Path, rows: Iterable[Row]) -> Iterator[Finding]:
+    """Make findings of what rules say of the value at a path."""
+    for place, problem, remedy in rows:
+        steps = [int(step) if step.isdigit() else step for step in place.split(".")]
+        yield Finding((*path, *steps), problem, remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One YAML document."""
+    """One of a YAML stream."""
 
     value: Any
     first_line: int = 1
@@ -80,9 +84,3 @@ def shown(path: Sequence[str | int]) -> str:
     """A path as people write it: `applications[0].args.model.name`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".")
-
-
-def value_of(settings: YAML, key: str, default: float) -> float:
-    """A number that is set, or what it is where it is not."""
-    value: float | None = settings.get(key)
-    return default if value is None else value
