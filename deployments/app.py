@@ -6,11 +6,12 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
-from deployments.engine_replica import EngineReplica, choose_device, environment, resources
+from deployments.engine_replica import EngineReplica, choose_device, resources
 from deployments.ingress import Ingress
 from deployments.router import ShardRouter
 from deployments.search import search_application
 from reranker.config import RerankerConfig, SearchConfig
+from reranker.engine.vllm import environment
 from reranker.model.checkpoint import find_checkpoint
 
 _SERVE_FLAGS = {
@@ -43,7 +44,7 @@ def build_app(args: dict[str, object]) -> Application:
         .options(
             ray_actor_options={
                 **resources(config, device),
-                "runtime_env": {"env_vars": _SERVE_FLAGS | environment(config)},
+                "runtime_env": {"env_vars": _SERVE_FLAGS | environment(config.engine.cpus, config.engine.cpu_threads)},
             },
             graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S,
             request_router_config=RequestRouterConfig(

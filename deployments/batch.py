@@ -30,8 +30,9 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from deployments.engine_replica import choose_device, environment, identity, open_engine, resources
+from deployments.engine_replica import choose_device, identity, open_engine, resources
 from reranker.config import RerankerConfig
+from reranker.engine.vllm import environment
 from reranker.errors import BatchError, EngineFailedError, RerankerError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
@@ -158,7 +159,7 @@ def _score(
             enable_true_multi_threading=True,
         ),
         **needs,
-        runtime_env={"env_vars": environment(job.config)},
+        runtime_env={"env_vars": environment(job.config.engine.cpus, job.config.engine.cpu_threads)},
     )
     try:
         with _progress(counter, rows, rows - sum(one.rows for one in left)):

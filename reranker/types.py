@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +183,7 @@ class EngineScores:
         engine_s: Seconds from then to the last pair's score; other lists take turns in it.
     """
 
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # transport/frames.py checks what arrives
     logits: FloatArray
     scored: BoolArray
     queue_s: float = 0.0

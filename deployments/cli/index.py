@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deployments.cli import Subparsers, local
 from reranker.config import EmbeddingConfig
+from reranker.engine.vllm import environment
 from reranker.errors import ConfigurationError
 from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
 from reranker.search.documents import (
@@ -146,7 +147,7 @@ def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
                 runner.run(remote.aclose())
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
-    local.prepare_environment(os.cpu_count() or 1)
+    os.environ.update(environment(os.cpu_count() or 1) | dict(os.environ))
     embedder = VllmEmbedder(config, device=local.device())
     try:
         yield lambda texts: embedder.embed(texts, "document")

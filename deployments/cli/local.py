@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reranker.config import RerankerConfig
 from reranker.engine.loop import Engine
+from reranker.engine.vllm import VllmEngine, environment
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.placement import Placement
@@ -54,20 +55,11 @@ def open_local(config: RerankerConfig) -> LocalReranker:
     """
     checkpoint = find_checkpoint(config.model)
     renderer = PromptRenderer.of(checkpoint, config.model)
-    prepare_environment(config.engine.cpu_threads or max(1, int(config.engine.cpus)))
-    # Imported here: it brings torch, and it must find the variables above.
-    from reranker.engine.vllm import VllmEngine
-
+    variables = environment(config.engine.cpus, config.engine.cpu_threads)
+    os.environ.update(variables | dict(os.environ))
     where = device() if config.engine.device == "auto" else config.engine.device
     engine = VllmEngine(checkpoint, config.engine, device=where)
     return LocalReranker(checkpoint, renderer, engine)
-
-
-def prepare_environment(threads: int) -> None:
-    """Set what OpenMP and vLLM read when they are loaded; deployments/engine_replica.py gives a replica the same."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
 def device() -> str:

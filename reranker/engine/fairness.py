@@ -22,12 +22,9 @@ class Turn(Generic[Flow]):
     """The pair that is next."""
 
     flow: Flow
-    position: int
-    """In the shard."""
-    cost: int
-    """Tokens."""
-    tag: int
-    """Virtual finish time."""
+    position: int  # in the shard
+    cost: int  # tokens
+    tag: int  # virtual finish time
 
 
 @dataclass(slots=True, eq=False)
@@ -53,13 +50,11 @@ class FairQueue(Generic[Flow]):
     """Flows of pairs that wait for an engine."""
 
     def __init__(self, *, by_arrival: bool = False) -> None:
-        """Start empty. With `by_arrival` all pairs of a flow have its number as their tag: first come, first served."""
+        """With `by_arrival` all pairs of a flow have its number as their tag: first come, first served."""
         self._by_arrival = by_arrival
         self._heap: list[_Waiting[Flow]] = []
         self._flows: dict[Flow, _Waiting[Flow]] = {}
-        self._time = 0
-        self._pushed = 0
-        self._pairs = 0
+        self._time = self._pushed = self._pairs = 0
 
     def __len__(self) -> int:
         """Pairs that wait."""

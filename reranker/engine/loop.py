@@ -40,10 +40,7 @@ class Stepper(Protocol):
     max_batch_pairs: int
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        """Take in a pair by its number.
-
-        The prompt begins with the list's head of `head_tokens`. A lower priority goes first. An empty adapter is none.
-        """
+        """Take in a pair by its number, whose prompt begins with the list's head. A lower priority goes first."""
 
     def step(self) -> Iterable[tuple[int, float]]:
         """Compute a batch; give the number and logit of each pair that is done."""
@@ -62,12 +59,9 @@ class Pace:
     """Tokens per second of the time that the engine was busy."""
 
     def __init__(self) -> None:
-        """Start without a measurement."""
-        self._tokens = 0.0
-        self._busy_s = 0.0
+        self._tokens = self._busy_s = 0.0
 
     def record(self, tokens: int, busy_s: float) -> None:
-        """Note that so many tokens took so long."""
         kept = math.exp(-busy_s / _MEMORY_S)
         self._tokens = self._tokens * kept + tokens
         self._busy_s = self._busy_s * kept + busy_s
@@ -96,13 +90,11 @@ class Engine:
         self._turns: FairQueue[Job] = FairQueue(by_arrival=by_arrival)
         self._target_step_s = target_step_s
         self._stepping: dict[int, Turn[Job]] = {}  # the stepper's pairs, by number
-        self._stepping_tokens = 0
-        self._pending_tokens = 0
+        self._stepping_tokens = self._pending_tokens = 0
         self._numbers = itertools.count()
         self._pace = Pace()
-        self._began_s = 0.0  # of the work whose duration is not recorded yet
         self._steps = self._done_pairs = self._done_tokens = 0
-        self._busy_s = 0.0
+        self._busy_s = self._began_s = 0.0  # when the work began whose duration is not recorded yet
         self._healthy = True
         self._stopping = False
         started: Future[None] = Future()
@@ -117,12 +109,10 @@ class Engine:
 
     @property
     def pending_pairs(self) -> int:
-        """Pairs in the engine, waiting or being computed."""
         return len(self._turns) + len(self._stepping)
 
     @property
     def load(self) -> ReplicaLoad:
-        """The work in the engine, and its pace."""
         return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
 
     @property
@@ -139,7 +129,7 @@ class Engine:
         }
 
     async def score(self, shard: Shard) -> FloatArray:
-        """Score all pairs of a shard, without a timeout: `EngineScores.logits` of `score_within`."""
+        """The logits of all pairs, without a timeout."""
         return (await self.score_within(shard, 1.0, None)).logits
 
     async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
@@ -156,18 +146,18 @@ class Engine:
         self._commands.put(lambda: self._add(job))
         if not self._healthy:  # it failed between the two lines above, and may not have seen this shard
             raise EngineFailedError
+        timer = None if timeout_s is None else job.loop.call_later(timeout_s, job.set_answer)
         try:
-            async with asyncio.timeout(timeout_s):
-                await job.answer
-        except TimeoutError:
-            self._commands.put(lambda: self._drop(job))
-        except asyncio.CancelledError:
-            self._commands.put(lambda: self._drop(job))
-            raise
+            await job.answer
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if job.ended_s is None:  # time is up, or nobody waits any more
+                self._commands.put(lambda: self._drop(job))
         return job.scores()
 
     async def check_integrity(self) -> None:
-        """Compare the engine's counts with its shards; RuntimeError if they differ, which is a bug. Cheap."""
+        """RuntimeError if the engine's counts are not those of its shards, which is a bug. Cheap."""
         checked: Future[None] = Future()
         self._commands.put(lambda: self._check(checked))
         if self.healthy:
@@ -265,9 +255,9 @@ class Engine:
 
     def _batch_tokens(self) -> int:
         """The size of the next step. A step cannot be interrupted, so whoever comes or goes waits for its end."""
-        pace = self._pace.tokens_per_s
         if self._target_step_s is None:
             return self._stepper.max_batch_tokens
+        pace = self._pace.tokens_per_s
         wanted = _FIRST_BATCH_TOKENS if pace is None else int(pace * self._target_step_s)
         return min(self._stepper.max_batch_tokens, max(1, wanted))
 

@@ -42,10 +42,9 @@ class EngineMetrics:
     """Follows the figures of one engine."""
 
     def __init__(self, checks: Iterable[str]) -> None:
-        """Start the series of the named start-up checks at 0."""
         self._last: EngineStats = {}
         for result in ("passed", "off", *checks):
-            STARTUP_CHECKS.labels(result)
+            STARTUP_CHECKS.labels(result)  # a series of each, from 0
 
     def update(self, now: EngineStats) -> None:
         """Add the work since the last update to the counters, and set the gauges."""

@@ -21,17 +21,14 @@ class ReplicaAddress:
 
     host: str
     port: int
-    model: str
-    """`reranker.model.checkpoint.model_identity` of its engine."""
-    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
-    """The replica's own, new in each life."""
+    model: str  # `reranker.model.checkpoint.model_identity` of its engine
+    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)  # new in each life
 
     def accepts(self, secret: object) -> bool:
         """Whether this is the secret; takes the same time for every wrong one."""
         return isinstance(secret, str) and hmac.compare_digest(secret.encode(), self.secret.encode())
 
     def to_metadata(self) -> dict[str, Any]:
-        """Make what Ray carries."""
         return asdict(self) | {"version": VERSION}
 
     @classmethod

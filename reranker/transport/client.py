@@ -14,7 +14,7 @@ import orjson
 from reranker.errors import ReplicaLostError
 from reranker.transport import frames
 from reranker.transport.address import ReplicaAddress
-from reranker.transport.frames import Frame, FrameConnection, FrameError, FrameType
+from reranker.transport.frames import Frame, FrameConnection, FrameType
 from reranker.types import Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class ShardConnection(FrameConnection):
             try:
                 await connection._welcome.wait()
             except asyncio.CancelledError:
-                connection.abort()
+                connection.transport.abort()
                 raise
         if connection.lost.is_set():
             raise ReplicaLostError
@@ -55,8 +55,8 @@ class ShardConnection(FrameConnection):
         if self.lost.is_set():
             raise ReplicaLostError
         number = next(self._numbers)
-        answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
         frame = frames.pack_shard(number, shard, terms)
+        answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
         self.answers[number] = answer
         try:
             self.send(frame)
@@ -74,20 +74,13 @@ class ShardConnection(FrameConnection):
         self._close_if_done()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop."""
-        self.lost.set()
-        self.leaving.set()
-        self._welcome.set()
+        for event in (self.lost, self.leaving, self._welcome):
+            event.set()
         for answer in self.answers.values():
             if not answer.done():
                 answer.set_exception(ReplicaLostError())
 
-    def refuse(self, error: FrameError) -> None:
-        """Give up the replica."""
-        self.abort()
-
     def receive(self, frame: Frame) -> None:
-        """Take a frame."""
         answer = self.answers.get(frame.number)
         if frame.type == FrameType.WELCOME:
             self._welcome.set()
@@ -102,35 +95,26 @@ class ShardConnection(FrameConnection):
 
     def _close_if_done(self) -> None:
         if self._retired and not self.answers:
-            self.close()
+            self.transport.close()
 
 
 class ReplicaConnections:
     """Keeps a connection open to each replica of a deployment. One that Serve lists and that is connected is live."""
 
     def __init__(self, set_live: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
-        """Start without replicas. `set_live` is called when the live ones change, with the model identity of each."""
+        """`set_live` is called when the live replicas change, with the model identity of each."""
         self._set_live, self._tls = set_live, tls
-        self._addresses: dict[str, ReplicaAddress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._live: dict[str, ShardConnection] = {}
+        self._live: dict[str, tuple[ShardConnection, str]] = {}  # with its model's identity
         self._any_live = asyncio.Event()
 
     def update(self, replicas: Mapping[str, ReplicaAddress]) -> None:
         """Replace the set of running replicas. The others get no more shards, but may finish those they have."""
-        ended = self._tasks.keys() - replicas.keys()
-        for name in ended:
+        for name in self._tasks.keys() - replicas.keys():
             self._tasks.pop(name).cancel()
+            self._leave(name)
         for name in replicas.keys() - self._tasks.keys():
-            self._addresses[name] = replicas[name]
-            self._tasks[name] = asyncio.get_running_loop().create_task(self._keep_open(name))
-        connections = [self._live.pop(name) for name in ended & self._live.keys()]
-        for connection in connections:
-            connection.retire()
-        if connections:
-            self._report_live()
-        for name in ended:
-            del self._addresses[name]
+            self._tasks[name] = asyncio.get_running_loop().create_task(self._keep_open(name, replicas[name]))
 
     async def ready(self) -> None:
         """Wait until a replica is live."""
@@ -139,31 +123,34 @@ class ReplicaConnections:
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; see `ShardConnection.score`."""
-        connection = self._live.get(replica)
-        if connection is None:
+        if replica not in self._live:
             raise ReplicaLostError
-        return await connection.score(shard, terms)
+        return await self._live[replica][0].score(shard, terms)
 
     def _report_live(self) -> None:
-        self._set_live({name: self._addresses[name].model for name in self._live})
+        self._set_live({name: model for name, (_, model) in self._live.items()})
         if self._live:
             self._any_live.set()
         else:
             self._any_live.clear()
 
-    async def _keep_open(self, name: str) -> None:
+    def _leave(self, name: str) -> None:
+        if name in self._live:
+            connection, _ = self._live.pop(name)
+            connection.retire()
+            self._report_live()
+
+    async def _keep_open(self, name: str, address: ReplicaAddress) -> None:
         while True:
-            connection = await self._open(name)
-            self._live[name] = connection
+            connection = await self._open(name, address)
+            self._live[name] = connection, address.model
             self._report_live()
             await connection.leaving.wait()
-            del self._live[name]
-            self._report_live()
-            connection.retire()
+            self._leave(name)
             await connection.lost.wait()
 
-    async def _open(self, name: str) -> ShardConnection:
-        address, pause_s = self._addresses[name], _FIRST_PAUSE_S
+    async def _open(self, name: str, address: ReplicaAddress) -> ShardConnection:
+        pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 return await ShardConnection.open(address, self._tls)

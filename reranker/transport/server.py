@@ -27,13 +27,10 @@ _LINGER_S = 0.1  # a shard that was sent before its ingress heard that we are le
 
 
 class ShardServer:
-    """Listens for ingresses. A shard is scored unless it is dropped or its connection ends."""
+    """Listens on a free port of one address. `score` is cancelled when nobody waits for the shard any more."""
 
     def __init__(self, host: str, model: str, score: Score, tls: ssl.SSLContext | None = None) -> None:
-        """Listen on a free port of the address `host` only, and tell clients the engine's `model` identity.
-
-        `score` is cancelled when nobody waits for the shard any more. Without `tls` nothing is encrypted.
-        """
+        """`model` is the engine's identity, for clients. Without `tls` nothing is encrypted."""
         listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listening.bind((host, 0))
         listening.listen(128)
@@ -41,13 +38,11 @@ class ShardServer:
         self.address = ReplicaAddress(host, listening.getsockname()[1], model)
         self.score = score
         self.connections: set[_Connection] = set()
-        self._starting = asyncio.get_running_loop().create_task(
-            asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=listening, ssl=tls)
-        )
+        loop = asyncio.get_running_loop()
+        self._starting = loop.create_task(loop.create_server(lambda: _Connection(self), sock=listening, ssl=tls))
 
     @property
     def shards_in_hand(self) -> int:
-        """Shards that are not answered yet."""
         return sum(len(connection.shards) for connection in self.connections)
 
     async def drain(self) -> None:
@@ -60,7 +55,7 @@ class ShardServer:
         while tasks := [task for connection in self.connections for task in connection.shards.values()]:
             await asyncio.wait(tasks)
         for connection in list(self.connections):
-            connection.close()
+            connection.transport.close()
 
 
 class _Connection(FrameConnection):
@@ -71,25 +66,26 @@ class _Connection(FrameConnection):
         self.known = False
         self.shards: dict[int, asyncio.Task[None]] = {}  # those that it waits for, by number
         self._server = server
-        self._hello_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if sum(not connection.known for connection in self._server.connections) >= _MAX_STRANGERS:
-            self.abort()
+            self.transport.abort()
             return
         self._server.connections.add(self)
-        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO_S, self.abort)
+        asyncio.get_running_loop().call_later(_HELLO_S, self._end_stranger)
+
+    def _end_stranger(self) -> None:
+        if not self.known:
+            self.transport.abort()
 
     def refuse(self, error: FrameError) -> None:
-        peer = self.transport.get_extra_info("peername") if self.transport is not None else None
+        peer = self.transport.get_extra_info("peername")
         logger.warning("cut off %s for an invalid message: %s", peer[0] if peer else "a stranger", error)
-        self.close()
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
         for task in self.shards.values():
             task.cancel()
 
@@ -122,8 +118,6 @@ class _Connection(FrameConnection):
             raise FrameError("not the secret")
         self.known = True
         self.reader.max_bytes = frames.MAX_FRAME_BYTES
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
         self.send(Frame(FrameType.WELCOME))
 
     async def _answer(self, number: int, shard: Shard, terms: ShardTerms) -> None:
