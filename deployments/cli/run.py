@@ -1,13 +1,12 @@
 """`serve run` on a Ray of its own, which reports to `reranker serve` how far it is, and why it cannot go on.
 
-python -m deployments.cli.run FILE DESCRIPTOR     reports go to the descriptor: JSON lines, each {kind: text}
+python -m deployments.cli.run CONFIGURATION REPORTS     the second file gets JSON lines, each {kind: text}
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import sys
 import threading
@@ -86,12 +85,12 @@ def settled(status: Mapping[str, ApplicationStatusOverview], optional: Collectio
     broken = {name: one for name, one in status.items() if one.status == ApplicationStatus.DEPLOY_FAILED}
     for name, one in broken.items():
         if name not in optional:
-            report(
-                "failed", failure(name, "\n".join([one.message, *(part.message for part in one.deployments.values())]))
-            )
+            said = [one.message, *(deployment.message for deployment in one.deployments.values())]
+            report("failed", failure(name, "\n".join(said)))
             return True
-    running = [name for name, one in status.items() if one.status == ApplicationStatus.RUNNING]
-    if not status or len(running) + len(broken) < len(status):
+    if not status or any(
+        one.status != ApplicationStatus.RUNNING and name not in broken for name, one in status.items()
+    ):
         return False
     for name, one in broken.items():
         report("without", f"{name}: {one.message}")
@@ -99,11 +98,11 @@ def settled(status: Mapping[str, ApplicationStatusOverview], optional: Collectio
 
 
 def main() -> None:
-    path, reports = sys.argv[1], os.fdopen(int(sys.argv[2]), "w", buffering=1)
-    os.set_inheritable(reports.fileno(), False)
+    path, reports = sys.argv[1:]
 
     def report(kind: str, text: str) -> None:
-        reports.write(json.dumps({kind: text}) + "\n")
+        with open(reports, "a", encoding="utf-8") as file:  # whole lines: the other side reads meanwhile
+            file.write(json.dumps({kind: text}) + "\n")
 
     config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     report("step", "Starting Ray")

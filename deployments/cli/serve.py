@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -123,14 +122,14 @@ def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
         ConfigurationError: The service cannot be started; the message says why and what to do. Everything is stopped.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stops: list[int] = []  # signals
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, lambda number, _: stops.append(number))
     screen = Screen()
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="reranker-") as file, _output(verbose) as log:
-        yaml.safe_dump(config, file, allow_unicode=True, sort_keys=False)  # the first index is the default
-        file.flush()
-        child = _Child(file.name, log)
+    with tempfile.TemporaryDirectory(prefix="reranker-") as folder, _output(verbose) as log:
+        text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)  # the first index is the default
+        Path(folder, "config.yaml").write_text(text, encoding="utf-8")
+        child = _Child(Path(folder), log)
         # One client: each makes its own context for TLS, which is much work beside the start.
         url = local_url(*configured_address(config), tls=bool((config.get("http_options") or {}).get("ssl_certfile")))
         limits = httpx.Limits(max_keepalive_connections=0)
@@ -138,7 +137,7 @@ def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
         http = httpx.Client(base_url=url, timeout=2, verify=False, trust_env=False, limits=limits)  # noqa: S501
         health, stage = "starting", ""
         gives_up_s = float("inf")
-        while child.runs() and not stop.is_set() and not child.failed and time.monotonic() < gives_up_s:
+        while child.runs() and not stops and not child.failed and time.monotonic() < gives_up_s:
             if health == "starting":
                 health, doing = _health(http)
                 stage = f"Starting: {doing}" if doing else stage  # between two of them nobody says anything
@@ -148,11 +147,11 @@ def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
                     print("\n".join(_announcement(config, url, log)), flush=True)
                 elif health == "failed":
                     gives_up_s = time.monotonic() + _REASON_TIMEOUT_S
-            stop.wait(_POLL_S)
+            time.sleep(_POLL_S)
         http.close()
         screen.end()
         child.stop()
-        if stop.is_set():
+        if stops:
             return 0
         status, last_line = child.process.returncode, _last_line(log)
         if child.failed or health != "ok":
@@ -165,31 +164,24 @@ def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
 class _Child:
     """`serve run`, and what it reports."""
 
-    def __init__(self, path: str, log: IO[str] | None) -> None:
+    def __init__(self, folder: Path, log: IO[str] | None) -> None:
         self.step = "Starting Ray"
-        self.failed = ""
-        self._unread = b""
-        self._reports, writes = os.pipe()
-        os.set_blocking(self._reports, False)
+        self.failed = self._unread = ""
+        self._reports = (folder / "reports").open("a+", encoding="utf-8")
         # A session of its own, so that Ctrl-C reaches this process only and the child is stopped in order.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli.run", path, str(writes)],
+            [sys.executable, "-m", "deployments.cli.run", folder / "config.yaml", self._reports.name],
             start_new_session=True,
-            pass_fds=[writes],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log and subprocess.STDOUT,
             env=_CHILD_ENVIRONMENT | dict(os.environ),
         )
-        os.close(writes)
 
     def runs(self) -> bool:
         """Whether it still does; reads its reports."""
         status = self.process.poll()  # first: what it wrote before it ended is read below
-        with contextlib.suppress(BlockingIOError):
-            while part := os.read(self._reports, 1 << 16):
-                self._unread += part
-        *lines, self._unread = self._unread.split(b"\n")
+        *lines, self._unread = (self._unread + self._reports.read()).split("\n")
         for line in lines:
             [(kind, text)] = json.loads(line).items()
             if kind == "step":
@@ -214,7 +206,7 @@ class _Child:
                     insist(process)
             psutil.wait_procs(left, timeout=5)
         self.runs()
-        os.close(self._reports)
+        self._reports.close()
 
 
 @contextlib.contextmanager
