@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from ray.serve.config import AutoscalingConfig
 
 from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH, INGRESS_DEPLOYMENT, UI_IMPORT_PATH
 from deployments.checks.document import Finding, Row, below
@@ -25,15 +26,9 @@ _SERVE_FLAGS = (
 _POLICY = "deployments.autoscaling:QueueTime"
 _RAY_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
 _FRESH_S = 5.0
-_OF_RAYS_RULE = (
-    "target_ongoing_requests",
-    "upscaling_factor",
-    "downscaling_factor",
-    "upscale_smoothing_factor",
-    "downscale_smoothing_factor",
-    "smoothing_factor",
-    "downscale_to_zero_delay_s",
-)
+_OF_RAYS_RULE = {"target_ongoing_requests", "downscale_to_zero_delay_s"} | {
+    key for key in AutoscalingConfig.model_fields if key.endswith("factor")
+}
 """What only Ray's own policy reads."""
 _BUSY_S = 10.0
 """A health check waits for a step of the engine, which may take seconds."""
@@ -174,7 +169,7 @@ def _scaling(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
         if delay_s := getattr(scaling, key):
             said = f"Serve would wait {delay_s:g} s more; the policy waits by itself"
             yield f"autoscaling_config.{key}", said, f"Give {key}: 0"
-    for key in scaling.model_fields_set.intersection(_OF_RAYS_RULE):
+    for key in scaling.model_fields_set & _OF_RAYS_RULE:
         if getattr(scaling, key) is not None:
             said = "only Ray's own rule reads it, not this policy"
             yield f"autoscaling_config.{key}", said, "Remove it, or set the policy's own (docs/scaling.md)"

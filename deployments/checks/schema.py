@@ -8,7 +8,7 @@ import importlib
 import re
 import typing
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -118,10 +118,9 @@ def problems(config: Mapping[str, Any]) -> Iterator[Finding]:
 def _not_importable(target: str, path: Path) -> Iterator[Finding]:
     module, _, name = target.replace(":", ".").rpartition(".")
     try:
-        if not hasattr(importlib.import_module(module), name):
-            near = difflib.get_close_matches(name, dir(importlib.import_module(module)), 1)
-            meant = f"Did you mean {module}:{near[0]}?" if near else f"Ours is {IMPORT_PATH}"
-            yield Finding(path, f"{module} has no {name}", meant)
+        known = dir(importlib.import_module(module))
+        if name not in known:
+            yield Finding(path, f"{module} has no {name}", _near(name, known, f"Ours is {IMPORT_PATH}", f"{module}:"))
     except (ImportError, ValueError) as error:
         yield Finding(path, f"cannot be imported: {error}", f"Ours is {IMPORT_PATH}; others must be installed here")
 
@@ -131,32 +130,37 @@ def _refused(value: Any, model: type[BaseModel], read: Callable[[Any], object], 
         read(value)
     except ValidationError as error:
         said: dict[Path, list[str]] = {}  # of a value that may have several types, each says what it wants
+        remedies = {}
         for problem in error.errors(include_url=False):
             message = problem["msg"].removeprefix("Value error, ").rstrip(".!")
-            place = _place(value, problem["loc"])
+            place, wrong = _place(value, problem["loc"])
             if contradiction := _CONTRADICTION.fullmatch(message):
                 key, text, remedy = contradiction.groups()
                 yield Finding((*path, *place, *key.split(".")), text, remedy)
             elif problem["type"] == "extra_forbidden":
-                known = _fields(model, place[:-1])[0]
-                meant = _meant(str(place[-1]), list(known))
+                meant = _meant(str(place[-1]), _fields(model, place[:-1])[0])
                 yield Finding((*path, *place), "unknown key; it would be ignored", meant)
             else:
                 said.setdefault(place, []).append(message)
+                meaning = " ".join(_fields(model, place)[1].split()).split(". ")[0].rstrip(".")
+                remedies[place] = f"Its meaning: {meaning}" if meaning else "See docs/configuration.md"
+                if isinstance(wrong, dict):  # not one value is wrong
+                    remedies[place] = "The settings do not go together: change one of them"
         for place, messages in said.items():
-            yield Finding((*path, *place), "; or: ".join(messages), _remedy(model, place, value))
+            yield Finding((*path, *place), "; or: ".join(messages), remedies[place])
     except AttributeError:  # Ray's validators take for granted that a deployment is a mapping
         yield Finding(path, "something is of a wrong type", "See docs/configuration.md")
 
 
-def _meant(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.75)
-    if near:
-        return f"Did you mean {near[0]}?"
+def _meant(key: str, known: Collection[str]) -> str:
     places = [f"`{place}`" for place, names in _places() if key in names]
-    if places:
-        return f"It belongs into {' or '.join(places)}"
-    return f"Known here: {', '.join(sorted(known))}"
+    otherwise = f"It belongs into {' or '.join(places)}" if places else f"Known here: {', '.join(sorted(known))}"
+    return _near(key, known, otherwise, cutoff=0.75)
+
+
+def _near(name: str, known: Iterable[str], otherwise: str, prefix: str = "", *, cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f"Did you mean {prefix}{near[0]}?" if near else otherwise
 
 
 def _places() -> Iterator[tuple[str, Collection[str]]]:
@@ -167,15 +171,15 @@ def _places() -> Iterator[tuple[str, Collection[str]]]:
         pending += [(name, one) for name, field in model.model_fields.items() for one in _models(field.annotation)]
 
 
-def _place(value: Any, location: Path) -> Path:
-    """A validator's location without the types it tried; a key that is missing stays."""
+def _place(value: Any, location: Path) -> tuple[Path, Any]:
+    """A validator's location without the types it tried, and the value there; a key that is missing stays."""
     place: Path = ()
     for number, step in enumerate(location):
         if isinstance(value, dict) and (step in value or number == len(location) - 1):
             place, value = (*place, step), value.get(step)
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             place, value = (*place, step), value[step]
-    return place
+    return place, value
 
 
 def _fields(model: type[BaseModel], place: Path) -> tuple[Mapping[str, FieldInfo], str]:
@@ -196,15 +200,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in typing.get_args(annotation) for model in _models(part)]
 
 
-def _remedy(model: type[BaseModel], place: Path, value: Any) -> str:
-    for step in place:
-        value = value[step] if isinstance(step, int) else value.get(step)
-    if isinstance(value, dict):  # not one value is wrong: several do not go together
-        return "The settings do not go together: change one of them"
-    first = " ".join(_fields(model, place)[1].split()).split(". ")[0].rstrip(".")
-    return f"Its meaning: {first}" if first else "See docs/configuration.md"
-
-
 def unknown_engine_arguments(settings: RerankerConfig) -> Iterator[Row]:
     """Say which of vLLM's arguments and quantizations the installed vLLM does not know."""
     quantization = settings.engine.quantization
@@ -212,21 +207,17 @@ def unknown_engine_arguments(settings: RerankerConfig) -> Iterator[Row]:
     if any(given.values()):
         from vllm.engine.arg_utils import EngineArgs  # here: vLLM takes seconds to import
 
-        arguments = [field.name for field in dataclasses.fields(EngineArgs)]
-        for place, names in given.items():
-            for name in set(names) - set(arguments):
-                meant = _near(name, arguments) or "See `vllm serve --help`; underscores instead of hyphens"
-                yield f"args.{place}.vllm_args.{name}", f"vLLM has no argument {name}", meant
+        known = [field.name for field in dataclasses.fields(EngineArgs)]
+        otherwise = "See `vllm serve --help`; underscores instead of hyphens"
+        for place, name in ((place, name) for place, names in given.items() for name in names if name not in known):
+            meant = _near(name.replace("-", "_"), known, otherwise)
+            yield f"args.{place}.vllm_args.{name}", f"vLLM has no argument {name}", meant
     if quantization is not None:
         from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
         from vllm.plugins import load_general_plugins
 
         load_general_plugins()  # some bring quantizations
         if quantization not in QUANTIZATION_METHODS:
-            known = _near(quantization, QUANTIZATION_METHODS) or f"Known: {', '.join(sorted(QUANTIZATION_METHODS))}"
-            yield "args.engine.quantization", f"vLLM has no quantization {quantization}", known
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_"), known, 1)
-    return f"Did you mean {near[0]}?" if near else ""
+            otherwise = f"Known: {', '.join(sorted(QUANTIZATION_METHODS))}"
+            meant = _near(quantization.replace("-", "_"), QUANTIZATION_METHODS, otherwise)
+            yield "args.engine.quantization", f"vLLM has no quantization {quantization}", meant
