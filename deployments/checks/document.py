@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -42,32 +42,29 @@ class Document:
     first_line: int = 1
     """The line, in its file, of the text that it is part of."""
 
-    def line(self, path: Sequence[str | int]) -> int:
+    def line(self, path: Path) -> int:
         """The line of the innermost part of a path that is there; a validator's path may lead beyond the document."""
-        part, line = self.value, self.first_line
+        return self._find(path)[0]
+
+    def text_line(self, path: Path) -> int:
+        """The line on which the text of a value begins: below its key, where it is a block (`key: |`)."""
+        line, value = self._find(path)
+        return line + isinstance(value, LiteralScalarString | FoldedScalarString)
+
+    def _find(self, path: Path) -> tuple[int, Any]:
+        line, part = self.first_line, self.value
         for step in path:
             marks = part.lc.data if isinstance(part, CommentedMap | CommentedSeq) else None
             if marks and step in marks:
                 line, part = marks[step][0] + self.first_line, part[step]
-        return line
-
-    def text_line(self, path: Path) -> int:
-        """The line on which the text of a value begins: below its key, where it is a block (`key: |`)."""
-        value = self.value
-        for step in path:
-            value = value[step]
-        return self.line(path) + isinstance(value, LiteralScalarString | FoldedScalarString)
+        return line, part
 
 
 def read_all(text: str, first_line: int = 1) -> Iterator[Document]:
     """Read every document of a stream, as Ray does: YAML 1.1, in which `on` is true.
 
-    Args:
-        text: YAML.
-        first_line: Line at which the text begins, where it is part of another file.
-
-    Raises:
-        ruamel.yaml.error.YAMLError: It is not YAML, or a mapping has a key twice, of which the last would count.
+    `first_line` is the line at which the text begins, where it is part of another file. Raises ruamel.yaml's errors;
+    one is a mapping that has a key twice, of which the last would count.
     """
     reader = Reader()
     reader.version = (1, 1)
@@ -80,7 +77,7 @@ def read_all(text: str, first_line: int = 1) -> Iterator[Document]:
         raise
 
 
-def shown(path: Sequence[str | int]) -> str:
+def shown(path: Path) -> str:
     """A path as people write it: `applications[0].args.model.name`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".")

@@ -47,16 +47,13 @@ class _Importing(BaseModel, extra="forbid"):
             raise ValueError(said) from None
 
 
-class _Policy(_Importing, AutoscalingPolicy):
-    pass
+class _Policy(_Importing, AutoscalingPolicy): ...
 
 
-class _Router(_Importing, RequestRouterConfig):
-    pass
+class _Router(_Importing, RequestRouterConfig): ...
 
 
-class _Actor(_Importing, DeploymentActorConfig):
-    pass
+class _Actor(_Importing, DeploymentActorConfig): ...
 
 
 class _Scaling(AutoscalingConfig):

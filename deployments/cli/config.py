@@ -71,10 +71,6 @@ def load_config(path: Path, model: str | None = None) -> RerankerConfig:
     """Read our application's settings from a Serve configuration; `model` overrides the model's name.
 
     The settings of the server (its address, keys and playground) may be those of another machine: they are not checked.
-
-    Raises:
-        ConfigurationError: The configuration cannot be read, or has no application of ours.
-        pydantic.ValidationError: Unknown keys or wrong values in our `args`.
     """
     return RerankerConfig.model_validate(_arguments(applications(read_config(path), IMPORT_PATH)[0], model))
 
@@ -108,11 +104,7 @@ def startable_config(
     """Read a Serve configuration, apply overrides, and check what can be checked before anything starts.
 
     `replicas` is a fixed number of engine replicas; `indexes`, folders by their names, replace the configured ones.
-
-    Raises:
-        ConfigurationError: The configuration cannot be read, the model is not there or not one we can serve, the port
-            is taken, or the address is public and there are no API keys.
-        pydantic.ValidationError: Unknown keys or wrong values in our `args`.
+    Unknown keys and wrong values raise pydantic.ValidationError, all else (a taken port …) ConfigurationError.
     """
     config = read_config(path)
     for playground in applications(config, UI_IMPORT_PATH):

@@ -142,9 +142,9 @@ def _local_rank(config: RerankerConfig, adapter: str) -> Iterator[Rank]:
 
 def name(parsed: argparse.Namespace) -> str:
     """Say in a word what ranks, once it is open."""
-    if not parsed.local:
-        return f"{parsed.model} at {parsed.url}" if parsed.model else str(parsed.url)
-    return f"{parsed.model}{' with ' * bool(parsed.adapter)}{parsed.adapter}, in this process"
+    if parsed.local:
+        return f"{parsed.model}{' with ' * bool(parsed.adapter)}{parsed.adapter}, in this process"
+    return f"{parsed.model} at {parsed.url}" if parsed.model else str(parsed.url)
 
 
 def require_adapter(config: RerankerConfig, adapter: str) -> None:
@@ -176,24 +176,19 @@ def rank_list(
     `advance` is told the number of documents after each part. Gives all documents, best first, ties by index.
     """
     ranked: list[ScoredDocument] = []
-    for start, part in _parts(documents):
-        answer = rank(query, part, instruction=instruction)
+    start = 0
+    while start < len(documents):
+        end, characters = start + 1, len(documents[start])
+        for document in documents[end : start + PART_DOCUMENTS]:
+            characters += len(document)
+            if characters > PART_CHARACTERS:
+                break
+            end += 1
+        answer = rank(query, documents[start:end], instruction=instruction)
         ranked.extend(dataclasses.replace(one, index=start + one.index) for one in answer)
-        advance(len(part))
+        advance(end - start)
+        start = end
     return sorted(ranked, key=lambda one: (-one.relevance_score, one.index))
-
-
-def _parts(documents: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    part: list[str] = []
-    characters = 0
-    for index, document in enumerate(documents):
-        if part and (len(part) == PART_DOCUMENTS or characters + len(document) > PART_CHARACTERS):
-            yield index - len(part), part
-            part, characters = [], 0
-        part.append(document)
-        characters += len(document)
-    if part:
-        yield len(documents) - len(part), part
 
 
 @contextlib.contextmanager

@@ -57,7 +57,8 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--index", action="append", type=_named_index, metavar="[NAME=]INDEX", default=[], help=said)
     said = "simulate the engines: real timing, meaningless scores"
     parser.add_argument("--simulated", action="store_true", help=said)
-    parser.add_argument("--no-ui", action="store_true", help="without the playground, if the configuration has it")
+    said = "without the playground, if the configuration has it"
+    parser.add_argument("--no-ui", dest="ui", action="store_false", help=said)
     parser.add_argument("--verbose", action="store_true", help="show what Ray and vLLM say, instead of logging it")
     parser.set_defaults(run=_run)
 
@@ -65,25 +66,15 @@ def add_parser(commands: Subparsers) -> None:
 def _named_index(text: str) -> tuple[str, Path]:
     """Read NAME=FOLDER; a folder alone gives its own name."""
     name, separator, folder = text.rpartition("=")
-    path = Path(folder)
-    return (name if separator else path.resolve().name), path
+    return (name if separator else Path(folder).resolve().name), Path(folder)
 
 
 def _run(parsed: argparse.Namespace) -> int:
     indexes = dict(parsed.index)
     if len(indexes) < len(parsed.index):
         raise ConfigurationError("two indexes have the same name: give another, --index NAME=INDEX")
-    config = startable_config(
-        parsed.config,
-        host=parsed.host,
-        port=parsed.port,
-        model=parsed.model,
-        replicas=parsed.replicas,
-        simulated=parsed.simulated,
-        indexes=indexes,
-        ui=not parsed.no_ui,
-    )
-    return supervise(config, verbose=parsed.verbose)
+    overrides = {name: getattr(parsed, name) for name in ("host", "port", "model", "replicas", "simulated", "ui")}
+    return supervise(startable_config(parsed.config, indexes=indexes, **overrides), verbose=parsed.verbose)
 
 
 class Screen:
@@ -111,15 +102,10 @@ class Screen:
 
 
 def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
-    """Run the service until SIGINT or SIGTERM, or until it ends by itself.
+    """Run the service until SIGINT or SIGTERM, which gives status 0, or until it ends by itself.
 
-    `verbose` shows what Ray and vLLM say; otherwise it goes to a log file.
-
-    Returns:
-        Exit status: 0 when asked to stop, else what `serve run` gave.
-
-    Raises:
-        ConfigurationError: The service cannot be started; the message says why and what to do. Everything is stopped.
+    `verbose` shows what Ray and vLLM say; otherwise it goes to a log file. A service that cannot be started raises
+    ConfigurationError, which says why and what to do; everything is stopped then.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     stops: list[int] = []  # signals
