@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 
-from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH, INGRESS_DEPLOYMENT, UI_IMPORT_PATH
+from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH, INGRESS_DEPLOYMENT, SERVE_FLAGS, UI_IMPORT_PATH
 from deployments.checks.document import Finding, Row, below
 from deployments.checks.schema import Application, Deployment, ServeConfig, unknown_engine_arguments
 from deployments.http.access import ENVIRONMENT, is_loopback
@@ -17,12 +17,6 @@ from deployments.http.playground import UI_DEPLOYMENT
 from reranker.config import RerankerConfig, ScalingConfig
 
 _ROUTER = "deployments.router:ShardRouter"
-_SERVE_FLAGS = (
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
-    "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE",
-)
-"""What deployments/app.py gives every replica."""
 _POLICY = "deployments.autoscaling:QueueTime"
 _RAY_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
 _FRESH_S = 5.0
@@ -118,7 +112,7 @@ def _playground(deployment: Deployment) -> Iterator[Row]:
 
 def _replaced_options(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
     options, engine = deployment.ray_actor_options, settings.engine
-    if missing := [name for name in _SERVE_FLAGS if name not in _variables(options.runtime_env)]:
+    if missing := [name for name in SERVE_FLAGS if name not in _variables(options.runtime_env)]:
         said = "ray_actor_options replace all that the application sets, its environment variables, too"
         remedy = f'Repeat them: runtime_env.env_vars with {", ".join(missing)}, each "0"'
         yield "ray_actor_options.runtime_env", said, remedy
