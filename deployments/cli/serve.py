@@ -236,8 +236,9 @@ def _health(http: httpx.Client) -> tuple[str, str]:
     """What /health says of itself, "starting", "ok" or "failed" (given up), and what its replicas are doing."""
     try:
         answer = http.get("/health").json()
-        stages = Counter(str(one.get("stage")) for one in answer.get("replicas", []))
+        status, replicas = str(answer.get("status", "starting")), answer.get("replicas")
     except (httpx.HTTPError, ValueError, AttributeError):
         return "starting", ""  # nobody answers yet
-    doing = "; ".join(f"{stage} ({count} replicas)" if count > 1 else stage for stage, count in stages.items())
-    return str(answer.get("status", "starting")), doing
+    # Those that are starting; once there are others, their number.
+    stages = Counter(str(one.get("stage")) for one in (replicas if isinstance(replicas, list) else ()))
+    return status, "; ".join(f"{stage} ({count} replicas)" if count > 1 else stage for stage, count in stages.items())
