@@ -12,7 +12,7 @@ from typing import NoReturn
 import ray
 from ray import serve
 
-from deployments.loading import Loading
+from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
@@ -42,10 +42,10 @@ class EngineReplica:
         self._slow_s = seen.slow_request_s
         self._name: str = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(seen, engine_metrics, self._update_metrics) if seen.metrics else None
-        with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:
+        with loading(self._name) as stage, ThreadPoolExecutor(1) as beside:
             model = beside.submit(identity, config, device)  # reads the files that the engine loads
             try:
-                self._engine = open_engine(config, device, loading.stage)
+                self._engine = open_engine(config, device, stage)
             except StartupCheckError as error:
                 engine_metrics.STARTUP_CHECKS.labels(error.check).inc()
                 raise

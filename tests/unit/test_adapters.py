@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from deployments.cli.local import LocalFleet
 from deployments.cli.main import main
+from deployments.cli.rankers import LocalFleet
 from reranker.cache.keys import ListTerms, document_keys
 from reranker.client import RerankerClient
 from reranker.config import EngineConfig, ModelConfig, RerankerConfig

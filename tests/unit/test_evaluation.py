@@ -39,21 +39,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class LongestFirst:
+def _longest_first(query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[ScoredDocument]:
     """Ranks by length, whatever the query."""
-
-    def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
-    ) -> list[ScoredDocument]:
-        order = sorted(range(len(documents)), key=lambda index: -len(documents[index]))
-        return [ScoredDocument(index, len(documents[index]) / 10) for index in order]
+    order = sorted(range(len(documents)), key=lambda index: -len(documents[index]))
+    return [ScoredDocument(index, len(documents[index]) / 10) for index in order]
 
 
 @pytest.fixture
 def longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
-    def open_ranker(parsed: object) -> Iterator[LongestFirst]:
-        yield LongestFirst()
+    def open_ranker(parsed: object) -> Iterator[rankers.Rank]:
+        yield _longest_first
 
     monkeypatch.setattr(rankers, "open_ranker", open_ranker)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from deployments.cli.local import LocalFleet
+from deployments.cli.rankers import LocalFleet
 from reranker.config import LongDocumentsConfig, ModelConfig, RerankerConfig
 from reranker.engine.loop import Engine
 from reranker.engine.simulated import simulated_engine
