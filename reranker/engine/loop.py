@@ -113,6 +113,11 @@ class Engine:
     def load(self) -> ReplicaLoad:
         return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which it had work."""
+        return self._busy_s
+
     def count(self) -> None:
         """Bring the metrics up to its figures and the stepper's, which may be a step behind."""
         now = self._stepper.stats() | {

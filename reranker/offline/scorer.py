@@ -17,7 +17,6 @@ import numpy as np
 
 from reranker.config import RerankerConfig
 from reranker.engine.loop import Engine
-from reranker.engine.metrics import BUSY_SECONDS
 from reranker.errors import InvalidRequestError, QueryTooLongError
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.offline import Row
@@ -100,7 +99,7 @@ class PartitionScorer:
         self._instruction = config.model.instruction_text(instruction)
         self._cutting = CuttingPolicy.of(RankRequest("", ()), config.long_documents)
         self._aggregate = config.long_documents.aggregate
-        self._busy_before_s = engine.stats[BUSY_SECONDS]
+        self._busy_before_s = engine.busy_s
 
     async def score(self, rows: Iterator[Row], advance: Callable[[int], object]) -> tuple[list[Row], dict[str, float]]:
         """Score the rows of a partition; `advance` gets the number of those that are done, now and then.
@@ -143,7 +142,7 @@ class PartitionScorer:
                     group.create_task(score_chunk(chunk, lists))
         except ExceptionGroup as failures:  # several chunks may fail; the first says why
             raise failures.exceptions[0] from None
-        busy_s = self._engine.stats[BUSY_SECONDS] - self._busy_before_s
+        busy_s = self._engine.busy_s - self._busy_before_s
         return sorted(done, key=lambda one: one.number), costs | {"busy_s": busy_s}
 
     def _render(self, chunk: Sequence[Row]) -> list[tuple[list[Row], RenderedList]]:
