@@ -12,13 +12,13 @@ from typing import NoReturn
 import ray
 from ray import serve
 
-from deployments.loading import Loading
+from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
 from reranker.engine.loop import Engine
 from reranker.engine.simulated import simulated_engine
-from reranker.engine.startup_check import CHECKS, require_sane, tolerance_for
+from reranker.engine.startup_check import require_sane, tolerance_for
 from reranker.engine.vllm import VllmEngine
 from reranker.errors import ConfigurationError, EngineFailedError, StartupCheckError
 from reranker.model.checkpoint import SIMULATED, find_checkpoint, model_identity
@@ -42,11 +42,10 @@ class EngineReplica:
         self._slow_s = seen.slow_request_s
         self._name: str = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(seen, engine_metrics, self._update_metrics) if seen.metrics else None
-        self._engine_metrics = engine_metrics.EngineMetrics(CHECKS)
-        with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:
+        with loading(self._name) as stage, ThreadPoolExecutor(1) as beside:
             model = beside.submit(identity, config, device)  # reads the files that the engine loads
             try:
-                self._engine = open_engine(config, device, loading.stage)
+                self._engine = open_engine(config, device, stage)
             except StartupCheckError as error:
                 engine_metrics.STARTUP_CHECKS.labels(error.check).inc()
                 raise
@@ -97,7 +96,7 @@ class EngineReplica:
 
     def _update_metrics(self) -> None:
         if hasattr(self, "_engine"):
-            self._engine_metrics.update(self._engine.stats)
+            self._engine.count()
 
     def _load(self) -> ReplicaLoad:
         return dataclasses.replace(self._engine.load, in_hand=dict(+self._in_hand))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployments.cli import Subparsers, local
+from deployments.cli import Subparsers, rankers
 from reranker.config import EmbeddingConfig
 from reranker.engine.vllm import environment
 from reranker.errors import ConfigurationError
@@ -148,7 +148,7 @@ def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
     os.environ.update(environment(os.cpu_count() or 1) | dict(os.environ))
-    embedder = VllmEmbedder(config, device=local.device())
+    embedder = VllmEmbedder(config, device=rankers.device())
     try:
         yield lambda texts: embedder.embed(texts, "document")
     finally:

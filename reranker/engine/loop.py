@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from prometheus_client import Counter
+
 from reranker.engine import metrics
 from reranker.engine.fairness import FairQueue, Turn
 from reranker.engine.job import Job
@@ -91,6 +93,7 @@ class Engine:
         self._pace = Pace()
         self._steps = self._done_pairs = self._done_tokens = 0
         self._busy_s = self._began_s = 0.0  # when the work began whose duration is not recorded yet
+        self._counted: metrics.EngineStats = {}
         self._healthy, self._stopping = True, False
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started, make_stepper), name="engine", daemon=True)
@@ -111,9 +114,13 @@ class Engine:
         return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
 
     @property
-    def stats(self) -> metrics.EngineStats:
-        """Its figures and the stepper's; may be a step behind."""
-        return self._stepper.stats() | {
+    def busy_s(self) -> float:
+        """Seconds in which it had work."""
+        return self._busy_s
+
+    def count(self) -> None:
+        """Bring the metrics up to its figures and the stepper's, which may be a step behind."""
+        now = self._stepper.stats() | {
             metrics.ENGINES: 1,
             metrics.STEPS: self._steps,
             metrics.BUSY_SECONDS: self._busy_s,
@@ -122,6 +129,12 @@ class Engine:
             metrics.QUEUED_PAIRS: self.pending_pairs,
             metrics.QUEUED_TOKENS: self._pending_tokens,
         }
+        for metric, value in now.items():
+            if isinstance(metric, Counter):
+                metric.inc(value - self._counted.get(metric, 0))
+            else:
+                metric.set(value)
+        self._counted = now
 
     async def score(self, shard: Shard) -> FloatArray:
         """The logits of all pairs, without a timeout."""

@@ -41,7 +41,6 @@ _LONG_DOCUMENT = "water " * 50_000
 # The pairs are web questions: a configured instruction of another field could rightly call them irrelevant.
 _INSTRUCTION = ModelConfig().instruction
 
-CHECKS = ("tail", "finite", "spread", "separation", "batch", "repetition")
 MIN_GAP = 1.0  # log-odds from the worst relevant document to the best irrelevant one; the demo model has 4.3
 MIN_SPREAD = 0.1  # log-odds between the highest and the lowest; without a template the demo model gives 0.02
 FLOAT32_TOLERANCE = 0.01  # log-odds; ten times what float32 shows

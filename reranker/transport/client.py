@@ -136,22 +136,20 @@ class ReplicaConnections:
             self._report_live()
 
     async def _keep_open(self, name: str, address: ReplicaAddress) -> None:
+        pause_s = _FIRST_PAUSE_S
         while True:
-            connection = await self._open(name, address)
+            try:
+                connection = await ShardConnection.open(address, self._tls)
+            except (OSError, TimeoutError, ReplicaLostError) as error:
+                if pause_s == _LONGEST_PAUSE_S:  # not for one that has just ended: Serve removes it soon
+                    message = "%s cannot be reached at %s:%d (%s); it gets no shards"
+                    logger.warning(message, name, address.host, address.port, type(error).__name__)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
             self._live[name] = connection, address.model
             self._report_live()
             await connection.leaving.wait()
             self._leave(name)
             await connection.lost.wait()
-
-    async def _open(self, name: str, address: ReplicaAddress) -> ShardConnection:
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return await ShardConnection.open(address, self._tls)
-            except (OSError, TimeoutError, ReplicaLostError) as error:
-                if pause_s == _LONGEST_PAUSE_S:  # not for one that has just ended: Serve removes it soon
-                    message = "%s cannot be reached at %s:%d (%s); it gets no shards"
-                    logger.warning(message, name, address.host, address.port, type(error).__name__)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            pause_s = _FIRST_PAUSE_S
