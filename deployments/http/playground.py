@@ -159,7 +159,7 @@ def playground_router(answer: Callable[[PageRequest], Answer], limits: LimitsCon
         if ".." in path or not (_WRITTEN if request.method == "POST" else _READ).fullmatch(path):
             raise NotFoundError("the playground has no such path")
         try:
-            parts = answer(PageRequest(_scope(request, path), await read_body(request, limits)))
+            parts = answer(PageRequest(_scope(request, path), bytes(await read_body(request, limits))))
             head = cast("ResponseHead", await anext(parts))
         except PlaygroundUnavailableError as error:
             unavailable = error_response(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Lookup:
 
     def __init__(
         self,
-        keys: Sequence[bytes],  # of each document; equal ones are the same document
+        keys: Sequence[Any],  # of each document; equal ones are the same document
         model: str | None = None,  # the engines' identity in the keys; scores of another model are not kept
         mode: CacheMode | None = "off",  # None: everything is allowed
         stores: Sequence[Store] = (),  # the nearest first

@@ -22,7 +22,7 @@ _CONTAINERS = (dict, list)
 _PIECE_BYTES = 2**20
 
 
-def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None) -> RankingCall:
+def parse(body: bytes | bytearray, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None) -> RankingCall:
     """Read a request's body, which comes decompressed. Without a dialect, its fields say which. No error quotes it."""
     fields = _load(body, limits)
     if not isinstance(fields, dict):
@@ -45,7 +45,7 @@ def parse(body: bytes, dialect: Dialect | None, limits: LimitsConfig, timeout_he
     return RankingCall(dialect, validated, lists, ignored_fields(fields))
 
 
-def _load(body: bytes, limits: LimitsConfig) -> Any:  # Any: JSON
+def _load(body: bytes | bytearray, limits: LimitsConfig) -> Any:  # Any: JSON
     """Parse JSON within limits: 64 MB of "[],[]," would become gigabytes of Python's lists."""
     if _brackets_and_commas(body) > limits.max_json_values:  # those in texts too, but it takes no time
         values = sum(map(_brackets_and_commas, _structure(body)))
@@ -71,7 +71,7 @@ def _load(body: bytes, limits: LimitsConfig) -> Any:  # Any: JSON
     return loaded
 
 
-def _structure(body: bytes) -> Iterator[bytes]:
+def _structure(body: bytes | bytearray) -> Iterator[bytes]:
     """Give a body without what is between quotes, a MB (3 ms) at a time, so that other threads get their turns."""
     start, in_text = 0, False
     while start < len(body):
@@ -85,5 +85,5 @@ def _structure(body: bytes) -> Iterator[bytes]:
         in_text ^= len(parts) % 2 == 0
 
 
-def _brackets_and_commas(text: bytes) -> int:
+def _brackets_and_commas(text: bytes | bytearray) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")

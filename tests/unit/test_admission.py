@@ -94,7 +94,7 @@ def test_no_guess_says_that_a_list_can_never_be_let_in(admission: Admission, sta
     _let_in(admission, stack, 6_000)
     with pytest.raises(OverloadedError) as refused:
         admission.permit(400 * CAP, "interactive", PLENTY_S, THOUSAND_A_SECOND)
-    assert refused.value.retry_after_s <= 6
+    assert refused.value.retry_after_s in range(1, 7)
 
 
 def test_lists_of_one_request_share_a_permit(admission: Admission) -> None:

@@ -165,7 +165,7 @@ async def test_host_that_is_none_is_refused_in_a_sentence(
     host: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with visitor(door(WordBackend())) as client:
-        answer = await client.get(path, headers={"host": host.encode()})
+        answer = await client.get(path, headers=[(b"host", host.encode())])
     assert (answer.status_code, answer.json()["field"]) == (400, "Host")
     assert "Traceback" not in caplog.text
 

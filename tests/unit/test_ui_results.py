@@ -111,7 +111,7 @@ def _answered(error: RerankerError) -> RerankerError:
         (errors.StartFailedError(), "could not be loaded", "log"),
         (errors.IndexUnavailableError("docs"), "not ready", "in 5 seconds."),
         (errors.DeadlineExceededError(3), "too long", "fewer or shorter"),
-        (errors.ReplicaLostError(2), "failed", "log"),
+        (errors.ReplicaLostError(2), "not ready", "Try again in 2 seconds"),
         (errors.QueryTooLongError(9, 8), "query is too long", "Shorten"),
         (errors.InvalidRequestError("documents", "must not be empty"), "not understood", "names"),
         (errors.UnknownInstructionError(("a",)), "No such instruction", "write the instruction out"),
