@@ -1,12 +1,10 @@
-"""Serve configurations: reading one, making it one to start, `reranker config check`, and `reranker check`."""
+"""Serve configurations: reading one, making it one to start, and `reranker config check`."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from deployments.cli import Subparsers
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.address import bound_socket, configured_address, shown_address
 from reranker.config import RerankerConfig, UIConfig
-from reranker.engine.startup_check import run_checks, tolerance_for
 from reranker.errors import ConfigurationError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.search.index import IndexFolder, IndexInfo
@@ -27,17 +24,13 @@ SERVE_CONFIG = Path("serve_config.yaml")
 
 
 def add_parser(commands: Subparsers) -> None:
-    """Declare `reranker config …` and `reranker check`."""
+    """Declare `reranker config …`."""
     parser = commands.add_parser("config", help="check configurations")
     inner = parser.add_subparsers(dest="what", required=True)
     said = "check Serve configurations and RayService manifests strictly"
     files = inner.add_parser("check", help=said, description=f"{said}. Prints `file:line: place: problem. remedy`.")
     files.add_argument("files", nargs="+", metavar="FILE", help="YAML; `-` for standard input")
     files.set_defaults(run=_check_files)
-    model = commands.add_parser("check", help="load the model and check that its scores can be trusted")
-    model.add_argument("--config", type=Path, default=SERVE_CONFIG, help="Serve configuration (%(default)s)")
-    model.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
-    model.set_defaults(run=_check_model)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -177,26 +170,3 @@ def _check_files(parsed: argparse.Namespace) -> int:
         if not report.findings:
             print(f"{name}: ok ({report.configurations} Serve configuration{'s' * (report.configurations > 1)})")
     return status
-
-
-def _check_model(parsed: argparse.Namespace) -> int:
-    """Print one line for each check, and the cause of what failed; returns the exit status."""
-    from deployments.cli.rankers import open_local  # which imports this module
-
-    config = load_config(parsed.config, parsed.model)
-    print(f"Loading {config.model.name} …", flush=True)
-    with open_local(config) as local:
-        started = time.perf_counter()
-        tolerance = tolerance_for(local.checkpoint.dtype, config.engine.quantization)
-        results = [
-            (f"{result.name} {adapter}".strip(), result)
-            for adapter in ("", *config.engine.lora_adapters)
-            for result in asyncio.run(run_checks(local.engine, local.renderer, tolerance, adapter))
-        ]
-        seconds = time.perf_counter() - started
-    for name, result in results:
-        print(f"{'failed' if result.cause else 'ok':<6}  {name:<10}  {result.measured}")
-    # Only the first cause: what fails after it is mostly its consequence.
-    cause = next((result.cause for _, result in results if result.cause), None)
-    print(f"{len(results)} checks in {seconds:.2f} s" + (f"; likeliest cause: {cause}" if cause else ": all ok"))
-    return 1 if cause else 0

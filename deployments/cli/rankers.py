@@ -1,4 +1,4 @@
-"""`reranker score`, and what it and others rank with: a running service, or an engine in this process."""
+"""`reranker score`, `reranker check`, and what it and others rank with: a running service, or an engine in this process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from deployments.cli.config import SERVE_CONFIG, load_config
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.engine.loop import Engine
+from reranker.engine.startup_check import run_checks, tolerance_for
 from reranker.engine.vllm import VllmEngine, environment
 from reranker.errors import CommandError, ConfigurationError, RerankerError
 from reranker.model.checkpoint import Checkpoint, find_checkpoint
@@ -211,6 +213,10 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--json", action="store_true", help=said)
     add_arguments(parser)
     parser.set_defaults(run=run)
+    model = commands.add_parser("check", help="load the model and check that its scores can be trusted")
+    model.add_argument("--config", type=Path, default=SERVE_CONFIG, help="Serve configuration (%(default)s)")
+    model.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
+    model.set_defaults(run=_check_model)
 
 
 def positive(text: str) -> int:
@@ -255,3 +261,24 @@ def _cut(line: str, width: int | None) -> str:
         return line
     ends = itertools.accumulate(cells)
     return line[: sum(end < width for end in ends)] + "…"
+
+
+def _check_model(parsed: argparse.Namespace) -> int:
+    """Print one line for each check, and the cause of what failed; returns the exit status."""
+    config = load_config(parsed.config, parsed.model)
+    print(f"Loading {config.model.name} …", flush=True)
+    with open_local(config) as local:
+        started = time.perf_counter()
+        tolerance = tolerance_for(local.checkpoint.dtype, config.engine.quantization)
+        results = [
+            (f"{result.name} {adapter}".strip(), result)
+            for adapter in ("", *config.engine.lora_adapters)
+            for result in asyncio.run(run_checks(local.engine, local.renderer, tolerance, adapter))
+        ]
+        seconds = time.perf_counter() - started
+    for name, result in results:
+        print(f"{'failed' if result.cause else 'ok':<6}  {name:<10}  {result.measured}")
+    # Only the first cause: what fails after it is mostly its consequence.
+    cause = next((result.cause for _, result in results if result.cause), None)
+    print(f"{len(results)} checks in {seconds:.2f} s" + (f"; likeliest cause: {cause}" if cause else ": all ok"))
+    return 1 if cause else 0
