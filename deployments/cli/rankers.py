@@ -1,4 +1,4 @@
-"""`reranker score`, `reranker check`, and what it and others rank with: a running service, or an engine in this process."""
+"""`reranker score`, `reranker check`, and what others rank with: a running service, or an engine in this process."""
 
 from __future__ import annotations
 
