@@ -1,6 +1,6 @@
 """Build an index from files, or add files to one: read, cut, embed, in parts, then publish a version of it all.
 
-Finished parts are kept in a database, so that a build that was killed goes on where it was. The file's name is a hash of
+Finished parts are kept in a database, so that a build that was killed goes on where it was. Its name is a hash of
 all that the result depends on: a build of anything else starts over.
 """
 
