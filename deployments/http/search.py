@@ -128,19 +128,22 @@ def write(
     body: SearchBody = call.body
     [ranking] = rankings
     candidates = retrieval.candidates
-    scores: dict[int, Mapping[str, Any]] = {one: {} for one in range(len(candidates))}
-    if body.rerank is not False:
-        scores = {
-            one.index: {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)}
-            for one in ranking.results
-        }
+    scores: dict[int, Mapping[str, Any]] = {
+        one.index: {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)} for one in ranking.results
+    }
+    if body.rerank is False:
+        scores = {index: {} for index in range(len(candidates))}
     results, of_document = [], Counter[str]()
     for index, score in scores.items():
-        chunk = candidates[index].chunk
-        of_document[chunk.id] += 1
-        if body.max_per_document is None or of_document[chunk.id] <= body.max_per_document:
+        of_document[candidates[index].chunk.id] += 1
+        if of_document[candidates[index].chunk.id] <= (body.max_per_document or len(candidates)):
             results.append(_result(candidates[index], index, score, texts=body.return_documents is not False))
-    answer: SearchAnswer = {
+    left_out: dict[str, Any] = {}
+    if ranking.unscored:
+        left_out["unscored"] = [_place(candidates[index]) for index in ranking.unscored]
+    if ranking.excluded:
+        left_out["excluded"] = [{**_place(candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
+    answer = {
         **answers.head_of("search", model, record),
         "index": retrieval.index,
         "version": retrieval.version,
@@ -151,12 +154,9 @@ def write(
         "meta": answers.meta_of(call, rankings, record),
         # What the stages took is in every answer; `timings: true` adds the shards.
         "timings": answers.timings_of(record, shards=bool(body.timings)),
+        **left_out,
     }
-    if ranking.unscored:
-        answer["unscored"] = [_place(candidates[index]) for index in ranking.unscored]
-    if ranking.excluded:
-        answer["excluded"] = [{**_place(candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
-    return answer
+    return cast("SearchAnswer", answer)
 
 
 def _place(candidate: Candidate) -> Place:

@@ -25,7 +25,7 @@ from reranker.model.checkpoint import find_folder
 from reranker.search import documents as reading
 from reranker.search.documents import Document, Reject
 from reranker.search.first_stages import VECTORS, Bm25, Dense
-from reranker.search.index import ChunkFile, IndexFolder, IndexInfo, from_line, to_line
+from reranker.search.index import INFO, ChunkFile, IndexFolder, IndexInfo, from_line, to_line
 from reranker.types import FloatArray
 
 LEFT_OUT = "left_out.jsonl"
@@ -105,16 +105,20 @@ class Build:
         """
         most_documents, most_bytes = _PART_EMBEDDED if self._embed else _PART
         part: list[tuple[reading.Source, Document | Reject]] = []
-        part_bytes = source_bytes = 0
-        for place, number, record in self._records():
-            part.append((self._sources[place], record))
-            size_bytes = len(record.text.encode()) if isinstance(record, Document) else 0
-            part_bytes += size_bytes
-            source_bytes = size_bytes + (source_bytes if number > 1 else 0)
-            if len(part) >= most_documents or part_bytes >= most_bytes:
-                self._add(part, (place, number))
-                advance(self.done_bytes + source_bytes)
-                part, part_bytes = [], 0
+        part_bytes = 0
+        first, done = self._position
+        for place, source in enumerate(self._sources[first:], first):
+            records = enumerate(reading.read_documents(source, self._info.fields), 1)
+            source_bytes = 0
+            for number, record in itertools.islice(records, done if place == first else 0, None):
+                part.append((source, record))
+                size_bytes = len(record.text.encode()) if isinstance(record, Document) else 0
+                part_bytes += size_bytes
+                source_bytes += size_bytes
+                if len(part) >= most_documents or part_bytes >= most_bytes:
+                    self._add(part, (place, number))
+                    advance(self.done_bytes + source_bytes)
+                    part, part_bytes = [], 0
         self._add(part, (len(self._sources), 0))
         advance(self.done_bytes)
         if not self._ids:
@@ -122,14 +126,6 @@ class Build:
             first = f", the first: {self._rejects[0]}" if self._rejects else ""
             raise ConfigurationError(f"not one document to index; {len(self._rejects)} problems{first}")
         return self._publish()
-
-    def _records(self) -> Iterator[tuple[int, int, Document | Reject]]:
-        """Yield what is left to read: number of its file, its own number there from 1, and the record."""
-        first, done = self._position
-        for place in range(first, len(self._sources)):
-            records = enumerate(reading.read_documents(self._sources[place], self._info.fields), 1)
-            for number, record in itertools.islice(records, done if place == first else 0, None):
-                yield place, number, record
 
     def _add(self, part: Sequence[tuple[reading.Source, Document | Reject]], position: tuple[int, int]) -> None:
         """Cut and embed a part, and keep it; from then on it is done, whatever happens."""
@@ -191,7 +187,7 @@ class Build:
             "left_out": len(rejects),
         }
         info = self._info.model_copy(update=counts | {"words": words, "embedding": embedding})
-        info.write(aside)
+        (aside / INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
         version = self._folder.publish(aside)
         shutil.rmtree(self._folder.building)
         return BuildResult(version, info, tuple(self._rejects), self._resumed)

@@ -102,15 +102,12 @@ def find_sources(paths: Sequence[Path], without: Path | None = None) -> list[Sou
     """
     found: dict[Path, Source] = {}
     for path in paths:
-        if path.is_dir():
-            files = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
-        elif not path.is_file():
+        if not (path.is_dir() or path.is_file()):
             raise ConfigurationError(f"{path}: no such file or folder")
-        elif path.suffix.lower() not in SUFFIXES:
+        if path.is_file() and path.suffix.lower() not in SUFFIXES:
             raise ConfigurationError(f"{path}: of no known kind; known are {', '.join(SUFFIXES)}")
-        else:
-            files = [path]
-        for file in files:
+        inside = (one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+        for file in [path] if path.is_file() else sorted(inside):
             name, whole, status = file.relative_to(path), file.resolve(), file.stat()
             in_index = without is not None and path.is_dir() and whole.is_relative_to(without.resolve())
             if not in_index and not any(part.startswith(".") for part in name.parts):

@@ -31,7 +31,7 @@ from reranker.search.filters import Filter, RowFilter
 from reranker.types import BoolArray
 
 FORMAT = 1
-_INFO, _LINES, _OFFSETS = "index.json", "chunks.jsonl", "chunks.npy"
+INFO, _LINES, _OFFSETS = "index.json", "chunks.jsonl", "chunks.npy"
 
 
 class EmbeddingInfo(BaseModel):
@@ -65,16 +65,13 @@ class IndexInfo(BaseModel):
     def read(cls, version: Path) -> Self:
         """Read a version's; raises ConfigurationError if this release cannot read that version."""
         try:
-            info = cls.model_validate_json((version / _INFO).read_bytes())
+            info = cls.model_validate_json((version / INFO).read_bytes())
         except (OSError, ValidationError):
-            raise ConfigurationError(f"{version}: its {_INFO} is missing or not one of ours") from None
+            raise ConfigurationError(f"{version}: its {INFO} is missing or not one of ours") from None
         if info.format != FORMAT:
             said = f"{version}: of format {info.format}, and this release reads {FORMAT}"
             raise ConfigurationError(f"{said}; build the index again")
         return info
-
-    def write(self, version: Path) -> None:
-        (version / _INFO).write_text(self.model_dump_json(indent=2), encoding="utf-8")
 
 
 class IndexFolder:
