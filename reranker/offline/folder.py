@@ -18,7 +18,6 @@ import fcntl
 import shutil
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from pydantic import TypeAdapter
 from reranker.errors import BatchError
 from reranker.offline import Partition, RowScore, pairs
 from reranker.offline.pairs import Format, Input
-from reranker.search.index import sync
+from reranker.search.index import replacing
 
 OutputFormat: TypeAlias = Literal["parquet", "jsonl"]
 Settings: TypeAlias = dict[str, Any]
@@ -191,7 +190,7 @@ class BatchFolder:
     def write_errors(self, manifest: Manifest) -> int:
         """Write all problems to one file; returns how many rows have no score."""
         failed = 0
-        with _replacing(self.errors) as temporary, temporary.open("wb") as file:
+        with replacing(self.errors) as temporary, temporary.open("wb") as file:
             file.writelines(orjson.dumps(line) + b"\n" for line in manifest.unreadable)
             for partition in manifest.partitions:
                 errors = (self.record(partition.number) or {})["errors"]
@@ -219,7 +218,7 @@ class BatchFolder:
                 " (SELECT query, document, min(row) AS row, score FROM pairs GROUP BY query, document)"
                 " ORDER BY min(row) OVER (PARTITION BY query), score DESC, row"
             )
-            with _replacing(self.run) as temporary, temporary.open("w", encoding="utf-8") as file:
+            with replacing(self.run) as temporary, temporary.open("w", encoding="utf-8") as file:
                 for query, document, rank, score in ranked:
                     file.write(f"{query} Q0 {document} {rank} {score!r} reranker\n")
         database.unlink()
@@ -235,7 +234,7 @@ def write_scores(path: Path, rows: Sequence[RowScore], key_columns: Sequence[str
     ]
     names = [name for name, _ in columns]
     values = [dict(zip(names, row, strict=True)) for row in table]
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         if path.suffix == ".parquet":
             pq.write_table(pa.Table.from_pylist(values, schema=pa.schema(columns)), temporary)
         else:
@@ -251,23 +250,7 @@ def _read_scores(path: Path) -> Iterator[tuple[str, str, int, float]]:
     return (tuple(row[name] for name in columns) for row in table if row["score"] is not None)
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write to, and move that file to `path` when the block ends well.
-
-    Two that write the same file do not disturb each other: the later one stays.
-    """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)  # the new name, too
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:  # Any: JSON, or dataclasses of it
     """Write a value as JSON, whole or not at all."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

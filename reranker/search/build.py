@@ -123,8 +123,8 @@ class Build:
         advance(self.done_bytes)
         if not self._ids:
             shutil.rmtree(self._folder.building)
-            first = f", the first: {self._rejects[0]}" if self._rejects else ""
-            raise ConfigurationError(f"not one document to index; {len(self._rejects)} problems{first}")
+            said = f", the first: {self._rejects[0]}" if self._rejects else ""
+            raise ConfigurationError(f"not one document to index; {len(self._rejects)} problems{said}")
         return self._publish()
 
     def _add(self, part: Sequence[tuple[reading.Source, Document | Reject]], position: tuple[int, int]) -> None:
