@@ -31,7 +31,7 @@ from pydantic import TypeAdapter
 from reranker.errors import BatchError
 from reranker.offline import Partition, RowScore, pairs
 from reranker.offline.pairs import Format, Input
-from reranker.search.index import replacing
+from reranker.search.index import replacing as _replacing
 
 OutputFormat: TypeAlias = Literal["parquet", "jsonl"]
 Settings: TypeAlias = dict[str, Any]
@@ -190,7 +190,7 @@ class BatchFolder:
     def write_errors(self, manifest: Manifest) -> int:
         """Write all problems to one file; returns how many rows have no score."""
         failed = 0
-        with replacing(self.errors) as temporary, temporary.open("wb") as file:
+        with _replacing(self.errors) as temporary, temporary.open("wb") as file:
             file.writelines(orjson.dumps(line) + b"\n" for line in manifest.unreadable)
             for partition in manifest.partitions:
                 errors = (self.record(partition.number) or {})["errors"]
@@ -218,7 +218,7 @@ class BatchFolder:
                 " (SELECT query, document, min(row) AS row, score FROM pairs GROUP BY query, document)"
                 " ORDER BY min(row) OVER (PARTITION BY query), score DESC, row"
             )
-            with replacing(self.run) as temporary, temporary.open("w", encoding="utf-8") as file:
+            with _replacing(self.run) as temporary, temporary.open("w", encoding="utf-8") as file:
                 for query, document, rank, score in ranked:
                     file.write(f"{query} Q0 {document} {rank} {score!r} reranker\n")
         database.unlink()
@@ -234,7 +234,7 @@ def write_scores(path: Path, rows: Sequence[RowScore], key_columns: Sequence[str
     ]
     names = [name for name, _ in columns]
     values = [dict(zip(names, row, strict=True)) for row in table]
-    with replacing(path) as temporary:
+    with _replacing(path) as temporary:
         if path.suffix == ".parquet":
             pq.write_table(pa.Table.from_pylist(values, schema=pa.schema(columns)), temporary)
         else:
@@ -252,5 +252,5 @@ def _read_scores(path: Path) -> Iterator[tuple[str, str, int, float]]:
 
 def write_json(path: Path, value: Any) -> None:  # Any: JSON, or dataclasses of it
     """Write a value as JSON, whole or not at all."""
-    with replacing(path) as temporary:
+    with _replacing(path) as temporary:
         temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
