@@ -23,6 +23,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.http.search import call_replica
 from deployments.telemetry import join_serve
 from reranker.config import EmbeddingConfig, RerankerConfig, SearchConfig, SearchIndexConfig
+from reranker.engine.vllm import environment
 from reranker.errors import ConfigurationError, IndexUnavailableError, InvalidRequestError, UnknownIndexError
 from reranker.search.embedding import SIMULATED, HttpEmbedder, VllmEmbedder, simulated_vectors
 from reranker.search.first_stages import Embedder, FirstStage, Milvus, Query, Retrieval, TextKind, first_stages
@@ -205,15 +206,10 @@ def search_application(config: RerankerConfig, device: str, flags: Mapping[str, 
     embedding_replicas = None
     if embedding.model is not None and embedding.url is None:
         simulated = embedding.model == SIMULATED
-        variables = {
-            "OMP_NUM_THREADS": str(max(1, int(embedding.cpus))),  # read when OpenMP loads, so before the process starts
-            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-            "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
-        }
         options = {
             "num_cpus": 0 if simulated else embedding.cpus,
             "num_gpus": embedding.gpus if device == "cuda" and not simulated else 0,
-            "runtime_env": {"env_vars": {**flags, **variables}},
+            "runtime_env": {"env_vars": {**flags, **environment(embedding.cpus)}},
         }
         embedding_replicas = serve.deployment(
             max_ongoing_requests=256,

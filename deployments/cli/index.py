@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployments.cli import Subparsers, local
+from deployments.cli import Subparsers, rankers
 from reranker.config import EmbeddingConfig
+from reranker.engine.vllm import environment
 from reranker.errors import ConfigurationError
 from reranker.search import documents
 from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
@@ -137,8 +138,8 @@ def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
                 runner.run(remote.aclose())
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
-    local.prepare_environment(os.cpu_count() or 1)
-    embedder = VllmEmbedder(config, device=local.device())
+    os.environ.update(environment(os.cpu_count() or 1) | dict(os.environ))
+    embedder = VllmEmbedder(config, device=rankers.device())
     try:
         yield lambda texts: embedder.embed(texts, "document")
     finally:
