@@ -17,7 +17,6 @@ import fcntl
 import shutil
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ import pyarrow.parquet as pq
 from reranker.errors import BatchError
 from reranker.offline import Partition, Row, pairs
 from reranker.offline.pairs import Input
-from reranker.search.index import sync
+from reranker.search.index import replacing
 
 _VERSION = 4
 _OURS = ("manifest.json", "scores", "errors.jsonl", "run.trec", "report.json", "state")
@@ -147,7 +146,7 @@ class BatchFolder:
             if one.error:
                 errors.append(named | {"line": one.line, "error": one.error, "message": one.message})
         path = self.scores(partition)
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             if self.output == "parquet":
                 columns = {"row": pa.int64(), **dict.fromkeys(key_columns, pa.string()), "score": pa.float64()}
                 columns |= {"log_odds": pa.float64(), "truncated": pa.bool_(), "error": pa.string()}
@@ -161,7 +160,7 @@ class BatchFolder:
     def write_errors(self, manifest: Manifest) -> int:
         """Write all problems to one file; returns how many rows have no score."""
         failed = 0
-        with _replacing(self.errors) as temporary, temporary.open("wb") as file:
+        with replacing(self.errors) as temporary, temporary.open("wb") as file:
             file.writelines(orjson.dumps(line) + b"\n" for line in manifest.unreadable)
             for partition in manifest.partitions:
                 errors = (self.record(partition.number) or {})["errors"]
@@ -195,28 +194,12 @@ class BatchFolder:
                 " (SELECT query, document, min(row) AS row, score FROM pairs WHERE score NOT NULL"
                 " GROUP BY query, document) ORDER BY min(row) OVER (PARTITION BY query), score DESC, row"
             )
-            with _replacing(self.run) as temporary, temporary.open("w", encoding="utf-8") as file:
+            with replacing(self.run) as temporary, temporary.open("w", encoding="utf-8") as file:
                 for query, document, rank, score in ranked:
                     file.write(f"{query} Q0 {document} {rank} {score!r} reranker\n")
         database.unlink()
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write to, and move that file to `path` when the block ends well.
-
-    Two that write the same file do not disturb each other: the later one stays.
-    """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)  # the new name, too
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:  # Any: JSON, or dataclasses of it
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
