@@ -22,7 +22,9 @@ _CONTAINERS = (dict, list)
 _PIECE_BYTES = 2**20
 
 
-def parse(body: bytes | bytearray, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None) -> RankingCall:
+def parse(
+    body: bytes | bytearray, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None
+) -> RankingCall:
     """Read a request's body, which comes decompressed. Without a dialect, its fields say which. No error quotes it."""
     fields = _load(body, limits)
     if not isinstance(fields, dict):
