@@ -1,0 +1,77 @@
+"""The service's processes on this machine: who listens on its port, and the Serve replicas of the same Ray session."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+import psutil
+
+_REPLICA = re.compile(r"ServeReplica:([\w:-]+)")
+_SESSION, _FOLDER = re.compile(r"^--session-name=(.+)"), re.compile(r"^--temp-dir=(.+)")
+
+
+def listeners(port: int) -> list[psutil.Process]:
+    """Processes that listen on a port; none where they are on another machine, or another user's."""
+    found = set()
+    with contextlib.suppress(psutil.AccessDenied):
+        for one in psutil.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
+                found.add(one.pid)
+    processes = []
+    for pid in found:
+        with contextlib.suppress(psutil.Error):
+            processes.append(psutil.Process(pid))
+    return processes
+
+
+def replicas(port: int) -> dict[int, psutil.Process]:
+    """Every Serve replica of the session that listens on a port, by its id; only the listeners where it is no Serve."""
+    found = {process.pid: process for process in listeners(port)}
+    for process in list(found.values()):
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            for child in parent.children() if parent is not None and "raylet" in parent.name() else ():
+                with contextlib.suppress(psutil.Error):
+                    if _REPLICA.search(" ".join(child.cmdline())):
+                        found[child.pid] = child
+    return found
+
+
+def name_of(process: psutil.Process) -> str:
+    """A replica's deployment, such as "Ingress"."""
+    replica = _REPLICA.search(" ".join(process.cmdline()))
+    return replica[1].rpartition(":")[2] if replica else process.name()
+
+
+def log_folder(port: int) -> list[Path]:
+    """Where the session of the process that listens on a port logs: its folder, and what its starter's output goes to.
+
+    Empty where that is not known.
+    """
+    places: list[Path] = []
+    with contextlib.suppress(psutil.Error, OSError, IndexError):
+        raylet = listeners(port)[0].parent()
+        if raylet is None:
+            return []
+        arguments = raylet.cmdline()
+        session = [found[1] for one in arguments if (found := _SESSION.match(one))]
+        folder = [found[1] for one in arguments if (found := _FOLDER.match(one))]
+        if session and folder:
+            places.append(Path(folder[0], session[0], "logs"))
+        for ancestor in raylet.parents():
+            output = Path(f"/proc/{ancestor.pid}/fd/1").resolve()
+            if output.is_file() and output not in places:
+                places.append(output)
+    return places
+
+
+def size_bytes(places: list[Path]) -> int:
+    """Bytes of all files there."""
+    total = 0
+    for place in places:
+        for path in place.rglob("*") if place.is_dir() else [place]:
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
+    return total
