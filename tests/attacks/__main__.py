@@ -91,7 +91,7 @@ def main() -> int:
     local = bool(listeners(address.port))
     target = Target(address, parsed.key, parsed.other_key or parsed.key, parsed.quick, parsed.seed)
     results: list[Result] = []
-    with Watch(parsed.url, target.other_key, local=local) as watch:
+    with Watch(parsed.url, target.key, target.other_key, local=local) as watch:
         campaign = Campaign(target, watch, Bounds().loosened(parsed.loose))
         print(_without_attack(campaign.prepare()), flush=True)
         for number, result in enumerate(campaign.run(attacks), start=1):

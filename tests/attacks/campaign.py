@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tests.attacks import connections, door, grammar, processes, readers, with_key, without_key
+from tests.attacks import connections, door, grammar, readers, with_key, without_key
 from tests.attacks.attack import Attack, Outcome, Target
 from tests.attacks.measure import Cost, Watch
 from tests.attacks.verdict import Bounds, Quiet, faults
@@ -74,11 +74,9 @@ class Campaign:
         for _ in range(_REFUSALS):
             exchange(self._target.address, [refused], 30)
         spent = self._watch.cost(began_s, time.monotonic())
-        listening = {one.pid for one in processes.listeners(self._target.address.port)}
         for name, one in spent.processes.items():
-            if int(name.rpartition(" ")[2]) in listening:
-                own_s = one.cpu_s - self._watch.quiet_cpu.get(name, 0.0) * spent.seconds
-                self._refusal_cpu_s = max(self._refusal_cpu_s, own_s / _REFUSALS)
+            own_s = one.cpu_s - self._watch.quiet_cpu.get(name, 0.0) * spent.seconds
+            self._refusal_cpu_s = max(self._refusal_cpu_s, own_s / _REFUSALS)
         self._first_mib = self._watch.memory_mib()
         return cost
 

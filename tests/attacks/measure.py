@@ -108,11 +108,11 @@ class Samples:
 class Watch:
     """A watcher's process, and what it has seen so far."""
 
-    def __init__(self, url: str, other_key: str, *, local: bool) -> None:
-        """Start to watch."""
+    def __init__(self, url: str, key: str, other_key: str, *, local: bool) -> None:
+        """Start to watch, as the client with `other_key`; `key` is for /metrics, where processes are not local."""
         self._lock = threading.Lock()
         self._looks: dict[str, list[Look]] = {"health": [], "list": []}
-        self._processes: dict[int, Samples] = {}
+        self._processes: dict[int | str, Samples] = {}
         self._log: list[tuple[float, int]] = []
         self.quiet_health_s: deque[float] = deque(maxlen=_POOL)
         self.quiet_lists_s: deque[float] = deque(maxlen=_POOL)
@@ -122,7 +122,8 @@ class Watch:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
         )
-        self._write(json.dumps({"url": url, "other_key": other_key, "local": local}) + "\n")
+        job = {"url": url, "key": key, "other_key": other_key, "local": local}
+        self._write(json.dumps(job) + "\n")
         threading.Thread(target=self._read, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -152,7 +153,7 @@ class Watch:
             self._log.append((at_s, rest[0]))
         elif kind == "process":
             pid, name, rss_bytes, cpu_s = rest
-            samples = self._processes.setdefault(pid, Samples(f"{name} {pid}"))
+            samples = self._processes.setdefault(pid, Samples(name if pid == name else f"{name} {pid}"))
             samples.at_s.append(at_s)
             samples.rss_bytes.append(rss_bytes)
             samples.cpu_s.append(cpu_s)

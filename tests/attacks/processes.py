@@ -1,4 +1,4 @@
-"""The service's processes on this machine: who listens on its port, and the Serve replicas of the same Ray session."""
+"""The service's processes: who listens on its port here and the replicas of its Ray session, or what /metrics says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 _REPLICA = re.compile(r"ServeReplica:([\w:-]+)")
+_TOLD = re.compile(r"^(\w*?)(resident_memory_bytes|cpu_seconds_total)(\{.*?\})? (\S+)", re.MULTILINE)
 _SESSION, _FOLDER = re.compile(r"^--session-name=(.+)"), re.compile(r"^--temp-dir=(.+)")
 
 
@@ -75,3 +76,18 @@ def size_bytes(places: list[Path]) -> int:
             with contextlib.suppress(OSError):
                 total += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
     return total
+
+
+def told(metrics: str) -> dict[str, tuple[int, float]]:
+    """What Prometheus' text says of processes: bytes of memory and seconds of processor, by their labels.
+
+    The names are those of Prometheus' clients, with whatever prefix: `process_resident_memory_bytes`.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for prefix, what, labels, value in _TOLD.findall(metrics):
+        found.setdefault(f"{prefix.rstrip('_')}{labels}", {})[what] = float(value)
+    return {
+        name: (int(one["resident_memory_bytes"]), one.get("cpu_seconds_total", 0.0))
+        for name, one in found.items()
+        if "resident_memory_bytes" in one
+    }

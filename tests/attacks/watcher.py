@@ -23,13 +23,14 @@ from typing import Any
 import psutil
 
 from tests.attacks import processes
-from tests.attacks.wire import Address
+from tests.attacks.wire import Address, exchange, head
 
 _HEALTH_PERIOD_S = 0.05
 _LIST_PERIOD_S = 0.1
 _PROCESS_PERIOD_S = 0.05
 _LOG_PERIOD_S = 1.0
 _TIMEOUT_S = 170.0
+_METRICS_BYTES = 16 * 2**20
 _WORDS = ("capital", "china", "beijing", "river", "mountain", "paris", "music", "engine", "paper", "museum", "iron")
 _lock = threading.Lock()
 
@@ -109,6 +110,19 @@ def _watch_processes(address: Address) -> None:
         time.sleep(_PROCESS_PERIOD_S if found else 1.0)
 
 
+def _watch_metrics(address: Address, key: str) -> None:
+    """Of a service that runs elsewhere: what it tells of its own processes, if it does."""
+    request = head("GET", "/metrics", {"authorization": f"Bearer {key}", "connection": "close"})
+    while True:
+        at_s = time.monotonic()
+        answer = exchange(address, [request], _TIMEOUT_S, kept_bytes=_METRICS_BYTES)
+        if answer.status != 200:
+            return
+        for name, (memory, cpu_s) in processes.told(answer.body.decode("utf-8", "replace")).items():
+            _say("process", at_s, name, name, memory, cpu_s)
+        time.sleep(_LOG_PERIOD_S)
+
+
 def _watch_log(address: Address) -> None:
     while files := processes.log_folder(address.port):
         _say("log", time.monotonic(), processes.size_bytes(files))
@@ -129,6 +143,8 @@ def main() -> None:
     ]
     if job["local"]:
         watches += [lambda: _watch_processes(address), lambda: _watch_log(address)]
+    else:
+        watches.append(lambda: _watch_metrics(address, job["key"]))
     for watch in watches:
         threading.Thread(target=watch, daemon=True).start()
     sys.stdin.read()

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 _CHUNK_BYTES = 256 * 1024
-_KEPT_BYTES = 64 * 1024
-"""Of an answer's body; the rest is read and dropped."""
+KEPT_BYTES = 64 * 1024
 TIMEOUT_S = 150.0
 """Longer than a request may take (limits.timeout_s)."""
 
@@ -70,9 +69,22 @@ def head(method: str, target: str, headers: Mapping[str, str] | None = None, hos
 
 
 def exchange(
-    address: Address, parts: Iterable[bytes], timeout_s: float = TIMEOUT_S, *, stubborn: bool = False
+    address: Address,
+    parts: Iterable[bytes],
+    timeout_s: float = TIMEOUT_S,
+    *,
+    stubborn: bool = False,
+    kept_bytes: int = KEPT_BYTES,
 ) -> Answer:
-    """Send the parts on a connection of its own and read the answer; who is `stubborn` sends on when it is there."""
+    """Send the parts on a connection of its own, and read the answer.
+
+    Args:
+        address: Where to.
+        parts: What to send.
+        timeout_s: For all of it.
+        stubborn: Send on although the answer is there.
+        kept_bytes: Of the answer's body; the rest is read and dropped.
+    """
     started_s = time.monotonic()
     answer = Answer()
     try:
@@ -81,7 +93,7 @@ def exchange(
                 send(connection, parts, started_s + timeout_s, stubborn=stubborn)
             except (ConnectionResetError, BrokenPipeError):
                 answer.error = "reset"  # what was answered before may still be there to read
-            read_answer(connection, started_s + timeout_s, answer)
+            read_answer(connection, started_s + timeout_s, answer, kept_bytes)
     except TimeoutError:
         answer.error = "timeout"
     except (ConnectionResetError, BrokenPipeError):
@@ -123,8 +135,8 @@ def send(connection: socket.socket, parts: Iterable[bytes], until_s: float, *, s
     return True
 
 
-def read_answer(connection: socket.socket, until_s: float, answer: Answer) -> None:
-    """Read one answer into `answer`; raises OSError."""
+def read_answer(connection: socket.socket, until_s: float, answer: Answer, kept_bytes: int) -> None:
+    """Read one answer into `answer`, of its body so much; raises OSError."""
     data = bytearray()
 
     def more() -> bool:
@@ -149,8 +161,8 @@ def read_answer(connection: socket.socket, until_s: float, answer: Answer) -> No
         if not more():
             break
         got += len(data) - before
-        del data[_KEPT_BYTES:]
-    answer.body = bytes(data[:_KEPT_BYTES])
+        del data[kept_bytes:]
+    answer.body = bytes(data[:kept_bytes])
 
 
 def _status(line: str) -> int:

@@ -13,6 +13,7 @@ from tests.attacks.attack import Attack, Outcome
 from tests.attacks.campaign import every_attack
 from tests.attacks.door import spellings
 from tests.attacks.measure import Cost, ProcessCost, Samples
+from tests.attacks.processes import told
 from tests.attacks.verdict import Bounds, Quiet, faults
 from tests.attacks.wire import Answer, statuses
 
@@ -81,6 +82,16 @@ def test_process_costs_its_peak_and_its_processor_time() -> None:
     )
     assert samples.cost(1.5, 2.5) == ProcessCost(before_mib=100, growth_mib=600, left_mib=50, cpu_s=3)
     assert samples.cost(3.5, 4.0) is None
+
+
+def test_processes_elsewhere_are_what_their_metrics_say() -> None:
+    text = """\
+# HELP process_resident_memory_bytes Memory.
+process_resident_memory_bytes{replica="a"} 2.5e+08
+process_cpu_seconds_total{replica="a"} 12.5
+reranker_requests_total{replica="a"} 7
+"""
+    assert told(text) == {'process{replica="a"}': (250_000_000, 12.5)}
 
 
 def test_all_answers_of_a_connection_are_read() -> None:
