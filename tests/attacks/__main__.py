@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.attacks.attack import Attack, Target
 from tests.attacks.campaign import Campaign, Result, as_json, every_attack
 from tests.attacks.measure import Cost, Watch, percentile
-from tests.attacks.processes import listeners
+from tests.attacks.processes import is_here, listeners
 from tests.attacks.verdict import Bounds
 from tests.attacks.wire import Address
 
@@ -78,7 +78,13 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name the attacks and end")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     parser.add_argument("--loose", type=float, default=1.0, help="multiply the bounds of time, on a busy machine")
-    parser.add_argument("--give-back", type=float, default=600, metavar="S", help="wait so long for memory at the end")
+    parser.add_argument(
+        "--give-back",
+        type=float,
+        default=600,
+        metavar="S",
+        help="seconds that memory has to be given back in at the end (%(default)s); 0: not looked at",
+    )
     parsed = parser.parse_args()
     attacks = chosen(parsed.only, quick=parsed.quick)
     if parsed.list:
@@ -88,7 +94,7 @@ def main() -> int:
     print(f"seed {parsed.seed}, {len(attacks)} attacks", flush=True)
     os.nice(_NICE)
     address = Address.of(parsed.url)
-    local = bool(listeners(address.port))
+    local = is_here(address.host) and bool(listeners(address.port))
     target = Target(address, parsed.key, parsed.other_key or parsed.key, parsed.quick, parsed.seed)
     results: list[Result] = []
     with Watch(parsed.url, target.key, target.other_key, local=local) as watch:
@@ -100,7 +106,8 @@ def main() -> int:
             if parsed.json:
                 parsed.json.write_text(as_json(results, parsed.seed))
         waited_s, kept = campaign.kept(parsed.give_back)
-        print(f"memory given back after {waited_s:.0f} s" if not kept else f"FAULT memory kept: {'; '.join(kept)}")
+        if parsed.give_back:
+            print(f"FAULT memory kept: {'; '.join(kept)}" if kept else f"memory given back after {waited_s:.0f} s")
     verdicts = Counter("skipped" if one.outcome.skipped else "FAULT" if one.faults else "held" for one in results)
     print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
     return 1 if verdicts["FAULT"] or kept else 0

@@ -76,8 +76,9 @@ class Outcome:
             self.blame(f"{what or 'a request'} got {answer.shown}".strip())
         if answer.retry_after_missing:
             self.blame(f"{answer.status} without Retry-After")
-        if int(answer.headers.get("retry-after", 0)) > MAX_RETRY_AFTER_S:
-            self.blame(f"{answer.status} says Retry-After: {answer.headers['retry-after']}, with a queue of seconds")
+        later = answer.headers.get("retry-after", "")
+        if later.isdecimal() and int(later) > MAX_RETRY_AFTER_S:
+            self.blame(f"{answer.status} says Retry-After: {later}, with a queue of seconds")
 
     def blame(self, fault: str) -> None:
         """Note a fault once."""

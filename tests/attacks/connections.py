@@ -52,9 +52,9 @@ _LATER = {"crlf": b"\r\n", "crlf-only": b"\r\n"}
 def _limit(wanted: int) -> int:
     """As many as the descriptors of this process allow."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted + _SPARED <= hard or (soft < hard and hard < wanted + _SPARED):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, wanted + _SPARED), hard))
-        soft = min(hard, wanted + _SPARED)
+    if soft < wanted + _SPARED:
+        soft = wanted + _SPARED if hard == resource.RLIM_INFINITY else min(hard, wanted + _SPARED)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(1, min(wanted, soft - _SPARED))
 
 

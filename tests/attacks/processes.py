@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,15 @@ import psutil
 _REPLICA = re.compile(r"ServeReplica:([\w:-]+)")
 _TOLD = re.compile(r"^(\w*?)(resident_memory_bytes|cpu_seconds_total)(\{.*?\})? (\S+)", re.MULTILINE)
 _SESSION, _FOLDER = re.compile(r"^--session-name=(.+)"), re.compile(r"^--temp-dir=(.+)")
+
+
+def is_here(host: str) -> bool:
+    """Whether an address or a name is this machine's."""
+    own = {one.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for one in addresses}
+    try:
+        return any(str(found[4][0]) in own for found in socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 def listeners(port: int) -> list[psutil.Process]:
