@@ -57,9 +57,14 @@ def _used(cost: Cost) -> str:
 
 
 def chosen(only: list[str], *, quick: bool) -> list[Attack]:
-    """Attacks whose name holds one of these, or is in the quick minute, or all."""
-    found = [one for one in every_attack() if not quick or one.quick or only]
-    return [one for one in found if not only or any(part in one.name for part in only)]
+    """Attacks of these names, or whose name holds one of these; or those of the quick minute, or all."""
+    attacks = every_attack()
+    if not only:
+        return [one for one in attacks if one.quick or not quick]
+    names = {one.name for one in attacks}
+    return [
+        one for one in attacks if any(one.name == part or (part not in names and part in one.name) for part in only)
+    ]
 
 
 def main() -> int:

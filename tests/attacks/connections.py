@@ -7,7 +7,7 @@ import resource
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from tests.attacks.attack import Attack, Outcome, Target
@@ -35,7 +35,7 @@ def _post(target: Target, path: str = "/v1/rerank", length: int = 1_000) -> byte
     return head("POST", path, {"content-length": str(length)} | target.authorized)
 
 
-_FIRST = {  # what each kind sends when it is opened, by its kind
+_FIRST: dict[str, Callable[[Target], bytes]] = {  # what each kind sends when it is opened, by its kind
     "idle": lambda _: b"",
     "half-sent": lambda _: b"POST /v1/rerank HTTP/1.1\r\nhost: attack\r\nx-half",
     "half-body": lambda target: _post(target, length=1_000_000) + b"{" * 1_000,

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.attacks import bodies
 from tests.attacks.attack import ANSWERED, LATER, REFUSED, Attack, Outcome, Target, at_once, post, posted
-from tests.attacks.wire import exchange, head
+from tests.attacks.wire import Answer, exchange, head
 
 _LARGE_MB = 60.0
 _EIGHT = 8
@@ -74,7 +74,8 @@ _STRUCTURED: dict[str, tuple[str, str, Callable[[Target], bytes], bool]] = {
         True,
     ),
     "rank-fields-different": ("K6", "/v1/rerank", lambda _: bodies.rank_fields_different(2_000, 5_000), False),
-    "small-objects": ("K6", "/v1/rerank", lambda target: bodies.small_objects(target.mb(7)), True),
+    "small-objects": ("K6", "/v1/rerank", lambda target: bodies.small_objects(target.mb(3)), True),
+    "small-objects-many": ("K6", "/v1/rerank", lambda target: bodies.small_objects(target.mb(_LARGE_MB)), False),
     "object-documents": ("K6", "/v1/rerank", lambda target: bodies.object_documents(target.mb(7)), False),
     "object-documents-1mb": ("K6", "/v1/rerank", lambda target: bodies.object_documents(target.mb(1)), False),
     "deep-objects": ("K6", "/v1/rerank", lambda target: bodies.deep_objects(target.mb(4)), False),
@@ -146,8 +147,8 @@ def _overload(target: Target) -> Outcome:
     body = bodies.documents("words", 400_000, 1_000)
     until_s = time.monotonic() + target.seconds(20)
 
-    def work(number: int) -> list[Any]:
-        answers = []
+    def work(number: int) -> list[tuple[Answer, bool]]:
+        answers: list[tuple[Answer, bool]] = []
         while time.monotonic() < until_s:
             hangs_up = (number + len(answers)) % 10 == 0
             answer = post(target, "/v1/rerank", body, timeout_s=0.2 if hangs_up else 60)
