@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tests.attacks.wire import TIMEOUT_S, Address, Answer, exchange, head
 
+Made = TypeVar("Made")
 REFUSED = frozenset({400, 413, 422})
 """The request is wrong, or can never fit."""
 LATER = frozenset({429, 503})
@@ -115,7 +117,7 @@ def post(
     return exchange(target.address, [head("POST", path, fields), body], timeout_s)
 
 
-def at_once(jobs: Sequence[Callable[[], Answer]], workers: int = 8) -> list[Answer]:
+def at_once(jobs: Sequence[Callable[[], Made]], workers: int = 8) -> list[Made]:
     """Do all of them, so many at the same time."""
     with ThreadPoolExecutor(min(workers, len(jobs))) as pool:
         return list(pool.map(lambda job: job(), jobs))

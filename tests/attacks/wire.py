@@ -189,14 +189,12 @@ def read_all(connection: socket.socket, until_s: float) -> tuple[bytes, bool]:
 def statuses(stream: bytes) -> list[int]:
     """The statuses of all answers in what a connection gave, by their lengths."""
     found: list[int] = []
-    while stream.startswith(b"HTTP/1."):
-        lines, separator, rest = stream.partition(b"\r\n\r\n")
-        if not separator:
-            break
-        first, *fields = lines.decode("latin-1").lower().split("\r\n")
+    at = 0
+    while stream.startswith(b"HTTP/1.", at) and (end := stream.find(b"\r\n\r\n", at)) > 0:
+        first, *fields = stream[at:end].decode("latin-1").lower().split("\r\n")
         lengths = [one.partition(":")[2] for one in fields if one.startswith("content-length:")]
         found.append(_status(first))
-        stream = rest[int(lengths[0]) if lengths else 0 :]
+        at = end + 4 + (int(lengths[0]) if lengths else 0)
     return found
 
 

@@ -46,6 +46,7 @@ def attacks() -> Iterator[Attack]:
     yield _attack("gzip-beyond-the-limit", _too_large_unpacked, "K8", quick=True)
     yield _attack("gzip-sixty", partial(_packed, 60), "K8")
     yield _attack("gzip-members", _members, "K8")
+    yield _attack("tiny-chunks", _tiny_chunks, "K4", quick=True)
     yield _attack("spaces-while-others-ask", _spaces, "K11", quick=True)
     yield _attack("odd-bodies", _odd_bodies, "held", quick=True)
     yield _attack("admin-reads", _admin_reads, "K12", needs="admin")
@@ -63,6 +64,10 @@ def _text(field: str, kind: str, size_mb: float, copies: int, target: Target) ->
 def _mode(mode: str, kind: str, copies: int, target: Target) -> Outcome:
     body = bodies.documents(kind, target.mb(20), 10, **bodies.MODES[mode])
     return posted(target, body, copies=copies)
+
+
+def _many_documents(**options: Any) -> Callable[[Target], bytes]:
+    return lambda target: bodies.documents("words", target.mb(_LARGE_MB), target.count(10_000), **options)
 
 
 _STRUCTURED: dict[str, tuple[str, str, Callable[[Target], bytes], bool]] = {
@@ -83,6 +88,8 @@ _STRUCTURED: dict[str, tuple[str, str, Callable[[Target], bytes], bool]] = {
     "data-uris": ("K6", "/v1/rerank", lambda target: bodies.images(target.mb(_LARGE_MB), plain=True), False),
     "image-objects": ("K6", "/v1/rerank", lambda target: bodies.images(target.mb(_LARGE_MB), plain=False), False),
     "query-batch": ("K6", "/score", lambda target: bodies.query_batch(1_000, target.mb(_LARGE_MB)), False),
+    "many-documents": ("K2", "/v1/rerank", _many_documents(), False),
+    "many-documents-returned": ("K2", "/v1/rerank", _many_documents(return_documents=True, top_n=0), False),
     "whitespace": ("K11", "/v1/rerank", lambda target: bodies.whitespace(target.mb(_LARGE_MB)), False),
 }
 
@@ -113,6 +120,16 @@ def _packed(size_mib: int, target: Target) -> Outcome:
 
 def _members(target: Target) -> Outcome:
     return posted(target, bodies.many_members(target.count(500_000)), headers=_gzipped(target))
+
+
+def _tiny_chunks(target: Target) -> Outcome:
+    """A body of some MB, each byte a chunk of its own: six bytes sent and an event for each."""
+    outcome = Outcome()
+    body = bodies.query("letter", target.mb(5))
+    fields = {"transfer-encoding": "chunked", "content-type": "application/json"} | target.authorized
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    outcome.take(exchange(target.address, [head("POST", "/v1/rerank", fields), chunks], 90), ANSWERED)
+    return outcome
 
 
 def _spaces(target: Target) -> Outcome:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,7 +11,7 @@ from typing import Any
 
 from tests.attacks import bodies
 from tests.attacks.attack import REFUSED, Attack, Outcome, Target, at_once, for_a_while, post
-from tests.attacks.wire import Answer, chunked, exchange, head
+from tests.attacks.wire import Answer, chunked, exchange, head, read_all, send, statuses
 
 _QUEUE = "/ui/gradio_api/queue/join"
 _HOSTS = ("[", "a b", "a:abc", "", "héllo", "a:99999999999", "[::1", "a\tb", "a/../b", "@", "%00", "a" * 5_000)
@@ -39,6 +41,9 @@ def attacks() -> Iterator[Attack]:
     yield _attack("hosts-forwarded", _forwarded, "K5", quick=True)
     yield _attack("bodies-to-the-playground", _held_bodies, "K10", quick=True, needs="ui")
     yield _attack("large-bodies-without-key", _large_bodies, "K10")
+    yield _attack("streams-of-the-playground", _streams, "K10", quick=True, needs="ui")
+    yield _attack("pipelined-requests", _pipelined, "held", quick=True)
+    yield _attack("tiny-chunks-without-key", _tiny_chunks, "K4")
     yield _attack("heads-of-every-size", _heads, "held")
     for path in ("/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth"):
         yield _attack(f"open-page-{path.strip('/').replace('/', '-') or 'root'}", partial(_page, path), "held")
@@ -163,6 +168,53 @@ def _large_bodies(target: Target) -> Outcome:
     paths = ("/v1/rerank", "/health", "/docs", "/nothing", "/score", "/metrics", "/v1/search", "/v1/cluster/auth")
     for answer in at_once([partial(post, target, path, body, {}, 60) for path in paths], len(paths)):
         outcome.take(answer)
+    return outcome
+
+
+def _streams(target: Target) -> Outcome:
+    """Streams of events as a page holds one: of sessions that do not exist, and never ending."""
+    outcome = Outcome()
+    hold_s = target.seconds(15)
+    paths = ("/ui/gradio_api/heartbeat/attack-{}", "/ui/gradio_api/queue/data?session_hash=attack-{}")
+
+    def job(number: int) -> Answer:
+        answer = Answer(error="stream")
+        with contextlib.suppress(OSError), target.address.connect(30) as connection:
+            connection.sendall(head("GET", paths[number % 2].format(number)))
+            stream, _ = read_all(connection, time.monotonic() + hold_s)
+            answer.status = next(iter(statuses(stream)), 0)
+        return answer
+
+    for answer in at_once([partial(job, number) for number in range(target.count(300))], 300):
+        outcome.take(answer)
+    return outcome
+
+
+def _pipelined(target: Target) -> Outcome:
+    """Requests one after the other, without reading an answer: none is begun before its turn, or kept."""
+    outcome = Outcome()
+    sent = head("GET", "/v1/load") * 1_000
+    seconds = target.seconds(10)
+
+    def job() -> list[Answer]:
+        stream, closed = b"", False
+        with contextlib.suppress(OSError), target.address.connect(30) as connection:
+            with contextlib.suppress(OSError):  # time is up
+                send(connection, itertools.repeat(sent, 1_000), time.monotonic() + seconds, stubborn=True)
+            stream, closed = read_all(connection, time.monotonic() + 2)
+        return [Answer(one) for one in statuses(stream)] or [Answer(error="closed" if closed else "silence")]
+
+    for answers in at_once([job] * target.count(20), 20):
+        for answer in answers:
+            outcome.take(answer)
+    return outcome
+
+
+def _tiny_chunks(target: Target) -> Outcome:
+    outcome = Outcome()
+    for path in ("/v1/rerank", _QUEUE):
+        chunks = b"1\r\na\r\n" * target.mb(5) + b"0\r\n\r\n"
+        outcome.take(exchange(target.address, [_chunked_head(path), chunks], 60, stubborn=True))
     return outcome
 
 
