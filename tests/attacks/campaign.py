@@ -1,11 +1,11 @@
-"""Attack a service with one attack after the other, and measure each."""
+"""Try one attack after the other on a service, and measure each."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.attacks import connections, door, grammar, readers, with_key, without_key
@@ -85,23 +85,20 @@ class Campaign:
         self._first_mib = self._watch.memory_mib()
         return cost
 
-    def run(self, attacks: Sequence[Attack]) -> Iterator[Result]:
-        """Try each, and measure; between two of them the service settles.
+    def run(self, attack: Attack) -> Result:
+        """Try one, measure, and let the service settle.
 
         One that took a little too long is tried once more: other programs use this machine too.
         """
-        for attack in attacks:
-            if attack.needs and not self._target.places.get(attack.needs):
-                yield self._result(attack, Outcome(skipped=f"there is no {attack.needs}"), Cost(0.0))
-                continue
-            if attack.with_key and not self._target.key:
-                yield self._result(attack, Outcome(skipped="no key was given"), Cost(0.0))
-                continue
-            result = self._try(attack)
-            if result.faults and not result.beyond_time and result.cost.seconds + result.settled_s < _ONCE_S:
-                second = self._try(attack)
-                result = second if not second.faults else result
-            yield result
+        missing = f"there is no {attack.needs}" if attack.needs and not self._target.places.get(attack.needs) else ""
+        missing = missing or ("no key was given" if attack.with_key and not self._target.key else "")
+        if missing:
+            return self._result(attack, Outcome(skipped=missing), Cost(0.0))
+        result = self._try(attack)
+        if result.faults and not result.beyond_time and result.cost.seconds + result.settled_s < _ONCE_S:
+            second = self._try(attack)
+            result = second if not second.faults else result
+        return result
 
     def _try(self, attack: Attack) -> Result:
         hurry = _HURRY if self._target.quick else 1.0
