@@ -25,9 +25,11 @@ _PYTHON = """\
 import os, {library}
 body = open(os.environ["FILE"], "rb").read()
 headers = {{"authorization": "Bearer " + os.environ["KEY"], "content-type": "application/json"}}
-for _ in range(int(os.environ["TRIES"])):
+for number in range(int(os.environ["TRIES"])):
+    headers["connection"] = "close" if number % 2 else "keep-alive"
+    sent = (body[at : at + 65536] for at in range(0, len(body), 65536)) if number % 3 == 2 else body
     try:
-        answer = {library}.post(os.environ["URL"], {argument}=body, headers=headers, timeout=60, verify=False)
+        answer = {library}.post(os.environ["URL"], {argument}=sent, headers=headers, timeout=60, verify=False)
     except Exception as error:
         print(0, type(error).__name__, flush=True)
     else:
@@ -50,7 +52,8 @@ def clients() -> dict[str, list[str]]:
     """The command of each client that is installed; it sends a file $TRIES times and prints status and Retry-After."""
     found: dict[str, list[str]] = {}
     if shutil.which("curl") and shutil.which("sh"):
-        for name, more in (("curl", ""), ("curl without Expect", '-H "Expect:"')):
+        chunked = '-H "Expect:" -H "Transfer-Encoding: chunked" -H "Connection: close"'
+        for name, more in (("curl", ""), ("curl without Expect", '-H "Expect:"'), ("curl in chunks", chunked)):
             loop = f'i=0; while [ $i -lt "$TRIES" ]; do {_CURL.format(more=more)}; i=$((i+1)); done'
             found[name] = ["sh", "-c", loop]
     for library, argument in (("requests", "data"), ("httpx", "content")):

@@ -58,7 +58,9 @@ def _attack(name: str, run: Callable[[Target], Outcome], fact: str, **more: Any)
 
 
 def _text(field: str, kind: str, size_mb: float, copies: int, target: Target) -> Outcome:
-    return posted(target, _FIELDS[field](kind, target.mb(size_mb)), copies=copies)
+    can_be_cut = field == "documents"  # the others are never cut: so long a one can never fit
+    allowed = ANSWERED if can_be_cut or copies > 1 else REFUSED
+    return posted(target, _FIELDS[field](kind, target.mb(size_mb)), copies=copies, allowed=allowed)
 
 
 def _mode(mode: str, kind: str, copies: int, target: Target) -> Outcome:
