@@ -23,7 +23,7 @@ from ray.serve.schema import DeploymentStatus
 from deployments.fleet import RayFleet
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.middleware import Observer
-from deployments.http.playground import Answer, PageRequest, PlaygroundClient
+from deployments.http.playground import PlaygroundClient
 from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
 from deployments.http.search import DIALECT as SEARCH
@@ -51,11 +51,7 @@ class Ingress:
     def __init__(
         self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None
     ) -> None:
-        """Load the tokenizer and the API keys, and listen. search: None where there is no index.
-
-        Raises:
-            ConfigurationError: No keys for a public address, a keys file that cannot be used, or the port is taken.
-        """
+        """Load the tokenizer and the API keys, and listen. search: None where there is no index."""
         join_serve()
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config
@@ -70,7 +66,9 @@ class Ingress:
         self.search = Search(SearchClient(search), config) if search is not None else None
         self._cache = ScoreCache.of(config, os.environ)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
+        self.require_any_room = self._ranker.require_any_room
         self._playground = PlaygroundClient()
+        self.open_page = self._playground.answer
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
@@ -108,15 +106,9 @@ class Ingress:
 
     @property
     def draining(self) -> bool:
-        """See `Backend`."""
         return self._listener.draining
 
-    def require_any_room(self, body_bytes: int) -> None:
-        """See `Backend`."""
-        self._ranker.require_any_room(body_bytes)
-
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
-        """See `Backend`."""
         await self._fleet.meet()
         return await self._ranker.rank(lists, caller, record)
 
@@ -130,7 +122,6 @@ class Ingress:
             gauge.set(value)
 
     async def load(self) -> JSON:
-        """See `Backend`. Checks the sums on the way."""
         self._ranker.check_integrity()
         replicas = await self._fleet.replica_loads()
         return {
@@ -141,48 +132,38 @@ class Ingress:
         }
 
     async def cache_report(self) -> JSON:
-        """See `Backend`."""
         return report([one for one in await self._in_every_ingress("cache_statistics") if one is not None])
 
     async def clear_cache(self) -> None:
-        """See `Backend`. Redis comes first: the memories would be filled from it again."""
-        if self._cache is not None:
+        if self._cache is not None:  # Redis comes first: the memories would be filled from it again
             await self._cache.clear_shared()
         await self._in_every_ingress("clear_memory")
 
     async def cache_statistics(self) -> Statistics | None:
-        """What this replica's cache holds and has done. Called in every ingress replica."""
         return self._cache.statistics if self._cache is not None else None
 
     async def clear_memory(self) -> None:
-        """Forget the scores in this replica's memory. Called in every ingress replica."""
         if self._cache is not None:
             self._cache.clear_memory()
 
     async def _in_every_ingress(self, method: str, timeout_s: float = 10.0) -> list[Any]:  # Any: what the method gives
+        """Call `cache_statistics` or `clear_memory` of all ingress replicas."""
         here = serve.get_replica_context()
         handle = serve.get_deployment_handle(here.deployment, here.app_name)
         return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
 
     async def metrics_text(self) -> bytes | None:
-        """See `Backend`."""
         if self._metrics is None:
             return None
         return await asyncio.to_thread(generate_latest, metrics.node_registry())
 
-    def open_page(self, request: PageRequest) -> Answer:
-        """See `Backend`."""
-        return self._playground.answer(request)
-
     async def live_replicas(self) -> int:
-        """See `Backend`."""
         replicas = self._fleet.placement.live_replicas
         if not replicas:
             raise StartFailedError if await asyncio.to_thread(self._start_failed) else NotReadyError
         return replicas
 
     async def replicas_loading(self) -> list[JSON]:
-        """See `Backend`."""
         return await asyncio.to_thread(replicas_loading)
 
     def _start_failed(self) -> bool:
@@ -195,5 +176,4 @@ class Ingress:
         return bool(status == DeploymentStatus.DEPLOY_FAILED)
 
     def info(self) -> tei.TeiInfo:
-        """See `Backend`."""
         return tei.info(self.model, self._checkpoint, self._config)

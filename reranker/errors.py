@@ -5,8 +5,7 @@ RerankerError
 ├── ConfigurationError   the operator must change something; raised before an engine takes a device
 └── ServiceError         ours, or the machine's: 5xx, and 429 when the service is full
 
-docs/errors.md lists those that a client can meet. Errors cross process borders: every argument goes to
-`super().__init__`, positionally, because pickle rebuilds from `args`. No message holds a query or a document.
+docs/errors.md lists those that a client can meet. No message holds a query or a document.
 """
 
 from __future__ import annotations
@@ -23,125 +22,108 @@ class RerankerError(Exception):
     """The field of the request that is wrong, as a path: documents[3].text. Empty: none."""
     retry_after_s: int | None = None
     """Seconds after which the same request may succeed; becomes the header Retry-After."""
+    _takes: tuple[str, ...] = ()
+
+    def __init_subclass__(
+        cls, status: int = 0, code: str = "", takes: str = "", field: str = "", retry_after_s: int = 0
+    ) -> None:
+        """What a class leaves out is as in the one above it. `takes` names the arguments, which become attributes."""
+        said = {"status_code": status, "code": code, "field": field, "retry_after_s": retry_after_s}
+        for name, value in (said | {"_takes": tuple(takes.split())}).items():
+            if value:
+                setattr(cls, name, value)
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # errors cross process borders, and pickle rebuilds from these alone
+        if self._takes:
+            vars(self).update(zip(self._takes, arguments, strict=True))
 
     def __str__(self) -> str:
         return self.sentence.format_map(vars(self)) if self.sentence else super().__str__()
 
 
-class ClientError(RerankerError):
+class ClientError(RerankerError, status=400, code="bad_request"):
     """The request cannot be answered as it stands; sending it again changes nothing."""
 
-    status_code, code = 400, "bad_request"
 
-
-class InvalidRequestError(ClientError):
+class InvalidRequestError(ClientError, code="invalid_request", takes="field problem"):
     """A field of the request is missing or has a wrong type or value."""
 
-    code = "invalid_request"
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(field, problem)
-        self.field, self.problem = field, problem
+    problem: str
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem}" if self.field else self.problem
 
 
-class MalformedRequestError(ClientError):
+class MalformedRequestError(ClientError, code="http_400"):
     """What came is not an HTTP request."""
 
-    code = "http_400"
     sentence = "this is not an HTTP request"
 
 
-class UnknownNameError(InvalidRequestError):
+class UnknownNameError(InvalidRequestError, takes="known"):
     """The request names something that the configuration does not have."""
 
     def __init__(self, known: tuple[str, ...]) -> None:
-        problem = f"no {self.field} of this name; known are {', '.join(known) or 'none'}"
-        super().__init__(self.field, problem)
-        self.args = (known,)
-        self.known = known
+        super().__init__(known)
+        self.problem = f"no {self.field} of this name; known are {', '.join(known) or 'none'}"
 
 
-class UnknownInstructionError(UnknownNameError):
+class UnknownInstructionError(UnknownNameError, code="unknown_instruction", field="instruction"):
     """The request names an instruction that the configuration does not have."""
 
-    code, field = "unknown_instruction", "instruction"
 
-
-class UnknownIndexError(UnknownNameError):
+class UnknownIndexError(UnknownNameError, code="unknown_index", field="index"):
     """The request names an index that the configuration does not have."""
 
-    code, field = "unknown_index", "index"
 
-
-class RequestTooLargeError(ClientError):
+class RequestTooLargeError(ClientError, status=413, code="request_too_large", takes="field amount limit unit"):
     """The request is larger than the service ever accepts."""
 
-    status_code, code = 413, "request_too_large"
     sentence = "{field}: {amount} {unit}; the limit is {limit} in one request"
 
-    def __init__(self, field: str, amount: int, limit: int, unit: str) -> None:
-        super().__init__(field, amount, limit, unit)
-        self.field, self.amount, self.limit, self.unit = field, amount, limit, unit
 
-
-class UrlTooLongError(RequestTooLargeError):
+class UrlTooLongError(RequestTooLargeError, status=414, code="url_too_long"):
     """The URL is longer than the service reads."""
 
-    status_code, code = 414, "url_too_long"
 
-
-class HeadersTooLargeError(RequestTooLargeError):
+class HeadersTooLargeError(RequestTooLargeError, status=431, code="headers_too_large"):
     """The headers are larger than the service reads."""
 
-    status_code, code = 431, "headers_too_large"
 
-
-class UnknownEncodingError(ClientError):
+class UnknownEncodingError(ClientError, status=415, code="unknown_encoding"):
     """The body is compressed in a way that the service does not know."""
 
-    status_code, code = 415, "unknown_encoding"
     sentence = "Content-Encoding: only gzip and deflate are known; or send the body as it is"
 
 
-class SlowRequestError(ClientError):
+class SlowRequestError(ClientError, status=408, code="slow_request", takes="timeout_s part"):
     """The client did not send its request in time."""
 
-    status_code, code = 408, "slow_request"
     sentence = "the request's {part} did not arrive within {timeout_s:g} s"
 
     def __init__(self, timeout_s: float, part: str = "body") -> None:
         super().__init__(timeout_s, part)
-        self.timeout_s, self.part = timeout_s, part
 
 
-class UnauthorizedError(ClientError):
+class UnauthorizedError(ClientError, status=401, code="unauthorized", takes="sent"):
     """No API key, or one that the service does not know."""
 
-    status_code, code = 401, "unauthorized"
+    sentence = "{said} as header `Authorization: Bearer KEY`"
 
     def __init__(self, sent: bool) -> None:
         super().__init__(sent)
-        self.sent = sent
-
-    def __str__(self) -> str:
-        said = "this API key is not known here; send another" if self.sent else "an API key is needed; send it"
-        return f"{said} as header `Authorization: Bearer KEY`"
+        self.said = "this API key is not known here; send another" if sent else "an API key is needed; send it"
 
 
-class ForbiddenError(ClientError):
+class ForbiddenError(ClientError, status=403, code="forbidden"):
     """The API key is known, and may not do this."""
 
-    status_code, code = 403, "forbidden"
     sentence = "this API key may not do this; a key with `admin: true` may"
 
 
-class NotFoundError(ClientError):
+class NotFoundError(ClientError, status=404, code="http_404"):
     """No such path, or no such model."""
-
-    status_code, code = 404, "http_404"
 
 
 class NoPlaygroundError(NotFoundError):
@@ -150,32 +132,24 @@ class NoPlaygroundError(NotFoundError):
     sentence = "this service runs without the playground; docs/playground.md says how to add it"
 
 
-class MethodNotAllowedError(ClientError):
+class MethodNotAllowedError(ClientError, status=405, code="http_405", takes="allowed"):
     """The path does not take this method."""
 
-    status_code, code = 405, "http_405"
+    allowed: str
     sentence = "wrong method for this path; it takes {allowed}"
 
-    def __init__(self, allowed: str) -> None:
-        super().__init__(allowed)
-        self.allowed = allowed
 
-
-class QuotaExceededError(ClientError):
+class QuotaExceededError(ClientError, status=429, code="quota_exceeded", takes="amount retry_after_s"):
     """The API key has used up what it may have now."""
 
-    status_code, code = 429, "quota_exceeded"
     sentence = "this API key may have {amount}; send the request again in {retry_after_s} s"
 
-    def __init__(self, amount: str, retry_after_s: int) -> None:
-        super().__init__(amount, retry_after_s)
-        self.amount, self.retry_after_s = amount, retry_after_s
 
-
-class QueryTooLongError(ClientError):
+class QueryTooLongError(ClientError, code="query_too_long", takes="tokens limit", field="query"):
     """Instruction and query alone leave no room for a document."""
 
-    code, field = "query_too_long", "query"
+    tokens: int
+    limit: int
     sentence = (
         "query: with its instruction and the template it needs {tokens} tokens; the limit is {limit}, and a document "
         "needs at least one. Shorten it by {excess} tokens"
@@ -183,67 +157,47 @@ class QueryTooLongError(ClientError):
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(tokens, limit)
-        self.tokens, self.limit, self.excess = tokens, limit, tokens - limit + 1
+        self.excess = tokens - limit + 1
 
 
-class ConfigurationError(RerankerError):
+class ConfigurationError(RerankerError, code="configuration_error"):
     """The service cannot start as configured."""
 
-    code = "configuration_error"
 
-
-class ModelNotFoundError(ConfigurationError):
+class ModelNotFoundError(ConfigurationError, code="model_not_found", takes="name reason"):
     """The model is neither a folder here nor to be had from the hub."""
 
-    code = "model_not_found"
     sentence = (
         "model {name!r}: no such folder on this machine, and the model hub did not give it ({reason}). "
         "Give a local folder, a hub id such as Qwen/Qwen3-Reranker-0.6B, or 'demo' for the bundled model"
     )
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
 
-
-class UnsupportedModelError(ConfigurationError):
+class UnsupportedModelError(ConfigurationError, code="unsupported_model", takes="name reason"):
     """The checkpoint is there, but it is not one we can score with."""
 
-    code = "unsupported_model"
     sentence = "model {name!r} cannot be served: {reason}"
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
 
-
-class StartupCheckError(ConfigurationError):
+class StartupCheckError(ConfigurationError, code="startup_check_failed", takes="check measured cause"):
     """The model was loaded, but it does not score as a reranker does."""
 
-    code = "startup_check_failed"
+    check: str
+    cause: str
     sentence = "the model fails the start-up check {check!r} ({measured}); likeliest cause: {cause}"
 
-    def __init__(self, check: str, measured: str, cause: str) -> None:
-        super().__init__(check, measured, cause)
-        self.check, self.measured, self.cause = check, measured, cause
 
-
-class CommandError(RerankerError):
+class CommandError(RerankerError, code="command_error"):
     """A command cannot go on; the message says what to do."""
 
-    code = "command_error"
 
-
-class BatchError(CommandError):
+class BatchError(CommandError, code="batch_error"):
     """A batch cannot go on; the message says what to do."""
 
-    code = "batch_error"
 
-
-class InputFileError(CommandError):
+class InputFileError(CommandError, code="input_file"):
     """A file given to a command cannot be used."""
 
-    code = "input_file"
     sentence = "{where}: {problem}"
 
     def __init__(self, path: str, line: int | None, problem: str) -> None:
@@ -252,136 +206,101 @@ class InputFileError(CommandError):
         self.where, self.problem = f"{place}:{line}" if line else place, problem
 
 
-class ServiceError(RerankerError):
+class ServiceError(RerankerError, code="service_error"):
     """The request was fine; we could not answer it."""
 
-    code = "service_error"
 
-
-class OverloadedError(ServiceError):
+class OverloadedError(ServiceError, status=429, code="overloaded", takes="queue_s retry_after_s"):
     """The list does not fit beside what is queued already."""
 
-    status_code, code = 429, "overloaded"
+    queue_s: float
     sentence = "overloaded: what is queued takes about {queue_s:.1f} s; send the request again in {retry_after_s} s"
 
-    def __init__(self, queue_s: float, retry_after_s: int) -> None:
-        super().__init__(queue_s, retry_after_s)
-        self.queue_s, self.retry_after_s = queue_s, retry_after_s
 
-
-class NotReadyError(ServiceError):
+class NotReadyError(ServiceError, status=503, code="not_ready", retry_after_s=5):
     """No engine can score yet."""
 
-    status_code, code, retry_after_s = 503, "not_ready", 5
     status = "starting"
     """What /health says of it."""
     sentence = "no engine is ready to score yet; try again in a few seconds"
 
 
-class StartFailedError(NotReadyError):
+class StartFailedError(NotReadyError, code="start_failed"):
     """No engine can score, and the service has given up starting one."""
 
-    code, status = "start_failed", "failed"
+    status = "failed"
     sentence = "no engine could be started; the service's log says why"
 
 
-class PlaygroundUnavailableError(ServiceError):
+class PlaygroundUnavailableError(ServiceError, status=503, code="playground_unavailable", retry_after_s=2):
     """The playground is starting, or has ended."""
 
-    status_code, code, retry_after_s = 503, "playground_unavailable", 2
     sentence = "the playground does not answer now; try again in a few seconds"
 
 
-class CacheUnavailableError(ServiceError):
+class CacheUnavailableError(ServiceError, status=503, code="cache_unavailable"):
     """What is remembered in Redis could not be forgotten."""
 
-    status_code, code = 503, "cache_unavailable"
     sentence = "Redis did not answer, or not to the end: of the scores in it some are still there; try again"
 
 
-class IndexUnavailableError(ServiceError):
+class IndexUnavailableError(ServiceError, status=503, code="index_unavailable", takes="index", retry_after_s=5):
     """The index that a search asks for cannot be read."""
 
-    status_code, code, retry_after_s = 503, "index_unavailable", 5
     sentence = "the index {index} cannot be read now; the service's log says why"
 
-    def __init__(self, index: str) -> None:
-        super().__init__(index)
-        self.index = index
 
-
-class RetrievalError(ServiceError):
+class RetrievalError(ServiceError, status=503, code="retrieval_failed", retry_after_s=5):
     """What finds the candidates of a search did not answer, or not rightly."""
 
-    status_code, code, retry_after_s = 503, "retrieval_failed", 5
     sentence = "the search for candidates failed; the service's log has more"
 
 
-class DeadlineExceededError(ServiceError):
+class DeadlineExceededError(ServiceError, status=504, code="deadline_exceeded", takes="timeout_s"):
     """The list was not scored in time."""
 
-    status_code, code = 504, "deadline_exceeded"
     sentence = "the list was not scored within {timeout_s:g} s"
 
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(timeout_s)
-        self.timeout_s = timeout_s
 
-
-class EngineFailedError(ServiceError):
+class EngineFailedError(ServiceError, code="engine_failed"):
     """The engine of a replica stopped working."""
 
-    code = "engine_failed"
     sentence = "the engine that was scoring this list failed"
 
 
-class ReplicaLostError(EngineFailedError):
+class ReplicaLostError(EngineFailedError, code="replica_lost", takes="attempts"):
     """A replica ended, or cannot be reached, with a shard in its hands."""
 
-    code = "replica_lost"
     sentence = "the replica that was scoring this list was lost, {attempts} times in a row"
 
     def __init__(self, attempts: int = 1) -> None:
         super().__init__(attempts)
-        self.attempts = attempts
 
 
-class UnreachableError(ServiceError):
+class UnreachableError(ServiceError, code="unreachable", takes="url reason"):
     """Nothing answers at the URL, or what answers is not our service. Of our client; no service answers with it."""
 
-    code = "unreachable"
     sentence = "no reranking service at {url} ({reason}); start one with `make serve`, or give another URL"
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(url, reason)
-        self.url, self.reason = url, reason
 
-
-class InternalError(ServiceError):
+class InternalError(ServiceError, code="internal_error"):
     """A bug of ours."""
 
-    code = "internal_error"
     sentence = "internal error; the service's log has more"
 
 
-class ScoringError(ServiceError):
+class ScoringError(ServiceError, code="scoring_failed"):
     """A replica could not score a shard, for a reason that is a bug."""
 
-    code = "scoring_failed"
     sentence = "the list could not be scored; the service's log has more"
 
 
-class InvalidScoreError(ServiceError):
+class InvalidScoreError(ServiceError, code="invalid_score", takes="index invalid_pairs pairs"):
     """The model gave a logit that is not a finite number, so no order of the documents can be trusted."""
 
-    code = "invalid_score"
     sentence = (
         "the model gave no finite score for {invalid_pairs} of {pairs} pairs, the first of them documents[{index}]"
     )
-
-    def __init__(self, index: int, invalid_pairs: int, pairs: int) -> None:
-        super().__init__(index, invalid_pairs, pairs)
-        self.index, self.invalid_pairs, self.pairs = index, invalid_pairs, pairs
 
 
 def every_class() -> list[type[RerankerError]]:

@@ -27,10 +27,8 @@ class Backend(Protocol):
     """Names of the adapters that a request can ask for as `model`."""
     service: str
     """See `SERVICE_HEADER`."""
-
-    @property
-    def search(self) -> object | None:
-        """A `deployments.http.search.Search`. None: there is no index."""
+    search: Any
+    """A `deployments.http.search.Search`. None: there is no index."""
 
     @property
     def draining(self) -> bool:

@@ -54,16 +54,7 @@ class Keyring:
     def __init__(
         self, config: AccessConfig, environment: str = "", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Read the keys.
-
-        Args:
-            config: Names the file.
-            environment: What the variable RERANKER_API_KEYS holds.
-            clock: Seconds; for tests.
-
-        Raises:
-            ConfigurationError: The file is not there, or no keys file. Never quotes it.
-        """
+        """Read the file that `config` names and what the environment's variable holds. No error quotes them."""
         self.open_metrics = config.open_metrics
         self._file = Path(config.keys_file) if config.keys_file else None
         self._clock, self._looked_s = clock, clock()
@@ -77,24 +68,17 @@ class Keyring:
         return bool(self._known or self._file)
 
     def caller(self, authorization: str | None) -> Caller:
-        """Say who calls.
-
-        Args:
-            authorization: The header of that name.
-
-        Raises:
-            UnauthorizedError: Keys are needed, and this is none of them.
-        """
+        """Say who calls, by the header of that name; raises UnauthorizedError."""
         self._look_again()
         if not self.needed:
             return ANONYMOUS
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise UnauthorizedError(sent=False)
+            raise UnauthorizedError(False)
         digest = _digest(key.strip())
         matching = [caller for known, caller in self._known.items() if hmac.compare_digest(known, digest)]
         if not matching:
-            raise UnauthorizedError(sent=True)
+            raise UnauthorizedError(True)
         return matching[0]
 
     def _look_again(self) -> None:
@@ -120,29 +104,24 @@ class Keyring:
         where = f"access.keys_file {self._file}"
         try:
             text = self._file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise ConfigurationError(f"{where}: {reason}") from None
+        except OSError as error:
+            raise ConfigurationError(f"{where}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{where}: it is not UTF-8") from None
         return self._from_environment | _parse(text, where)
 
 
 def require_keys(host: str, config: AccessConfig, keys: Keyring) -> None:
-    """Refuse to serve a public address to everybody by accident.
-
-    Raises:
-        ConfigurationError: There are no keys, the address is not the loopback, and nobody said that this is meant.
-    """
-    if keys.needed or config.allow_anonymous or is_loopback(host):
-        return
-    raise ConfigurationError(
-        f"http_options.host is {host}, which other machines may reach, and there are no API keys. Give keys "
-        f"(access.keys_file, or the environment variable {ENVIRONMENT}), or say that everybody may use the service: "
-        "access.allow_anonymous: true"
-    )
+    """Refuse to serve a public address to everybody by accident."""
+    if not (keys.needed or config.allow_anonymous or is_loopback(host)):
+        raise ConfigurationError(
+            f"http_options.host is {host}, which other machines may reach, and there are no API keys. Give keys "
+            f"(access.keys_file, or the environment variable {ENVIRONMENT}), or say that everybody may use the "
+            "service: access.allow_anonymous: true"
+        )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a service at this address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -185,18 +164,16 @@ def _parse(text: str, where: str) -> dict[bytes, Caller]:
     for name, one in settings.items():
         caller = Caller(name, one.priority, one.max_in_flight, one.tokens_per_minute, one.admin, one.metrics)
         for key in [one.key] if isinstance(one.key, str) else one.key:
-            digest = _digest_of_entry(key.strip(), f"{where}: {name}")
+            key = key.strip()
+            if not key:
+                raise ConfigurationError(f"{where}: {name}: the key is empty")
+            if not key.startswith(_DIGEST_PREFIX):
+                digest = _digest(key)
+            elif _DIGEST.fullmatch(key):
+                digest = bytes.fromhex(key.removeprefix(_DIGEST_PREFIX))
+            else:
+                raise ConfigurationError(f"{where}: {name}: {_DIGEST_PREFIX} must be followed by 64 hexadecimal digits")
             if digest in known:
                 raise ConfigurationError(f"{where}: {name} has the same key as {known[digest].name}")
             known[digest] = caller
     return known
-
-
-def _digest_of_entry(key: str, where: str) -> bytes:
-    if not key:
-        raise ConfigurationError(f"{where}: the key is empty")
-    if not key.startswith(_DIGEST_PREFIX):
-        return _digest(key)
-    if not _DIGEST.fullmatch(key):
-        raise ConfigurationError(f"{where}: {_DIGEST_PREFIX} must be followed by 64 hexadecimal digits")
-    return bytes.fromhex(key.removeprefix(_DIGEST_PREFIX))

@@ -46,13 +46,7 @@ class Quotas:
     def __init__(
         self, link: RedisLink | None = None, prefix: str = "", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start with nothing used.
-
-        Args:
-            link: To the Redis of all ingress replicas; closed with this object.
-            prefix: What the names of its keys begin with.
-            clock: Seconds; for tests.
-        """
+        """`link` is to the Redis of all ingress replicas; the names of its keys begin with `prefix`."""
         self._link, self._prefix, self._clock = link, prefix, clock
         self._leases: defaultdict[str, set[str]] = defaultdict(set)
         """By caller, those of its requests that are here."""
@@ -63,20 +57,11 @@ class Quotas:
 
     @classmethod
     def of(cls, config: RedisConfig, environment: Mapping[str, str]) -> Self:
-        """Make the quotas of an ingress replica.
-
-        Raises:
-            ConfigurationError: The file with Redis' password cannot be read.
-        """
         return cls(RedisLink.of(config, environment, "limits of API keys"), config.prefix)
 
     @asynccontextmanager
     async def request(self, caller: Caller) -> AsyncIterator[None]:
-        """Let a request in, for as long as the block lasts.
-
-        Raises:
-            QuotaExceededError: The caller has too many here already, or has used its tokens of this minute.
-        """
+        """Let a request in, for as long as the block lasts; raises QuotaExceededError."""
         leases, lease = self._leases[caller.name], uuid4().hex
         _require_share(caller, len(leases), self._debt_free_s[caller.name] - self._clock())
         leases.add(lease)
@@ -93,7 +78,6 @@ class Quotas:
                 self._start(self._release(caller.name, lease))
 
     def spend(self, caller: Caller, tokens: int) -> None:
-        """Note what an answer took."""
         if caller.tokens_per_minute is None or not tokens:
             return
         cost_s = tokens * _MINUTE_S / caller.tokens_per_minute

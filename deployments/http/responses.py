@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -15,27 +16,20 @@ from deployments.http import Backend
 from reranker import dialects, errors
 from reranker.dialects.answers import error_body
 from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Dialect, RankingCall
-from reranker.errors import MethodNotAllowedError, RerankerError, UnauthorizedError
 from reranker.record import RequestRecord
 from reranker.types import Ranking
 
-Described: TypeAlias = dict[str, Any]
-"""Arguments of FastAPI's for a route. (Any: of every type.)"""
-
 
 def reply(content: JSON, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with JSON."""
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
 
 
-def error_response(error: RerankerError, dialect: Dialect | None = None, **more: JSON) -> Response:
-    """Answer with an error, in a dialect's body for errors or the one that suits every client; `more` goes into it."""
-    headers: dict[str, str] = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, UnauthorizedError):
+def error_response(error: errors.RerankerError, dialect: Dialect | None = None, **more: JSON) -> Response:
+    """Answer with an error, in a dialect's body for it or the one that suits every client; `more` goes into it."""
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, errors.UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, MethodNotAllowedError):
+    if isinstance(error, errors.MethodNotAllowedError):
         headers["Allow"] = error.allowed
     body = dialect.error(error) if dialect else error_body(error)
     return reply(body | more, error.status_code, headers)
@@ -65,48 +59,31 @@ def server_timing(record: RequestRecord) -> str:
     return ", ".join(f"{stage};dur={seconds * 1e3:.2f}" for stage, seconds in took_s.items())
 
 
-def _meanings() -> dict[int, str]:
-    meanings: dict[int, list[str]] = {}
-    for one in errors.for_clients():
-        meanings.setdefault(one.status_code, []).append(f"`{one.code}`: {(one.__doc__ or '').splitlines()[0]}")
-    return {status: "\n\n".join(lines) for status, lines in meanings.items()}
-
-
-_MEANINGS = _meanings()
+_MEANINGS = {
+    status: "\n\n".join(f"`{one.code}`: {one.__doc__}" for one in those)
+    for status, those in itertools.groupby(errors.for_clients(), key=lambda one: one.status_code)
+}
 """Which errors have a status, from the tree in errors.py."""
-_EVERYWHERE = (401, 414, 431, 500)
-_NOT_OF_A_RANKING = (404, 405)
 
 
-def describe(answer: Any, *failures: int, tag: str = "service") -> Described:  # Any: a type
-    """Describe a route for the OpenAPI page: the arguments for FastAPI.
-
-    Args:
-        answer: The type of its answer.
-        failures: Statuses besides those that every route may answer with.
-        tag: The page's section.
-    """
+def describe(answer: Any, *failures: int, tag: str = "service") -> dict[str, Any]:  # Any: a type
+    """A route's arguments for FastAPI's OpenAPI page; `failures` are statuses besides those of every route."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-    responses: dict[int, Described] = {
-        status: {"description": _MEANINGS[status], "content": content} for status in sorted({*_EVERYWHERE, *failures})
+    responses: dict[int, dict[str, Any]] = {
+        status: {"description": _MEANINGS[status], "content": content}
+        for status in sorted({401, 414, 431, 500, *failures})
     }
     for status in responses.keys() & {429, 503}:
         responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     return {"response_model": answer, "response_description": "OK", "responses": responses, "tags": [tag]}
 
 
-def describe_ranking(path: str, *spoken: Dialect) -> Described:
-    """Describe a ranking route for the OpenAPI page, with the dialects that are spoken there."""
+def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
+    """The same for a ranking, with the dialects that are spoken at this path."""
     answer = functools.reduce(operator.or_, [one.answer for one in spoken])
-    described = describe(answer, *(status for status in _MEANINGS if status not in _NOT_OF_A_RANKING), tag="ranking")
-    described["responses"][200] = {
-        "headers": {
-            IGNORED_HEADER: {
-                "schema": {"type": "string"},
-                "description": "Fields of the request that could change the ranking and were not obeyed.",
-            }
-        }
-    }
+    described = describe(answer, *(_MEANINGS.keys() - {404, 405}), tag="ranking")
+    said = "Fields of the request that could change the ranking and were not obeyed."
+    described["responses"][200] = {"headers": {IGNORED_HEADER: {"schema": {"type": "string"}, "description": said}}}
     first = (spoken[0].paths or dialects.SHARED_PATHS)[0]
     schemas = [one.body.model_json_schema() for one in spoken]
     examples = {name: {"summary": name, "value": value} for one in spoken for name, value in one.examples.items()}

@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, NotRequired, Required, TypeAlias
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import Field, TypeAdapter
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from typing_extensions import TypedDict
 
 from deployments.http import SERVICE_HEADER, VERSION, Backend
@@ -30,14 +29,12 @@ from reranker.dialects.base import Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
 from reranker.record import RequestRecord
-from reranker.types import Caller
 
 _DESCRIPTION = """One query, N documents: each document's relevance score, best first.
 
 Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
 told apart by the body. Errors are JSON on every path and status.
 """
-_KEY = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
 _STARTED_S = int(time.time())
 
 router = APIRouter()
@@ -84,9 +81,7 @@ class CacheReport(TypedDict, total=False):
 
     enabled: Required[bool]
     ingress_replicas: int
-    hit_rate: Annotated[
-        float | None, Field(description="Share of the documents looked up that were known, or were being scored.")
-    ]
+    hit_rate: Annotated[float | None, Field(description="Share of what was looked up that was known or being scored.")]
     hits: int
     misses: int
     coalesced: int
@@ -94,17 +89,12 @@ class CacheReport(TypedDict, total=False):
     redis: dict[str, Any]
 
 
-class Auth(TypedDict):
-    """Whether a key is needed."""
-
-    auth: bool
-
-
 class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:  # Any: JSON
         """Add what all routes share: the body of errors, and a field for the key, which the middleware checks."""
         schema = super().openapi()
-        schema["components"]["securitySchemes"] = {"API key": _KEY}
+        key = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
+        schema["components"]["securitySchemes"] = {"API key": key}
         schema["components"]["schemas"]["ErrorBody"] = TypeAdapter(ErrorBody).json_schema()
         return schema | {"security": [{"API key": []}]}
 
@@ -122,7 +112,7 @@ def build_api(
         title="Reranker",
         description=_DESCRIPTION,
         version=VERSION,
-        exception_handlers={HTTPException: _raise, RequestValidationError: _raise},
+        exception_handlers={HTTPException: _raise},
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
@@ -139,8 +129,7 @@ def build_api(
 
 
 async def _raise(request: Request, error: Exception) -> Response:
-    """Leave the framework's own errors to the middleware."""
-    raise error
+    raise error  # the framework's own, which the middleware answers
 
 
 async def _backend(request: Request) -> Backend:
@@ -214,18 +203,17 @@ async def model(backend: _Backend, model_id: str) -> Response:
 
 
 def _model_cards(backend: Backend) -> dict[str, ModelCard]:
-    cards: dict[str, ModelCard] = {}
-    for name in (backend.model, *backend.adapters):
-        cards[name] = {
-            "id": name,
-            "object": "model",
-            "created": _STARTED_S,
-            "owned_by": "reranker",
-            "model_type": "rerank",
-            "model_name": name,
-        }
-        if name in backend.adapters:
-            cards[name]["parent"] = backend.model
+    one: ModelCard = {
+        "id": backend.model,
+        "object": "model",
+        "created": _STARTED_S,
+        "owned_by": "reranker",
+        "model_type": "rerank",
+        "model_name": backend.model,
+    }
+    cards = {backend.model: one}
+    for name in backend.adapters:
+        cards[name] = {**one, "id": name, "model_name": name, "parent": backend.model}
     return cards
 
 
@@ -242,25 +230,19 @@ async def clear_cache(backend: _AdminsBackend) -> Response:
     return reply(await backend.cache_report())
 
 
-_page = describe(None, 403, 404)
-_page["responses"][200] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-
-
-@router.get("/metrics", **_page)
+@router.get("/metrics", response_class=PlainTextResponse, **describe(None, 403, 404))
 async def metrics(request: Request, backend: _Backend) -> Response:
     """The series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
     keys: Keyring = request.app.state.keys
-    if keys.needed and not keys.open_metrics:
-        caller: Caller = request.state.caller
-        if not (caller.metrics or caller.admin):
-            raise ForbiddenError
+    if keys.needed and not (keys.open_metrics or request.state.caller.metrics or request.state.caller.admin):
+        raise ForbiddenError
     text = await backend.metrics_text()
     if text is None:
         raise NotFoundError("nothing is counted: observability.metrics is false")
     return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
-@router.get("/v1/cluster/auth", **describe(Auth))
+@router.get("/v1/cluster/auth", **describe(dict[str, bool]))
 async def auth(request: Request) -> Response:
     """Whether a key is needed, as xinference's client asks."""
     return reply({"auth": request.app.state.keys.needed})

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,13 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from deployments.http import SERVICE_HEADER
 from deployments.http.address import bound_socket, local_url, shown_address
 from deployments.http.responses import error_response
-from reranker.errors import (
-    ConfigurationError,
-    HeadersTooLargeError,
-    MalformedRequestError,
-    RerankerError,
-    SlowRequestError,
-)
+from reranker import errors
 
 if TYPE_CHECKING:  # Ray takes a second to import, and tests of this do without
     from ray.serve.config import HTTPOptions
@@ -45,9 +38,7 @@ class Listener:
 
     def __init__(self, app: ASGIApp, options: HTTPOptions, listening: socket.socket) -> None:
         """Take connections from the moment the event loop runs; `options` say TLS, `listening` is from `listen`."""
-        self._listening = listening
-        self.draining = False
-        """Whether connections end as each has its answer."""
+        self._listening, self.draining = listening, False
         config = uvicorn.Config(
             app,
             http=LimitedProtocol,
@@ -62,12 +53,13 @@ class Listener:
             ssl_keyfile_password=options.ssl_keyfile_password,
             ssl_ca_certs=options.ssl_ca_certs,
         )
-        self._server = _Server(config)
+        self._server = uvicorn.Server(config)
+        # Signals are Ray's here.
+        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]))
 
     @property
     def healthy(self) -> bool:
-        """False once the server has ended."""
         return not self._serving.done()
 
     async def drain(self, timeout_s: float) -> None:
@@ -108,7 +100,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     max_head_bytes = 128 * 1024
-    """Of a head that is not complete; for complete ones `limits.max_header_bytes` holds exactly."""
+    """Of a head that is not complete; of others, `requests.py` sees to `limits.max_header_bytes`."""
     head_timeout_s = 30.0
     """From the connection, or a request's first byte, to the end of the head."""
     rest_timeout_s = 30.0
@@ -119,56 +111,54 @@ class LimitedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Wait for a request."""
         super().connection_made(transport)
-        self._set_timer(self.head_timeout_s, self._too_slow)
+        self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
-        self._unset_timer()
+        self._set_timer(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the head's end."""
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
-                self._refuse(HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
+                self._refuse(errors.HeadersTooLargeError("headers", self._head_bytes, self.max_head_bytes, "bytes"))
 
     def on_message_begin(self) -> None:
-        """A request's first byte is there."""
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
-        self._set_timer(self.head_timeout_s, self._too_slow)
+        self._await_head()
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
         self._in_head = False
-        self._unset_timer()
+        self._set_timer(None)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is there."""
-        self._unset_timer()
+        self._set_timer(None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The answer is out."""
         super().on_response_complete()
         if self.cycle.more_body:
-            self._set_timer(self.rest_timeout_s, None)
+            self._set_timer(self.rest_timeout_s)
 
     def send_400_response(self, msg: str) -> None:
         """Say so in JSON where uvicorn says it in plain text."""
-        self._refuse(MalformedRequestError())
+        self._refuse(errors.MalformedRequestError())
 
-    @property
-    def _too_slow(self) -> RerankerError:
-        return SlowRequestError(self.head_timeout_s, "head")
+    def _await_head(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        self._set_timer(self.head_timeout_s, errors.SlowRequestError(self.head_timeout_s, "head"))
 
-    def _refuse(self, error: RerankerError | None) -> None:
-        self._unset_timer()
+    def _set_timer(self, seconds: float | None, error: errors.RerankerError | None = None) -> None:
+        """Refuse in so many seconds, instead of when it was said before. None: not at all."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._refuse, error)
+
+    def _refuse(self, error: errors.RerankerError | None) -> None:
+        self._set_timer(None)
         if self.transport.is_closing():
             return
         if error is not None:
@@ -178,35 +168,16 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.write(STATUS_LINE[response.status_code] + lines + b"\r\n" + response.body)
         self.transport.close()
 
-    def _set_timer(self, seconds: float, error: RerankerError | None) -> None:
-        self._unset_timer()
-        self._timer = self.loop.call_later(seconds, self._refuse, error)
-
-    def _unset_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: they are Ray's here."""
-        yield
-
 
 def listen(options: HTTPOptions, service: str) -> socket.socket:
-    """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else.
-
-    Raises:
-        ConfigurationError: Somebody else listens there, or nobody can.
-    """
+    """Listen together with the other replicas of this service (see `SERVICE_HEADER`) here, and with nobody else."""
     host, port = options.host or "127.0.0.1", options.port
     try:
         bound_socket(host, port).close()
     except OSError as error:
         if not _is_ours(local_url(host, port, tls=bool(options.ssl_certfile)), service):
-            raise ConfigurationError(f"cannot listen on {shown_address(host, port)} ({error.strerror})") from None
+            said = f"cannot listen on {shown_address(host, port)} ({error.strerror})"
+            raise errors.ConfigurationError(said) from None
     listening = bound_socket(host, port, shared=True)
     listening.listen(_BACKLOG)
     listening.setblocking(False)

@@ -1,7 +1,6 @@
 """The wire dialects: a body becomes lists to rank, rankings become an answer, an error becomes its body. No more.
 
-Each dialect is one module with a `Dialect`; they are listed here and nowhere else. What they share is in `fields.py`
-(the way in) and `answers.py` (the way out); `parse.py` reads a body.
+They are listed here and nowhere else. They share `fields.py` (the way in) and `answers.py` (the way out).
 """
 
 from __future__ import annotations

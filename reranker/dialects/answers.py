@@ -11,7 +11,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 from reranker.dialects.base import JSON, RankingCall
 from reranker.errors import RerankerError
 from reranker.record import RequestRecord
-from reranker.types import RankedDocument, Ranking
+from reranker.types import ExcludedDocument, RankedDocument, Ranking
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
 
@@ -51,10 +51,9 @@ class UnscoredDocument(TypedDict):
     index: Index
 
 
-class Exclusion(TypedDict):
+class Exclusion(UnscoredDocument):
     """A document that a rule or the threshold left out."""
 
-    index: Index
     rule: str
 
 
@@ -113,7 +112,7 @@ class RankedResult(Marks):
     index: Index
     relevance_score: Score
     document: NotRequired[
-        Annotated[Any, Field(description="When asked for: an object; a string to Infinity's and Voyage's clients.")]
+        Annotated[Any, Field(description="When asked for: an object; Infinity and Voyage: a string.")]
     ]
 
 
@@ -122,23 +121,14 @@ class ErrorBody(TypedDict):
 
     message: Annotated[str, Field(description="A sentence a person can act on.")]
     detail: Annotated[str, Field(description="The same, under another client's name for it.")]
-    error: Annotated[
-        str | dict[str, Any],
-        Field(description="The same; an object with `message`, `type`, `param` and `code` on /score."),
-    ]
+    error: Annotated[str | dict[str, Any], Field(description="The same; on /score an object with it as `message`.")]
     error_type: Annotated[str, Field(description="What kind of error; does not change with the wording.")]
-    field: NotRequired[
-        Annotated[str, Field(description="The field of the request that it is about: documents[3].text.")]
-    ]
+    field: NotRequired[Annotated[str, Field(description="The request's field that it is about: documents[3].text.")]]
     code: NotRequired[Annotated[str, Field(description="In TEI's dialect, whose `error_type` is TEI's own word.")]]
 
 
 def error_body(error: RerankerError) -> ErrorBody:
-    """Write an error so that every client finds the sentence under the name it looks for.
-
-    String values throughout: Jina's, Voyage's and xinference's clients show `detail`, Cohere's shows the body, TEI's
-    shows `error`.
-    """
+    """The sentence, under the name that each client looks for: `detail` (Jina, Voyage, xinference), `error` (TEI)."""
     said = str(error)
     body: ErrorBody = {"message": said, "detail": said, "error": said, "error_type": error.code}
     if error.field:
@@ -147,18 +137,14 @@ def error_body(error: RerankerError) -> ErrorBody:
 
 
 def head_of(kind: str, model: str, record: RequestRecord) -> Head:
-    """Begin an answer; `kind` is its `object`."""
-    created_s = record.began_unix_ns // 10**9
-    return {"id": record.request_id, "object": kind, "model": model, "created": created_s}
+    return {"id": record.request_id, "object": kind, "model": model, "created": record.began_unix_ns // 10**9}
 
 
 def score_of(ranked: RankedDocument, call: RankingCall) -> float:
-    """Give the score as the request wants it: in [0, 1], or as log-odds."""
     return ranked.log_odds if call.body.log_odds else ranked.relevance_score
 
 
 def marks_of(ranked: RankedDocument) -> Marks:
-    """Say what happened to a document."""
     marks: Marks = {}
     if ranked.truncated:
         marks["truncated"] = True
@@ -170,7 +156,6 @@ def marks_of(ranked: RankedDocument) -> Marks:
 def results_of(
     call: RankingCall, ranking: Ranking, document_of: Callable[[RankingCall, int], JSON]
 ) -> list[RankedResult]:
-    """List the ranked documents, best first; `document_of` gives one back by its index, to those who want them."""
     results: list[RankedResult] = []
     for ranked in ranking.results:
         result: RankedResult = {"index": ranked.index, "relevance_score": score_of(ranked, call)}
@@ -181,22 +166,19 @@ def results_of(
 
 
 def text_of(call: RankingCall, index: int) -> str:
-    """Give the text that a document was read as."""
     return call.lists[0].documents[index]
 
 
-def omissions_of(ranking: Ranking) -> Omissions:
-    """Name the documents that are not among the results."""
+def omissions_of(unscored: Sequence[int], excluded: Sequence[ExcludedDocument]) -> Omissions:
     omissions: Omissions = {}
-    if ranking.unscored:
-        omissions["unscored"] = [{"index": index} for index in ranking.unscored]
-    if ranking.excluded:
-        omissions["excluded"] = [{"index": one.index, "rule": one.rule} for one in ranking.excluded]
+    if unscored:
+        omissions["unscored"] = [{"index": index} for index in unscored]
+    if excluded:
+        omissions["excluded"] = [{"index": one.index, "rule": one.rule} for one in excluded]
     return omissions
 
 
 def usage_of(rankings: Sequence[Ranking]) -> Usage:
-    """Sum up what the lists took."""
     tokens = sum(ranking.prompt_tokens for ranking in rankings)
     return {
         "prompt_tokens": tokens,
@@ -208,15 +190,13 @@ def usage_of(rankings: Sequence[Ranking]) -> Usage:
 
 
 def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
-    """End an answer to one list."""
     tail: Tail = {"usage": usage_of([ranking])}
     if call.body.timings:
         tail["timings"] = timings_of(record, shards=True)
-    return {**tail, **omissions_of(ranking)}
+    return {**tail, **omissions_of(ranking.unscored, ranking.excluded)}
 
 
 def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecord) -> Meta:
-    """Sum up how the lists were scored."""
     return {
         "api_version": {"version": "1"},
         "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in call.lists)},
@@ -231,8 +211,7 @@ def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecor
 
 
 def timings_of(record: RequestRecord, *, shards: bool = False) -> Timings:
-    """Say what the stages of a request took until now, and which replica scored which documents."""
-    stages = {f"{stage}": _ms(took_s) for stage, took_s in record.stages_s().items()}
+    stages = {stage: _ms(took_s) for stage, took_s in record.stages_s().items()}
     timings: Timings = {"total_ms": _ms(record.total_s), "stages_ms": stages}
     if shards:
         timings["shards"] = [

@@ -17,6 +17,9 @@ TIMEOUT_HEADER = "X-Reranker-Timeout-S"
 """Seconds the client gives a list."""
 IGNORED_HEADER = "X-Reranker-Ignored"
 """In an answer: the known fields of the request that could change the ranking and were not obeyed."""
+QUESTION = "What is the capital of China?"
+TEXTS = ["Gravity attracts bodies.", "The capital of China is Beijing.", "Paris is in France."]
+"""Of the dialects' examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,8 @@ class RankingCall:
     """For `IGNORED_HEADER`."""
 
     def write(self, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> JSON:
-        """Write the answer from each list's ranking, the model's name and what happened so far."""
+        """`rankings` are the lists', `model` is its name, `record` has what happened so far."""
         return self.dialect.write(self, rankings, model, record)
-
-
-Writer: TypeAlias = Callable[[RankingCall, Sequence[Ranking], str, RequestRecord], JSON]
-"""See `RankingCall.write`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ class Dialect:
     """Takes a `body`; raises InvalidRequestError."""
     answer: Any
     """The type of what `write` gives: the OpenAPI page is made of it. (Any: a TypedDict, or a list of one.)"""
-    write: Writer
+    write: Callable[[RankingCall, Sequence[Ranking], str, RequestRecord], JSON]
     error: Callable[[RerankerError], JSON]
     examples: Mapping[str, Mapping[str, JSON]]
     """Bodies by what they show; for the OpenAPI page, and each works when pasted."""

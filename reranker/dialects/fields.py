@@ -7,22 +7,13 @@ value would give a wrong ranking.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StrictInt, StrictStr, ValidationError
 
 from reranker.errors import InvalidRequestError
-from reranker.types import Aggregate, CacheMode, LongDocuments, Priority, RankRequest, TruncationSide
+from reranker.types import Aggregate, CacheMode, LongDocuments, RankRequest, TruncationSide
 
 Item = StrictStr | dict[str, Any]
 """A document or query as it may come; Any: JSON."""
@@ -94,14 +85,16 @@ class Options(BaseModel):
 
     @property
     def log_odds(self) -> bool:
-        """Whether log-odds are wanted in place of scores."""
         return bool(self.raw_scores)
 
     def terms(self) -> dict[str, Any]:  # Any: of every type
-        """Give the arguments of `RankRequest` that these fields are."""
+        """The arguments of `RankRequest` that these fields are."""
         instruction = self.instruction or (self.chat_template_kwargs or {}).get("instruction")
         if instruction is not None and not isinstance(instruction, str):
             raise InvalidRequestError("chat_template_kwargs.instruction", "must be a string")
+        priority = self.priority
+        if isinstance(priority, int):
+            priority = "bulk" if priority > 0 else "interactive"
         return {
             "instruction": instruction or None,
             "max_document_tokens": self.max_tokens_per_doc or None,
@@ -111,17 +104,12 @@ class Options(BaseModel):
             "max_windows": self.max_chunks_per_doc,
             "overlap_tokens": self.overlap_tokens,
             "score_threshold": self.score_threshold,
-            "priority": self._priority(),
+            "priority": priority or "interactive",
             "timeout_s": self.timeout_s,
             "allow_partial": bool(self.allow_partial),
             "cache": self.cache,
             "model": self.model,
         }
-
-    def _priority(self) -> Priority:
-        if isinstance(self.priority, int):
-            return "bulk" if self.priority > 0 else "interactive"
-        return self.priority or "interactive"
 
 
 class ListOptions(Options):
@@ -133,54 +121,36 @@ class ListOptions(Options):
     """How many of the best to return; absent, null or 0: all."""
 
 
-Body = TypeVar("Body", bound=Options)
-
-
-def validate(model: type[Body], fields: Mapping[str, Any]) -> Body:
+def validate(model: type[Options], fields: Mapping[str, Any]) -> Options:
     """Check a body; raises InvalidRequestError, which names the first wrong field and never quotes its value."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise _first_problem(error) from None
-
-
-def _first_problem(error: ValidationError) -> InvalidRequestError:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
     # A value of a wrong type brings a complaint from each branch of its union, with the branch's name in the path. Only
     # lists are nested, so the numbers in a path are the places; the deepest complaint is the most exact.
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    top = str(problems[0]["loc"][0])
-    problem = max((one for one in problems if one["loc"][0] == top), key=lambda one: len(_places(one["loc"])))
-    places = _places(problem["loc"])
-    types = {one["type"] for one in problems if one["loc"][0] == top and _places(one["loc"]) == places}
-    field = top + "".join(f"[{place}]" for place in places)
+    top = found[0]["loc"][0]
+    problems = [([part for part in one["loc"] if isinstance(part, int)], one) for one in found if one["loc"][0] == top]
+    places, problem = max(problems, key=lambda one: len(one[0]))
+    types = {one["type"] for where, one in problems if where == places}
     message = problem["msg"]
     if {"string_type", "dict_type"} <= types:
         message = "must be a string or an object" + (", or a list of these" if "list_type" in types else "")
     if problem["type"] == "too_short":
         message = "must not be empty"
-    return InvalidRequestError(field, message[:1].lower() + message[1:])
-
-
-def _places(location: tuple[int | str, ...]) -> tuple[int, ...]:
-    return tuple(part for part in location if isinstance(part, int))
+    field = f"{top}" + "".join(f"[{place}]" for place in places)
+    raise InvalidRequestError(field, message[:1].lower() + message[1:])
 
 
 def ignored_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name the fields of a body whose value is not obeyed."""
-    return tuple(
-        name for name, obeyed in _OBEYED.items() if fields.get(name) is not None and fields[name] not in obeyed
-    )
+    return tuple(name for name, obeyed in _OBEYED.items() if fields.get(name) not in (None, *obeyed))
 
 
 def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ()) -> tuple[str, ...]:
-    """Give the text of each document; `where` is the field they came in.
+    """The text of each document; `where` is the field they came in.
 
     A string is its own text. An object's is its `text`; with `rank_fields`, these fields in this order, as YAML;
-    without either, all of it as YAML, as Cohere advises. vLLM's `{"content": [{"type": "text", …}]}` is its
-    parts.
-
-    Raises:
-        InvalidRequestError: An object has no text; its place is named.
+    without either, all of it as YAML, as Cohere advises. vLLM's `{"content": [{"type": "text", …}]}` is its parts.
     """
     return tuple(
         item if isinstance(item, str) else _text_of(item, f"{where}[{index}]", rank_fields)
@@ -191,14 +161,13 @@ def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ())
 def list_of(
     body: ListOptions, where: str, top_n: int | None, rank_fields: Sequence[str] = ()
 ) -> tuple[RankRequest, ...]:
-    """Give the one list that was sent, its documents from the field `where`. See `texts_of`; a `top_n` of 0 is all."""
+    """The one list that was sent, its documents from the field `where`. See `texts_of`; a `top_n` of 0 is all."""
     items = getattr(body, where)
     query, texts = query_of(body.query, "query"), texts_of(items, where, rank_fields)
     return (RankRequest(query, texts, metadata=metadata_of(items), top_n=top_n or None, **body.terms()),)
 
 
 def query_of(item: Item, where: str) -> str:
-    """Give the text of a query; raises InvalidRequestError if it has none."""
     if not (isinstance(item, str) or "text" in item or _is_content(item.get("content"))):
         raise InvalidRequestError(where, "must be a string or an object with a string `text`")
     text = item if isinstance(item, str) else _text_of(item, where, ())
@@ -220,7 +189,10 @@ def _text_of(item: dict[str, Any], where: str, rank_fields: Sequence[str]) -> st
             raise InvalidRequestError(f"{where}.text", "must be a string")
         return text
     if _is_content(item.get("content")):
-        return _joined(item["content"], where)
+        for number, part in enumerate(item["content"]):
+            if not (part["type"] == "text" and isinstance(part.get("text"), str)):
+                raise InvalidRequestError(f"{where}.content[{number}]", _NO_TEXT)
+        return "\n".join(part["text"] for part in item["content"])
     if not item:
         raise InvalidRequestError(where, "must not be an empty object; give it a text")
     if item.keys() <= {"image", "image_url"}:
@@ -229,7 +201,7 @@ def _text_of(item: dict[str, Any], where: str, rank_fields: Sequence[str]) -> st
 
 
 def metadata_of(items: Sequence[Item]) -> tuple[Mapping[str, object], ...]:
-    """Give what came with each document besides its text; empty when all are strings."""
+    """What came with each document besides its text; empty when all are strings."""
     if all(isinstance(item, str) for item in items):
         return ()
     return tuple(
@@ -241,13 +213,5 @@ def _is_content(content: object) -> bool:
     return isinstance(content, list) and bool(content) and all(isinstance(p, dict) and "type" in p for p in content)
 
 
-def _joined(parts: Sequence[Mapping[str, Any]], where: str) -> str:
-    for number, part in enumerate(parts):
-        if not (part["type"] == "text" and isinstance(part.get("text"), str)):
-            raise InvalidRequestError(f"{where}.content[{number}]", _NO_TEXT)
-    return "\n".join(part["text"] for part in parts)
-
-
 def _as_yaml(fields: Mapping[str, Any]) -> str:
-    dumped: str = yaml.dump(dict(fields), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**30)
-    return dumped
+    return str(yaml.dump(dict(fields), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**30))

@@ -1,7 +1,4 @@
-"""The common dialect: one answer that the clients of Cohere v1 and v2, Jina, vLLM, xinference and others read.
-
-Infinity's is the same, but a document comes back as a string.
-"""
+"""One answer that the clients of Cohere v1 and v2, Jina, vLLM, xinference and others read; and Infinity's."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, StrictStr
 
 from reranker.dialects import answers
-from reranker.dialects.base import JSON, Dialect, RankingCall
+from reranker.dialects.base import JSON, QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Items, ListOptions, list_of
 from reranker.record import RequestRecord
 from reranker.types import Ranking
@@ -44,7 +41,6 @@ def write(
     model: str,
     record: RequestRecord,
 ) -> RerankAnswer:
-    """Write the answer; `document_of` gives a document back by its index."""
     [ranking] = rankings
     return {
         **answers.head_of("rerank", model, record),
@@ -55,13 +51,11 @@ def write(
 
 
 def _echo(call: RankingCall, index: int) -> JSON:
-    """Give back a document as an object with its `text`: its own, or what it was read as."""
+    """A document as an object with its `text`: its own, or what it was read as."""
     text = {"text": answers.text_of(call, index)}
     item = call.body.documents[index]
     return text if isinstance(item, str) else text | item
 
-
-_DOCUMENTS = ["Gravity attracts bodies.", "The capital of China is Beijing.", "Paris is in France."]
 
 DIALECT = Dialect(
     name="rerank",
@@ -73,10 +67,10 @@ DIALECT = Dialect(
     write=partial(write, _echo),
     error=answers.error_body,
     examples={
-        "Cohere, Jina, vLLM": {"query": "What is the capital of China?", "documents": _DOCUMENTS, "top_n": 2},
+        "Cohere, Jina, vLLM": {"query": QUESTION, "documents": TEXTS, "top_n": 2},
         "documents as objects": {
-            "query": "What is the capital of China?",
-            "documents": [{"text": text, "source": "atlas"} for text in _DOCUMENTS],
+            "query": QUESTION,
+            "documents": [{"text": text, "source": "atlas"} for text in TEXTS],
             "return_documents": True,
         },
         "structured documents": {
@@ -88,8 +82,8 @@ DIALECT = Dialect(
             "rank_fields": ["title", "about"],
         },
         "instruction, deadline, class": {
-            "query": "What is the capital of China?",
-            "documents": _DOCUMENTS,
+            "query": QUESTION,
+            "documents": TEXTS,
             "instruction": "Given a question, retrieve the sentence that answers it",
             "timeout_s": 5,
             "allow_partial": True,
@@ -104,12 +98,5 @@ INFINITY = replace(
     paths=("/infinity/rerank",),  # LiteLLM asks Infinity as it asks vLLM and Cohere, and wants another answer
     chosen_by=("raw_scores",),
     write=partial(write, answers.text_of),
-    examples={
-        "Infinity": {
-            "query": "What is the capital of China?",
-            "documents": _DOCUMENTS[:2],
-            "return_documents": True,
-            "raw_scores": False,
-        }
-    },
+    examples={"Infinity": {"query": QUESTION, "documents": TEXTS[:2], "return_documents": True, "raw_scores": False}},
 )

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from reranker.dialects import answers
-from reranker.dialects.base import Dialect, RankingCall
+from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Item, Items, Options, metadata_of, query_of, texts_of
 from reranker.errors import InvalidRequestError, RerankerError
 from reranker.record import RequestRecord
@@ -37,7 +37,6 @@ class ScoreBody(Options):
 
     @property
     def log_odds(self) -> bool:
-        """Whether log-odds are wanted in place of scores."""
         return super().log_odds or False in (self.use_activation, self.softmax, self.activation)
 
 
@@ -58,9 +57,9 @@ class ScoreAnswer(answers.Head, answers.Omissions):
 
 def read(body: ScoreBody) -> tuple[RankRequest, ...]:
     """Give a list for each distinct query: its pairs share their prompt's head that way."""
-    queries, documents = _sides(body)
-    texts = texts_of(documents[1], documents[0])
-    metadata = metadata_of(documents[1])
+    where, documents, of_query = _pairs(body)
+    texts = texts_of(documents, where)
+    metadata = metadata_of(documents)
     terms = body.terms()
     return tuple(
         RankRequest(
@@ -69,28 +68,25 @@ def read(body: ScoreBody) -> tuple[RankRequest, ...]:
             metadata=tuple(metadata[place] for place in places) if metadata else (),
             **terms,
         )
-        for query, places in _places(queries, len(texts)).items()
+        for query, places in of_query.items()
     )
 
 
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> ScoreAnswer:
     """Write the scores in the order of the pairs."""
-    queries, documents = _sides(call.body)
     data: list[PairScore] = []
-    unscored: list[int] = []
-    excluded: list[ExcludedDocument] = []
-    for place, ranking in zip(_places(queries, len(documents[1])).values(), rankings, strict=True):
+    unscored, excluded = [], []
+    for place, ranking in zip(_pairs(call.body)[2].values(), rankings, strict=True):
         for ranked in ranking.results:
             score = answers.score_of(ranked, call)
             data.append({"index": place[ranked.index], "object": "score", "score": score, **answers.marks_of(ranked)})
         unscored += [place[index] for index in ranking.unscored]
         excluded += [ExcludedDocument(place[one.index], one.rule) for one in ranking.excluded]
-    by_place = sorted(excluded, key=lambda one: one.index)
     return {
         **answers.head_of("list", model, record),
         "data": sorted(data, key=lambda one: one["index"]),
         "usage": answers.usage_of(rankings),
-        **answers.omissions_of(Ranking(unscored=tuple(sorted(unscored)), excluded=tuple(by_place))),
+        **answers.omissions_of(sorted(unscored), sorted(excluded, key=lambda one: one.index)),
     }
 
 
@@ -100,41 +96,27 @@ def write_error(error: RerankerError) -> answers.ErrorBody:
     return {**answers.error_body(error), "error": said}
 
 
-def _sides(body: ScoreBody) -> tuple[list[str], tuple[str, list[Item]]]:
-    """Give the queries, one for each document or one for all, and the documents with their field's name."""
+def _pairs(body: ScoreBody) -> tuple[str, list[Item], dict[str, list[int]]]:
+    """The documents' field, the document of each pair, and the places of the pairs that each distinct query is in."""
     for left, right in _SIDES:
         first, second = getattr(body, left), getattr(body, right)
         if first is None or second is None:
             continue
-        queries, documents = _listed(first, left), _listed(second, right)
+        queries, documents = (one if isinstance(one, list) else [one] for one in (first, second))
+        for name, listed in ((left, queries), (right, documents)):
+            if not listed:
+                raise InvalidRequestError(name, "must not be empty")
         if len(queries) not in (1, len(documents)):
             problem = f"{len(queries)} of them for {len(documents)} {right}; there must be one, or one for each"
             raise InvalidRequestError(left, problem)
-        texts = [
-            query_of(item, f"{left}[{number}]" if len(queries) > 1 else left) for number, item in enumerate(queries)
-        ]
-        return texts, (right, documents)
+        if len(queries) == 1:
+            return right, documents, {query_of(queries[0], left): list(range(len(documents)))}
+        places: dict[str, list[int]] = {}
+        for place, item in enumerate(queries):
+            places.setdefault(query_of(item, f"{left}[{place}]"), []).append(place)
+        return right, documents, places
     raise InvalidRequestError("text_1", "send text_1 and text_2, or queries and documents")
 
-
-def _listed(side: Item | list[Item], name: str) -> list[Item]:
-    listed = side if isinstance(side, list) else [side]
-    if not listed:
-        raise InvalidRequestError(name, "must not be empty")
-    return listed
-
-
-def _places(queries: Sequence[str], pairs: int) -> dict[str, list[int]]:
-    """Give the places of the pairs that each distinct query is in."""
-    if len(queries) == 1:
-        return {queries[0]: list(range(pairs))}
-    places: dict[str, list[int]] = {}
-    for place, query in enumerate(queries):
-        places.setdefault(query, []).append(place)
-    return places
-
-
-_ANSWER = "The capital of China is Beijing."
 
 DIALECT = Dialect(
     name="score",
@@ -148,10 +130,7 @@ DIALECT = Dialect(
     write=write,
     error=write_error,
     examples={
-        "one to many": {"text_1": "What is the capital of China?", "text_2": ["Gravity attracts bodies.", _ANSWER]},
-        "one to one": {
-            "queries": ["What is the capital of China?", "What is gravity?"],
-            "documents": [_ANSWER, "Gravity attracts bodies."],
-        },
+        "one to many": {"text_1": QUESTION, "text_2": TEXTS},
+        "one to one": {"queries": ["What is gravity?", QUESTION], "documents": TEXTS[:2]},
     },
 )

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from reranker.config import RerankerConfig
 from reranker.dialects import answers
-from reranker.dialects.base import Dialect, RankingCall
+from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Items, ListOptions, list_of
 from reranker.errors import RerankerError
 from reranker.model.checkpoint import Checkpoint
@@ -31,9 +31,9 @@ class TeiBody(ListOptions):
     """Which end of a too long text is cut off."""
 
     def terms(self) -> dict[str, Any]:  # Any: of every type
-        """See `Options`."""
-        cut = {"l": {"truncation_side": "start"}, "r": {"truncation_side": "end"}, "": {}}
-        return super().terms() | cut[(self.truncation_direction or "")[:1].lower()]
+        sides = {"left": "start", "right": "end"}
+        cut = {"truncation_side": sides[self.truncation_direction.lower()]} if self.truncation_direction else {}
+        return super().terms() | cut
 
 
 class TeiResult(TypedDict):
@@ -58,7 +58,6 @@ class TeiInfo(TypedDict):
 
 
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> list[TeiResult]:
-    """Write the answer, best first. A list has no place for anything else."""
     [ranking] = rankings
     results: list[TeiResult] = []
     for ranked in ranking.results:
@@ -76,7 +75,6 @@ def write_error(error: RerankerError) -> answers.ErrorBody:
 
 
 def info(model: str, checkpoint: Checkpoint, config: RerankerConfig) -> TeiInfo:
-    """Describe the service as TEI does. `model` is the name that answers give."""
     return {
         "model_id": model,
         "model_sha": checkpoint.revision,
@@ -99,11 +97,5 @@ DIALECT = Dialect(
     answer=list[TeiResult],
     write=write,
     error=write_error,
-    examples={
-        "TEI": {
-            "query": "What is the capital of China?",
-            "texts": ["Gravity attracts bodies.", "The capital of China is Beijing."],
-            "return_text": True,
-        }
-    },
+    examples={"TEI": {"query": QUESTION, "texts": TEXTS, "return_text": True}},
 )

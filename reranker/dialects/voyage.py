@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from reranker.dialects import answers
-from reranker.dialects.base import Dialect, RankingCall
+from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Items, ListOptions, list_of
 from reranker.record import RequestRecord
 from reranker.types import Ranking
@@ -32,7 +32,6 @@ class VoyageAnswer(answers.Head, answers.Tail):
 
 
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> VoyageAnswer:
-    """Write the answer, documents as strings."""
     [ranking] = rankings
     return {
         **answers.head_of("list", model, record),
@@ -52,12 +51,5 @@ DIALECT = Dialect(
     answer=VoyageAnswer,
     write=write,
     error=answers.error_body,
-    examples={
-        "Voyage": {
-            "query": "What is the capital of China?",
-            "documents": ["Gravity attracts bodies.", "The capital of China is Beijing."],
-            "top_k": 1,
-            "truncation": True,
-        }
-    },
+    examples={"Voyage": {"query": QUESTION, "documents": TEXTS, "top_k": 1, "truncation": True}},
 )
