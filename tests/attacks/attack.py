@@ -119,7 +119,7 @@ def post(
 
 def at_once(jobs: Sequence[Callable[[], Made]], workers: int = 8) -> list[Made]:
     """Do all of them, so many at the same time."""
-    with ThreadPoolExecutor(min(workers, len(jobs))) as pool:
+    with ThreadPoolExecutor(max(1, min(workers, len(jobs)))) as pool:
         return list(pool.map(lambda job: job(), jobs))
 
 
