@@ -93,7 +93,7 @@ def _held(kinds: tuple[str, ...], wanted: int, target: Target) -> Outcome:
 
 
 def _wait(opened: dict[socket.socket, str], until_s: float) -> None:
-    """Take out of `opened` what the service ends; those that never read are asked by sending."""
+    """Take out of `opened` what the service ends, of those that never read only what it resets."""
     began_s = sent_s = time.monotonic()
     followed = False
     while opened and (now_s := time.monotonic()) < until_s:

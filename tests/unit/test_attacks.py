@@ -9,6 +9,7 @@ import random
 import pytest
 
 from tests.attacks import bodies, grammar
+from tests.attacks.__main__ import chosen
 from tests.attacks.attack import Attack, Outcome
 from tests.attacks.campaign import every_attack
 from tests.attacks.door import spellings
@@ -136,6 +137,12 @@ def test_attacks_have_names_of_their_own_and_a_quick_one_of_each_fact() -> None:
     assert {one.fact for one in attacks if one.quick} >= {
         f"K{number}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
     }
+
+
+def test_a_name_chooses_one_attack_and_a_part_of_it_several() -> None:
+    assert [one.name for one in chosen(["query-letter"], quick=False)] == ["query-letter"]
+    assert len(chosen(["trailer"], quick=False)) > 3
+    assert 10 < len(chosen([], quick=True)) < len(chosen([], quick=False))
 
 
 def test_a_path_is_spelt_in_ways_that_differ() -> None:
