@@ -70,6 +70,10 @@ fuzz: $(DEV) ## odd and broken requests to a running service, for minutes (URL=�
 	$(BIN)/schemathesis --config-file tools/schemathesis.toml run $(URL)/openapi.json --max-examples 500 \
 		$(if $(KEY),--header "Authorization: Bearer $(KEY)")
 
+.PHONY: attack
+attack: $(DEV) ## everything that has hurt a service, against a running one of yours: half an hour (URL=…, KEY=…, OTHER=…, ATTACK="--quick --only …")
+	$(BIN)/python -m tests.attacks --url $(URL) $(if $(KEY),--key $(KEY)) $(if $(OTHER),--other-key $(OTHER)) $(ATTACK)
+
 .PHONY: clients
 clients: $(DEV) ## the clients people have, in environments of their own, against services it starts (10 minutes)
 	$(BIN)/python -m tests.clients
