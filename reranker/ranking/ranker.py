@@ -273,12 +273,17 @@ class _Scoring:
         """Render portion by portion, and send each while the next is rendered, as far as time allows."""
         texts_of_places = [self._list.documents[self._lookup.documents[place]] for place in places]
         characters, rendered_characters, start = sum(map(len, texts_of_places)), 0, 0
-        for texts in portions(texts_of_places):
+        parts = list(portions(texts_of_places))
+        ahead = None  # the next portion's rendering, in another thread
+        for number, texts in enumerate(parts):
+            rendering = ahead or self._render(texts)
+            ahead = group.create_task(self._render(parts[number + 1])) if number + 1 < len(parts) else None
             try:
                 async with asyncio.timeout_at(self._deadline_s):
-                    with self._record.stage("tokenize"):
-                        rendered = await self._render(texts)
+                    rendered = await rendering
             except TimeoutError:
+                if ahead is not None:
+                    ahead.cancel()
                 if self._request.allow_partial:
                     return
                 raise
@@ -295,7 +300,8 @@ class _Scoring:
         query, one = self._request.query, self._list
         characters = len(query) + len(one.instruction) + sum(map(len, texts))
         render = self._ranker.renderer.render
-        rendered = await self._ranker.run(one, characters, render, query, texts, one.instruction, one.cutting)
+        with self._record.stage("tokenize"):
+            rendered = await self._ranker.run(one, characters, render, query, texts, one.instruction, one.cutting)
         return rendered.for_adapter(one.adapter)
 
     async def _score(self, places: Sequence[int], rendered: RenderedList) -> None:
