@@ -103,6 +103,8 @@ class Attack:
     """Whether it is among those of the quick minute."""
     needs: str = ""
     """See `Target.places`."""
+    overloads: bool = False
+    """Whether it gives the engines more to do than they can: who asks besides waits for a turn there."""
 
 
 def post(

@@ -50,7 +50,7 @@ def attacks() -> Iterator[Attack]:
     yield _attack("spaces-while-others-ask", _spaces, "K11", quick=True)
     yield _attack("odd-bodies", _odd_bodies, "held", quick=True)
     yield _attack("admin-reads", _admin_reads, "K12", needs="admin")
-    yield _attack("overload-and-hang-up", _overload, "held")
+    yield _attack("overload-and-hang-up", _overload, "held", overloads=True)
 
 
 def _attack(name: str, run: Callable[[Target], Outcome], fact: str, **more: Any) -> Attack:
