@@ -46,7 +46,7 @@ def write_pairs(path: Path, pairs: int) -> None:
 
 def engine_alone(path: Path, model: str) -> dict[str, float]:
     """In this process: pairs per second of the engine."""
-    from deployments.cli.local import open_local
+    from deployments.cli.rankers import open_local
     from reranker.config import RerankerConfig
     from reranker.offline.scorer import for_throughput
 
@@ -56,17 +56,16 @@ def engine_alone(path: Path, model: str) -> dict[str, float]:
         for line in file:
             pair = json.loads(line)
             by_query.setdefault(pair["query"], []).append(pair["document"])
-    local = open_local(config)
-    shards = [local.renderer.render(query, documents).prompts for query, documents in by_query.items()]
+    with open_local(config) as local:
+        shards = [local.renderer.render(query, documents).prompts for query, documents in by_query.items()]
 
-    async def score() -> float:
-        await local.engine.score(shards[0])
-        started = time.perf_counter()
-        await asyncio.gather(*(local.engine.score(shard) for shard in shards))
-        return time.perf_counter() - started
+        async def score() -> float:
+            await local.engine.score(shards[0])
+            started = time.perf_counter()
+            await asyncio.gather(*(local.engine.score(shard) for shard in shards))
+            return time.perf_counter() - started
 
-    seconds = asyncio.run(score())
-    local.close()
+        seconds = asyncio.run(score())
     return {"pairs_per_s": sum(map(len, shards)) / seconds, "seconds": seconds}
 
 

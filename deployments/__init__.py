@@ -3,3 +3,12 @@
 IMPORT_PATH, UI_IMPORT_PATH = "deployments.app:build_app", "deployments.ui.app:build_ui"
 """What a Serve configuration names."""
 INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT = "Ingress", "EngineReplica"
+SERVE_FLAGS = {
+    # Serve's router and our code run on the replica's own event loop, which saves a hop to another thread each way.
+    # The ingress needs it: its HTTP server runs on that loop.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # Handles see no shards (fleet.py): the policy of autoscaling.py has its figures from the replicas.
+    "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": "0",
+}
+"""Environment variables of every replica of ours."""

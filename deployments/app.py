@@ -6,21 +6,14 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
-from deployments.engine_replica import EngineReplica, choose_device, environment, resources
+from deployments import SERVE_FLAGS
+from deployments.engine_replica import EngineReplica, choose_device, resources
 from deployments.ingress import Ingress
 from deployments.router import ShardRouter
 from deployments.search import search_application
 from reranker.config import RerankerConfig, SearchConfig
+from reranker.engine.vllm import environment
 from reranker.model.checkpoint import find_checkpoint
-
-_SERVE_FLAGS = {
-    # Serve's router and our code run on the replica's own event loop, which saves a hop to another thread each way.
-    # The ingress needs it: its HTTP server runs on that loop.
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # Handles see no shards (fleet.py): the policy of autoscaling.py has its figures from the replicas.
-    "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": "0",
-}
 
 _SHUTDOWN_LOOK_S = 0.1
 """Serve waits so long before it looks whether a replica that is to end has calls left. Ours drain by themselves, and
@@ -43,7 +36,7 @@ def build_app(args: dict[str, object]) -> Application:
         .options(
             ray_actor_options={
                 **resources(config, device),
-                "runtime_env": {"env_vars": _SERVE_FLAGS | environment(config)},
+                "runtime_env": {"env_vars": SERVE_FLAGS | environment(config.engine.cpus, config.engine.cpu_threads)},
             },
             graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S,
             request_router_config=RequestRouterConfig(
@@ -54,8 +47,8 @@ def build_app(args: dict[str, object]) -> Application:
         .bind(without_search, device)
     )
     # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": _SERVE_FLAGS}}
-    search = search_application(config, device, _SERVE_FLAGS)
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": SERVE_FLAGS}}
+    search = search_application(config, device, SERVE_FLAGS)
     # Only a health check notices that an ingress has died: clients call it, not Serve.
     ingress = serve.deployment(Ingress).options(
         ray_actor_options=options, health_check_period_s=1, graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S

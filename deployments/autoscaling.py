@@ -15,8 +15,6 @@ Serve pickles this module by value and runs it in its controller, ten times a se
 `downscale_delay_s` must be 0, as the policy waits by itself. After a deployment it starts without a past.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import deque
@@ -34,18 +32,18 @@ logger = logging.getLogger("ray.serve")  # the controller's; ours is not set up 
 # mean sees a burst later, and `keep_s` holds what a short one saw (measured: docs/scaling.md).
 _RATE_S = 2.0
 
+_EXCESS = 0.01  # of a replica: so little more than a whole number is no reason for one more
+
 Reason: TypeAlias = Literal["queue", "load", "enough", "recent need", "less needed", "no figures", "no speed yet"]
 """Of a decision: the larger need, or what holds the number where it is."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-NEEDED, WANTED, QUEUE, REASON = (
-    f"reranker_scaling_{name}" for name in ("needed_replicas", "wanted_replicas", "queue_seconds", "reason")
-)
+_REASONS_HELP = f"1 for the last decision's reason, 0 for others: {', '.join(REASONS)}."
 GAUGES = {
-    NEEDED: ("Replicas that the work of this moment needs.", ("deployment",)),
-    WANTED: ("Replicas there are to be, before bounds.", ("deployment",)),
-    QUEUE: ("Expected wait for an engine.", ("deployment",)),
-    REASON: (f"1 for the last decision's reason, 0 for others: {', '.join(REASONS)}.", ("deployment", "reason")),
+    "reranker_scaling_needed_replicas": ("Replicas that the work of this moment needs.", ("deployment",)),
+    "reranker_scaling_wanted_replicas": ("Replicas there are to be, before bounds.", ("deployment",)),
+    "reranker_scaling_queue_seconds": ("Expected wait for an engine.", ("deployment",)),
+    "reranker_scaling_reason": (_REASONS_HELP, ("deployment", "reason")),
 }
 """Description and labels. Set in Serve's controller, which has no files of ours, so Ray's exporter shows them."""
 
@@ -54,13 +52,10 @@ GAUGES = {
 class Report:
     """A replica's figures. Work is in tokens, or in any other unit that all replicas share."""
 
-    at_s: float
-    """On the clock that decisions are made by."""
+    at_s: float  # on the clock that decisions are made by
     pending: float
-    arrived: float
-    """Work since the replica started."""
-    work_per_s: float | None
-    """Speed while it works. None: it has not worked yet."""
+    arrived: float  # since the replica started
+    work_per_s: float | None  # while it works; None: it has not worked yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +64,16 @@ class Decision:
 
     replicas: int
     reason: Reason
-    queue_s: float
-    """Expected seconds of work in each running replica. 0 where nothing is known."""
-    needed: float
-    """Replicas that the work of this moment needs."""
+    queue_s: float  # expected seconds of work in each running replica; 0 where nothing is known
+    needed: float  # replicas that the work of this moment needs
 
 
 class ReplicaScaling:
     """Decides again and again; remembers the needs of the last `keep_s`. Pure: it is told the time and the figures."""
 
     def __init__(self, config: ScalingConfig) -> None:
-        """Start without a past."""
         self._config = config
-        self._began_s: float | None = None
+        self._began_s = math.inf
         self._stepped_s = -math.inf
         self._needs: deque[tuple[float, float]] = deque()  # (time, need), falling: each is the largest since its time
         self._history: dict[str, deque[Report]] = {}  # of each replica the last `_RATE_S`, and one before
@@ -89,16 +81,11 @@ class ReplicaScaling:
     def decide(self, reports: Mapping[str, Report | None], target: int, now_s: float) -> Decision:
         """Decide how many replicas there are to be at `now_s`, which rises from call to call.
 
-        `reports` has the last report of each running replica, or None if it has made none. `target` is the number so
-        far, including replicas that start.
+        A replica that has reported nothing yet is None. `target` is the number so far, with those that start.
         """
-        self._began_s = now_s if self._began_s is None else self._began_s
+        self._began_s = min(self._began_s, now_s)
         self._record(reports)
-        fresh = {
-            name: report
-            for name, report in reports.items()
-            if report is not None and now_s - report.at_s <= self._config.stale_s
-        }
+        fresh = {name: one for name, one in reports.items() if one and now_s - one.at_s <= self._config.stale_s}
         if not fresh or len(fresh) * 2 < len(reports):
             return Decision(target, "no figures", 0.0, float(target))
         # A replica that no longer reports counts like the mean of the others. One that has never reported is new and
@@ -107,29 +94,27 @@ class ReplicaScaling:
         scale = 1 + silent / len(fresh)
         pending = sum(report.pending for report in fresh.values()) * scale
         speeds = [report.work_per_s for report in fresh.values() if report.work_per_s]
+        if not speeds and pending:
+            return Decision(target, "no speed yet", 0.0, float(target))
         if not speeds:
-            if pending:
-                return Decision(target, "no speed yet", 0.0, float(target))
             return self._settle(0.0, "enough", 0.0, target, now_s)
         speed = sum(speeds) / len(speeds)
         arriving = sum(_arriving(self._history[name]) for name in fresh)
         for_load = arriving * scale / (speed * self._config.utilization)
         for_queue = pending / (speed * self._config.target_queue_s)
-        if len(reports) < target:
-            # The queue is there because some are still starting: it is no reason for yet more.
+        if len(reports) < target:  # the queue is there because some are still starting: no reason for yet more
             for_queue = min(for_queue, target)
         reason: Reason = "queue" if for_queue > for_load else "load"
         return self._settle(max(for_load, for_queue), reason, pending / speed / len(reports), target, now_s)
 
     def _settle(self, needed: float, reason: Reason, queue_s: float, target: int, now_s: float) -> Decision:
-        recent = _whole(self._remember(needed, now_s))
-        if _whole(needed) > target:
-            return Decision(_whole(needed), reason, queue_s, needed)
-        if _whole(needed) == target:
+        recent, now = (math.ceil(need - _EXCESS) for need in (self._remember(needed, now_s), needed))
+        if now > target:
+            return Decision(now, reason, queue_s, needed)
+        if now == target:
             return Decision(target, "enough", queue_s, needed)
         keep_s = self._config.keep_s
-        # The need of the last `keep_s` is known only after so long.
-        young = self._began_s is None or now_s - self._began_s < keep_s
+        young = now_s - self._began_s < keep_s  # the need of the last `keep_s` is known only after so long
         if young or recent >= target or now_s - self._stepped_s < keep_s / 10:
             return Decision(target, "recent need", queue_s, needed)
         self._stepped_s = now_s
@@ -166,18 +151,13 @@ def _arriving(history: Sequence[Report]) -> float:
     return (last.arrived - first.arrived) / (last.at_s - first.at_s) if last.at_s > first.at_s else 0.0
 
 
-def _whole(needed: float) -> int:
-    """Replicas for a need; an excess of less than a hundredth is no reason for one more."""
-    return math.ceil(needed - 0.01)
-
-
 class QueueTime:
     """Keeps the expected wait for an engine below `target_queue_s`."""
 
     def __init__(self, **settings: Any) -> None:  # Any: from YAML
-        """Start without a past. The settings are those of `ScalingConfig`; pydantic.ValidationError for others."""
+        """The settings are those of `ScalingConfig`; pydantic.ValidationError for others."""
         self._scaling = ReplicaScaling(ScalingConfig.model_validate(settings))
-        self._gauges: dict[str, Any] = {}  # Ray's are untyped here; made when first needed, in the controller
+        self._gauges: list[Any] = []  # Ray's are untyped here; made when first needed, in the controller
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
         """Decide. Called by Serve, which applies the bounds."""
@@ -185,25 +165,19 @@ class QueueTime:
         if not context.running_replicas and not target:
             # Scaled to zero: no replica reports, but the list that came has made a call wait (fleet.py).
             return (1 if context.total_queued_requests else 0), {}
-        reports = {
-            replica.unique_id: _report(replica, context.raw_metrics or {}) for replica in context.running_replicas
-        }
+        reports = {one.unique_id: _report(one, context.raw_metrics or {}) for one in context.running_replicas}
         decision, deployment = self._scaling.decide(reports, target, context.current_time), context.deployment_name
         if decision.replicas != target:
             message = "%s: %d replicas instead of %d (%s; %.2f s queued, %.2f needed)"
             figures = (decision.reason, decision.queue_s, decision.needed)
             logger.info(message, deployment, decision.replicas, target, *figures)
-        self._set_gauges(decision, deployment)
-        return decision.replicas, {}
-
-    def _set_gauges(self, decision: Decision, deployment: str) -> None:
-        if not self._gauges:
-            self._gauges = {name: ray_metrics.Gauge(name, *about) for name, about in GAUGES.items()}
-        for name, value in ((NEEDED, decision.needed), (WANTED, decision.replicas), (QUEUE, decision.queue_s)):
-            self._gauges[name].set(value, tags={"deployment": deployment})
+        self._gauges = self._gauges or [ray_metrics.Gauge(name, *about) for name, about in GAUGES.items()]
+        *figures_of, reason_of = self._gauges
+        for gauge, value in zip(figures_of, (decision.needed, decision.replicas, decision.queue_s), strict=True):
+            gauge.set(value, tags={"deployment": deployment})
         for reason in REASONS:
-            tags = {"deployment": deployment, "reason": reason}
-            self._gauges[REASON].set(int(reason == decision.reason), tags=tags)
+            reason_of.set(int(reason == decision.reason), tags={"deployment": deployment, "reason": reason})
+        return decision.replicas, {}
 
 
 def _report(replica: Any, raw: Mapping[str, Mapping[Any, Sequence[Any]]]) -> Report | None:

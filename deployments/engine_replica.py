@@ -1,7 +1,5 @@
 """One engine per replica: it loads the model, scores shards, and ends when it no longer can."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os
@@ -14,12 +12,14 @@ from typing import NoReturn
 import ray
 from ray import serve
 
-from deployments.loading import Loading
+from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
 from reranker.engine.loop import Engine
-from reranker.engine.startup_check import CHECKS, require_sane, tolerance_for
+from reranker.engine.simulated import simulated_engine
+from reranker.engine.startup_check import require_sane, tolerance_for
+from reranker.engine.vllm import VllmEngine
 from reranker.errors import ConfigurationError, EngineFailedError, StartupCheckError
 from reranker.model.checkpoint import SIMULATED, find_checkpoint, model_identity
 from reranker.model.prompt import PromptRenderer
@@ -38,16 +38,14 @@ class EngineReplica:
         """Load the model, and check it. After a StartupCheckError Serve tries again a few times, then gives up."""
         began_s = time.monotonic()
         join_serve()
-        self._slow_s = config.observability.slow_request_s
+        seen = config.observability
+        self._slow_s = seen.slow_request_s
         self._name: str = serve.get_replica_context().replica_id.unique_id
-        self._metrics = None
-        if config.observability.metrics:
-            self._metrics = ReplicaMetrics(config.observability, engine_metrics, self._update_metrics)
-        self._engine_metrics = engine_metrics.EngineMetrics(CHECKS)
-        with Loading(self._name) as loading, ThreadPoolExecutor(1) as beside:
+        self._metrics = ReplicaMetrics(seen, engine_metrics, self._update_metrics) if seen.metrics else None
+        with loading(self._name) as stage, ThreadPoolExecutor(1) as beside:
             model = beside.submit(identity, config, device)  # reads the files that the engine loads
             try:
-                self._engine = open_engine(config, device, loading.stage)
+                self._engine = open_engine(config, device, stage)
             except StartupCheckError as error:
                 engine_metrics.STARTUP_CHECKS.labels(error.check).inc()
                 raise
@@ -57,11 +55,10 @@ class EngineReplica:
         self._model = model.result()
         self._in_hand: Counter[str] = Counter()
         self._arrived_tokens = 0
-        tls = tls_context(os.environ, server=True)
-        self._server = ShardServer(ray.util.get_node_ip_address(), self._model, self._score, tls)
+        here, tls = ray.util.get_node_ip_address(), tls_context(os.environ, server=True)
+        self._server = ShardServer(here, self._model, self._score, tls)
 
     async def _score(self, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Score as many pairs of a shard as time allows; cancelled when nobody waits for them any more."""
         request_id.set(terms.request_id)  # each shard has a task of its own
         self._in_hand[terms.sender] += shard.work_tokens
         self._arrived_tokens += shard.work_tokens
@@ -76,34 +73,30 @@ class EngineReplica:
         return ShardScores(scores, self._name, self._load(), self._model)
 
     def record_replica_metadata(self) -> dict[str, object]:
-        """Give the replica's address. Called once by Serve, which sends it to every router."""
+        """Called once by Serve, which sends it to every router."""
         return self._server.address.to_metadata()
 
     async def named_load(self) -> tuple[str, ReplicaLoad]:
-        """Give the replica's name and load."""
         await self._engine.check_integrity()
         return self._name, self._load()
 
     def record_routing_stats(self) -> dict[str, object]:
-        """Give the load. Called now and then by Serve's controller, which sends it to every router."""
+        """Called now and then by Serve's controller, which sends it to every router."""
         return dataclasses.asdict(self._load())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Give figures for the policy in `autoscaling.py`. Called by Serve in each `metrics_interval_s`.
-
-        `shards` is for policies that count requests: Serve itself does not see our shards.
-        """
+        """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`."""
         load = self._engine.load
         return {
             "pending_work": load.pending_tokens,
             "arrived_work": self._arrived_tokens,
             "work_per_s": load.tokens_per_s or 0.0,  # Serve takes numbers only
-            "shards": self._server.shards_in_hand,
+            "shards": self._server.shards_in_hand,  # for policies that count requests: Serve does not see our shards
         }
 
     def _update_metrics(self) -> None:
         if hasattr(self, "_engine"):
-            self._engine_metrics.update(self._engine.stats)
+            self._engine.count()
 
     def _load(self) -> ReplicaLoad:
         return dataclasses.replace(self._engine.load, in_hand=dict(+self._in_hand))
@@ -115,10 +108,8 @@ class EngineReplica:
         await self._engine.check_integrity()
 
     def _end(self) -> NoReturn:
-        """End the process: without an engine it would draw traffic with fast errors until Serve noticed.
-
-        The ingresses see their connections end at once, and send the shards elsewhere.
-        """
+        # Without an engine the process would draw traffic with fast errors until Serve noticed. The ingresses see their
+        # connections end at once, and send the shards elsewhere.
         logger.critical("the engine has failed; this replica ends, and Serve starts another")
         logging.shutdown()
         os._exit(1)
@@ -143,15 +134,6 @@ def choose_device(config: RerankerConfig) -> str:
     return device
 
 
-def environment(config: RerankerConfig) -> dict[str, str]:
-    """Variables that OpenMP and vLLM read when they load: they must be set before the process starts."""
-    return {
-        "OMP_NUM_THREADS": str(config.engine.cpu_threads or max(1, int(config.engine.cpus))),
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-        "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
-    }
-
-
 def resources(config: RerankerConfig, device: str) -> dict[str, float]:
     """Ray's reservation for an engine: `num_cpus` and `num_gpus`."""
     return {
@@ -161,7 +143,6 @@ def resources(config: RerankerConfig, device: str) -> dict[str, float]:
 
 
 def identity(config: RerankerConfig, device: str) -> str:
-    """The identity of an engine; see `model_identity`."""
     if config.engine.simulated is not None:
         return SIMULATED
     return model_identity(find_checkpoint(config.model), config.engine, device)
@@ -169,15 +150,9 @@ def identity(config: RerankerConfig, device: str) -> str:
 
 def open_engine(config: RerankerConfig, device: str, stage: Callable[[str], object] = str) -> Engine:
     """Load the model, and check it; StartupCheckError if it does not score as a reranker. `stage` hears each stage."""
-    # Imported here: vllm brings torch, which the ingress and Serve's controller must not load.
     if config.engine.simulated is not None:
-        from reranker.engine.simulated import simulated_engine
-
         logger.warning("SIMULATED engine: the scores mean nothing")
         return simulated_engine(config.engine, config.engine.simulated)
-    stage("importing vLLM")
-    from reranker.engine.vllm import VllmEngine
-
     stage("finding or downloading the model")
     checkpoint = find_checkpoint(config.model)
     stage("loading the weights and warming up")
@@ -185,8 +160,8 @@ def open_engine(config: RerankerConfig, device: str, stage: Callable[[str], obje
     if config.engine.startup_check:
         stage("checking the scores")
         renderer = PromptRenderer.of(checkpoint, config.model)
+        tolerance = tolerance_for(checkpoint.dtype, config.engine.quantization)
         try:
-            tolerance = tolerance_for(checkpoint.dtype, config.engine.quantization)
             require_sane(engine, renderer, tolerance, tuple(config.engine.lora_adapters))
         except StartupCheckError as error:
             logger.error("%s", error)  # noqa: TRY400 - one sentence; Serve logs the traceback

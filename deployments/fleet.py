@@ -1,7 +1,5 @@
 """The engine replicas as the ingress sees them: which there are, and connections to them. Ray's errors end here."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -16,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from reranker.ranking.placement import Placement
 from reranker.transport.address import ReplicaAddress, tls_context
 from reranker.transport.client import ReplicaConnections
-from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
+from reranker.types import ReplicaLoad
 
 _MEETING_S = 2.0
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels its calls
@@ -26,12 +24,10 @@ class EngineReplicas:
     """The replicas of one deployment that Serve lists; `router.ShardRouter` updates them."""
 
     def __init__(self) -> None:
-        """Start without replicas."""
         self.placement = Placement()
         self.connections = ReplicaConnections(self._set_live, tls_context(os.environ, server=False))
 
     def update(self, addresses: Mapping[str, ReplicaAddress], loads: Mapping[str, ReplicaLoad]) -> None:
-        """Replace the running replicas, and note their loads."""
         self.connections.update(addresses)
         for name, load in loads.items():
             self.placement.note_load(name, load)
@@ -52,18 +48,17 @@ class RayFleet:
     """A `scatter.Fleet`. Serve lists the replicas; shards do not pass through it: docs/decisions/0007."""
 
     def __init__(self, engine: DeploymentHandle) -> None:
-        """Start to discover the replicas of the engine deployment."""
         self._engine = engine
         replicas = replicas_of(engine.deployment_name)
-        self.placement, self._connections = replicas.placement, replicas.connections
+        self.placement = replicas.placement
+        self.ready, self.score = replicas.connections.ready, replicas.connections.score
         self._discovery = asyncio.ensure_future(self._discover())
         self._meet_until_s = time.monotonic() + _MEETING_S
 
     async def meet(self) -> None:
-        """Wait for a replica, if that is a matter of moments; else have Serve start one.
+        """Wait for a replica that Serve has not listed to us yet, but only in the first moments.
 
-        In the first moments Serve may have some that it has not listed to us yet. Where it has none, because it has
-        scaled to zero, a call that waits makes it start one.
+        Where Serve has none, because it has scaled to zero, a call that waits makes it start one.
         """
         if self.placement.live_replicas:
             return
@@ -77,21 +72,13 @@ class RayFleet:
         with contextlib.suppress(*_LOST, RayServeException):
             await self._engine.named_load.remote()
 
-    async def ready(self) -> None:
-        """Wait until a replica is live."""
-        await self._connections.ready()
-
-    async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
-        """Send one shard to a live replica."""
-        return await self._connections.score(replica, shard, terms)
-
-    async def replica_loads(self, timeout_s: float = 10.0) -> dict[str, ReplicaLoad]:
+    async def replica_loads(self) -> dict[str, ReplicaLoad]:
         """Call every replica for its load: for people and tests, not for planning.
 
         They answer between two steps of their engines, and on a CPU a step may take seconds.
         """
         calls = self._engine.broadcast("named_load")
-        answers = await calls.results_async(timeout_s=timeout_s, return_exceptions=True)
+        answers = await calls.results_async(timeout_s=10, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, _LOST):
                 raise answer

@@ -5,8 +5,6 @@ each shard, and the shards of one list then often land on the same one. Ray pick
 here would exist twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica

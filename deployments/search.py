@@ -17,21 +17,14 @@ from typing import Any
 
 import numpy as np
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.http.search import call_replica
 from deployments.telemetry import join_serve
 from reranker.config import EmbeddingConfig, RerankerConfig, SearchConfig, SearchIndexConfig
-from reranker.errors import (
-    ConfigurationError,
-    IndexUnavailableError,
-    InvalidRequestError,
-    RerankerError,
-    RetrievalError,
-    UnknownIndexError,
-)
+from reranker.engine.vllm import environment
+from reranker.errors import ConfigurationError, IndexUnavailableError, InvalidRequestError, UnknownIndexError
 from reranker.search.embedding import SIMULATED, HttpEmbedder, VllmEmbedder, simulated_vectors
 from reranker.search.first_stages import Embedder, FirstStage, Milvus, Query, Retrieval, TextKind, first_stages
 from reranker.search.index import IndexFolder, IndexReader
@@ -45,13 +38,11 @@ _CHECK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """One index as it is searched now."""
+    """One index as it is searched now; `first_stage` is the default's name."""
 
     version: str
     stages: Mapping[str, FirstStage]
-    """By the names that requests give: "bm25", "dense", "hybrid" or "milvus"."""
     first_stage: str
-    """Name of the default."""
     info: Mapping[str, Any]  # Any: JSON
 
 
@@ -59,13 +50,7 @@ class Indexes:
     """All indexes of a configuration, kept open. One that cannot be opened does not affect the others."""
 
     def __init__(self, config: SearchConfig, embedder: Embedder | None, secrets: Mapping[str, str]) -> None:
-        """Open them; `refresh` tries again what could not be opened.
-
-        Args:
-            config: The indexes.
-            embedder: Of the configured embedding model. None: none is configured.
-            secrets: The environment, for what must not stand in a configuration.
-        """
+        """Open them; `secrets` is the environment, for what must not stand in a configuration."""
         self._config, self._embedder, self._secrets = config, embedder, secrets
         self._open: dict[str, _Index] = {}
         self._failures: dict[str, str] = {}
@@ -85,14 +70,7 @@ class Indexes:
                 self._failures[name] = str(error)
 
     async def search(self, query: Query) -> Retrieval:
-        """Find candidates.
-
-        Raises:
-            UnknownIndexError: There is no such index.
-            InvalidRequestError: The index has no such first stage.
-            IndexUnavailableError: The index could not be opened.
-            RetrievalError: A service that the first stage needs did not answer.
-        """
+        """Find candidates; raises `RerankerError`s."""
         configured = self._config.indexes
         name = next(iter(configured)) if query.index is None else query.index
         if name not in configured:
@@ -146,10 +124,9 @@ class Indexes:
 
 
 class SearchReplica(Indexes):
-    """Holds every index of the configuration, and searches them."""
+    """Holds every index of the configuration, and searches them. One that cannot be opened does not stop its start."""
 
     def __init__(self, config: SearchConfig, embedding: DeploymentHandle | None) -> None:
-        """Open the indexes. One that cannot be opened is no reason not to start."""
         join_serve()
         embedder: Embedder | None = ReplicaEmbedder(embedding) if embedding is not None else None
         if config.embedding.url is not None:
@@ -162,16 +139,13 @@ class SearchReplica(Indexes):
 
 
 class EmbeddingReplica:
-    """Embeds texts. It is RUNNING once its constructor has returned: the model is loaded then."""
+    """Embeds texts, on "cpu" or "cuda". It is RUNNING once its constructor has returned: the model is loaded then."""
 
     def __init__(self, config: EmbeddingConfig, device: str) -> None:
-        """Load the model on "cpu" or "cuda"."""
         join_serve()
         self.model: VllmEmbedder | None = None
-        self._waiting: dict[object, list[list[int]]] = {}
-        """Prompts of the calls that are in no batch yet."""
-        self._batch: asyncio.Task[dict[object, FloatArray]] | None = None
-        """The one that they will be in."""
+        self._waiting: dict[object, list[list[int]]] = {}  # prompts of the calls that are in no batch yet
+        self._batch: asyncio.Task[dict[object, FloatArray]] | None = None  # that they will be in
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "embedding")  # one: OpenMP makes its threads anew for each that calls
         if config.model == SIMULATED:
@@ -180,7 +154,6 @@ class EmbeddingReplica:
             self.model = VllmEmbedder(config, device=device)
 
     async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
-        """See `Embedder`."""
         if self.model is None:
             return simulated_vectors(texts)
         ids = await asyncio.to_thread(self.model.prompts.ids, texts, kind)
@@ -212,30 +185,20 @@ class EmbeddingReplica:
 
 
 class ReplicaEmbedder:
-    """Calls the embedding deployment. Ray's errors end here. See `Embedder`."""
+    """Calls the embedding deployment. See `Embedder`."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
-        """Call these."""
         self._replicas = replicas
 
     async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
-        """See `Embedder`."""
-        try:
-            vectors: FloatArray = await self._replicas.embed.remote(list(texts), kind)
-        except (RayError, RayServeException) as error:
-            cause = error.cause if isinstance(error, RayTaskError) else error
-            logger.warning("embedding failed: %s", type(cause).__name__)
-            raise (cause if isinstance(cause, RerankerError) else RetrievalError()) from None
+        vectors: FloatArray = await call_replica(self._replicas.embed, list(texts), kind)
         return vectors
 
 
 def search_application(config: RerankerConfig, device: str, flags: Mapping[str, str]) -> Application | None:
     """Wire the search deployments, for the ingress to be bound to. None: the configuration has no index.
 
-    Args:
-        config: The service's configuration.
-        device: "cpu" or "cuda": where the embedding model is to be.
-        flags: Environment variables that every replica of the service gets.
+    `flags` are environment variables that every replica of the service gets; the embedding model is on the `device`.
     """
     search, embedding = config.search, config.search.embedding
     if not search.indexes:
@@ -243,16 +206,10 @@ def search_application(config: RerankerConfig, device: str, flags: Mapping[str, 
     embedding_replicas = None
     if embedding.model is not None and embedding.url is None:
         simulated = embedding.model == SIMULATED
-        variables = {
-            # Read by OpenMP and vLLM when they load, so they must be there before the process starts.
-            "OMP_NUM_THREADS": str(max(1, int(embedding.cpus))),
-            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-            "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
-        }
         options = {
             "num_cpus": 0 if simulated else embedding.cpus,
             "num_gpus": embedding.gpus if device == "cuda" and not simulated else 0,
-            "runtime_env": {"env_vars": {**flags, **variables}},
+            "runtime_env": {"env_vars": {**flags, **environment(embedding.cpus)}},
         }
         embedding_replicas = serve.deployment(
             max_ongoing_requests=256,

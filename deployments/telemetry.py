@@ -8,8 +8,6 @@ request ┬ read, parse, admit, cache, coalesce, tokenize, merge, respond
                                └ engine
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random
@@ -19,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from types import ModuleType
@@ -52,10 +50,7 @@ class ReplicaMetrics:
     """Refreshes this replica's gauges, and answers scrapes of its node if configured. Made on the event loop."""
 
     def __init__(self, config: ObservabilityConfig, module: ModuleType, update: Callable[[], None]) -> None:
-        """Begin to count a module's metrics into this node's files.
-
-        `update` is called once a second: it sets the gauges, and counts what is not counted as it happens.
-        """
+        """`update` is called once a second: it sets the module's gauges, and counts what is not counted at once."""
         # Named after the session, which outlives updates: they lose nothing. Logs may fill Ray's own folder.
         folder = Path(tempfile.gettempdir(), NODE_FOLDERS + ray.get_runtime_context().get_session_name())
         join_node(folder, serve.get_replica_context().replica_id.unique_id, metrics_of(module))
@@ -96,10 +91,12 @@ def _serve_scrapes(host: str, port: int) -> ThreadingTCPServer | None:
     return server
 
 
-_PROBES = frozenset({"/health", "/-/healthz"})
-"""Asked every second by those who wait for a service to start."""
-_MAX_SHARDS = 32
-"""The slowest of a request; a list of 10,000 documents may have hundreds."""
+_PROBES = frozenset({"/health", "/-/healthz"})  # asked every second by those who wait for a service to start
+_LOGGED = (
+    *("request_id", "trace_id", "status", "error", "method", "caller", "dialect", "priority", "body_bytes", "lists"),
+    *("documents", "prompt_tokens", "pairs"),
+)
+_MAX_SHARDS = 32  # the slowest of a request; a list of 10,000 documents may have hundreds
 
 
 class RequestLog:
@@ -109,7 +106,6 @@ class RequestLog:
         self._slow_s = config.slow_request_s
 
     def __call__(self, record: RequestRecord) -> None:
-        """Log a request, if there is a reason."""
         if record.path in _PROBES:
             return
         if record.status == CLIENT_GONE:
@@ -132,39 +128,25 @@ def _ms(seconds: float) -> float:
 
 def _fields(record: RequestRecord) -> dict[str, Any]:
     """A request for JSON, without what is empty, 0 or not known."""
-    fields = {
-        "request_id": record.request_id,
-        "trace_id": record.trace_id,
-        "status": record.status,
-        "error": record.error,
-        "method": record.method,
-        # The client chose it: no control characters into a log.
-        "path": "".join(one if one.isprintable() else "?" for one in record.path[:200]),
-        "caller": record.caller,
-        "dialect": record.dialect,
-        "priority": record.priority,
-        "body_bytes": record.body_bytes,
-        "lists": record.lists,
-        "documents": record.documents,
-        "prompt_tokens": record.prompt_tokens,
-        "pairs": record.pairs,
-        "work_tokens": sum(one.tokens for one in record.shards),
-        "shard_count": len(record.shards),
-        "shards": [
-            {
-                "pairs": one.pairs,
-                "tokens": one.tokens,
-                "queue_ms": _ms(one.queue_s),
-                "engine_ms": _ms(one.engine_s),
-                "total_ms": _ms(one.total_s),
-                "attempts": [f"{a.replica or '?'} {a.outcome}{' (hedge)' if a.hedge else ''}" for a in one.attempts],
-            }
-            for one in sorted(record.shards, key=lambda one: -one.total_s)[:_MAX_SHARDS]
-        ],
-    }
-    fields = {name: value for name, value in fields.items() if value}
+    fields = {name: getattr(record, name) for name in _LOGGED}
+    # The client chose it: no control characters into a log.
+    fields["path"] = "".join(one if one.isprintable() else "?" for one in record.path[:200])
+    fields["work_tokens"] = sum(one.tokens for one in record.shards)
+    fields["shard_count"] = len(record.shards)
+    fields["shards"] = [
+        {
+            "pairs": one.pairs,
+            "tokens": one.tokens,
+            "queue_ms": _ms(one.queue_s),
+            "engine_ms": _ms(one.engine_s),
+            "total_ms": _ms(one.total_s),
+            "attempts": [f"{a.replica or '?'} {a.outcome}{' (hedge)' if a.hedge else ''}" for a in one.attempts],
+        }
+        for one in sorted(record.shards, key=lambda one: -one.total_s)[:_MAX_SHARDS]
+    ]
     stages = {stage: _ms(took_s) for stage, took_s in record.stages_s().items()}
-    return fields | {"total_ms": _ms(record.total_s), "stages_ms": stages}
+    known = {name: value for name, value in fields.items() if value}
+    return known | {"total_ms": _ms(record.total_s), "stages_ms": stages}
 
 
 def _sentence(event: str, fields: dict[str, Any]) -> str:
@@ -177,9 +159,8 @@ def _sentence(event: str, fields: dict[str, Any]) -> str:
     sizes = {"documents": "documents", "body_bytes": "bytes", "pairs": "pairs"}
     if named := [f"{fields[name]} {unit}" for name, unit in sizes.items() if name in fields]:
         parts.append(", ".join(named))
-    for shard in fields.get("shards", ())[:4]:
-        attempts = ", ".join(shard["attempts"])
-        parts.append(f"shard of {shard['pairs']} pairs in {shard['total_ms']} ms: {attempts}")
+    shards = fields.get("shards", ())[:4]
+    parts += [f"shard of {one['pairs']} pairs in {one['total_ms']} ms: {', '.join(one['attempts'])}" for one in shards]
     return "; ".join(parts)
 
 
@@ -216,27 +197,21 @@ def log_shard(shard: Shard, terms: ShardTerms, scores: EngineScores, slow_s: flo
         "queue_ms": _ms(scores.queue_s),
         "engine_ms": _ms(scores.engine_s),
     }
-    figures = "%(scored_pairs)d of %(pairs)d pairs scored, %(tokens)d tokens; %(queue_ms).0f ms queued, "
-    event = "shard out of time: " if late else "shard slow: "
-    logger.warning(event + figures + "%(engine_ms).0f ms in the engine", fields, extra=fields)
+    message = "%(event)s: %(scored_pairs)d of %(pairs)d pairs scored, %(tokens)d tokens; "
+    logger.warning(message + "%(queue_ms).0f ms queued, %(engine_ms).0f ms in the engine", fields, extra=fields)
 
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-_MAX_QUEUED_SPANS = 16_384
-"""While the collector takes none. Further ones are dropped."""
-_MAX_SPANS = 1_000
-"""Of one request's stages, and of its shards: a list may have many portions, a request many lists."""
+_MAX_QUEUED_SPANS = 16_384  # while the collector takes none; further ones are dropped
+_MAX_SPANS = 1_000  # of a request's stages, and of its shards: a list may have many portions, a request many lists
+_SPOKEN = "request_id", "caller", "dialect", "priority", "lists", "documents", "prompt_tokens", "replicas"
 
 
 class Tracer:
     """An `Observer` of POST requests. To be the first, so that log lines have the trace's id."""
 
     def __init__(self, config: TracingConfig, replica: str = "") -> None:
-        """Start to export, if that is configured.
-
-        Raises:
-            ConfigurationError: The file cannot be written.
-        """
+        """Start to export, if that is configured. ConfigurationError: the file cannot be written."""
         self._exporter = _exporter(config)
         if self._exporter is None:
             return
@@ -268,9 +243,8 @@ class Tracer:
         if not root.is_recording():
             return
         record.trace_id = f"{root.get_span_context().trace_id:032x}"
-        names = "request_id", "caller", "dialect", "priority", "lists", "documents", "prompt_tokens", "replicas"
         # Sizes, names and codes: of a client's text the request's id alone.
-        attributes: dict[str, str | int] = {f"reranker.{name}": getattr(record, name) for name in names} | {
+        attributes: dict[str, str | int] = {f"reranker.{name}": getattr(record, name) for name in _SPOKEN} | {
             "http.request.method": record.method,
             "http.request.body.size": record.body_bytes,
             "http.response.status_code": record.status,
@@ -283,8 +257,7 @@ class Tracer:
         root.set_attributes({name: value for name, value in attributes.items() if value != ""})
         if record.error:
             root.set_status(StatusCode.ERROR, record.error)
-        for interval in record.intervals[:_MAX_SPANS]:
-            self._interval(root, interval, record)
+        self._intervals(root, record.intervals[:_MAX_SPANS], record)
         for shard in record.shards[:_MAX_SPANS]:
             self._shard(root, shard, record)
         root.end(_unix_ns(record, record.began_s + record.total_s))
@@ -315,13 +288,14 @@ class Tracer:
                 span.add_event(attempt.outcome, about, _unix_ns(record, attempt.ended_s or attempt.sent_s))
         if shard.answer is None:
             span.set_status(StatusCode.ERROR, shard.attempts[-1].outcome if shard.attempts else "not sent")
-        for interval in shard.intervals():
-            self._interval(span, interval, record)
+        self._intervals(span, shard.intervals(), record)
         span.end(_unix_ns(record, shard.sent_s + shard.total_s))
 
-    def _interval(self, parent: Span, interval: Interval, record: RequestRecord) -> None:
-        start_ns, end_ns = (_unix_ns(record, seconds) for seconds in (interval.began_s, interval.ended_s))
-        self._tracer.start_span(interval.stage, set_span_in_context(parent), start_time=start_ns).end(end_ns)
+    def _intervals(self, parent: Span, intervals: Iterable[Interval], record: RequestRecord) -> None:
+        context = set_span_in_context(parent)
+        for stage, began_s, ended_s in intervals:
+            span = self._tracer.start_span(stage, context, start_time=_unix_ns(record, began_s))
+            span.end(_unix_ns(record, ended_s))
 
 
 class _LimitedSampler(Sampler):

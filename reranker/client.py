@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_result, stop_after_attempt
 
 from reranker.errors import ClientError, RerankerError, ServiceError, UnreachableError, every_class
@@ -27,7 +27,8 @@ from reranker.errors import ClientError, RerankerError, ServiceError, Unreachabl
 DEFAULT_URL = "http://127.0.0.1:8000"
 _RETRIED = frozenset({429, 503})  # "not now": overload, or no engine yet
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-_CONNECT_S = 5.0
+_CLASSES = {one.code: one for one in reversed(every_class())}
+"""By code; of two with the same code, the more general one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,14 @@ class ScoredDocument:
     """The document was too long and lost tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoundDocument:
     """One line of a search's answer."""
 
     id: str
-    """Of the document."""
     chunk: int
     """Of the document's chunks, from 0."""
-    relevance_score: float | None
+    relevance_score: float | None = None
     """In [0, 1]. None: the search was without reranking."""
     first_stage_score: float
     first_stage_rank: int
@@ -58,6 +58,17 @@ class FoundDocument:
     text: str = ""
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
+
+
+class _Model(BaseModel):
+    id: str
+
+
+_Line = TypeVar("_Line")
+
+
+class _Listing(BaseModel, Generic[_Line]):
+    lines: list[_Line] = Field(validation_alias=AliasChoices("results", "data"))
 
 
 class RerankerClient:
@@ -75,13 +86,8 @@ class RerankerClient:
     ) -> None:
         """Open no connection yet.
 
-        Args:
-            url: Where the service is.
-            api_key: For a service that needs one.
-            model: An adapter that the service has, by name. None, or any other name: the service's model itself.
-            timeout_s: Longest wait for one answer.
-            retries: How often to ask again after a 429 or 503, waiting as long as its `Retry-After` says.
-            sleep: Waits so many seconds; for tests.
+        `model` is the name of one of the service's adapters; None, or any other name: the service's model itself.
+        `retries` is how often to ask again after a 429 or 503, having waited as long as its `Retry-After` says.
         """
         self.url = url.rstrip("/")
         self._model = model
@@ -93,16 +99,9 @@ class RerankerClient:
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
     ) -> list[ScoredDocument]:
-        """Rank documents by their relevance to a query.
+        """Rank documents by their relevance to a query, best first, without those that the service's rules exclude.
 
-        Args:
-            query: The query.
-            documents: The candidates.
-            top_n: Return only the best so many.
-            instruction: What "relevant" means here; None: the service's default.
-
-        Returns:
-            Best first. Documents that the service's own rules exclude are not in it.
+        `instruction` says what "relevant" means here; None: the service's default.
 
         Raises:
             UnreachableError: No service there.
@@ -110,15 +109,7 @@ class RerankerClient:
                 QueryTooLongError; `str()` is the service's own sentence.
         """
         body = {"query": query, "documents": list(documents), "top_n": top_n, "instruction": instruction}
-        body |= {"model": self._model}
-        answer = self._ask("/v1/rerank", body)
-        try:
-            return [
-                ScoredDocument(int(one["index"]), float(one["relevance_score"]), bool(one.get("truncated")))
-                for one in answer["results"]
-            ]
-        except (KeyError, TypeError, ValueError):
-            raise UnreachableError(self.url, "what answers there gave no ranking") from None
+        return self._ask(_Listing[ScoredDocument], "ranking", "/v1/rerank", body | {"model": self._model})
 
     def search(
         self,
@@ -134,86 +125,42 @@ class RerankerClient:
         max_per_document: int | None = None,
         rerank: bool = True,
     ) -> list[FoundDocument]:
-        """Find the documents of an index that answer a query, and rank them; see docs/search.md.
+        """Find the documents of an index that answer a query, and rank them, best first. Raises as `rerank`.
 
-        Args:
-            query: The query.
-            index: Its name; None: the service's default.
-            top_n: Return only the best so many; None: 10; 0: all candidates.
-            candidates: How many the first stage finds; None: as configured.
-            filter: Only documents with this metadata.
-            instruction: What "relevant" means here; None: the index's.
-            score_threshold: Leave out what has a lower relevance score.
-            first_stage: "bm25", "dense", "hybrid" or "milvus"; None: the index's default.
-            max_per_document: Return at most so many chunks of one document.
-            rerank: False: in the order of the first stage.
-
-        Returns:
-            Best first.
-
-        Raises:
-            UnreachableError: No service there.
-            RerankerError: As `rerank`.
+        All options are the API's (docs/search.md); None: as configured. `filter` is on metadata. `candidates` is how
+        many the first stage ("bm25", "dense", "hybrid" or "milvus") finds, `top_n` how many are returned (None: 10;
+        0: all), `max_per_document` how many chunks of one document. Without `rerank`: in the first stage's order.
         """
-        body = {
-            "query": query,
-            "index": index,
-            "top_n": top_n,
-            "candidates": candidates,
-            "filter": filter,
-            "instruction": instruction,
-            "score_threshold": score_threshold,
-            "first_stage": first_stage,
-            "max_per_document": max_per_document,
-            "rerank": rerank,
-        }
-        answer = self._ask("/v1/search", body)
-        try:
-            return [
-                FoundDocument(
-                    one["id"],
-                    one["chunk"],
-                    one.get("relevance_score"),
-                    one["first_stage_score"],
-                    one["first_stage_rank"],
-                    one.get("text", ""),
-                    one.get("title", ""),
-                    one.get("metadata", {}),
-                )
-                for one in answer["results"]
-            ]
-        except (KeyError, TypeError):
-            raise UnreachableError(self.url, "what answers there found nothing in our form") from None
+        body: dict[str, object] = {"query": query, "index": index, "top_n": top_n, "candidates": candidates}
+        body |= {"filter": filter, "instruction": instruction, "score_threshold": score_threshold}
+        body |= {"first_stage": first_stage, "max_per_document": max_per_document, "rerank": rerank}
+        return self._ask(_Listing[FoundDocument], "search results", "/v1/search", body)
 
     def models(self) -> list[str]:
         """Names of the service's model and of its adapters; raises as `rerank` does."""
-        answer = self._ask("/v1/models")
-        try:
-            return [str(one["id"]) for one in answer["data"]]
-        except (KeyError, TypeError):
-            raise UnreachableError(self.url, "what answers there gave no list of models") from None
+        return [one.id for one in self._ask(_Listing[_Model], "list of models", "/v1/models")]
 
     def close(self) -> None:
-        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
-        """Return the client itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connections."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, path: str, body: Mapping[str, object] | None = None) -> Any:  # Any: JSON
-        """Send what is not None of a body; without one, GET."""
+    def _ask(
+        self, listing: type[_Listing[_Line]], wanted: str, path: str, body: Mapping[str, object] | None = None
+    ) -> list[_Line]:
+        """Send what is not None of a body; without one, GET. `wanted` names the listing in words."""
         given = None if body is None else {key: value for key, value in body.items() if value is not None}
         retrying = Retrying(**_retry_policy(self._retries), sleep=self._sleep)
         with _reachable(self.url):
             response = retrying(self._http.request, "GET" if given is None else "POST", path, json=given)
-        return _json(_answered(response, self.url), self.url)
+        try:
+            return listing.model_validate_json(_answered(response, self.url).content).lines
+        except ValidationError:
+            raise UnreachableError(self.url, f"what answers there gave no {wanted}") from None
 
 
 class AsyncRerankerClient:
@@ -228,39 +175,17 @@ class AsyncRerankerClient:
         verify: ssl.SSLContext | bool = True,
         trust_env: bool = True,
     ) -> None:
-        """Open no connection yet.
-
-        Args:
-            url: Where the service is.
-            timeout_s: Longest wait for one answer.
-            retries: As for `RerankerClient`.
-            verify: Certificates to trust, as httpx takes them.
-            trust_env: Use the proxies that the environment names.
-        """
+        """Open no connection yet; `verify` and `trust_env` are httpx's, all else as for `RerankerClient`."""
         self.url = url.rstrip("/")
         self._retries = retries
-        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
+        timeout = httpx.Timeout(timeout_s, connect=5.0)
         with _reachable(url):
             self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout, verify=verify, trust_env=trust_env)
 
     async def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, api_key: str | None = None
     ) -> httpx.Response:
-        """Ask the service for anything that its API has.
-
-        Args:
-            method: "GET" or "POST".
-            path: From "/" on.
-            body: To send as JSON. Any: JSON.
-            api_key: For a service that needs one.
-
-        Returns:
-            The answer, its status 200.
-
-        Raises:
-            UnreachableError: No service there.
-            RerankerError: As `RerankerClient.rerank`.
-        """
+        """Ask for anything that the API has, with a body in JSON, and give the answer. Raises as `RerankerClient`."""
         headers = _authorization(api_key)
         retrying = AsyncRetrying(**_retry_policy(self._retries))
         with _reachable(self.url):
@@ -268,7 +193,6 @@ class AsyncRerankerClient:
         return _answered(response, self.url)
 
     async def aclose(self) -> None:
-        """Close the connections."""
         await self._http.aclose()
 
 
@@ -294,30 +218,25 @@ def _retry_policy(retries: int) -> dict[str, Any]:  # Any: tenacity's own option
         "retry": retry_if_result(lambda response: response.status_code in _RETRIED),
         "stop": stop_after_attempt(retries + 1),
         "wait": _wait_s,
-        "retry_error_callback": _last_response,
+        "retry_error_callback": lambda state: state.outcome.result(),
     }
-
-
-def _last_response(state: RetryCallState) -> httpx.Response:
-    response: httpx.Response = state.outcome.result()  # type: ignore[union-attr]  # there is one after each attempt
-    return response
 
 
 def _wait_s(state: RetryCallState) -> float:
     """Seconds until the next attempt: as Retry-After says; without one longer each time, and not in step."""
-    wait = _retry_after_s(_last_response(state))
+    wait: float | None = _retry_after_s(state.outcome.result())  # type: ignore[union-attr]  # there is one after each attempt
     if wait is None:
         wait = _FIRST_WAIT_S * 2 ** (state.attempt_number - 1) * random.uniform(0.5, 1)  # noqa: S311 - no cryptography
     return min(wait, _LONGEST_WAIT_S)
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def _retry_after_s(response: httpx.Response) -> int | None:
     """Read Retry-After, which gives seconds or a date. None: it is not there, or neither."""
     said = response.headers.get("retry-after", "")
-    if said.isdecimal():
-        return float(said)
     try:
-        return max((parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds(), 0.0)
+        if said.isdecimal():
+            return int(said)
+        return max(math.ceil((parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()), 0)
     except (TypeError, ValueError):
         return None
 
@@ -326,36 +245,14 @@ def _answered(response: httpx.Response, url: str) -> httpx.Response:
     """Give the response if it is an answer; raise what the service says otherwise."""
     if response.status_code == 200:
         return response
-    answer = _json(response, url)
-    answer = answer if isinstance(answer, dict) else {}
-    said, code, field = (answer.get(name) for name in ("message", "error_type", "field"))
-    wait_s = _retry_after_s(response)
-    raise rebuild_error(
-        code if isinstance(code, str) else "",
-        response.status_code,
-        said if isinstance(said, str) and said else f"HTTP {response.status_code} {response.reason_phrase}",
-        field if isinstance(field, str) else "",
-        None if wait_s is None else math.ceil(wait_s),
-    )
-
-
-def _json(response: httpx.Response, url: str) -> Any:  # Any: JSON
     try:
-        return response.json()
+        answer = response.json()
     except ValueError:
         raise UnreachableError(url, f"HTTP {response.status_code}, not in JSON") from None
-
-
-class _Answered(RerankerError):
-    """Mixed into one of our error classes: says what the service said, instead of what the class would say."""
-
-    def __init__(self, message: str, field: str) -> None:
-        # Not super(): the class's own wants the numbers that the message was made of.
-        Exception.__init__(self, message, field)
-        self.message, self.field = message, field
-
-    def __str__(self) -> str:
-        return self.message
+    texts = {name: said for name, said in answer.items() if isinstance(said, str)} if isinstance(answer, dict) else {}
+    message = texts.get("message") or f"HTTP {response.status_code} {response.reason_phrase}"
+    code, field = texts.get("error_type", ""), texts.get("field", "")
+    raise rebuild_error(code, response.status_code, message, field, _retry_after_s(response))
 
 
 def rebuild_error(
@@ -365,20 +262,18 @@ def rebuild_error(
 
     A code that this version does not know becomes a ClientError (4xx) or a ServiceError.
     """
-    base = _classes().get(code) or (ClientError if 400 <= status < 500 else ServiceError)
+    base = _CLASSES.get(code) or (ClientError if 400 <= status < 500 else ServiceError)
     attributes: dict[str, Any] = {  # Any: a class's
         "code": code,
         "status_code": status,
+        "field": field,
         "__doc__": base.__doc__,
+        "__init__": Exception.__init__,  # the class's own wants the numbers that the message was made of
+        "__str__": lambda _: message,
         # The class is made here, so pickle cannot find it by name.
-        "__reduce__": lambda _self: (rebuild_error, (code, status, message, field, retry_after_s)),
+        "__reduce__": lambda _: (rebuild_error, (code, status, message, field, retry_after_s)),
     }
     if retry_after_s is not None:
         attributes["retry_after_s"] = retry_after_s
-    error: RerankerError = type(base.__name__, (_Answered, base), attributes)(message, field)
+    error: RerankerError = type(base.__name__, (base,), attributes)(message)
     return error
-
-
-def _classes() -> dict[str, type[RerankerError]]:
-    """Return the classes of errors.py by their code; of two with the same code, the more general one."""
-    return {one.code: one for one in reversed(every_class())}

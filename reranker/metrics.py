@@ -4,12 +4,9 @@ Engines have their own in `reranker/engine/metrics.py`; docs/metrics.md lists al
 No label holds text that a client chose.
 
 The files outlive their processes: prometheus_client's multiprocess mode. A node is what shares a disk and is scraped at
-one address: a machine or a pod. In its folder each process has one of its own, so that its series stay apart, and a
-lock that says whether it lives. A replica joins its node once it knows its name. Until then, and in other programs,
-counts stay in memory.
+one address: a machine or a pod. In its folder each process has one of its own, so that its series stay apart. A replica
+joins its node once it knows its name. Until then, and in other programs, counts stay in memory.
 """
-
-from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -48,6 +45,7 @@ _REFUSALS = {
 }
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_REDIS_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 _TOKENS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 _SHARDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
@@ -59,9 +57,7 @@ REQUESTS = Counter(
     "client_gone; or the error's code (docs/errors.md).",
     ("dialect", "outcome"),
 )
-HTTP_RESPONSES = Counter(
-    "reranker_http_responses_total", "Answers on any path, by status; 499: the client had gone.", ("path", "status")
-)
+HTTP_RESPONSES = Counter("reranker_http_responses_total", "Answers; 499: the client had gone.", ("path", "status"))
 REQUEST_SECONDS = Histogram(
     "reranker_request_duration_seconds",
     "From a ranking request's head to its answer: answered, refused (4xx) or failed (5xx).",
@@ -75,15 +71,11 @@ STAGE_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 REQUEST_DOCUMENTS = Histogram("reranker_request_documents", "Documents of an answered request.", buckets=_COUNTS)
-REQUEST_TOKENS = Histogram(
-    "reranker_request_tokens", "Prompt tokens of an answered request, as in `usage`.", buckets=_TOKENS
-)
+REQUEST_TOKENS = Histogram("reranker_request_tokens", "Prompt tokens in a request's `usage`.", buckets=_TOKENS)
 
 # Documents and tokens
 DOCUMENTS = Counter("reranker_documents_total", "Documents of answered requests.")
-PROMPT_TOKENS = Counter(
-    "reranker_prompt_tokens_total", "Prompt tokens of answered requests, as in `usage`; cached ones included."
-)
+PROMPT_TOKENS = Counter("reranker_prompt_tokens_total", "Prompt tokens in answers' `usage`, cached ones included.")
 SCORED_PAIRS = Counter("reranker_scored_pairs_total", "Pairs that engines scored for answered requests.")
 SCORED_TOKENS = Counter("reranker_scored_tokens_total", "Tokens of those pairs; the head once for each shard.")
 TRUNCATED_DOCUMENTS = Counter("reranker_truncated_documents_total", "Documents that lost tokens to a limit.")
@@ -101,9 +93,7 @@ SLOWEST_SHARD = Histogram(
 )
 RETRIED_SHARDS = Counter("reranker_retried_shards_total", "Shards sent again because a replica was lost.")
 HEDGED_SHARDS = Counter("reranker_hedged_shards_total", "Shards sent a second time because a replica lagged.")
-DROPPED_SHARDS = Counter(
-    "reranker_dropped_shards_total", "Sendings called off: their request had ended, or another replica was faster."
-)
+DROPPED_SHARDS = Counter("reranker_dropped_shards_total", "Sendings called off: request over, or another faster.")
 
 # Admission
 ADMISSION_REFUSALS = Counter(
@@ -127,11 +117,7 @@ CACHE_BYTES = Gauge("reranker_cache_bytes", "Memory that scores take in an ingre
 REDIS_ERRORS = Counter("reranker_cache_redis_errors_total", "Calls of Redis that failed or took too long.")
 REDIS_SKIPPED = Counter("reranker_cache_redis_skipped_total", "Calls of Redis left out because it did not work lately.")
 REDIS_WRONG_VALUES = Counter("reranker_cache_redis_wrong_values_total", "Values in Redis that are none of ours.")
-REDIS_SECONDS = Histogram(
-    "reranker_cache_redis_seconds",
-    "Seconds that looking up a list in Redis took.",
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
-)
+REDIS_SECONDS = Histogram("reranker_cache_redis_seconds", "Looking up a list in Redis.", buckets=_REDIS_SECONDS)
 
 # Looked up once: a series is there, and 0, from the start, and `labels` takes as long as counting does.
 _STAGES = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
@@ -142,9 +128,7 @@ _REASONS = {reason: ADMISSION_REFUSALS.labels(reason) for reason in dict.fromkey
 def count_request(record: RequestRecord, ranking_paths: Collection[str]) -> None:
     """Count a request whose status is known, before its answer goes out. Blocks for some 50 µs.
 
-    Args:
-        record: The request's.
-        ranking_paths: A POST on another path counts as an HTTP answer only.
+    A POST on a path that is none of `ranking_paths` counts as an HTTP answer only.
     """
     ranks = record.path in ranking_paths
     path = record.path if ranks or record.path in _OTHER_PATHS else "other"
@@ -163,10 +147,8 @@ def count_request(record: RequestRecord, ranking_paths: Collection[str]) -> None
 
 
 def _outcome(record: RequestRecord) -> str:
-    if record.error:
-        return record.error
-    if record.status >= 300:
-        return "other"
+    if record.error or record.status >= 300:
+        return record.error or "other"
     return "partial" if any(ranking.unscored for ranking in record.rankings) else "answered"
 
 
@@ -217,16 +199,13 @@ def _add(*amounts: tuple[Counter, int]) -> None:
 
 NODE_FOLDERS = "reranker-metrics-"
 """Beginning of the names of nodes' folders. Joining a node removes those beside it that nobody uses any more."""
+# Reserved at a process's start, more than all series take: a write that met a full disk would end the process (SIGBUS).
 _FILE_BYTES = {"counter": 2**18, "histogram": 2**18, "gauge_sum": 2**14}
-"""Reserved at a process's start, more than all series take: a later write that met a full disk would end the process
-(SIGBUS)."""
-_NAME = "replica"
-"""The file in a process's folder that holds its replica's name, locked while the process lives."""
+_NAME = "replica"  # the file in a process's folder with its replica's name, locked while the process lives
 _KEPT_ENDED = 8
 """Ended processes with series of their own, so that Prometheus sees their last figures. Older ones: one sum."""
 _ABANDONED_S = 3_600
-_UNREADABLE = OSError, ValueError, RuntimeError, struct.error
-"""Raised by writing to a full disk, and by reading a file that is not ours."""
+_UNREADABLE = OSError, ValueError, RuntimeError, struct.error  # of a full disk, and of a file that is not ours
 
 _folder: Path | None = None
 
@@ -237,12 +216,9 @@ def metrics_of(module: ModuleType) -> list[MetricWrapperBase]:
 
 
 def join_node(folder: Path, replica: str, metrics: Iterable[MetricWrapperBase]) -> None:
-    """Begin to count into files, from 0. If they cannot be written, counts stay in memory, unseen by other processes.
+    """Begin to count this process's metrics, from 0, into files of the node's folder, under its replica's name.
 
-    Args:
-        folder: The node's.
-        replica: Label of this process's series.
-        metrics: Those of this process.
+    If they cannot be written, counts stay in memory, unseen by other processes.
     """
     global _folder
     own = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -251,14 +227,13 @@ def join_node(folder: Path, replica: str, metrics: Iterable[MetricWrapperBase]) 
         _remove_abandoned(folder)
         with _locked(folder):
             _add_up_ended(folder)
-            _make_files(own, os.getpid())
+            files = _make_files(own)
             name = os.open(own / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(name, fcntl.LOCK_EX)  # for as long as the process lives
             os.write(name, replica.encode())
     except _UNREADABLE as error:
         logger.warning("metrics of this process alone: %s: %s", folder, error)
         return
-    files = {kind: MmapedDict(str(own / f"{kind}_{os.getpid()}.db")) for kind in _FILE_BYTES}
     values.ValueClass = functools.partial(_FileValue, files)
     for metric in metrics:
         for one in (metric, *getattr(metric, "_metrics", {}).values()):
@@ -295,11 +270,13 @@ class _FileValue:
         """There are none in files."""
 
 
-def _make_files(folder: Path, process: int) -> None:
+def _make_files(folder: Path) -> dict[str, MmapedDict]:
     folder.mkdir()
-    for kind, size in _FILE_BYTES.items():
-        with (folder / f"{kind}_{process}.db").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+    paths = {kind: folder / f"{kind}_{os.getpid()}.db" for kind in _FILE_BYTES}
+    for kind, path in paths.items():
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES[kind])
+    return {kind: MmapedDict(str(path)) for kind, path in paths.items()}
 
 
 @contextlib.contextmanager
@@ -337,16 +314,11 @@ def _add_up_ended(folder: Path) -> None:
         return
     # Each sum has a new name: if an old series rose, Prometheus would count the processes' figures a second time.
     new = folder / f".ended-{time.time_ns()}"
-    _make_files(new, 0)
-    files = [str(file) for one in before + ended for file in one.glob("[ch]*_*.db")]  # gauges end with their process
-    written = {kind: MmapedDict(str(new / f"{kind}_0.db")) for kind in ("counter", "histogram")}
-    for metric in MultiProcessCollector.merge(files, accumulate=False):
-        for sample in metric.samples:
-            names, texts = list(sample.labels), list(sample.labels.values())
-            key = mmap_key(metric.name, sample.name, names, texts, metric.documentation)
-            written[metric.type].write_value(key, sample.value, 0.0)
-    for file in written.values():
-        file.close()
+    for kind, file in _make_files(new).items():
+        for old in (path for one in before + ended for path in one.glob(f"{kind}_*.db") if kind != "gauge_sum"):
+            for key, value, _, _ in MmapedDict.read_all_values_from_file(str(old)):
+                file.write_value(key, file.read_value(key)[0] + value, 0.0)
+        file.close()  # without gauges, which end with their process
     (new / "added").write_text("\n".join(one.name for one in before + ended))
     new.rename(folder / new.name[1:])  # from here on they are in the sum
     for one in before + ended:
@@ -375,15 +347,13 @@ class NodeCollector(Collector):
             for process in _processes(self._folder):
                 name = process / _NAME
                 replica = name.read_text() if name.is_file() else process.name
-                alive = _is_alive(process)
+                hidden = () if _is_alive(process) else ("gauge",)
                 try:
                     metrics = MultiProcessCollector(None, str(process)).collect()
                 except _UNREADABLE as error:
                     logger.warning("metrics of %s are left out: %s", replica, error)
                     continue
-                for metric in metrics:
-                    if metric.type == "gauge" and not alive:
-                        continue
+                for metric in (one for one in metrics if one.type not in hidden):
                     whole = found.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
                     for sample in metric.samples:
                         whole.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)

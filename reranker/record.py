@@ -7,7 +7,7 @@ Whoever does a part of the work notes it here at once, so that it is known after
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
@@ -18,8 +18,7 @@ STAGES = ("read", "parse", "admit", "retrieve", "cache", "coalesce", "tokenize",
 """In the order of a request that is scored: receive and decompress the body; read it; find room for the list; for a
 search, find the candidates; look up known scores; wait for other lists' scores; make prompts; wait in a replica; be
 scored there; make one ranking; write the answer."""
-CLIENT_GONE = 499
-"""Status of a request whose client has hung up; the number is nginx's."""
+CLIENT_GONE = 499  # status of a request whose client has hung up; the number is nginx's
 Outcome: TypeAlias = Literal["under way", "answered", "lost", "failed", "dropped"]
 """Lost: the replica has ended. Dropped: by us, as another attempt or the list was done."""
 
@@ -28,8 +27,7 @@ class Interval(NamedTuple):
     """A stage, or a part of one: a stage may come several times, and overlap others."""
 
     stage: str
-    began_s: float
-    """On `time.monotonic`'s clock, as all times here."""
+    began_s: float  # on `time.monotonic`'s clock, as all times here
     ended_s: float
 
 
@@ -37,16 +35,13 @@ class Interval(NamedTuple):
 class Attempt:
     """One sending of a shard to one replica."""
 
-    hedge: bool = False
-    """Sent while another attempt lagged."""
-    replica: str = ""
-    """Empty: none was chosen yet."""
+    hedge: bool = False  # sent while another attempt lagged
+    replica: str = ""  # empty: none was chosen yet
     sent_s: float = field(default_factory=time.monotonic)
     ended_s: float | None = None
     outcome: Outcome = "under way"
 
     def end(self, outcome: Outcome) -> None:
-        """Note the outcome, unless there is one already."""
         if self.ended_s is None:
             self.ended_s, self.outcome = time.monotonic(), outcome
 
@@ -56,48 +51,37 @@ class ShardRecord:
     """One shard and its attempts."""
 
     pairs: int = 0
-    tokens: int = 0
-    """`Shard.work_tokens`."""
-    document_of_pair: TokenArray | None = None
-    """Shape (pairs,): each pair's document, by its position in the list."""
-    attempts: list[Attempt] = field(default_factory=list)
-    """In the order of sending: the first, those after a lost replica, and hedges."""
-    answer: Attempt | None = None
-    """The attempt that counted."""
-    queue_s: float = 0.0
-    """As `EngineScores.queue_s`."""
-    engine_s: float = 0.0
-    """As `EngineScores.engine_s`."""
+    tokens: int = 0  # `Shard.work_tokens`
+    document_of_pair: TokenArray | None = None  # shape (pairs,): each pair's document, by its position in the list
+    attempts: list[Attempt] = field(default_factory=list)  # the first, those after a lost replica, and hedges
+    answer: Attempt | None = None  # the attempt that counted
+    queue_s: float = 0.0  # as `EngineScores.queue_s`
+    engine_s: float = 0.0  # as `EngineScores.engine_s`
 
     def send(self, *, hedge: bool = False) -> Attempt:
-        """Begin an attempt."""
         attempt = Attempt(hedge)
         self.attempts.append(attempt)
         return attempt
 
     def answered(self, attempt: Attempt, scores: EngineScores) -> None:
-        """Note that this attempt counts."""
         attempt.end("answered")
         self.answer, self.queue_s, self.engine_s = attempt, scores.queue_s, scores.engine_s
 
     def end(self) -> None:
-        """Note that attempts under way are dropped."""
         for attempt in self.attempts:
             attempt.end("dropped")
 
     @property
     def documents(self) -> list[int]:
-        """Positions of its documents in the list."""
         return sorted(set(self.document_of_pair.tolist())) if self.document_of_pair is not None else []
 
     @property
     def replica(self) -> str:
         """Who answered. Empty: nobody."""
-        return self.answer.replica if self.answer is not None else ""
+        return self.answer.replica if self.answer else ""
 
     @property
     def sent_s(self) -> float:
-        """When it was sent first."""
         return self.attempts[0].sent_s if self.attempts else 0.0
 
     @property
@@ -109,66 +93,51 @@ class ShardRecord:
     def intervals(self) -> Iterator[Interval]:
         """When it waited and was scored in the replica that answered, on our clock.
 
-        A replica sends durations only, as two machines' clocks differ. The way there and the way back are taken as
-        equally long.
+        A replica sends durations only, as two machines' clocks differ; both ways are taken as equally long.
         """
-        if self.answer is None or self.answer.ended_s is None:
-            return
-        way_s = max(0.0, self.answer.ended_s - self.answer.sent_s - self.queue_s - self.engine_s)
-        began_s = self.answer.sent_s + way_s / 2
-        yield Interval("queue", began_s, began_s + self.queue_s)
-        yield Interval("engine", began_s + self.queue_s, began_s + self.queue_s + self.engine_s)
+        if self.answer:
+            way_s = max(0.0, (self.answer.ended_s or 0.0) - self.answer.sent_s - self.queue_s - self.engine_s)
+            turn_s = self.answer.sent_s + way_s / 2 + self.queue_s
+            yield Interval("queue", turn_s - self.queue_s, turn_s)
+            yield Interval("engine", turn_s, turn_s + self.engine_s)
 
 
 @dataclass(slots=True, eq=False)
 class RequestRecord:
     """One request, from the moment its head is there. To be used from one event loop."""
 
-    request_id: str = ""
-    """The client's, or ours."""
+    request_id: str = ""  # the client's, or ours
     method: str = ""
     path: str = ""
     began_s: float = field(default_factory=time.monotonic)
     began_unix_ns: int = field(default_factory=time.time_ns)
     ended_s: float | None = None
-    intervals: list[Interval] = field(default_factory=list)
-    """Stages in this process, in the order in which they ended."""
-    shards: list[ShardRecord] = field(default_factory=list)
-    """Of all lists, in the order of sending."""
-    status: int = 0
-    """Of the answer; `CLIENT_GONE` where nobody waits for it. 0: not known yet."""
-    error: str = ""
-    """`error_type` of the answer (docs/errors.md). Empty: none."""
-    caller: str = ""
-    """Name of the key; "anonymous" without keys. Empty: not let in, or no key is needed there."""
-    dialect: str = ""
-    """Empty: not known yet, or no ranking."""
+    intervals: list[Interval] = field(default_factory=list)  # stages in this process, in the order in which they ended
+    shards: list[ShardRecord] = field(default_factory=list)  # of all lists, in the order of sending
+    status: int = 0  # of the answer; `CLIENT_GONE` where nobody waits for it. 0: not known yet
+    error: str = ""  # `error_type` of the answer (docs/errors.md). Empty: none
+    caller: str = ""  # name of the key; "anonymous" without keys. Empty: not let in, or no key is needed there
+    dialect: str = ""  # empty: not known yet, or no ranking
     priority: str = ""
     body_bytes: int = 0
     lists: int = 0
     documents: int = 0
-    found_bytes: int = 0
-    """Size of the documents that a search found."""
-    rankings: Sequence[Ranking] = ()
-    """What was answered, list by list."""
-    traceparent: str = ""
-    """The caller's, as in W3C's Trace Context; not checked."""
+    found_bytes: int = 0  # size of the documents that a search found
+    rankings: Sequence[Ranking] = ()  # what was answered, list by list
+    traceparent: str = ""  # the caller's, as in W3C's Trace Context; not checked
     tracestate: str = ""
-    trace_id: str = ""
-    """In hexadecimal. Empty: the request is in no trace that is kept."""
+    trace_id: str = ""  # in hexadecimal. Empty: the request is in no trace that is kept
     _stages_s: tuple[int, dict[str, float]] = (-1, {})
 
     @property
     def size_bytes(self) -> int:
-        """Size of what is to be ranked, as admission counts it before its tokens are known."""
+        """What admission counts, before tokens are known."""
         return self.body_bytes + self.found_bytes
 
     def stage(self, name: str) -> Stage:
-        """Time a stage for as long as the block lasts, however it ends."""
         return Stage(self.intervals, name)
 
     def shard(self, pairs: int, tokens: int, document_of_pair: TokenArray) -> ShardRecord:
-        """Begin the record of a shard."""
         record = ShardRecord(pairs, tokens, document_of_pair)
         self.shards.append(record)
         return record
@@ -185,17 +154,14 @@ class RequestRecord:
 
     @property
     def replicas(self) -> int:
-        """Distinct replicas that answered."""
         return len({shard.replica for shard in self.shards} - {""})
 
     @property
     def retries(self) -> int:
-        """Attempts after a lost replica."""
         return sum(not one.hedge for shard in self.shards for one in shard.attempts[1:])
 
     @property
     def hedges(self) -> int:
-        """Attempts beside one that lagged."""
         return sum(one.hedge for shard in self.shards for one in shard.attempts)
 
     def end(self) -> None:
@@ -206,16 +172,11 @@ class RequestRecord:
 
     @property
     def total_s(self) -> float:
-        """Seconds from the head to the answer, or until now."""
         return (time.monotonic() if self.ended_s is None else self.ended_s) - self.began_s
-
-    def all_intervals(self) -> list[Interval]:
-        """Those in this process and those in replicas."""
-        return self.intervals + [one for shard in self.shards for one in shard.intervals()]
 
     def stages_s(self) -> dict[str, float]:
         """Seconds in which each stage was going on. Their sum may exceed the whole, as stages overlap."""
-        intervals = self.all_intervals()
+        intervals = self.intervals + [one for shard in self.shards for one in shard.intervals()]
         if len(intervals) != self._stages_s[0]:  # the header, metrics and the log ask one after the other
             of_stage: dict[str, list[Interval]] = {}
             for one in intervals:
@@ -239,9 +200,8 @@ class Stage:
         self._intervals.append(Interval(self._name, self._began_s, time.monotonic()))
 
 
-def covered_s(intervals: Iterable[Interval]) -> float:
+def covered_s(intervals: Sequence[Interval]) -> float:
     """Seconds within at least one of the intervals."""
-    intervals = list(intervals)
     if len(intervals) == 1:  # most stages come once
         return intervals[0].ended_s - intervals[0].began_s
     covered_s, until_s = 0.0, float("-inf")

@@ -1,13 +1,10 @@
-"""The frozen values that travel between the steps of one request, and between processes.
-
-A list's prompts are flat token arrays: one copy per shard, sent as they lie in memory.
-"""
+"""The frozen values that travel between the steps of one request, and between processes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,37 +13,26 @@ TokenArray: TypeAlias = NDArray[np.int32]
 FloatArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
-TruncationSide: TypeAlias = Literal["end", "start"]
-"""The end of a document that is cut off."""
-LongDocuments: TypeAlias = Literal["truncate", "windows"]
-"""A document that does not fit one prompt is cut, or scored whole in overlapping windows."""
-Aggregate: TypeAlias = Literal["max", "mean", "first"]
-"""How the scores of a document's windows become one score."""
-Priority: TypeAlias = Literal["interactive", "bulk"]
-"""Somebody waits for the request, or it is a job that may take its time."""
-CacheMode: TypeAlias = Literal["off", "read", "refresh"]
-"""Neither use nor remember scores; only use them; only remember them."""
+TruncationSide: TypeAlias = Literal["end", "start"]  # the end of a document that is cut off
+LongDocuments: TypeAlias = Literal["truncate", "windows"]  # what does not fit one prompt; windows overlap
+Aggregate: TypeAlias = Literal["max", "mean", "first"]  # how the scores of a document's windows become one score
+Priority: TypeAlias = Literal["interactive", "bulk"]  # somebody waits for it, or it may take its time
+CacheMode: TypeAlias = Literal["off", "read", "refresh"]  # no cache; only use scores; only remember them
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who a request comes from, and what they may. docs/keys.md says which ingress replicas share a limit."""
 
-    name: str
-    """For logs and metrics; never the key."""
-    priority: Priority | None = None
-    """"bulk": of all their requests. Otherwise they choose."""
-    max_in_flight: int | None = None
-    """Requests at the same time."""
-    tokens_per_minute: int | None = None
-    """Prompt tokens."""
+    name: str  # for logs and metrics; never the key
+    priority: Priority | None = None  # "bulk": of all their requests. Otherwise they choose
+    max_in_flight: int | None = None  # requests at the same time
+    tokens_per_minute: int | None = None  # prompt tokens
     admin: bool = False
-    metrics: bool = False
-    """May read `GET /metrics`."""
+    metrics: bool = False  # may read `GET /metrics`
 
 
-ANONYMOUS = Caller("anonymous")
-"""Everybody, where there are no keys."""
+ANONYMOUS = Caller("anonymous")  # everybody, where there are no keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,49 +41,41 @@ class RankRequest:
 
     query: str
     documents: tuple[str, ...]
-    metadata: tuple[Mapping[str, object], ...] = ()
-    """What came with each document besides its text. Empty: nothing."""
+    metadata: tuple[Mapping[str, object], ...] = ()  # what came with each document besides its text. Empty: nothing
     instruction: str | None = None
-    top_n: int | None = None
-    """None: all documents."""
-    max_document_tokens: int | None = None
-    """Every document is cut to so many tokens first."""
+    top_n: int | None = None  # None: all documents
+    max_document_tokens: int | None = None  # every document is cut to so many tokens first
     truncation_side: TruncationSide | None = None
     long_documents: LongDocuments | None = None
     aggregate: Aggregate | None = None
     max_windows: int | None = None
     overlap_tokens: int | None = None
-    score_threshold: float | None = None
-    """Documents below this relevance score are left out."""
+    score_threshold: float | None = None  # documents below this relevance score are left out
     priority: Priority = "interactive"
     timeout_s: float | None = None
-    allow_partial: bool = False
-    """When time is up, the answer has the documents scored so far."""
-    cache: CacheMode | None = None
-    """None: scores are used and remembered."""
-    model: str | None = None
-    """An adapter's name chooses the adapter; any other name, the model itself."""
+    allow_partial: bool = False  # when time is up, the answer has the documents scored so far
+    cache: CacheMode | None = None  # None: scores are used and remembered
+    model: str | None = None  # an adapter's name chooses the adapter; any other name, the model itself
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Pairs of one list, sent in one call to one replica.
+    """Pairs of one list, sent in one call to one replica; flat arrays go out as they lie in memory.
 
     The prompt of pair i is `head + tokens[offsets[i]:offsets[i + 1]] + tail`.
-
-    Attributes:
-        head: Shape (head tokens,): system text, instruction and query, up to and including `<Document>:`.
-        tail: Shape (tail tokens,).
-        tokens: Shape (document tokens of all pairs,), one document after the other.
-        offsets: Shape (pairs + 1,), rising from 0 to `len(tokens)`.
-        adapter: Name of the LoRA adapter that scores them. Empty: the model itself.
     """
 
-    head: TokenArray
-    tail: TokenArray
-    tokens: TokenArray
-    offsets: TokenArray
-    adapter: str = ""
+    head: TokenArray  # shape (head tokens,): system text, instruction and query, up to and including `<Document>:`
+    tail: TokenArray  # shape (tail tokens,)
+    tokens: TokenArray  # shape (document tokens of all pairs,), one document after the other
+    offsets: TokenArray  # shape (pairs + 1,), rising from 0 to `len(tokens)`
+    adapter: str = ""  # name of the LoRA adapter that scores them. Empty: the model itself
+
+    @classmethod
+    def of(cls, head: TokenArray, tail: TokenArray, documents: Sequence[TokenArray], adapter: str = "") -> Self:
+        offsets = np.zeros(len(documents) + 1, dtype=np.int32)
+        np.cumsum([len(document) for document in documents], out=offsets[1:])
+        return cls(head, tail, np.concatenate([head[:0], *documents]), offsets, adapter)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -115,35 +93,25 @@ class Shard:
     @property
     def pair_tokens(self) -> list[int]:
         """Tokens each pair adds to a shard: its document and the tail."""
-        lengths: list[int] = (np.diff(self.offsets) + len(self.tail)).tolist()
-        return lengths
+        return (np.diff(self.offsets) + len(self.tail)).tolist()  # type: ignore[no-any-return]
 
     def select(self, indices: Sequence[int]) -> Shard:
         """The pairs at these indices, in this order."""
         if len(indices) == len(self) and all(i == j for i, j in enumerate(indices)):
             return self
         documents = [self.tokens[self.offsets[i] : self.offsets[i + 1]] for i in indices]
-        offsets = np.zeros(len(indices) + 1, dtype=np.int32)
-        np.cumsum([len(document) for document in documents], out=offsets[1:])
-        return Shard(self.head, self.tail, np.concatenate([self.tokens[:0], *documents]), offsets, self.adapter)
+        return Shard.of(self.head, self.tail, documents, self.adapter)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedList:
-    """All prompts of one list, in the layout of a shard.
+    """All prompts of one list, in the layout of a shard."""
 
-    Attributes:
-        prompts: A document scored in windows has several pairs, one after the other.
-        document_of_pair: Shape (pairs,), rising: index of each pair's document in the list.
-        truncated: Indices of the documents that lost tokens.
-    """
-
-    prompts: Shard
-    document_of_pair: TokenArray
-    truncated: frozenset[int]
+    prompts: Shard  # a document scored in windows has several pairs, one after the other
+    document_of_pair: TokenArray  # shape (pairs,), rising: index of each pair's document in the list
+    truncated: frozenset[int]  # indices of the documents that lost tokens
 
     def for_adapter(self, adapter: str) -> RenderedList:
-        """The same prompts for this adapter. Empty: for the model itself."""
         return replace(self, prompts=replace(self.prompts, adapter=adapter)) if adapter else self
 
 
@@ -151,12 +119,9 @@ class RenderedList:
 class ShardTerms:
     """How a replica is to treat a shard."""
 
-    weight: float = 1.0
-    """Share of the engine against other lists: twice the weight, twice the share."""
-    timeout_s: float | None = None
-    """Seconds the replica has. A pair that is not scored by then comes back unscored."""
-    sender: str = ""
-    """`Placement.sender` of who counts it as its own."""
+    weight: float = 1.0  # share of the engine against other lists: twice the weight, twice the share
+    timeout_s: float | None = None  # seconds the replica has. A pair that is not scored by then comes back unscored
+    sender: str = ""  # `Placement.sender` of who counts it as its own
     request_id: str = ""
 
 
@@ -164,33 +129,23 @@ class ShardTerms:
 class ReplicaLoad:
     """What a replica has to do, and how fast it is."""
 
-    pending_tokens: int = 0
-    """Work tokens in its engine, waiting or being computed."""
-    tokens_per_s: float | None = None
-    """Work tokens it finishes in a second of work, lately. None: not known yet."""
-    in_hand: Mapping[str, int] = field(default_factory=dict)
-    """Work tokens of the shards it has not answered yet, by sender."""
+    pending_tokens: int = 0  # work tokens in its engine, waiting or being computed
+    tokens_per_s: float | None = None  # work tokens it finishes in a second of work, lately. None: not known yet
+    in_hand: Mapping[str, int] = field(default_factory=dict)  # work tokens of its unanswered shards, by sender
 
 
 @dataclass(frozen=True, slots=True)
 class EngineScores:
-    """Scores of pairs, as an engine gives them.
+    """Scores of pairs, as an engine gives them."""
 
-    Attributes:
-        logits: Shape (pairs,), float32: logit("yes") - logit("no").
-        scored: Shape (pairs,). False: time was up before this pair's turn; its logit means nothing.
-        queue_s: Seconds until the first pair's turn.
-        engine_s: Seconds from then to the last pair's score; other lists take turns in it.
-    """
-
-    logits: FloatArray
-    scored: BoolArray
-    queue_s: float = 0.0
-    engine_s: float = 0.0
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # transport/frames.py checks what arrives
+    logits: FloatArray  # shape (pairs,): logit("yes") - logit("no")
+    scored: BoolArray  # shape (pairs,). False: time was up before this pair's turn; its logit means nothing
+    queue_s: float = 0.0  # until the first pair's turn
+    engine_s: float = 0.0  # from then to the last pair's score; other lists take turns in it
 
     @classmethod
     def nothing(cls, pairs: int) -> Self:
-        """So many pairs, none of them scored."""
         return cls(np.zeros(pairs, dtype=np.float32), np.zeros(pairs, dtype=np.bool_))
 
 
@@ -201,23 +156,18 @@ class ShardScores:
     scores: EngineScores
     replica: str
     load: ReplicaLoad = ReplicaLoad()
-    model: str = ""
-    """Its engine's `reranker.model.checkpoint.model_identity`."""
+    model: str = ""  # its engine's `reranker.model.checkpoint.model_identity`
 
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One line of an answer."""
 
-    index: int
-    """Position in `request.documents`."""
-    relevance_score: float
-    """In [0, 1]."""
-    log_odds: float
-    """logit("yes") - logit("no"); relevance_score is its sigmoid."""
+    index: int  # position in `request.documents`
+    relevance_score: float  # in [0, 1]
+    log_odds: float  # logit("yes") - logit("no"); relevance_score is its sigmoid
     truncated: bool = False
-    windows: int = 1
-    """Its prompts."""
+    windows: int = 1  # its prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,15 +186,9 @@ class Ranking:
     excluded: tuple[ExcludedDocument, ...] = ()
     prompt_tokens: int = 0
     truncated_documents: int = 0
-    windowed_documents: int = 0
-    """Documents of more than one prompt."""
-    unscored: tuple[int, ...] = ()
-    """Indices of documents that time was too short for; only with `allow_partial`."""
-    deduplicated_pairs: int = 0
-    """Prompts not scored because the list repeats their documents."""
-    cached_documents: int = 0
-    """Distinct documents whose score was known."""
-    missed_documents: int = 0
-    """Distinct documents whose score was looked for and not known."""
-    coalesced_documents: int = 0
-    """Distinct documents that another list was having scored."""
+    windowed_documents: int = 0  # documents of more than one prompt
+    unscored: tuple[int, ...] = ()  # indices of documents that time was too short for; only with `allow_partial`
+    deduplicated_pairs: int = 0  # prompts not scored because the list repeats their documents
+    cached_documents: int = 0  # distinct documents whose score was known
+    missed_documents: int = 0  # distinct documents whose score was looked for and not known
+    coalesced_documents: int = 0  # distinct documents that another list was having scored

@@ -19,7 +19,6 @@ from deployments.autoscaling import GAUGES
 from reranker import metrics
 from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
 from reranker.engine import metrics as engine_metrics
-from reranker.engine.startup_check import CHECKS
 from reranker.errors import for_clients
 from reranker.metrics import metrics_of
 
@@ -71,7 +70,6 @@ def metrics_page() -> str:
     """docs/metrics.md as it is, with a table that has one row for each metric."""
     before, _, rest = METRICS.read_text(encoding="utf-8").partition(_TABLE_BEGINS)
     _, _, after = rest.partition(_TABLE_ENDS)
-    engine_metrics.EngineMetrics(CHECKS)  # it makes their series
     table = []
     for title, module in (("an ingress", metrics), ("an engine replica", engine_metrics)):
         table += ["", f"| counted in {title} | kind | labels | meaning |", "|---|---|---|---|"]

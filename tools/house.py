@@ -13,8 +13,7 @@ import grimp
 ROOT = Path(__file__).parents[1]
 PRODUCT, AROUND = ("reranker", "deployments"), ("benchmarks", "tools")
 MAX_FILES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 110, 400, 12, 8_000
-WANTED_LINES = 16_500
-MAX_LINES = 18_800  # lowered with every commit that takes lines out, until it is what is wanted
+MAX_LINES = 16_500
 
 _ROW = re.compile(r"^\|[^|]+\| *`([^`:]+):([\w.]+)`", re.MULTILINE)
 
@@ -86,7 +85,7 @@ def main() -> int:
     }
     numbers = [
         ("Python files of the product", len(files), MAX_FILES, ""),
-        ("their lines", sum(files.values()), MAX_LINES, f"(wanted: {WANTED_LINES:,})"),
+        ("their lines", sum(files.values()), MAX_LINES, ""),
         ("lines of the longest", files[longest], MAX_FILE_LINES, longest),
         ("layers of imports", len(layers), MAX_LAYERS, ""),
         ("lines of benchmarks/ and tools/", sum(around.values()), MAX_AROUND_LINES, ""),

@@ -7,20 +7,19 @@ found out under load. Nothing is started here and nothing is loaded but the modu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from deployments.checks import manifest, rules, schema
-from deployments.checks.document import Document, Finding, read_all, shown
+from deployments.checks.document import Document, Finding, below, read_all, shown
 
 _SERVE_CONFIG = ("spec", "serveConfigV2")
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What was found in one text."""
 
     configurations: int
@@ -37,14 +36,10 @@ def check(text: str) -> Report:
         for document in read_all(text):
             config = _configuration(document)
             if isinstance(config, Finding):
-                found.append(_at(document, config))
+                found += _lines(document, [config])
             elif config is not None:
                 configurations += 1
-                broken = list(schema.problems(config.value))
-                found += [_at(config, finding) for finding in broken]
-                # What is of a wrong form has no meaning that could contradict another; one thing after the other.
-                if not any(finding.breaks for finding in broken):
-                    found += _contradictions(document, config)
+                found += _findings(document, config)
     except YAMLError as error:
         found.append(_not_yaml(error))
     if not configurations and not found:
@@ -72,17 +67,21 @@ def _configuration(document: Document) -> Document | Finding | None:
     return inner[0]
 
 
-def _contradictions(document: Document, config: Document) -> Iterator[tuple[int, str]]:
-    if config is document:
-        yield from (_at(config, finding) for finding in rules.problems(config.value, frozenset(os.environ)))
+def _findings(document: Document, config: Document) -> Iterator[tuple[int, str]]:
+    """Check a configuration; `document` is the manifest that holds it, or itself."""
+    broken = list(_lines(config, schema.problems(config.value)))
+    yield from broken
+    if broken:  # what is of a wrong form has no meaning that could contradict another
         return
-    variables = manifest.environment(document.value)
-    yield from (_at(config, finding) for finding in rules.problems(config.value, variables))
-    yield from (_at(document, finding) for finding in manifest.problems(document.value, config.value))
+    settings, alone = schema.read(config.value), config is document
+    variables = os.environ if alone else manifest.environment(document.value)
+    yield from _lines(config, rules.problems(settings, variables))
+    yield from () if alone else _lines(document, below((), manifest.problems(document.value, settings)))
 
 
-def _at(document: Document, finding: Finding) -> tuple[int, str]:
-    return document.line(finding.path), f"{shown(finding.path)}: {finding.problem}. {finding.remedy}"
+def _lines(document: Document, findings: Iterable[Finding]) -> Iterator[tuple[int, str]]:
+    for path, problem, remedy in findings:
+        yield document.line(path), f"{shown(path)}: {problem}. {remedy}"
 
 
 def _not_yaml(error: YAMLError) -> tuple[int, str]:

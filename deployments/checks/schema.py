@@ -6,218 +6,215 @@ import dataclasses
 import difflib
 import importlib
 import re
-import types
 import typing
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError
-from ray.serve.schema import ServeDeploySchema
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from ray.serve.config import (
+    AutoscalingConfig,
+    AutoscalingPolicy,
+    DeploymentActorConfig,
+    GangSchedulingConfig,
+    RequestRouterConfig,
+)
+from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from deployments import IMPORT_PATH, UI_IMPORT_PATH
-from deployments.checks.document import Finding, Path
+from deployments.checks.document import Finding, Path, Row
 from reranker.config import RerankerConfig, UIConfig
 
 # A YAML document has every type, and so has an annotation: hence the Any in this file.
-_SETTINGS: Mapping[Any, type[BaseModel]] = {IMPORT_PATH: RerankerConfig, UI_IMPORT_PATH: UIConfig}
+_SETTINGS: Mapping[str, type[BaseModel]] = {IMPORT_PATH: RerankerConfig, UI_IMPORT_PATH: UIConfig}
 """What the `args` of our applications are, by their import path."""
 _CONTRADICTION = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): (.+)\. ([A-Z].+)")
 """What a validator of ours says of two settings: `key: problem. Remedy`."""
-_UNKNOWN = "extra_forbidden"  # pydantic's word for it; we say it ourselves, with what was perhaps meant
+
+
+class _Importing(BaseModel, extra="forbid"):
+    """Ray's constructors of these import what is named, and forget that unknown keys are forbidden."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _imported(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(value)
+        except (ImportError, AttributeError) as error:
+            key = next(iter(cls.model_fields))
+            said = f"{key}: cannot be imported: {error}. Give it as module:name of something installed"
+            raise ValueError(said) from None
+
+
+class _Policy(_Importing, AutoscalingPolicy): ...
+
+
+class _Router(_Importing, RequestRouterConfig): ...
+
+
+class _Actor(_Importing, DeploymentActorConfig): ...
+
+
+class _Scaling(AutoscalingConfig):
+    policy: _Policy = Field(default_factory=_Policy)
+
+
+class Deployment(DeploymentSchema):
+    """Ray would take any dictionary for these."""
+
+    autoscaling_config: _Scaling | None = None
+    request_router_config: _Router = Field(default_factory=_Router)
+    gang_scheduling_config: GangSchedulingConfig | None = None
+    deployment_actors: list[_Actor] | None = None
+    ray_actor_options: RayActorOptionsSchema = RayActorOptionsSchema()
+
+    @property
+    def drain_s(self) -> float:
+        return self.graceful_shutdown_timeout_s if "graceful_shutdown_timeout_s" in self.model_fields_set else 20.0
+
+
+class Application(ServeApplicationSchema):
+    """One application of a `ServeConfig`."""
+
+    deployments: list[Deployment] = Field([], description="Deployment options that override those in the code")
+
+    @property
+    def settings(self) -> RerankerConfig:
+        """Ours; the defaults, where the application is another."""
+        return RerankerConfig.model_validate(self.args if self.import_path == IMPORT_PATH else {})
+
+
+class ServeConfig(ServeDeploySchema):
+    """A Serve configuration, as strict as it can be."""
+
+    applications: list[Application] = Field(description="The set of applications to run on the Ray cluster")
+
+
+def read(config: Any) -> ServeConfig:
+    """Read a Serve configuration strictly; pydantic.ValidationError if anything is unknown or refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's deprecations
+        checked: ServeConfig = ServeConfig.model_validate(config, extra="forbid")
+    return checked
 
 
 def problems(config: Mapping[str, Any]) -> Iterator[Finding]:
     """Say what is misspelt, of a wrong type, missing, refused by Ray, or cannot be imported."""
-    yield from _unknown_keys(config, ServeDeploySchema, ())
-    yield from _refused(config, ServeDeploySchema, ())
+    yield from _refused(config, ServeConfig, read, ())
     applications = config.get("applications")
     for place, application in enumerate(applications if isinstance(applications, list) else ()):
-        if isinstance(application, dict):
-            yield from _application(application, ("applications", place))
-
-
-def _application(application: Mapping[str, Any], path: Path) -> Iterator[Finding]:
-    target = application.get("import_path")
-    if isinstance(target, str):
-        yield from _not_importable(target, (*path, "import_path"))
-    if target in _SETTINGS:
-        arguments = application.get("args") or {}
-        yield from _unknown_keys(arguments, _SETTINGS[target], (*path, "args"))
-        yield from _refused(arguments, _SETTINGS[target], (*path, "args"))
+        target = application.get("import_path") if isinstance(application, dict) else None
+        path: Path = ("applications", place)
+        if isinstance(target, str):
+            yield from _not_importable(target, (*path, "import_path"))
+            if model := _SETTINGS.get(target):
+                yield from _refused(application.get("args") or {}, model, model.model_validate, (*path, "args"))
 
 
 def _not_importable(target: str, path: Path) -> Iterator[Finding]:
     module, _, name = target.replace(":", ".").rpartition(".")
     try:
-        if not hasattr(importlib.import_module(module), name):
-            near = difflib.get_close_matches(name, dir(importlib.import_module(module)), 1)
-            meant = f"Did you mean {module}:{near[0]}?" if near else f"Ours is {IMPORT_PATH}"
-            yield Finding(path, f"{module} has no {name}", meant)
+        known = dir(importlib.import_module(module))
+        if name not in known:
+            yield Finding(path, f"{module} has no {name}", _near(name, known, f"Ours is {IMPORT_PATH}", f"{module}:"))
     except (ImportError, ValueError) as error:
         yield Finding(path, f"cannot be imported: {error}", f"Ours is {IMPORT_PATH}; others must be installed here")
 
 
-def _unknown_keys(value: Any, schema: Any, path: Path) -> Iterator[Finding]:
-    """Walk a document and its schema side by side; free-form dictionaries have no schema and end the walk."""
-    models = _models(schema)
-    if isinstance(value, list):
-        items = [typing.get_args(one)[0] for one in _members(schema) if typing.get_args(one)]
-        for place, element in enumerate(value):
-            yield from _unknown_keys(element, items[0] if items else None, (*path, place))
-    elif isinstance(value, dict) and (named := [typing.get_args(one) for one in _members(schema) if _is_dict(one)]):
-        for key, element in value.items():  # by names that are free
-            yield from _unknown_keys(element, named[0][1], (*path, key))
-    elif isinstance(value, dict) and models:
-        fields = {name: field for model in models for name, field in model.model_fields.items()}
-        for key, element in value.items():
-            if key in fields:
-                yield from _unknown_keys(element, fields[key].annotation, (*path, key))
-            else:
-                yield Finding(
-                    (*path, key), "unknown key; it would be ignored", _meant(str(key), list(fields)), breaks=True
-                )
-
-
-def _meant(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.75)
-    if near:
-        return f"Did you mean {near[0]}?"
-    places = [f"`{place}`" for place, names in _places() if key in names]
-    if places:
-        return f"It belongs into {' or '.join(places)}"
-    return f"Known here: {', '.join(sorted(known))}"
-
-
-def _places() -> Iterator[tuple[str, set[str]]]:
-    """Every group of settings and its keys, to say where a misplaced key belongs."""
-    pending: list[tuple[str, type[BaseModel]]] = [("the top level", ServeDeploySchema), ("args", RerankerConfig)]
-    for place, model in pending:  # it grows on the way; the schemas are trees
-        yield place, set(model.model_fields)
-        for name, field in model.model_fields.items():
-            inner = [one for member in _members(field.annotation) for one in (member, *typing.get_args(member))]
-            pending += [(name, one) for one in inner if isinstance(one, type) and issubclass(one, BaseModel)]
-
-
-def _refused(value: Any, model: type[BaseModel], path: Path) -> Iterator[Finding]:
-    """What a model itself refuses; and, where it would take any dictionary, the model that stands beside it."""
+def _refused(value: Any, model: type[BaseModel], read: Callable[[Any], object], path: Path) -> Iterator[Finding]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's deprecations
-            model.model_validate(value)
+        read(value)
     except ValidationError as error:
         said: dict[Path, list[str]] = {}  # of a value that may have several types, each says what it wants
+        remedies = {}
         for problem in error.errors(include_url=False):
             message = problem["msg"].removeprefix("Value error, ").rstrip(".!")
+            place, wrong = _place(value, problem["loc"])
             if contradiction := _CONTRADICTION.fullmatch(message):
                 key, text, remedy = contradiction.groups()
-                yield Finding((*path, *problem["loc"], *key.split(".")), text, remedy, breaks=True)
-            elif problem["type"] != _UNKNOWN:
-                said.setdefault(_place(value, problem["loc"]), []).append(message)
+                yield Finding((*path, *place, *key.split(".")), text, remedy)
+            elif problem["type"] == "extra_forbidden":
+                meant = _meant(str(place[-1]), _fields(model, place[:-1])[0])
+                yield Finding((*path, *place), "unknown key; it would be ignored", meant)
+            else:
+                said.setdefault(place, []).append(message)
+                meaning = " ".join(_fields(model, place)[1].split()).split(". ")[0].rstrip(".")
+                remedies[place] = f"Its meaning: {meaning}" if meaning else "See docs/configuration.md"
+                if isinstance(wrong, dict):  # not one value is wrong
+                    remedies[place] = "The settings do not go together: change one of them"
         for place, messages in said.items():
-            yield Finding((*path, *place), "; or: ".join(messages), _remedy(model, place, value), breaks=True)
-        return
-    except (ImportError, AttributeError, ValueError) as error:  # classes that are named are imported
-        yield Finding(path, f"cannot be imported: {error}", "Give it as module:name of something installed", True)
-        return
-    yield from _loosely_typed(value, model, path)
+            yield Finding((*path, *place), "; or: ".join(messages), remedies[place])
+    except AttributeError:  # Ray's validators take for granted that a deployment is a mapping
+        yield Finding(path, "something is of a wrong type", "See docs/configuration.md")
 
 
-def _loosely_typed(value: Any, model: type[BaseModel], path: Path) -> Iterator[Finding]:
-    for name, field in model.model_fields.items() if isinstance(value, dict) else ():
-        given = value.get(name)
-        for one in _members(field.annotation):
-            if isinstance(one, type) and issubclass(one, BaseModel) and isinstance(given, dict):
-                yield from _refused(given, one, (*path, name))
-            inner = typing.get_args(one)
-            if typing.get_origin(one) is list and isinstance(given, list):
-                for place, item in enumerate(given):
-                    for each in _models(inner[0]):
-                        yield from _refused(item, each, (*path, name, place))
+def _meant(key: str, known: Collection[str]) -> str:
+    places = [f"`{place}`" for place, names in _places() if key in names]
+    otherwise = f"It belongs into {' or '.join(places)}" if places else f"Known here: {', '.join(sorted(known))}"
+    return _near(key, known, otherwise, cutoff=0.75)
 
 
-def _place(value: Any, location: Path) -> Path:
-    """A validator's location without the types it tried; a key that is missing stays."""
+def _near(name: str, known: Iterable[str], otherwise: str, prefix: str = "", *, cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f"Did you mean {prefix}{near[0]}?" if near else otherwise
+
+
+def _places() -> Iterator[tuple[str, Collection[str]]]:
+    """Every group of settings and its keys, to say where a misplaced key belongs."""
+    pending: list[tuple[str, type[BaseModel]]] = [("the top level", ServeConfig), ("args", RerankerConfig)]
+    for place, model in pending:  # it grows on the way; the schemas are trees
+        yield place, model.model_fields
+        pending += [(name, one) for name, field in model.model_fields.items() for one in _models(field.annotation)]
+
+
+def _place(value: Any, location: Path) -> tuple[Path, Any]:
+    """A validator's location without the types it tried, and the value there; a key that is missing stays."""
     place: Path = ()
     for number, step in enumerate(location):
         if isinstance(value, dict) and (step in value or number == len(location) - 1):
             place, value = (*place, step), value.get(step)
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             place, value = (*place, step), value[step]
-    return place
+    return place, value
 
 
-def _remedy(model: type[BaseModel], place: Path, value: Any) -> str:
-    models, meaning = [model], ""
+def _fields(model: type[BaseModel], place: Path) -> tuple[Mapping[str, FieldInfo], str]:
+    """The fields of what is at a place, and the meaning of the innermost field on the way to it."""
+    fields, meaning = model.model_fields, ""
     for step in place:
-        fields = [one.model_fields[step] for one in models if isinstance(step, str) and step in one.model_fields]
-        value = value[step] if isinstance(step, int) else value.get(step)
-        if fields:
-            meaning = fields[0].description or ""
-            annotation = fields[0].annotation
-            models = [each for part in (annotation, *typing.get_args(annotation)) for each in _models(part)]
-    if isinstance(value, dict):  # not one value is wrong: several do not go together
-        return "The settings do not go together: change one of them"
-    first = " ".join(meaning.split()).split(". ")[0].rstrip(".")
-    return f"Its meaning: {first}" if first else "See docs/configuration.md"
+        if step in fields:
+            field = fields[step]
+            meaning = field.description or ""
+            fields = {name: one for inner in _models(field.annotation) for name, one in inner.model_fields.items()}
+    return fields, meaning
 
 
-def _models(schema: Any) -> list[type[BaseModel]]:
-    return [one for one in _members(schema) if isinstance(one, type) and issubclass(one, BaseModel)]
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Those in an annotation: a list's, a dictionary's, each of several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models(part)]
 
 
-def _is_dict(schema: Any) -> bool:
-    return typing.get_origin(schema) is dict and len(typing.get_args(schema)) == 2
-
-
-def _members(schema: Any) -> tuple[Any, ...]:
-    origin = typing.get_origin(schema)
-    return typing.get_args(schema) if origin in (typing.Union, types.UnionType) else (schema,)
-
-
-def unknown_engine_arguments(settings: RerankerConfig, path: Path) -> Iterator[Finding]:
-    """Say which of vLLM's arguments and quantizations the installed vLLM does not know.
-
-    Args:
-        settings: Of our application.
-        path: Where they stand.
-    """
-    embedding = ("search", "embedding", "vllm_args")
-    given: Mapping[Path, Iterable[str]] = {
-        ("engine", "vllm_args"): settings.engine.vllm_args,
-        embedding: settings.search.embedding.vllm_args,
-    }
-    if not any(given.values()) and settings.engine.quantization is None:
-        return  # vLLM takes seconds to import
-    arguments = _vllm_arguments()
-    for place, names in given.items():
-        for name in names:
-            if name not in arguments:
-                yield Finding((*path, *place, name), f"vLLM has no argument {name}", _near(name, arguments))
+def unknown_engine_arguments(settings: RerankerConfig) -> Iterator[Row]:
+    """Say which of vLLM's arguments and quantizations the installed vLLM does not know."""
     quantization = settings.engine.quantization
-    if quantization is not None and quantization not in (known := _vllm_quantizations()):
-        said = f"vLLM has no quantization {quantization}"
-        yield Finding((*path, "engine", "quantization"), said, _near(quantization, known, all_of=True))
+    given = {"engine": settings.engine.vllm_args, "search.embedding": settings.search.embedding.vllm_args}
+    if any(given.values()):
+        from vllm.engine.arg_utils import EngineArgs  # here: vLLM takes seconds to import
 
+        known = [field.name for field in dataclasses.fields(EngineArgs)]
+        otherwise = "See `vllm serve --help`; underscores instead of hyphens"
+        for place, name in ((place, name) for place, names in given.items() for name in names if name not in known):
+            meant = _near(name.replace("-", "_"), known, otherwise)
+            yield f"args.{place}.vllm_args.{name}", f"vLLM has no argument {name}", meant
+    if quantization is not None:
+        from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+        from vllm.plugins import load_general_plugins
 
-def _near(name: str, known: list[str], *, all_of: bool = False) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_"), known, 1)
-    if near:
-        return f"Did you mean {near[0]}?"
-    return f"Known: {', '.join(sorted(known))}" if all_of else "See `vllm serve --help`; underscores instead of hyphens"
-
-
-def _vllm_arguments() -> list[str]:
-    """Those of its EngineArgs."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    return [field.name for field in dataclasses.fields(EngineArgs)]
-
-
-def _vllm_quantizations() -> list[str]:
-    """Its own, and those of its plugins."""
-    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
-    from vllm.plugins import load_general_plugins
-
-    load_general_plugins()
-    return list(QUANTIZATION_METHODS)
+        load_general_plugins()  # some bring quantizations
+        if quantization not in QUANTIZATION_METHODS:
+            otherwise = f"Known: {', '.join(sorted(QUANTIZATION_METHODS))}"
+            meant = _near(quantization.replace("-", "_"), QUANTIZATION_METHODS, otherwise)
+            yield "args.engine.quantization", f"vLLM has no quantization {quantization}", meant

@@ -10,7 +10,7 @@ from deployments.cli.rankers import positive
 from reranker.config import SimulatedConfig
 from reranker.errors import CommandError
 from reranker.offline.folder import BatchFolder
-from reranker.offline.pairs import Columns, find_input
+from reranker.offline.pairs import COLUMNS, find_input
 from reranker.offline.scorer import for_throughput, report_lines
 
 
@@ -25,23 +25,21 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("input", type=Path, help="a .jsonl or .parquet file, a folder of them, a BEIR folder, or a run")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the scores go")
     parser.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of the scores (%(default)s)")
-    parser.add_argument(
-        "--queries", type=Path, metavar="FILE", help="texts of a TREC run's queries, as eval takes them"
-    )
+    said = "texts of a TREC run's queries, as eval takes them"
+    parser.add_argument("--queries", type=Path, metavar="FILE", help=said)
     parser.add_argument("--corpus", type=Path, metavar="FILE", help="texts of its documents")
     parser.add_argument("--split", default="test", help="of a BEIR folder without candidates.trec (%(default)s)")
-    parser.add_argument("--query-column", default="query", help="of JSONL and Parquet (%(default)s)")
-    parser.add_argument("--document-column", default="document", help="(%(default)s)")
-    parser.add_argument("--id-column", default="id", help="copied to the scores, if there (%(default)s)")
+    help_of = {"query": "of JSONL and Parquet ", "document": "", "id": "copied to the scores, if there "}
+    for name, default in COLUMNS.items():
+        parser.add_argument(f"--{name}-column", default=default, help=f"{help_of[name]}(%(default)s)")
     parser.add_argument("--instruction", help="what relevant means here; default: the configuration's")
     parser.add_argument("--adapter", default="", help="score with this one of the configuration's engine.lora_adapters")
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
     parser.add_argument("--config", type=Path, help="Serve configuration; default: ./serve_config.yaml if there")
     parser.add_argument("--replicas", type=positive, help="engines; default: one for each GPU, without GPUs one")
     parser.add_argument("--address", help="a Ray cluster's, which sees all these paths; default: a Ray of its own here")
-    parser.add_argument(
-        "--partition-rows", type=positive, default=5_000, help="rows scored at a time, and never again (%(default)s)"
-    )
+    said = "rows scored at a time, and never again (%(default)s)"
+    parser.add_argument("--partition-rows", type=positive, default=5_000, help=said)
     parser.add_argument("--restart", action="store_true", help="throw away what --out holds of an earlier batch")
     parser.add_argument("--simulated", action="store_true", help="simulate the engines: meaningless scores")
     parser.set_defaults(run=run)
@@ -49,22 +47,21 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Score, and say how fast; returns the exit status."""
-    config = rankers.local_config(parsed)
+    config = for_throughput(rankers.local_config(parsed))
     engine, model = config.engine, config.model
-    if parsed.simulated:
-        engine = engine.model_copy(update={"simulated": engine.simulated or SimulatedConfig()})
+    if parsed.simulated and engine.simulated is None:
+        engine = engine.model_copy(update={"simulated": SimulatedConfig()})
     if Path(model.name).is_dir():  # the engines' processes may have another working directory
         model = model.model_copy(update={"name": str(Path(model.name).resolve())})
-    config = config.model_copy(update={"engine": engine, "model": model})
     rankers.require_adapter(config, parsed.adapter)
-    columns = Columns(parsed.query_column, parsed.document_column, parsed.id_column)
+    columns = {name: getattr(parsed, f"{name}_column") for name in COLUMNS}
     queries, corpus = (path and path.resolve() for path in (parsed.queries, parsed.corpus))
     from deployments import batch  # here: it brings Ray, which other commands need not wait for
 
     job = batch.Job(
         source=find_input(parsed.input.resolve(), columns, queries, corpus, parsed.split),
         folder=BatchFolder(parsed.out.resolve(), parsed.format),
-        config=for_throughput(config),
+        config=config.model_copy(update={"engine": engine, "model": model}),
         adapter=parsed.adapter,
         instruction=parsed.instruction or None,
         partition_rows=parsed.partition_rows,

@@ -1,14 +1,10 @@
-"""Serve configurations: reading one, making it one to start, `reranker config check`, and `reranker check`."""
+"""Serve configurations: reading one, making it one to start, and `reranker config check`."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import dataclasses
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,38 +24,33 @@ SERVE_CONFIG = Path("serve_config.yaml")
 
 
 def add_parser(commands: Subparsers) -> None:
-    """Declare `reranker config …` and `reranker check`."""
+    """Declare `reranker config …`."""
     parser = commands.add_parser("config", help="check configurations")
     inner = parser.add_subparsers(dest="what", required=True)
-    files = inner.add_parser(
-        "check",
-        help="check Serve configurations and RayService manifests strictly",
-        description="Check Serve configurations, and those inside RayService manifests: unknown keys, wrong values, "
-        "settings that contradict each other. Prints `file:line: place: problem. remedy`.",
-    )
+    said = "check Serve configurations and RayService manifests strictly"
+    files = inner.add_parser("check", help=said, description=f"{said}. Prints `file:line: place: problem. remedy`.")
     files.add_argument("files", nargs="+", metavar="FILE", help="YAML; `-` for standard input")
     files.set_defaults(run=_check_files)
-    model = commands.add_parser("check", help="load the model and check that its scores can be trusted")
-    model.add_argument("--config", type=Path, default=SERVE_CONFIG, help="Serve configuration (%(default)s)")
-    model.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
-    model.set_defaults(run=_check_model)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a Serve configuration that has our application.
-
-    Raises:
-        ConfigurationError: It cannot be read, or has no application of ours.
-    """
+    """Read a Serve configuration that has our application."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        config = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
         raise ConfigurationError(f"{path} is not YAML: {error}") from None
     if not isinstance(config, dict) or not applications(config, IMPORT_PATH):
         raise ConfigurationError(f"{path} has no application with import_path {IMPORT_PATH}")
     return config
+
+
+def _text(path: Path) -> str:
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8") from None
 
 
 def applications(config: dict[str, Any], import_path: str) -> list[dict[str, Any]]:
@@ -69,29 +60,27 @@ def applications(config: dict[str, Any], import_path: str) -> list[dict[str, Any
     return [one for one in each if isinstance(one, dict) and one.get("import_path") == import_path]
 
 
-def set_model(arguments: dict[str, Any], model: str) -> None:
-    """Set the model in an application's `args`. A folder's path becomes absolute: replicas start elsewhere."""
-    name = str(Path(model).resolve()) if Path(model).is_dir() else model
-    arguments["model"] = (arguments.get("model") or {}) | {"name": name}
-
-
 def load_config(path: Path, model: str | None = None) -> RerankerConfig:
-    """Read our application's settings from a Serve configuration.
+    """Read our application's settings from a Serve configuration; `model` overrides the model's name.
 
     The settings of the server (its address, keys and playground) may be those of another machine: they are not checked.
-
-    Args:
-        path: A Serve configuration with our application in it.
-        model: Overrides the model's name.
-
-    Raises:
-        ConfigurationError: The configuration cannot be read, or has no application of ours.
-        pydantic.ValidationError: Unknown keys or wrong values in our `args`.
     """
-    arguments = applications(read_config(path), IMPORT_PATH)[0].get("args") or {}
+    return RerankerConfig.model_validate(_arguments(applications(read_config(path), IMPORT_PATH)[0], model))
+
+
+def _arguments(application: dict[str, Any], model: str | None) -> dict[str, Any]:
+    """An application's `args`, with the model. A folder's path becomes absolute: replicas start elsewhere."""
+    arguments = _group(application, "args")
     if model is not None:
-        set_model(arguments, model)
-    return RerankerConfig.model_validate(arguments)
+        _group(arguments, "model")["name"] = str(Path(model).resolve()) if Path(model).is_dir() else model
+    return arguments
+
+
+def _group(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    """A group of settings to be changed; it may be missing, or null."""
+    group: dict[str, Any] = settings.get(key) or {}
+    settings[key] = group
+    return group
 
 
 def startable_config(
@@ -107,43 +96,30 @@ def startable_config(
 ) -> dict[str, Any]:
     """Read a Serve configuration, apply overrides, and check what can be checked before anything starts.
 
-    Args:
-        path: A Serve configuration with our application in it.
-        host: Overrides `http_options.host`: the address to listen on.
-        port: Overrides `http_options.port`.
-        model: Overrides the model's name.
-        replicas: A fixed number of engine replicas.
-        simulated: Simulate the engines, at the configured cost.
-        indexes: Folders of indexes to be searched, by their names; they replace those that are configured.
-        ui: False: leave out the playground.
-
-    Raises:
-        ConfigurationError: The configuration cannot be read, the model is not there or not one we can serve, the port
-            is taken, or the address is public and there are no API keys.
-        pydantic.ValidationError: Unknown keys or wrong values in our `args`.
+    `replicas` is a fixed number of engine replicas; `indexes`, folders by their names, replace the configured ones.
+    Unknown keys and wrong values raise pydantic.ValidationError, all else (a taken port …) ConfigurationError.
     """
     config = read_config(path)
-    playgrounds = applications(config, UI_IMPORT_PATH)
-    if not ui:
-        config["applications"] = [one for one in config["applications"] if one not in playgrounds]
-    for playground in playgrounds if ui else ():
-        UIConfig.model_validate(playground.get("args") or {})
-    overrides = {"host": host and host.strip("[]"), "port": port}
-    options = config.get("http_options") or {}
-    config["http_options"] = options | {key: value for key, value in overrides.items() if value is not None}
+    for playground in applications(config, UI_IMPORT_PATH):
+        if ui:
+            UIConfig.model_validate(playground.get("args") or {})
+        else:
+            config["applications"].remove(playground)
+    options = _group(config, "http_options")
+    options["host"] = host.strip("[]") if host else configured_address(config)[0]
+    options["port"] = configured_address(config)[1] if port is None else port
     for application in applications(config, IMPORT_PATH):
-        arguments = application["args"] = application.get("args") or {}
-        if model is not None:
-            set_model(arguments, model)
+        arguments = _arguments(application, model)
         if simulated:
-            engine = arguments["engine"] = arguments.get("engine") or {}
-            engine["simulated"] = engine.get("simulated") or {}
+            _group(_group(arguments, "engine"), "simulated")
         if indexes:
-            _serve_indexes(arguments, indexes)
-        _make_absolute(arguments)
+            _serve_indexes(_group(arguments, "search"), indexes)
         if replicas is not None:
             _fix_replicas(application, replicas)
         settings = RerankerConfig.model_validate(arguments)
+        for name, index in settings.search.indexes.items():  # a replica may be started elsewhere
+            if index.path is not None:
+                arguments["search"]["indexes"][name]["path"] = str(index.path.resolve())
         find_checkpoint(settings.model)
         keys = Keyring(settings.access, os.environ.get(ENVIRONMENT, ""))
         require_keys(configured_address(config)[0], settings.access, keys)
@@ -151,35 +127,24 @@ def startable_config(
     return config
 
 
-def _serve_indexes(arguments: dict[str, Any], indexes: Mapping[str, Path]) -> None:
-    search = arguments["search"] = arguments.get("search") or {}
+def _serve_indexes(search: dict[str, Any], indexes: Mapping[str, Path]) -> None:
     configured, search["indexes"] = search.get("indexes") or {}, {}
     for name, path in indexes.items():
         info = IndexInfo.read(IndexFolder(path).current())
         # What the configuration says of an index of this name, except where it is.
-        search["indexes"][name] = (configured.get(name) or {}) | {"path": str(path.resolve())}
-        if info.embedding is not None:
-            embedding = search["embedding"] = search.get("embedding") or {}
-            if embedding.get("model") is None:
-                embedding |= info.embedding.model_dump(include={"model", "revision", "url"})
-
-
-def _make_absolute(arguments: dict[str, Any]) -> None:
-    """Paths of indexes as they are from here: a replica may be started elsewhere."""
-    for index in ((arguments.get("search") or {}).get("indexes") or {}).values():
-        if isinstance(index, dict) and isinstance(index.get("path"), str):
-            index["path"] = str(Path(index["path"]).resolve())
+        search["indexes"][name] = (configured.get(name) or {}) | {"path": str(path)}
+        if info.embedding is not None and _group(search, "embedding").get("model") is None:
+            search["embedding"] |= info.embedding.model_dump(include={"model", "revision", "url"})
 
 
 def _fix_replicas(application: dict[str, Any], replicas: int) -> None:
     if replicas < 1:
         raise ConfigurationError(f"{replicas} replicas cannot score anything; at least 1: make serve REPLICAS=1")
-    deployments = application["deployments"] = application.get("deployments") or []
-    ours = next((one for one in deployments if one.get("name") == ENGINE_DEPLOYMENT), None)
-    if ours is None:
-        deployments.append(ours := {"name": ENGINE_DEPLOYMENT})
-    ours.pop("autoscaling_config", None)
-    ours["num_replicas"] = replicas
+    deployments = application.get("deployments") or []
+    engine = next((one for one in deployments if one.get("name") == ENGINE_DEPLOYMENT), {"name": ENGINE_DEPLOYMENT})
+    others = [one for one in deployments if one is not engine]
+    engine.pop("autoscaling_config", None)
+    application["deployments"] = [*others, engine | {"num_replicas": replicas}]
 
 
 def _require_free_port(host: str, port: int) -> None:
@@ -188,10 +153,8 @@ def _require_free_port(host: str, port: int) -> None:
     try:
         bound_socket(host, port).close()
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {shown_address(host, port)} ({error.strerror}). Choose another port: "
-            f"make serve PORT={port + 1}"
-        ) from None
+        taken = f"cannot listen on {shown_address(host, port)} ({error.strerror})"
+        raise ConfigurationError(f"{taken}. Choose another port: make serve PORT={port + 1}") from None
 
 
 def _check_files(parsed: argparse.Namespace) -> int:
@@ -200,43 +163,10 @@ def _check_files(parsed: argparse.Namespace) -> int:
 
     status = 0
     for name in parsed.files:
-        report = checks.check(_text(name))
+        report = checks.check(_text(Path(name)))
         for finding in report.findings:
             print(f"{name}:{finding}", file=sys.stderr)
             status = 1
         if not report.findings:
             print(f"{name}: ok ({report.configurations} Serve configuration{'s' * (report.configurations > 1)})")
     return status
-
-
-def _text(name: str) -> str:
-    try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{name} is not UTF-8") from None
-
-
-def _check_model(parsed: argparse.Namespace) -> int:
-    """Print one line for each check, and the cause of what failed; returns the exit status."""
-    from deployments.cli.local import open_local
-    from reranker.engine.startup_check import run_checks, tolerance_for
-
-    config = load_config(parsed.config, parsed.model)
-    print(f"Loading {config.model.name} …", flush=True)
-    with contextlib.closing(open_local(config)) as local:
-        started = time.perf_counter()
-        tolerance = tolerance_for(local.checkpoint.dtype, config.engine.quantization)
-        results = [
-            dataclasses.replace(result, name=f"{result.name} {adapter}".strip())
-            for adapter in ("", *config.engine.lora_adapters)
-            for result in asyncio.run(run_checks(local.engine, local.renderer, tolerance, adapter))
-        ]
-        seconds = time.perf_counter() - started
-    for result in results:
-        print(f"{'failed' if result.cause else 'ok':<6}  {result.name:<10}  {result.measured}")
-    # Only the first cause: what fails after it is mostly its consequence.
-    cause = next((result.cause for result in results if result.cause), None)
-    print(f"{len(results)} checks in {seconds:.2f} s" + (f"; likeliest cause: {cause}" if cause else ": all ok"))
-    return 1 if cause else 0

@@ -34,11 +34,8 @@ def add_parser(commands: Subparsers) -> None:
     for option, (file, form) in _FILES.items():
         parser.add_argument(f"--{option}", metavar="FILE", help=f"{form} (default: FOLDER/{file})")
     parser.add_argument("--depth", type=positive, metavar="N", help="rerank the first N candidates only (default: all)")
-    parser.add_argument(
-        "--search",
-        metavar="INDEX",
-        help="candidates come from POST /v1/search on this index of the service; the ids must be its documents'",
-    )
+    said = "candidates come from POST /v1/search on this index of the service; the ids must be its documents'"
+    parser.add_argument("--search", metavar="INDEX", help=said)
     parser.add_argument("--first-stage", help="with --search: bm25, dense, hybrid or milvus; default: the index's")
     parser.add_argument("--run-out", type=Path, metavar="FILE", help="write all reranked candidates as a TREC run")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -48,16 +45,23 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Rank, measure, print; returns the exit status."""
-    ranked = _search(parsed) if parsed.search is not None else _rerank(parsed)
-    judgments, before, after, summary = ranked
+    judgments, before, after, summary = (_rerank if parsed.search is None else _search)(parsed)
     wanted = evaluation.measured_queries(judgments)
     summary |= {
+        "pairs": sum(len(documents[: parsed.depth]) for documents in before.values()),
         "instruction": parsed.instruction,
         "queries": len(wanted),
         "queries_without_candidates": sum(not before.get(query) for query in wanted),
     }
     compared = evaluation.compare(judgments, before, after)
-    print(_json(summary, compared) if parsed.json else "\n".join(_table(summary, compared)))
+    if parsed.json:
+        metrics = {one.metric: dataclasses.asdict(one) for one in compared}
+        for figures in metrics.values():
+            del figures["metric"]
+            figures |= {name: None if math.isnan(value) else round(value, 6) for name, value in figures.items()}
+        print(json.dumps(summary | {"metrics": metrics}, ensure_ascii=False))
+    else:
+        print("\n".join(_table(summary, compared)))
     return 0
 
 
@@ -72,14 +76,14 @@ def _rerank(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
             ranked = rankers.rank_list(ranker, query, documents, instruction=parsed.instruction)
             return [(one.index, one.relevance_score) for one in ranked]
 
-        started = time.monotonic()
+        started_s = time.monotonic()
         reranked = evaluation.rerank(loaded, rank, depth=parsed.depth, advance=advance)
-        seconds = time.monotonic() - started
+        seconds = round(time.monotonic() - started_s, 3)
     if parsed.run_out is not None:
-        evaluation.write_run(parsed.run_out, reranked, tag="reranker")
+        evaluation.write_run(parsed.run_out, reranked)
     after = {query: [document for document, _ in ranking] for query, ranking in reranked.items()}
-    summary = {"ranker": rankers.name(parsed), "unjudged_queries": loaded.unjudged_queries, "pairs": pairs}
-    return loaded.judgments, loaded.candidates, after, summary | {"seconds": round(seconds, 3)}
+    summary = {"ranker": rankers.name(parsed), "unjudged_queries": loaded.unjudged_queries, "seconds": seconds}
+    return loaded.judgments, loaded.candidates, after, summary
 
 
 def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, Any]]:
@@ -90,13 +94,10 @@ def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
     wanted = evaluation.measured_queries(judgments)
     queries = evaluation.read_texts(_path(parsed, "queries"), set(wanted))
     options = {name: getattr(parsed, name) for name in ("first_stage", "depth", "instruction")}
-    before: Run = {}
-    after: Run = {}
-    started = time.monotonic()
-    with (
-        RerankerClient(parsed.url, api_key=os.environ.get(rankers.API_KEY)) as client,
-        rankers.progress(len(queries)) as advance,
-    ):
+    before, after = {}, {}
+    started_s = time.monotonic()
+    client = RerankerClient(parsed.url, api_key=os.environ.get(rankers.API_KEY))
+    with client, rankers.progress(len(queries)) as advance:
         for query, text in queries.items():
             before[query], after[query] = search(client, text, index=parsed.search, **options)
             advance(1)
@@ -104,8 +105,7 @@ def _search(parsed: argparse.Namespace) -> tuple[Judgments, Run, Run, dict[str, 
         "ranker": f"{parsed.url}, index {parsed.search}",
         "first_stage": parsed.first_stage,
         "unjudged_queries": len(judgments) - len(wanted),
-        "pairs": sum(map(len, before.values())),
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": round(time.monotonic() - started_s, 3),
     }
     return judgments, before, after, summary
 
@@ -124,21 +124,10 @@ def search(
 
 
 def _path(parsed: argparse.Namespace, option: str) -> str:
-    given: str | None = getattr(parsed, option)
-    if given is not None:
-        return given
-    if parsed.folder is None:
-        raise CommandError(f"give a FOLDER with {_FILES[option][0]} in it, or --{option} FILE")
-    return str(parsed.folder / _FILES[option][0])
-
-
-def _json(summary: dict[str, Any], compared: Sequence[Comparison]) -> str:
-    metrics = {}
-    for one in compared:
-        fields = dataclasses.asdict(one)
-        name = fields.pop("metric")
-        metrics[name] = {field: None if math.isnan(value) else round(value, 6) for field, value in fields.items()}
-    return json.dumps(summary | {"metrics": metrics}, ensure_ascii=False)
+    file = _FILES[option][0]
+    if parsed.folder is None and getattr(parsed, option) is None:
+        raise CommandError(f"give a FOLDER with {file} in it, or --{option} FILE")
+    return getattr(parsed, option) or str(parsed.folder / file)
 
 
 def _table(summary: dict[str, Any], compared: Sequence[Comparison]) -> list[str]:

@@ -6,23 +6,18 @@ import argparse
 import asyncio
 import contextlib
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployments.cli import Subparsers, local
+from deployments.cli import Subparsers, rankers
 from reranker.config import EmbeddingConfig
+from reranker.engine.vllm import environment
 from reranker.errors import ConfigurationError
+from reranker.search import documents
 from reranker.search.build import LEFT_OUT, Build, BuildResult, Embed
-from reranker.search.documents import (
-    SUFFIXES,
-    Analyzer,
-    ChunkSize,
-    Ideographs,
-    TextFields,
-    find_sources,
-    require_stemmer,
-)
+from reranker.search.documents import ChunkSize, Ideographs
 from reranker.search.embedding import SIMULATED, HttpEmbedder, VllmEmbedder, simulated_vectors
 from reranker.search.first_stages import check_integrity
 from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexReader
@@ -30,6 +25,18 @@ from reranker.search.index import EmbeddingInfo, IndexFolder, IndexInfo, IndexRe
 _EMBEDDING_TIMEOUT_S = 120
 """For one call of an embedding URL: a build may wait longer than a search."""
 _SHOWN_PROBLEMS = 20
+_SETTINGS: tuple[tuple[str, str, str | int | None, str], ...] = (
+    ("--chunk-tokens", "N", ChunkSize().tokens, "(%(default)s)"),
+    ("--overlap-tokens", "N", ChunkSize().overlap, "tokens that neighbouring chunks share (%(default)s)"),
+    ("--tokenizer", "MODEL", None, "counts the tokens; default: the embedding model's, or the demo model's"),
+    ("--title-field", "NAME", "title", "field with the title (%(default)s)"),
+    ("--stemmer", "LANGUAGE", "english", "Snowball's name of one, or none (%(default)s)"),
+    ("--embedding", "MODEL", None, "for dense search: a local folder or a hub id; loaded here, best on a GPU"),
+    ("--embedding-url", "URL", None, "an OpenAI-compatible endpoint that has that model: http://host:8000/v1"),
+    ("--embedding-revision", "REVISION", None, "branch, tag or commit on the hub"),
+    ("--faiss", "FACTORY", "Flat", "FAISS's description of its index; Flat is exact (%(default)s)"),
+)
+"""Options of a build: name, metavar, default, help."""
 _IDEOGRAPHS: dict[str, Ideographs | None] = {"auto": None, "words": "words", "pairs": "pairs"}
 
 
@@ -48,28 +55,16 @@ def add_parser(commands: Subparsers) -> None:
     )
     add.add_argument("index", type=Path, metavar="INDEX")
     for command, run in ((build, _build), (add, _add)):
-        files = f"a folder, or a file: {', '.join(SUFFIXES)}"
+        files = f"a folder, or a file: {', '.join(documents.SUFFIXES)}"
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=files)
         command.set_defaults(run=run)
     build.add_argument("--out", dest="index", type=Path, required=True, metavar="INDEX", help="the index's folder")
-    build.add_argument("--chunk-tokens", type=int, default=ChunkSize().tokens, metavar="N", help="(%(default)s)")
-    said = "tokens that neighbouring chunks share (%(default)s)"
-    build.add_argument("--overlap-tokens", type=int, default=ChunkSize().overlap, metavar="N", help=said)
-    said = "counts the tokens; default: the embedding model's, or the demo model's"
-    build.add_argument("--tokenizer", metavar="MODEL", help=said)
     build.add_argument("--text-field", action="append", metavar="NAME", help="field with the text; repeatable (text)")
-    build.add_argument("--title-field", default="title", metavar="NAME", help="field with the title (%(default)s)")
-    said = "Snowball's name of one, or none (%(default)s)"
-    build.add_argument("--stemmer", default="english", metavar="LANGUAGE", help=said)
     said = "split Chinese characters into words (jieba) or pairs; auto: pairs if the documents are Japanese"
     build.add_argument("--chinese", choices=_IDEOGRAPHS, default="auto", help=said)
-    said = "for dense search: a local folder or a hub id; loaded here, best on a GPU"
-    build.add_argument("--embedding", metavar="MODEL", help=said)
-    said = "an OpenAI-compatible endpoint that has that model, such as http://host:8000/v1; nothing is loaded here"
-    build.add_argument("--embedding-url", metavar="URL", help=said)
-    build.add_argument("--embedding-revision", metavar="REVISION", help="branch, tag or commit on the hub")
-    said = "FAISS's description of its index; Flat is exact (%(default)s)"
-    build.add_argument("--faiss", default="Flat", metavar="FACTORY", help=said)
+    for option, metavar, default, said in _SETTINGS:
+        kind = int if isinstance(default, int) else str
+        build.add_argument(option, metavar=metavar, default=default, type=kind, help=said)
     info = inner.add_parser("info", help="say what is in an index")
     info.add_argument("index", type=Path, metavar="INDEX")
     info.add_argument("--json", action="store_true", help="print one JSON object")
@@ -91,8 +86,8 @@ def _build(parsed: argparse.Namespace) -> int:
     info = IndexInfo(
         tokenizer=parsed.tokenizer or tokenizer,
         chunking=ChunkSize(parsed.chunk_tokens, parsed.overlap_tokens),
-        words=Analyzer(require_stemmer(parsed.stemmer)),
-        fields=TextFields(tuple(parsed.text_field or ("text",)), parsed.title_field),
+        words=documents.Analyzer(documents.require_stemmer(parsed.stemmer)),
+        fields=documents.TextFields(tuple(parsed.text_field or ("text",)), parsed.title_field),
         embedding=embedding,
     )
     return _run(parsed, info, ideographs=_IDEOGRAPHS[parsed.chinese])
@@ -108,7 +103,7 @@ def _run(
     from tqdm import tqdm  # type: ignore[import-untyped]  # here: other commands need not wait for its import
 
     folder = IndexFolder(parsed.index)
-    sources = find_sources(parsed.paths, without=parsed.index)
+    sources = documents.find_sources(parsed.paths, without=parsed.index)
     size_bytes, quiet = sum(one.size_bytes for one in sources), not sys.stderr.isatty()
     try:
         with folder.locked(), open_embedder(info.embedding) as embed:
@@ -121,18 +116,15 @@ def _run(
         raise ConfigurationError("stopped; the same command goes on where it was") from None
     except OSError as error:
         raise ConfigurationError(f"{error.filename or parsed.index}: {error.strerror}") from None
+    except sqlite3.Error as error:  # a full disk, for one
+        raise ConfigurationError(f"{parsed.index}: {error}") from None
     _report(parsed.index, result)
     return 0
 
 
 @contextlib.contextmanager
 def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
-    """Give what embeds documents, for as long as the block lasts: a URL, or a model loaded in this process.
-
-    Raises:
-        ConfigurationError: The model is not there, or not one we can embed with.
-        Exception: Whatever vLLM raises when it cannot load the model.
-    """
+    """Give what embeds documents, for as long as the block lasts: a URL, or a model loaded in this process."""
     if info is None or info.model == SIMULATED:
         yield simulated_vectors if info else None
         return
@@ -146,8 +138,8 @@ def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
                 runner.run(remote.aclose())
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
-    local.prepare_environment(os.cpu_count() or 1)
-    embedder = VllmEmbedder(config, device=local.device())
+    os.environ.update(environment(os.cpu_count() or 1) | dict(os.environ))
+    embedder = VllmEmbedder(config, device=rankers.device())
     try:
         yield lambda texts: embedder.embed(texts, "document")
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from pydantic import ValidationError
@@ -14,11 +14,7 @@ from reranker.errors import RerankerError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        Exit status: 0; 1 with a sentence on stderr; 130 after Ctrl-C.
-    """
+    """Run one command; the exit status is 1 with a sentence on stderr, and 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="reranker", description="Rank documents by their relevance to a query.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('reranker')}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -33,21 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RerankerError as error:
         print(f"reranker: {error}", file=sys.stderr)
     except ValidationError as error:
-        for sentence in _wrong_settings(error):
-            print(f"reranker: {parsed.config}: {sentence}", file=sys.stderr)
+        for problem in error.errors(include_url=False):
+            key = ".".join(str(part) for part in ("args", *problem["loc"]))
+            known = " Known keys: docs/configuration.md" if problem["type"] == "extra_forbidden" else ""
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"reranker: {parsed.config}: {key}: {message}.{known}", file=sys.stderr)
         if parsed.config is not None:
             print(f"reranker: with its line: reranker config check {parsed.config}", file=sys.stderr)
     else:
         return status
     return 1
-
-
-def _wrong_settings(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in ("args", *problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        known = " Known keys: docs/configuration.md" if problem["type"] == "extra_forbidden" else ""
-        yield f"{key}: {message}.{known}"
 
 
 if __name__ == "__main__":

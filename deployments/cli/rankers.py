@@ -1,4 +1,4 @@
-"""`reranker score`, and what it and others rank with: a running service, or an engine in this process."""
+"""`reranker score`, `reranker check`, and what others rank with: a running service, or an engine in this process."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, TypeAlias
 
 from deployments.cli import Subparsers
 from deployments.cli.config import SERVE_CONFIG, load_config
-from deployments.cli.local import LocalFleet, LocalReranker, open_local
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
+from reranker.engine.loop import Engine
+from reranker.engine.startup_check import run_checks, tolerance_for
+from reranker.engine.vllm import VllmEngine, environment
 from reranker.errors import CommandError, ConfigurationError, RerankerError
+from reranker.model.checkpoint import Checkpoint, find_checkpoint
+from reranker.model.prompt import PromptRenderer
 from reranker.offline.evaluation import read_documents
-from reranker.ranking.ranker import Ranker as ListRanker
+from reranker.ranking.placement import Placement
+from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
-from reranker.types import ANONYMOUS, RankRequest
+from reranker.types import ANONYMOUS, RankRequest, Shard, ShardScores, ShardTerms
 
 PART_DOCUMENTS = 256
 """Documents per request: the progress bar moves, and no service limit on a list is met."""
@@ -34,66 +41,112 @@ API_KEY = "RERANKER_API_KEY"
 """Environment variable with the key for a service that needs one: on the command line others could read it."""
 _NO_DEADLINE_S = 30 * 86_400.0  # the configured one protects a service; here a person can press Ctrl-C
 
+Rank: TypeAlias = Callable[..., list[ScoredDocument]]
+"""`RerankerClient.rerank`, or what does the same here."""
 
-class Ranker(Protocol):
-    """Ranks one list; `RerankerClient` is one."""
 
-    def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
-    ) -> list[ScoredDocument]:
-        """Return documents best first; see `RerankerClient.rerank`."""
-        ...
+class LocalReranker(NamedTuple):
+    """A model loaded here."""
+
+    checkpoint: Checkpoint
+    renderer: PromptRenderer
+    engine: Engine
+
+
+class LocalFleet:
+    """One engine in this process, as a fleet of one. A `scatter.Fleet`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.placement = Placement()
+        self.placement.set_live(["local"])
+
+    async def ready(self) -> None:
+        """It always is."""
+
+    async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
+        scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
+        return ShardScores(scores, replica, self._engine.load)
+
+
+@contextlib.contextmanager
+def open_local(config: RerankerConfig) -> Iterator[LocalReranker]:
+    """Load the model in this process, for as long as the block lasts; it takes as long as a replica's start."""
+    checkpoint = find_checkpoint(config.model)
+    renderer = PromptRenderer.of(checkpoint, config.model)
+    os.environ.update(environment(config.engine.cpus, config.engine.cpu_threads) | dict(os.environ))
+    where = device() if config.engine.device == "auto" else config.engine.device
+    try:
+        engine = VllmEngine(checkpoint, config.engine, device=where)
+    except RerankerError:
+        raise
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise ConfigurationError(f"vLLM cannot load the model: {type(error).__name__}: {first_line}") from error
+    try:
+        yield LocalReranker(checkpoint, renderer, engine)
+    finally:
+        engine.shutdown()
+
+
+def device() -> str:
+    """The device of this machine, for `device: auto`."""
+    return "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare how the ranker is chosen."""
-    parser.add_argument(
-        "--url", default=DEFAULT_URL, help=f"where the service is (%(default)s); its API key: {API_KEY}"
-    )
+    said = f"where the service is (%(default)s); its API key: {API_KEY}"
+    parser.add_argument("--url", default=DEFAULT_URL, help=said)
     parser.add_argument("--local", action="store_true", help="load the model here instead of asking a service")
-    parser.add_argument(
-        "--model",
-        help="the service's adapter to rank with; with --local: demo, a local folder or a hub id, default: the "
-        "configuration's",
-    )
+    said = "the service's adapter to rank with; with --local: demo, a local folder or a hub id, default: the "
+    parser.add_argument("--model", help=f"{said}configuration's")
     parser.add_argument("--adapter", default="", help="with --local: one of the configuration's engine.lora_adapters")
-    parser.add_argument(
-        "--config", type=Path, help=f"with --local: Serve configuration; default: ./{SERVE_CONFIG} if there"
-    )
+    said = f"with --local: Serve configuration; default: ./{SERVE_CONFIG} if there"
+    parser.add_argument("--config", type=Path, help=said)
     parser.add_argument("--instruction", help="what relevant means here; default: the model's own")
 
 
 @contextlib.contextmanager
-def open_ranker(parsed: argparse.Namespace) -> Iterator[Ranker]:
-    """Give the ranker that the arguments ask for, and close it.
-
-    Raises:
-        RerankerError: The configuration or the model is no good, or the arguments contradict each other.
-        pydantic.ValidationError: Unknown keys or wrong values in the configuration's `args`.
-    """
-    if not parsed.local and (parsed.adapter or parsed.config):
+def open_ranker(parsed: argparse.Namespace) -> Iterator[Rank]:
+    """Give what ranks as the arguments ask, for as long as the block lasts."""
+    if parsed.local:
+        config = local_config(parsed)
+        parsed.model = config.model.name  # for `name`
+        require_adapter(config, parsed.adapter)
+        with _local_rank(config, parsed.adapter) as rank:
+            yield rank
+        return
+    if parsed.adapter or parsed.config:
         raise CommandError("--config and --adapter need --local; a service has its own, and --model names its adapter")
-    try:
-        if parsed.local:
-            config = local_config(parsed)
-            parsed.model = config.model.name  # for `name`
-            require_adapter(config, parsed.adapter)
-            with contextlib.closing(_LocalRanker(config, parsed.adapter)) as local:
-                yield local
-        else:
-            with RerankerClient(parsed.url, api_key=os.environ.get(API_KEY), model=parsed.model) as client:
-                if parsed.model:
-                    _require_model(client, parsed.model)
-                yield client
-    except KeyboardInterrupt:
-        raise CommandError("stopped") from None
+    with RerankerClient(parsed.url, api_key=os.environ.get(API_KEY), model=parsed.model) as client:
+        # A service ranks with the model itself whatever it is called; here a misspelt adapter must not pass for one.
+        if parsed.model and parsed.model not in (known := client.models()):
+            raise CommandError(f"the service has no model {parsed.model!r}; it has {', '.join(known)}")
+        yield client.rerank
+
+
+@contextlib.contextmanager
+def _local_rank(config: RerankerConfig, adapter: str) -> Iterator[Rank]:
+    if sys.stderr.isatty():
+        print(f"loading {config.model.name} …", file=sys.stderr, flush=True)
+    limits = config.limits.model_copy(update={"timeout_s": _NO_DEADLINE_S})
+    with open_local(config) as local, asyncio.Runner() as runner:
+        ranker = Ranker(config.model_copy(update={"limits": limits}), local.renderer, LocalFleet(local.engine))
+
+        def rank(query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[ScoredDocument]:
+            request = RankRequest(query, tuple(documents), instruction=instruction or None, model=adapter or None)
+            [ranking] = runner.run(ranker.rank([request], ANONYMOUS, RequestRecord()))
+            return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in ranking.results]
+
+        yield rank
 
 
 def name(parsed: argparse.Namespace) -> str:
-    """Say in a word what ranks, once the ranker is open."""
-    if not parsed.local:
-        return f"{parsed.model} at {parsed.url}" if parsed.model else str(parsed.url)
-    return f"{parsed.model}{' with ' * bool(parsed.adapter)}{parsed.adapter}, in this process"
+    """Say in a word what ranks, once it is open."""
+    if parsed.local:
+        return f"{parsed.model}{' with ' * bool(parsed.adapter)}{parsed.adapter}, in this process"
+    return f"{parsed.model} at {parsed.url}" if parsed.model else str(parsed.url)
 
 
 def require_adapter(config: RerankerConfig, adapter: str) -> None:
@@ -103,39 +156,40 @@ def require_adapter(config: RerankerConfig, adapter: str) -> None:
         raise CommandError(f"engine.lora_adapters has no {adapter!r}; it has {', '.join(known) or 'none'}")
 
 
-def _require_model(client: RerankerClient, model: str) -> None:
-    """A service ranks with the model itself whatever it is called; here a misspelt adapter must not pass for one."""
-    known = client.models()
-    if model not in known:
-        raise CommandError(f"the service has no model {model!r}; it has {', '.join(known)}")
+def local_config(parsed: argparse.Namespace) -> RerankerConfig:
+    """Give the configuration that `--config` and `--model` ask for; raises as `load_config` does."""
+    if parsed.config is None and SERVE_CONFIG.exists():
+        parsed.config = SERVE_CONFIG  # main.py names it when one of its values is wrong
+    if parsed.config is not None:
+        return load_config(parsed.config, parsed.model)
+    return RerankerConfig.model_validate({"model": {"name": parsed.model}} if parsed.model else {})
 
 
 def rank_list(
-    ranker: Ranker,
+    rank: Rank,
     query: str,
     documents: Sequence[str],
     *,
     instruction: str | None = None,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = int,
 ) -> list[ScoredDocument]:
     """Rank a list of any length: in parts, merged by score. A document's score does not depend on the others'.
 
-    Args:
-        ranker: Ranks the parts.
-        query: The query.
-        documents: The candidates.
-        instruction: What "relevant" means here.
-        advance: Told the number of documents after each part.
-
-    Returns:
-        All documents, best first, ties by index.
+    `advance` is told the number of documents after each part. Gives all documents, best first, ties by index.
     """
     ranked: list[ScoredDocument] = []
-    for start, part in _parts(documents):
-        answer = ranker.rerank(query, part, instruction=instruction)
+    start = 0
+    while start < len(documents):
+        end, characters = start + 1, len(documents[start])
+        for document in documents[end : start + PART_DOCUMENTS]:
+            characters += len(document)
+            if characters > PART_CHARACTERS:
+                break
+            end += 1
+        answer = rank(query, documents[start:end], instruction=instruction)
         ranked.extend(dataclasses.replace(one, index=start + one.index) for one in answer)
-        if advance is not None:
-            advance(len(part))
+        advance(end - start)
+        start = end
     return sorted(ranked, key=lambda one: (-one.relevance_score, one.index))
 
 
@@ -148,81 +202,21 @@ def progress(total: int) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-class _LocalRanker:
-    """An engine here, behind the `Ranker` of the service."""
-
-    def __init__(self, config: RerankerConfig, adapter: str) -> None:
-        self._adapter = adapter
-        limits = config.limits.model_copy(update={"timeout_s": _NO_DEADLINE_S})
-        self._runner = asyncio.Runner()
-        self._local = _load(config)
-        config = config.model_copy(update={"limits": limits})
-        self._ranker = ListRanker(config, self._local.renderer, LocalFleet(self._local.engine))
-
-    def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
-    ) -> list[ScoredDocument]:
-        request = RankRequest(
-            query, tuple(documents), instruction=instruction or None, top_n=top_n, model=self._adapter or None
-        )
-        [ranking] = self._runner.run(self._ranker.rank([request], ANONYMOUS, RequestRecord()))
-        return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in ranking.results]
-
-    def close(self) -> None:
-        self._runner.close()
-        self._local.close()
-
-
-def _load(config: RerankerConfig) -> LocalReranker:
-    if sys.stderr.isatty():
-        print(f"loading {config.model.name} …", file=sys.stderr, flush=True)
-    try:
-        return open_local(config)
-    except RerankerError:
-        raise
-    except Exception as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        raise ConfigurationError(f"vLLM cannot load the model: {type(error).__name__}: {first_line}") from error
-
-
-def local_config(parsed: argparse.Namespace) -> RerankerConfig:
-    """Give the configuration that `--config` and `--model` ask for; raises as `load_config` does."""
-    if parsed.config is None and SERVE_CONFIG.exists():
-        parsed.config = SERVE_CONFIG  # cli.py names it when one of its values is wrong
-    if parsed.config is not None:
-        return load_config(parsed.config, parsed.model)
-    return RerankerConfig.model_validate({"model": {"name": parsed.model}} if parsed.model else {})
-
-
-def _parts(documents: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    part: list[str] = []
-    characters = 0
-    for index, document in enumerate(documents):
-        if part and (len(part) == PART_DOCUMENTS or characters + len(document) > PART_CHARACTERS):
-            yield index - len(part), part
-            part, characters = [], 0
-        part.append(document)
-        characters += len(document)
-    if part:
-        yield len(documents) - len(part), part
-
-
 def add_parser(commands: Subparsers) -> None:
-    """Declare the command."""
     parser = commands.add_parser("score", help="rank documents, with a running service or with --local")
     parser.add_argument("--query", required=True, help="what to rank for")
-    parser.add_argument(
-        "file",
-        nargs="?",
-        help="one document a line, or JSON lines (strings, or objects with `text`); - is standard input",
-    )
+    said = "one document a line, or JSON lines (strings, or objects with `text`); - is standard input"
+    parser.add_argument("file", nargs="?", help=said)
     parser.add_argument("--document", action="append", metavar="TEXT", help="a document; repeatable, instead of a file")
     parser.add_argument("--top-n", type=positive, metavar="N", help="show only the best N")
-    parser.add_argument(
-        "--json", action="store_true", help="print JSON lines {index, relevance_score, text, truncated?}, best first"
-    )
+    said = "print JSON lines {index, relevance_score, text, truncated?}, best first"
+    parser.add_argument("--json", action="store_true", help=said)
     add_arguments(parser)
     parser.set_defaults(run=run)
+    model = commands.add_parser("check", help="load the model and check that its scores can be trusted")
+    model.add_argument("--config", type=Path, default=SERVE_CONFIG, help="Serve configuration (%(default)s)")
+    model.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
+    model.set_defaults(run=_check_model)
 
 
 def positive(text: str) -> int:
@@ -240,46 +234,51 @@ def run(parsed: argparse.Namespace) -> int:
     if not parsed.query.strip():
         raise CommandError("--query is empty")
     documents: list[str] = parsed.document or read_documents(parsed.file)
-    with open_ranker(parsed) as ranker, progress(len(documents)) as advance:
-        ranked = rank_list(ranker, parsed.query, documents, instruction=parsed.instruction, advance=advance)
-    if len(ranked) < len(documents):
-        excluded = len(documents) - len(ranked)
+    with open_ranker(parsed) as rank, progress(len(documents)) as advance:
+        ranked = rank_list(rank, parsed.query, documents, instruction=parsed.instruction, advance=advance)
+    if excluded := len(documents) - len(ranked):
         print(f"{excluded} of {len(documents)} documents are left out by the configured rules", file=sys.stderr)
-    lines = _json_lines if parsed.json else _table
-    print("\n".join(lines(ranked[: parsed.top_n], documents)))
+    # Whole texts into a pipe or a file, like other tools.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not parsed.json:
+        print("score   index  text")
+    for one in ranked[: parsed.top_n]:
+        text = documents[one.index]
+        if parsed.json:
+            line = {"index": one.index, "relevance_score": one.relevance_score, "text": text}
+            print(json.dumps(line | ({"truncated": True} if one.truncated else {}), ensure_ascii=False))
+        else:
+            # One line, without the control characters by which a document could change the terminal.
+            printable = "".join(character if character.isprintable() else " " for character in text)
+            print(_cut(f"{one.relevance_score:.4f}  {one.index:>5}  {printable}", width))
     return 0
 
 
-def _json_lines(ranked: Sequence[ScoredDocument], documents: Sequence[str]) -> list[str]:
-    lines = []
-    for one in ranked:
-        line = {"index": one.index, "relevance_score": one.relevance_score, "text": documents[one.index]}
-        lines.append(json.dumps(line | ({"truncated": True} if one.truncated else {}), ensure_ascii=False))
-    return lines
-
-
-def _table(ranked: Sequence[ScoredDocument], documents: Sequence[str]) -> list[str]:
-    # Whole texts into a pipe or a file, like other tools.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines = ["score   index  text"]
-    for one in ranked:
-        line = f"{one.relevance_score:.4f}  {one.index:>5}  {_printable(documents[one.index])}"
-        lines.append(line if width is None else _cut(line, width))
-    return lines
-
-
-def _printable(text: str) -> str:
-    """One line, without the control characters by which a document could change the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _cut(line: str, width: int) -> str:
+def _cut(line: str, width: int | None) -> str:
     """Cut to so many terminal cells; a Chinese character takes two."""
     cells = [2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line]
-    if sum(cells) <= width:
+    if width is None or sum(cells) <= width:
         return line
-    taken = end = 0
-    while taken + cells[end] < width:
-        taken += cells[end]
-        end += 1
-    return f"{line[:end]}…"
+    ends = itertools.accumulate(cells)
+    return line[: sum(end < width for end in ends)] + "…"
+
+
+def _check_model(parsed: argparse.Namespace) -> int:
+    """Print one line for each check, and the cause of what failed; returns the exit status."""
+    config = load_config(parsed.config, parsed.model)
+    print(f"Loading {config.model.name} …", flush=True)
+    with open_local(config) as local:
+        started = time.perf_counter()
+        tolerance = tolerance_for(local.checkpoint.dtype, config.engine.quantization)
+        results = [
+            (f"{result.name} {adapter}".strip(), result)
+            for adapter in ("", *config.engine.lora_adapters)
+            for result in asyncio.run(run_checks(local.engine, local.renderer, tolerance, adapter))
+        ]
+        seconds = time.perf_counter() - started
+    for name, result in results:
+        print(f"{'failed' if result.cause else 'ok':<6}  {name:<10}  {result.measured}")
+    # Only the first cause: what fails after it is mostly its consequence.
+    cause = next((result.cause for _, result in results if result.cause), None)
+    print(f"{len(results)} checks in {seconds:.2f} s" + (f"; likeliest cause: {cause}" if cause else ": all ok"))
+    return 1 if cause else 0

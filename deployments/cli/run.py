@@ -1,13 +1,12 @@
 """`serve run` on a Ray of its own, which reports to `reranker serve` how far it is, and why it cannot go on.
 
-python -m deployments.cli.run FILE DESCRIPTOR     reports go to the descriptor: JSON lines, each {kind: text}
+python -m deployments.cli.run CONFIGURATION REPORTS     the second file gets JSON lines, each {kind: text}
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import sys
 import threading
@@ -32,7 +31,6 @@ _LOOK_EVERY_S = 0.5
 Report = Callable[[str, str], None]
 """Takes a kind, "step", "failed" or "without", and a text."""
 
-
 _RAY_REMEDY = "See whether memory, disk (/tmp/ray) or processes (`ulimit -u`) have run out"
 _REMEDIES = {
     r"StartupCheckError": "`reranker check --model …` shows every check; docs/models.md says which models work",
@@ -54,9 +52,7 @@ _REMEDIES = {
 def failure(name: str, message: str) -> str:
     """Say in a sentence why an application cannot be deployed, and in another what to do.
 
-    Args:
-        name: The application's.
-        message: What Serve says of it: sentences and tracebacks, the cause last.
+    `message` is what Serve says of it: sentences and tracebacks, the cause last.
     """
     plain = re.sub(r"\x1b\[[0-9;]*m", "", message)
     raised = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception|Died))\b(?::[ \t]*(.+))?$", plain, re.MULTILINE)
@@ -75,55 +71,38 @@ def _first_line(said: object) -> str:
     return (str(said).strip().splitlines() or ["no reason was given"])[0]
 
 
-def _messages(application: ApplicationStatusOverview) -> str:
-    return "\n".join([application.message, *(one.message for one in application.deployments.values())])
+def watch(optional: Collection[str], report: Report) -> None:
+    """Look at the applications until all is said. `optional` are names of those that the others do without."""
+    over = False
+    while not over:
+        time.sleep(_LOOK_EVERY_S)
+        with contextlib.suppress(RayError, RayServeException):  # it is starting, or ending
+            over = settled(serve.status().applications, optional, report)
 
 
-class Watch(threading.Thread):
-    """Looks at the applications until all run, or one cannot. Without the playground the service is still one."""
-
-    def __init__(self, optional: Collection[str], report: Report) -> None:
-        """To be started.
-
-        Args:
-            optional: Names of applications that the others do without.
-            report: Told of an application that cannot be deployed, and why.
-        """
-        super().__init__(name="watch", daemon=True)
-        self._optional = optional
-        self._report = report
-
-    def run(self) -> None:
-        """Look until all is said."""
-        settled = False
-        while not settled:
-            time.sleep(_LOOK_EVERY_S)
-            with contextlib.suppress(RayError, RayServeException):  # it is starting, or ending
-                settled = self.settled(serve.status().applications)
-
-    def settled(self, status: Mapping[str, ApplicationStatusOverview]) -> bool:
-        """Whether nothing more is to come: all run, or what is needed cannot."""
-        broken = {name: one for name, one in status.items() if one.status == ApplicationStatus.DEPLOY_FAILED}
-        for name, one in broken.items():
-            if name not in self._optional:
-                self._report("failed", failure(name, _messages(one)))
-                return True
-        done = bool(status) and all(
-            one.status == ApplicationStatus.RUNNING or name in broken for name, one in status.items()
-        )
-        if done:
-            for name, one in broken.items():
-                self._report("without", f"{name}: {one.message}")
-        return done
+def settled(status: Mapping[str, ApplicationStatusOverview], optional: Collection[str], report: Report) -> bool:
+    """Whether nothing more is to come: all run, or what is needed cannot, which is reported."""
+    broken = {name: one for name, one in status.items() if one.status == ApplicationStatus.DEPLOY_FAILED}
+    for name, one in broken.items():
+        if name not in optional:
+            said = [one.message, *(deployment.message for deployment in one.deployments.values())]
+            report("failed", failure(name, "\n".join(said)))
+            return True
+    if not status or any(
+        one.status != ApplicationStatus.RUNNING and name not in broken for name, one in status.items()
+    ):
+        return False
+    for name, one in broken.items():
+        report("without", f"{name}: {one.message}")
+    return True
 
 
 def main() -> None:
-    """Run until asked to stop."""
-    path, reports = sys.argv[1], os.fdopen(int(sys.argv[2]), "w", buffering=1)
-    os.set_inheritable(reports.fileno(), False)
+    path, reports = sys.argv[1:]
 
     def report(kind: str, text: str) -> None:
-        reports.write(json.dumps({kind: text}) + "\n")
+        with open(reports, "a", encoding="utf-8") as file:  # whole lines: the other side reads meanwhile
+            file.write(json.dumps({kind: text}) + "\n")
 
     config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     report("step", "Starting Ray")
@@ -134,7 +113,8 @@ def main() -> None:
         report("failed", f"Ray cannot start: {_first_line(error)}. {_remedy(str(error), _RAY_REMEDY)}")
         raise
     report("step", "Deploying the service")
-    Watch({str(one.get("name")) for one in applications(config, UI_IMPORT_PATH)}, report).start()
+    optional = {str(one.get("name")) for one in applications(config, UI_IMPORT_PATH)}
+    threading.Thread(target=watch, args=(optional, report), name="watch", daemon=True).start()
     scripts.cli(["run", path])
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,24 +47,18 @@ _CHILD_ENVIRONMENT = {
 
 
 def add_parser(commands: Subparsers) -> None:
-    """Declare the command."""
     parser = commands.add_parser("serve", help="run the service (`serve run`, with overrides and a clean stop)")
     parser.add_argument("--config", type=Path, default=SERVE_CONFIG, help="Serve configuration (%(default)s)")
     parser.add_argument("--host", help="address to listen on, 0.0.0.0 or :: for all; default: the configuration's")
     parser.add_argument("--port", type=int, help="HTTP port; default: the configuration's")
     parser.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
     parser.add_argument("--replicas", type=int, help="fixed number of engine replicas; default: the configuration's")
-    parser.add_argument(
-        "--index",
-        action="append",
-        type=_named_index,
-        metavar="[NAME=]INDEX",
-        help="serve POST /v1/search on an index that `reranker index build` made; repeatable",
-    )
-    parser.add_argument(
-        "--simulated", action="store_true", help="simulate the engines: real timing, meaningless scores"
-    )
-    parser.add_argument("--no-ui", action="store_true", help="without the playground, if the configuration has it")
+    said = "serve POST /v1/search on an index that `reranker index build` made; repeatable"
+    parser.add_argument("--index", action="append", type=_named_index, metavar="[NAME=]INDEX", default=[], help=said)
+    said = "simulate the engines: real timing, meaningless scores"
+    parser.add_argument("--simulated", action="store_true", help=said)
+    said = "without the playground, if the configuration has it"
+    parser.add_argument("--no-ui", dest="ui", action="store_false", help=said)
     parser.add_argument("--verbose", action="store_true", help="show what Ray and vLLM say, instead of logging it")
     parser.set_defaults(run=_run)
 
@@ -72,32 +66,21 @@ def add_parser(commands: Subparsers) -> None:
 def _named_index(text: str) -> tuple[str, Path]:
     """Read NAME=FOLDER; a folder alone gives its own name."""
     name, separator, folder = text.rpartition("=")
-    path = Path(folder)
-    return (name if separator else path.resolve().name), path
+    return (name if separator else Path(folder).resolve().name), Path(folder)
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    indexes: Sequence[tuple[str, Path]] = parsed.index or ()
-    if len(dict(indexes)) < len(indexes):
+    indexes = dict(parsed.index)
+    if len(indexes) < len(parsed.index):
         raise ConfigurationError("two indexes have the same name: give another, --index NAME=INDEX")
-    config = startable_config(
-        parsed.config,
-        host=parsed.host,
-        port=parsed.port,
-        model=parsed.model,
-        replicas=parsed.replicas,
-        simulated=parsed.simulated,
-        indexes=dict(indexes),
-        ui=not parsed.no_ui,
-    )
-    return supervise(config, verbose=parsed.verbose)
+    overrides = {name: getattr(parsed, name) for name in ("host", "port", "model", "replicas", "simulated", "ui")}
+    return supervise(startable_config(parsed.config, indexes=indexes, **overrides), verbose=parsed.verbose)
 
 
 class Screen:
     """Shows the steps of a start, one line each, with the seconds since it began. A terminal sees them count."""
 
     def __init__(self) -> None:
-        """Begin to count."""
         self._began_s = time.monotonic()
         self._step = ""
         self._counts = sys.stdout.isatty()
@@ -119,25 +102,20 @@ class Screen:
 
 
 def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
-    """Run the service until SIGINT or SIGTERM, or until it ends by itself.
+    """Run the service until SIGINT or SIGTERM, which gives status 0, or until it ends by itself.
 
-    Args:
-        config: A Serve configuration.
-        verbose: Show what Ray and vLLM say; otherwise it goes to a log file.
-
-    Returns:
-        Exit status: 0 when asked to stop, else what `serve run` gave.
-
-    Raises:
-        ConfigurationError: The service cannot be started; the message says why and what to do. Everything is stopped.
+    `verbose` shows what Ray and vLLM say; otherwise it goes to a log file. A service that cannot be started raises
+    ConfigurationError, which says why and what to do; everything is stopped then.
     """
-    _inherit_orphans()
-    stop = _StopSignal()
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    stops: list[int] = []  # signals
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, lambda number, _: stops.append(number))
     screen = Screen()
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="reranker-") as file, _output(verbose) as log:
-        yaml.safe_dump(config, file, allow_unicode=True, sort_keys=False)  # the first index is the default
-        file.flush()
-        child = _Child(file.name, log)
+    with tempfile.TemporaryDirectory(prefix="reranker-") as folder, _output(verbose) as log:
+        text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)  # the first index is the default
+        Path(folder, "config.yaml").write_text(text, encoding="utf-8")
+        child = _Child(Path(folder), log)
         # One client: each makes its own context for TLS, which is much work beside the start.
         url = local_url(*configured_address(config), tls=bool((config.get("http_options") or {}).get("ssl_certfile")))
         limits = httpx.Limits(max_keepalive_connections=0)
@@ -145,7 +123,7 @@ def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
         http = httpx.Client(base_url=url, timeout=2, verify=False, trust_env=False, limits=limits)  # noqa: S501
         health, stage = "starting", ""
         gives_up_s = float("inf")
-        while child.runs() and not stop.asked and not child.failed and time.monotonic() < gives_up_s:
+        while child.runs() and not stops and not child.failed and time.monotonic() < gives_up_s:
             if health == "starting":
                 health, doing = _health(http)
                 stage = f"Starting: {doing}" if doing else stage  # between two of them nobody says anything
@@ -159,55 +137,37 @@ def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
         http.close()
         screen.end()
         child.stop()
-        if stop.asked:
+        if stops:
             return 0
+        status, last_line = child.process.returncode, _last_line(log)
         if child.failed or health != "ok":
-            said = child.failed or f"`serve run` ended with status {child.status}: {_last_line(log)}"
+            said = child.failed or f"`serve run` ended with status {status}: {last_line}"
             raise ConfigurationError(said + (f" (everything it said: {log.name})" if log else ""))
-        print(f"reranker: the service has ended by itself: {_last_line(log)}", file=sys.stderr)
-        return child.status or 1
-
-
-class _StopSignal:
-    """Set by SIGINT and SIGTERM."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
+        print(f"reranker: the service has ended by itself: {last_line}", file=sys.stderr)
+        return status or 1
 
 
 class _Child:
     """`serve run`, and what it reports."""
 
-    def __init__(self, path: str, log: IO[str] | None) -> None:
+    def __init__(self, folder: Path, log: IO[str] | None) -> None:
         self.step = "Starting Ray"
-        self.failed = ""
-        self._unread = b""
-        self._reports, writes = os.pipe()
-        os.set_blocking(self._reports, False)
+        self.failed = self._unread = ""
+        self._reports = (folder / "reports").open("a+", encoding="utf-8")
         # A session of its own, so that Ctrl-C reaches this process only and the child is stopped in order.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli.run", path, str(writes)],
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.cli.run", folder / "config.yaml", self._reports.name],
             start_new_session=True,
-            pass_fds=[writes],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log and subprocess.STDOUT,
             env=_CHILD_ENVIRONMENT | dict(os.environ),
         )
-        os.close(writes)
 
     def runs(self) -> bool:
         """Whether it still does; reads its reports."""
-        status = self._process.poll()  # first: what it wrote before it ended is read below
-        with contextlib.suppress(BlockingIOError):
-            while part := os.read(self._reports, 1 << 16):
-                self._unread += part
-        *lines, self._unread = self._unread.split(b"\n")
+        status = self.process.poll()  # first: what it wrote before it ended is read below
+        *lines, self._unread = (self._unread + self._reports.read()).split("\n")
         for line in lines:
             [(kind, text)] = json.loads(line).items()
             if kind == "step":
@@ -218,17 +178,13 @@ class _Child:
                 print(f"goes on without {text.splitlines()[0]}", file=sys.stderr, flush=True)
         return status is None
 
-    @property
-    def status(self) -> int | None:
-        return self._process.returncode
-
     def stop(self) -> None:
         """Ask first, then insist: SIGINT to `serve run`, which shuts Serve and Ray down; then whatever is left."""
-        if self._process.poll() is None:
+        if self.process.poll() is None:
             print("Stopping the service …", flush=True)
-            self._process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_TIMEOUT_S)
+                self.process.wait(_STOP_TIMEOUT_S)
         for insist in (psutil.Process.terminate, psutil.Process.kill):
             left = psutil.Process().children(recursive=True)
             for process in left:
@@ -236,7 +192,7 @@ class _Child:
                     insist(process)
             psutil.wait_procs(left, timeout=5)
         self.runs()
-        os.close(self._reports)
+        self._reports.close()
 
 
 @contextlib.contextmanager
@@ -246,12 +202,9 @@ def _output(verbose: bool) -> Iterator[IO[str] | None]:
         yield None
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reranker" / "logs"
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
-    if not usable:
+    if not os.access(folder, os.W_OK):
         folder = Path(tempfile.mkdtemp(prefix="reranker-logs-"))
     for old in sorted(folder.glob("serve-*.log"))[: 1 - _LOGS_KEPT]:
         old.unlink(missing_ok=True)
@@ -266,20 +219,14 @@ def _last_line(log: IO[str] | None) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "see its output")
 
 
-def _model(config: dict[str, Any]) -> str:
-    arguments = [one.get("args") or {} for one in applications(config, IMPORT_PATH)]
-    return next((RerankerConfig.model_validate(one).model.name for one in arguments), "")
-
-
 def _announcement(config: dict[str, Any], url: str, log: IO[str] | None) -> Iterator[str]:
     yield f"  API         POST {url}/v1/rerank, docs at {url}/docs"
-    arguments = [one.get("args") or {} for one in applications(config, IMPORT_PATH)]
-    indexes = [name for one in arguments for name in (one.get("search") or {}).get("indexes") or {}]
-    if indexes:
+    settings = [RerankerConfig.model_validate(one.get("args") or {}) for one in applications(config, IMPORT_PATH)]
+    if indexes := [name for one in settings for name in one.search.indexes]:
         yield f"  search      POST {url}/v1/search on {', '.join(indexes)}"
     if applications(config, UI_IMPORT_PATH):
         yield f"  playground  {url}/ui"
-    yield f"  model       {_model(config)}"
+    yield f"  model       {', '.join(one.model.name for one in settings)}"
     if log is not None:
         yield f"  log         {log.name}"
     yield "Ctrl-C stops it."
@@ -289,13 +236,9 @@ def _health(http: httpx.Client) -> tuple[str, str]:
     """What /health says of itself, "starting", "ok" or "failed" (given up), and what its replicas are doing."""
     try:
         answer = http.get("/health").json()
-        status, replicas = str(answer.get("status", "starting")), answer.get("replicas", [])
+        status, replicas = str(answer.get("status", "starting")), answer.get("replicas")
     except (httpx.HTTPError, ValueError, AttributeError):
         return "starting", ""  # nobody answers yet
-    stages = Counter(str(one.get("stage")) for one in replicas) if isinstance(replicas, list) else Counter()
+    # Those that are starting; once there are others, their number.
+    stages = Counter(str(one.get("stage")) for one in (replicas if isinstance(replicas, list) else ()))
     return status, "; ".join(f"{stage} ({count} replicas)" if count > 1 else stage for stage, count in stages.items())
-
-
-def _inherit_orphans() -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")

@@ -26,15 +26,9 @@ def shown_address(host: str, port: int) -> str:
 
 
 def bound_socket(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A TCP socket bound to an address. `::` takes IPv4 as well.
+    """A TCP socket bound to an address; OSError: it is taken, or not this machine's. `::` takes IPv4 as well.
 
-    Args:
-        host: An address of this machine, or a name of one.
-        port: 0 stands for any free one.
-        shared: Other sockets of this user may listen on the same address (SO_REUSEPORT).
-
-    Raises:
-        OSError: The address is taken, or is not this machine's.
+    `shared`: other sockets of this user may listen on the same address (SO_REUSEPORT).
     """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:

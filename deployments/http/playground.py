@@ -12,8 +12,7 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 from fastapi import APIRouter, Request
 from ray import serve
@@ -30,78 +29,61 @@ from reranker.errors import NoPlaygroundError, NotFoundError, PlaygroundUnavaila
 
 UI_PATH = "/ui"
 UI_DEPLOYMENT = "Playground"
-Headers = tuple[tuple[bytes, bytes], ...]
 
-_MAX_BODY_BYTES = 8 * 2**20
-"""What a browser sends: a list of documents at most."""
+_MAX_BODY_BYTES = 8 * 2**20  # a browser sends a list of documents at most
 _READ = re.compile(
     r"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/(?:assets|static|svelte)/[\w./@-]+"
     r"|/gradio_api/(?:startup-events|app_id|theme\.css|queue/data|heartbeat/[\w-]+)"
 )
 _WRITTEN = re.compile(r"/gradio_api/(?:queue/join|cancel|reset)")
-_IMMUTABLE = re.compile(r"/assets/.*-[\w-]{8,}\.\w+")
-"""Files whose name changes with their content."""
+_IMMUTABLE = re.compile(r"/assets/.*-[\w-]{8,}\.\w+")  # files whose name changes with their content
 _PREFIX = re.compile(r"(?:/[\w.~-]+)+")
 _PASSED = frozenset(
-    {"host", "accept", "accept-encoding", "accept-language", "content-type", "if-none-match", "if-modified-since"}
-    | {"origin", "user-agent", "x-forwarded-host", "x-forwarded-prefix", "x-forwarded-proto"}
+    {b"host", b"accept", b"accept-encoding", b"accept-language", b"content-type", b"if-none-match", b"origin"}
+    | {b"if-modified-since", b"user-agent", b"x-forwarded-host", b"x-forwarded-prefix", b"x-forwarded-proto"}
 )
 """Headers that go to the playground. No cookie and no key: the page sends the key that a visitor gave it by itself."""
-_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding"})
+_HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding"}  # these are of the playground's own connection
 _POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; "
-    "frame-ancestors 'self'"
+    b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; "
+    b"frame-ancestors 'self'"
 )
-_SECURITY = (
-    (b"content-security-policy", _POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-)
-_CACHE_FOR_EVER = (b"cache-control", b"public, max-age=31536000, immutable")
-_RELOAD_S = 2
+_SECURITY = {
+    b"content-security-policy": _POLICY,
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
 _LOOKUP_PERIOD_S = 2.0
 """Serve is asked no more often than this whether there is a playground: it takes 15 ms, and a path costs nothing."""
 _FIRST_PART_S = 30.0
 """The longest wait for an answer to begin: the first page has the playground load its libraries."""
+_Absence = type[NoPlaygroundError | PlaygroundUnavailableError]
 _LOST = (RayError, RayServeException, DeploymentUnavailableError)
 
 
-@dataclass(frozen=True, slots=True)
-class PageRequest:
-    """A browser's request to the playground."""
+class PageRequest(NamedTuple):
+    """A browser's request to the playground, as ASGI has it."""
 
-    method: str
-    path: str
-    """From `UI_PATH` on."""
-    query: bytes
-    headers: Headers
+    scope: dict[str, Any]  # Any: of every type
     body: bytes
-    scheme: str
-    """"http" or "https", as the ingress was asked."""
-    prefix: str = ""
-    """Under which a reverse proxy has this service."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """The beginning of an answer; pieces of its body, `bytes`, follow."""
 
     status: int
-    headers: Headers
+    headers: tuple[tuple[bytes, bytes], ...]
 
 
-Answer = AsyncIterator[ResponseHead | bytes]
-"""First the head, then the body as it comes."""
+Answer = AsyncIterator[ResponseHead | bytes]  # first the head, then the body as it comes
 
 
 class PlaygroundClient:
     """Sends requests to the playground's application. Costs nothing until there is one."""
 
     def __init__(self) -> None:
-        """Look for nothing yet."""
-        self._handle: DeploymentHandle | None = None
-        self._absence: NoPlaygroundError | PlaygroundUnavailableError = NoPlaygroundError()
+        self._found: DeploymentHandle | _Absence = NoPlaygroundError
         self._looked_s = -_LOOKUP_PERIOD_S
         self._lookup = asyncio.Lock()
         self._open: set[DeploymentResponseGenerator[ResponseHead | bytes]] = set()
@@ -114,21 +96,18 @@ class PlaygroundClient:
             NoPlaygroundError: The cluster has no such application.
             PlaygroundUnavailableError: It has, and it does not answer now.
         """
-        parts = (await self._found()).answer.remote(request)
+        parts = (await self._handle()).answer.remote(request)
         self._open.add(parts)
+        begun = False
         try:
-            try:
-                head = await asyncio.wait_for(anext(parts), _FIRST_PART_S)
-            except (TimeoutError, *_LOST):
-                self._handle = None
+            yield await asyncio.wait_for(anext(parts), _FIRST_PART_S)
+            begun = True
+            async for part in parts:  # a stream of events may be silent for as long as it likes
+                yield part
+        except (TimeoutError, *_LOST):
+            self._found = PlaygroundUnavailableError
+            if not (begun and self._closed):
                 raise PlaygroundUnavailableError from None
-            yield head
-            try:
-                async for part in parts:  # a stream of events may be silent for as long as it likes
-                    yield part
-            except _LOST:
-                if not self._closed:
-                    raise
         finally:
             self._open.discard(parts)
             with contextlib.suppress(*_LOST):
@@ -140,38 +119,32 @@ class PlaygroundClient:
         for parts in self._open:
             parts.cancel()
 
-    async def _found(self) -> DeploymentHandle:
+    async def _handle(self) -> DeploymentHandle:
         async with self._lookup:
-            if self._handle is None:
-                if time.monotonic() - self._looked_s >= _LOOKUP_PERIOD_S:
-                    found = await asyncio.to_thread(self._look)
-                    self._handle = found and found.options(stream=True)  # on the event loop, which its router is to use
-                    self._looked_s = time.monotonic()
-                if self._handle is None:
-                    raise self._absence
-            return self._handle
+            if isinstance(self._found, type) and time.monotonic() - self._looked_s >= _LOOKUP_PERIOD_S:
+                found = await asyncio.to_thread(_look)
+                # Once, and on the event loop: each such handle has a router, which uses the loop that it is made on.
+                self._found = found if isinstance(found, type) else found.options(stream=True)
+                self._looked_s = time.monotonic()
+            if isinstance(self._found, type):
+                raise self._found
+            return self._found
 
-    def _look(self) -> DeploymentHandle | None:
-        """Ask Serve; blocks."""
-        self._absence = NoPlaygroundError()
-        try:
-            for name, application in serve.status().applications.items():
-                if UI_DEPLOYMENT in application.deployments:
-                    if application.deployments[UI_DEPLOYMENT].status == DeploymentStatus.HEALTHY:
-                        return serve.get_deployment_handle(UI_DEPLOYMENT, name)
-                    self._absence = PlaygroundUnavailableError()
-        except (RayError, RayServeException):  # Serve is shutting down
-            self._absence = PlaygroundUnavailableError()
-        return None
+
+def _look() -> DeploymentHandle | _Absence:
+    """Ask Serve; blocks."""
+    try:
+        for name, application in serve.status().applications.items():
+            if playground := application.deployments.get(UI_DEPLOYMENT):
+                healthy = playground.status == DeploymentStatus.HEALTHY
+                return serve.get_deployment_handle(UI_DEPLOYMENT, name) if healthy else PlaygroundUnavailableError
+    except (RayError, RayServeException):  # Serve is shutting down
+        return PlaygroundUnavailableError
+    return NoPlaygroundError
 
 
 def playground_router(answer: Callable[[PageRequest], Answer], limits: LimitsConfig) -> APIRouter:
-    """Make the routes.
-
-    Args:
-        answer: As `PlaygroundClient.answer`.
-        limits: What one request may have.
-    """
+    """Make the routes; `answer` is as `PlaygroundClient.answer`, `limits` are those of every request."""
     router = APIRouter(include_in_schema=False)
     limits = limits.model_copy(update={"max_request_bytes": min(limits.max_request_bytes, _MAX_BODY_BYTES)})
 
@@ -186,37 +159,34 @@ def playground_router(answer: Callable[[PageRequest], Answer], limits: LimitsCon
         if ".." in path or not (_WRITTEN if request.method == "POST" else _READ).fullmatch(path):
             raise NotFoundError("the playground has no such path")
         try:
-            parts = answer(_page_request(request, path, await read_body(request, limits)))
+            parts = answer(PageRequest(_scope(request, path), await read_body(request, limits)))
             head = cast("ResponseHead", await anext(parts))
         except PlaygroundUnavailableError as error:
             unavailable = error_response(error)
             request.state.record.error = error.code
             if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-                unavailable.headers["Refresh"] = str(_RELOAD_S)  # a browser that is early sees the page by itself
+                unavailable.headers["Refresh"] = "2"  # a browser that is early sees the page by itself
             return unavailable
+        own = _SECURITY
+        if head.status == 200 and _IMMUTABLE.fullmatch(path):
+            own = _SECURITY | {b"cache-control": b"public, max-age=31536000, immutable"}
         response = StreamingResponse(cast("AsyncIterator[bytes]", parts), head.status)
-        response.raw_headers = _response_headers(head, path)
+        kept = [(name, value) for name, value in head.headers if name.lower() not in _HOP_BY_HOP | own.keys()]
+        response.raw_headers = [*kept, *own.items()]
         return response
 
     return router
 
 
-def _page_request(request: Request, path: str, body: bytes) -> PageRequest:
+def _scope(request: Request, path: str) -> dict[str, Any]:
+    """Write the request's scope anew: of what it holds here, only this is the playground's business."""
     prefix = request.headers.get("x-forwarded-prefix", "").split(",")[0].strip().rstrip("/")
-    return PageRequest(
-        method=request.method,
-        path=UI_PATH + path,
-        query=request.scope["query_string"],
-        headers=tuple((name, value) for name, value in request.headers.raw if name.decode("latin-1") in _PASSED),
-        body=body,
-        scheme=request.url.scheme,
-        prefix=prefix if _PREFIX.fullmatch(prefix) else "",
-    )
-
-
-def _response_headers(head: ResponseHead, path: str) -> list[tuple[bytes, bytes]]:
-    """Give the playground's headers without those of its own connection, and what keeps the page to itself."""
-    headers = [(name, value) for name, value in head.headers if name.lower() not in _HOP_BY_HOP]
-    if head.status == 200 and _IMMUTABLE.fullmatch(path):
-        headers = [_CACHE_FOR_EVER, *((name, value) for name, value in headers if name != _CACHE_FOR_EVER[0])]
-    return [*headers, *_SECURITY]
+    prefix = prefix if _PREFIX.fullmatch(prefix) else ""
+    kept = ("type", "http_version", "method", "scheme", "query_string")
+    return {name: request.scope[name] for name in kept} | {
+        "asgi": {"version": "3.0", "spec_version": "2.3"},  # 2.3: a stream ends when its client does
+        "path": prefix + UI_PATH + path,
+        "raw_path": f"{prefix}{UI_PATH}{path}".encode(),
+        "root_path": prefix,  # Gradio puts it before the URLs that it makes
+        "headers": [(name, value) for name, value in request.headers.raw if name in _PASSED],
+    }

@@ -6,6 +6,7 @@ Also GET /v1/indexes. The routes exist only where the configuration has an index
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Annotated, Any, NotRequired, cast
 
 from fastapi import APIRouter, Request
 from pydantic import Field, PositiveInt, StrictStr
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.responses import Response
@@ -30,13 +31,14 @@ from reranker.dialects.base import Dialect, RankingCall
 from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
 from reranker.record import RequestRecord
-from reranker.search.filters import Filter, read_filter
+from reranker.search.filters import read_filter
 from reranker.search.first_stages import Candidate, Query, Retrieval
 from reranker.types import Ranking, RankRequest
 
-DEFAULT_TOP_N = 10
+logger = logging.getLogger(__name__)
+
+_DEFAULT_TOP_N = 10
 _ATTEMPTS = 3
-"""A search can be made again: a replica that ends takes none along."""
 _MAX_CHARACTERS = 20_000
 """Of a query, for the first stage. A longer one does not fit a prompt, and the reranker says so."""
 
@@ -66,12 +68,7 @@ class SearchBody(Options):
 
     @property
     def max_results(self) -> int | None:
-        """None: all."""
-        return DEFAULT_TOP_N if self.top_n is None else self.top_n or None
-
-    def where(self) -> Filter | None:
-        """The filter; raises InvalidRequestError if it is wrong."""
-        return read_filter(self.filter or {})
+        return _DEFAULT_TOP_N if self.top_n is None else self.top_n or None
 
 
 class Place(TypedDict):
@@ -101,15 +98,11 @@ class SearchResult(Place, answers.Marks):
     metadata: NotRequired[dict[str, Any]]
 
 
-class LeftOut(TypedDict, total=False):
-    """The chunks that are not among the results, if there are any, and why."""
+class SearchAnswer(answers.Head):
+    """What was found, best first; and the chunks that are not among the results, if there are any."""
 
-    unscored: list[Place]
-    excluded: list[Exclusion]
-
-
-class SearchAnswer(answers.Head, LeftOut):
-    """What was found, best first."""
+    unscored: NotRequired[list[Place]]
+    excluded: NotRequired[list[Exclusion]]
 
     index: str
     version: str
@@ -123,7 +116,7 @@ class SearchAnswer(answers.Head, LeftOut):
 
 def read(body: SearchBody) -> tuple[RankRequest, ...]:
     """Give the list that will be ranked; its documents are not known yet."""
-    body.where()  # a wrong filter is refused before anything is searched
+    read_filter(body.filter or {})  # a wrong filter is refused before anything is searched
     # Where chunks are taken out afterwards, enough must be left.
     top_n = None if body.max_per_document else body.max_results
     return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms()),)
@@ -132,28 +125,25 @@ def read(body: SearchBody) -> tuple[RankRequest, ...]:
 def write(
     retrieval: Retrieval, call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord
 ) -> SearchAnswer:
-    """Write the answer."""
     body: SearchBody = call.body
     [ranking] = rankings
     candidates = retrieval.candidates
-    scores: dict[int, Mapping[str, Any]] = {one: {} for one in range(len(candidates))}
-    if body.rerank is not False:
-        scores = {
-            one.index: {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)}
-            for one in ranking.results
-        }
+    scores: dict[int, Mapping[str, Any]] = {
+        one.index: {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)} for one in ranking.results
+    }
+    if body.rerank is False:
+        scores = {index: {} for index in range(len(candidates))}
     results, of_document = [], Counter[str]()
     for index, score in scores.items():
-        chunk = candidates[index].chunk
-        of_document[chunk.id] += 1
-        if body.max_per_document is None or of_document[chunk.id] <= body.max_per_document:
+        of_document[candidates[index].chunk.id] += 1
+        if of_document[candidates[index].chunk.id] <= (body.max_per_document or len(candidates)):
             results.append(_result(candidates[index], index, score, texts=body.return_documents is not False))
-    left_out: LeftOut = {}
+    left_out: dict[str, Any] = {}
     if ranking.unscored:
         left_out["unscored"] = [_place(candidates[index]) for index in ranking.unscored]
     if ranking.excluded:
         left_out["excluded"] = [{**_place(candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
-    return {
+    answer = {
         **answers.head_of("search", model, record),
         "index": retrieval.index,
         "version": retrieval.version,
@@ -166,6 +156,7 @@ def write(
         "timings": answers.timings_of(record, shards=bool(body.timings)),
         **left_out,
     }
+    return cast("SearchAnswer", answer)
 
 
 def _place(candidate: Candidate) -> Place:
@@ -206,56 +197,47 @@ DIALECT = Dialect(
 )
 
 
+async def call_replica(method: Any, *arguments: object) -> Any:  # Any: a method of a handle, and what it gives
+    """Call a search or an embedding deployment; raises RerankerError: Ray's errors end here.
+
+    A call can be made again: a replica that ends takes none along.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            return await method.remote(*arguments)
+        except RayTaskError as error:
+            if isinstance(error.cause, RerankerError):
+                raise error.cause from None
+            logger.warning("a search replica failed: %s", type(error.cause).__name__)
+            break
+        except (RayError, RayServeException) as error:
+            logger.warning("a search replica did not answer: %s", type(error).__name__)
+    raise RetrievalError
+
+
 class SearchClient:
-    """Calls the search deployment, `deployments.search.SearchReplica`. Ray's errors end here."""
+    """Calls the search deployment, `deployments.search.SearchReplica`."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
-        """Call these."""
         self._replicas = replicas
 
     async def search(self, query: Query) -> Retrieval:
-        """Find candidates; raises RetrievalError if no replica answers."""
-        retrieval: Retrieval = await self._call("search", query)
+        retrieval: Retrieval = await call_replica(self._replicas.search, query)
         return retrieval
 
     async def describe(self) -> list[dict[str, Any]]:  # Any: JSON
-        """Describe the indexes, the default first; raises RetrievalError if no replica answers."""
-        described: list[dict[str, Any]] = await self._call("describe")
+        described: list[dict[str, Any]] = await call_replica(self._replicas.describe)
         return described
-
-    async def _call(self, method: str, *arguments: object) -> Any:  # Any: what the method gives
-        for left in reversed(range(_ATTEMPTS)):
-            try:
-                return await getattr(self._replicas, method).remote(*arguments)
-            except RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, RerankerError) else RetrievalError()) from None
-            except (RayActorError, RayServeException):
-                if not left:
-                    raise RetrievalError from None
-        raise AssertionError("unreachable")
 
 
 class Search:
     """Finds the documents that a request is to have ranked."""
 
     def __init__(self, indexes: SearchClient, config: RerankerConfig) -> None:
-        """Search these indexes, as the service is configured."""
         self.indexes, self._config = indexes, config
 
     async def find(self, call: RankingCall, record: RequestRecord) -> tuple[RankingCall, Retrieval]:
-        """Find candidates, and make them the documents of the request, with the index's settings.
-
-        Args:
-            call: The request.
-            record: Of the request. Its beginning starts the clock.
-
-        Raises:
-            UnknownIndexError: The index is not configured.
-            InvalidRequestError: There is no such first stage, or more candidates are asked for than there may be.
-            IndexUnavailableError: The index cannot be read.
-            RetrievalError: What finds candidates did not answer.
-            DeadlineExceededError: Time was up before they were found.
-        """
+        """Find candidates, and make them the documents of the request, with the index's settings."""
         body: SearchBody = call.body
         [request] = call.lists
         config = self._config.search
@@ -265,7 +247,9 @@ class Search:
         if body.candidates is not None and body.candidates > config.max_candidates:
             raise InvalidRequestError("candidates", f"must be at most {config.max_candidates}")
         count = body.candidates or index.candidates or config.candidates
-        query = Query(request.query[:_MAX_CHARACTERS], count, body.index, body.first_stage, body.where())
+        query = Query(
+            request.query[:_MAX_CHARACTERS], count, body.index, body.first_stage, read_filter(body.filter or {})
+        )
         timeout_s = self._config.limits.bounded_s(request.timeout_s)
         try:
             async with asyncio.timeout_at(record.began_s + timeout_s):

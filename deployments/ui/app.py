@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from starlette.types import ASGIApp, Message
 
@@ -22,9 +21,6 @@ from reranker.config import UIConfig
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
-_MAX_REQUESTS = 256
-"""At the same time; an open page holds one or two."""
-_MAX_QUEUED = 64
 _TIMEOUT_S = 130
 """Longer than the service's own limit of a request, so that it is the service that gives up."""
 _DISCONNECT_S = 2.0
@@ -32,24 +28,14 @@ _DISCONNECT_S = 2.0
 
 
 def build_ui(args: dict[str, object]) -> Application:
-    """Wire the playground's application.
-
-    Args:
-        args: `args` of the application in the Serve configuration; see `UIConfig`.
-
-    Raises:
-        pydantic.ValidationError: An unknown key or a wrong value.
-    """
-    options = {
-        "num_cpus": 0,  # it waits more than it computes
-        "runtime_env": {"env_vars": {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}},
-    }
-    # One replica: Gradio keeps what belongs to an open page in its process.
+    """Wire the playground's application; `args` are those of `UIConfig`."""
+    environment = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     deployment = serve.deployment(Playground).options(
-        num_replicas=1,
-        max_ongoing_requests=_MAX_REQUESTS,
-        max_queued_requests=_MAX_QUEUED,
-        ray_actor_options=options,
+        num_replicas=1,  # Gradio keeps what belongs to an open page in its process
+        max_ongoing_requests=256,  # an open page holds one or two
+        max_queued_requests=64,
+        # It waits more than it computes.
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": environment}},
         graceful_shutdown_timeout_s=2,  # an open page holds a connection for as long as it is open
     )
     return deployment.bind(UIConfig.model_validate(args))
@@ -59,29 +45,25 @@ class Playground:
     """One replica, for all pages that are open."""
 
     def __init__(self, config: UIConfig) -> None:
-        """Learn where the service is; load nothing.
-
-        Args:
-            config: The playground's configuration.
-        """
+        """Learn where the service is; load nothing."""
         options = _get_global_client().http_config
-        own = config.service_url or _url(options)
-        trusted = _context(options) if options.ssl_certfile and not config.service_url else True
+        tls = bool(options.ssl_certfile)
+        own = config.service_url or local_url(options.host or "127.0.0.1", options.port, tls=tls)
+        trusted = _context(options.ssl_certfile) if tls and not config.service_url else True
         self._services = {"this service": _service(own, trusted)}
         self._services |= {name: _service(url) for name, url in config.services.items()}
         self._loading: asyncio.Task[FastAPI] | None = None
         self._lifespan = AsyncExitStack()
 
     async def answer(self, request: PageRequest) -> Answer:
-        """Answer one request: its head, then its body."""
         if self._loading is None or (self._loading.done() and self._loading.exception()):
             self._loading = asyncio.ensure_future(self._load())
         async for part in stream(await asyncio.shield(self._loading), request):
             yield part
 
     async def _load(self) -> FastAPI:
-        # By name: importing this module must stay cheap.
         try:
+            # By name: importing this module must stay cheap.
             page = await asyncio.to_thread(importlib.import_module, "deployments.ui.page")
             app: FastAPI = await asyncio.to_thread(page.build, self._services)
             await self._lifespan.enter_async_context(app.router.lifespan_context(app))
@@ -100,24 +82,18 @@ async def stream(app: ASGIApp, request: PageRequest) -> Answer:
     outgoing: asyncio.Queue[Message | None] = asyncio.Queue()
     incoming: asyncio.Queue[Message] = asyncio.Queue()
     incoming.put_nowait({"type": "http.request", "body": request.body, "more_body": False})
-    running = asyncio.ensure_future(app(_scope(request), incoming.get, outgoing.put))
+    running = asyncio.ensure_future(app(request.scope, incoming.get, outgoing.put))
     running.add_done_callback(lambda _: outgoing.put_nowait(None))
     try:
-        ended = False
-        while not ended:
-            body = bytearray()
+        messages: list[Message | None] = []
+        while None not in messages:
             messages = [await outgoing.get()]
             while not outgoing.empty():
                 messages.append(outgoing.get_nowait())
-            for message in messages:
-                if message is None:
-                    ended = True
-                elif message["type"] == "http.response.start":
-                    yield ResponseHead(message["status"], tuple(message.get("headers", ())))
-                else:
-                    body += message.get("body", b"")
-            if body:
-                yield bytes(body)
+            if messages[0] and "status" in messages[0]:
+                yield ResponseHead(messages[0]["status"], tuple(messages[0].get("headers", ())))
+            if body := b"".join(message.get("body", b"") for message in messages if message):
+                yield body
         await running
     finally:
         if not running.done():
@@ -126,38 +102,14 @@ async def stream(app: ASGIApp, request: PageRequest) -> Answer:
             running.cancel()
 
 
-def _scope(request: PageRequest) -> Message:
-    path = request.prefix + request.path
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},  # 2.3: a stream ends when its client does
-        "http_version": "1.1",
-        "method": request.method,
-        "scheme": request.scheme,
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": request.query,
-        "root_path": request.prefix,  # Gradio puts it before the URLs that it makes
-        "headers": [(name.lower(), value) for name, value in request.headers],
-        "client": None,
-        "server": (dict(request.headers).get(b"host", b"").decode("latin-1"), None),
-    }
-
-
 def _service(url: str, verify: ssl.SSLContext | bool = True) -> AsyncRerankerClient:
     # No retries: the page says at once what the service said. No proxies: the service may be on this very machine.
     return AsyncRerankerClient(url, timeout_s=_TIMEOUT_S, retries=0, verify=verify, trust_env=False)
 
 
-def _url(options: HTTPOptions) -> str:
-    """Where the service is seen from this machine."""
-    host = options.host or "127.0.0.1"
-    return local_url(host, options.port, tls=bool(options.ssl_certfile))
-
-
-def _context(options: HTTPOptions) -> ssl.SSLContext:
+def _context(certificate: str) -> ssl.SSLContext:
     """Trust the service's own certificate and no other: it is for another name than the one we call it by."""
-    context = ssl.create_default_context(cafile=options.ssl_certfile)
+    context = ssl.create_default_context(cafile=certificate)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,12 @@ class SearchExample:
 
 _EXAMPLES: dict[str, Any] = json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8"))
 EXAMPLES = {one["title"]: Example(**one) for one in _EXAMPLES["lists"]}
-SEARCH_EXAMPLES = tuple(SearchExample(**one) for one in _EXAMPLES["searches"])
-PRESETS: tuple[str, ...] = tuple(_EXAMPLES["presets"])
+SEARCH_EXAMPLES = [SearchExample(**one) for one in _EXAMPLES["searches"]]
+PRESETS: list[str] = _EXAMPLES["presets"]
 """Instructions; `model.instructions` names the first four of them, too. All are sent as texts."""
 
 _TEXT_COLUMNS = ("text", "document", "content", "passage", "body", "abstract", "description", "title")
 _LINE_END = re.compile(r"\r\n|\r|\n")  # not splitlines(): it tears texts at U+2028 and others
-_TYPES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 _END = "END_OF_REQUEST"  # no line of JSON is this: texts are in quotes
 
 
@@ -58,15 +58,13 @@ class UnreadableError(ValueError):
 
 def parse_documents(text: str) -> list[Document]:
     """Read documents one a line, empty lines left out; as JSON where every line is a JSON string or object."""
-    lines = [line for line in (line.strip() for line in _LINE_END.split(text)) if line]
-    if lines and all(line[0] in '{"' for line in lines):
-        try:
+    lines = _lines(text)
+    if all(line[0] in '{"' for line in lines):
+        with contextlib.suppress(ValueError):
             documents = [json.loads(line) for line in lines]
-        except ValueError:
-            return list(lines)
-        if all(isinstance(one, str | dict) for one in documents):
-            return documents
-    return list(lines)
+            if all(isinstance(one, str | dict) for one in documents):
+                return documents
+    return [*lines]
 
 
 def format_documents(documents: Sequence[Document]) -> str:
@@ -86,32 +84,31 @@ def text_of(document: Document) -> str:
 
 
 def read_file(name: str, content: str) -> list[Document]:
-    """Read the documents in a file.
-
-    Args:
-        name: The file's; its end says what is in it.
-        content: All of its text.
-
-    Raises:
-        UnreadableError: It is of another kind, broken, or empty.
-    """
-    kind = f".{name.lower().rpartition('.')[2]}"
+    """Read the documents in a file, of the kind that its name's end says; raises UnreadableError."""
     content = content.removeprefix("\ufeff")
-    if kind in (".jsonl", ".ndjson"):
-        documents = _json_lines(content)
-    elif kind in (".csv", ".tsv"):
-        documents = _table(content, "\t" if kind == ".tsv" else None)
-    elif kind == ".txt":
-        documents = [line.strip() for line in _LINE_END.split(content) if line.strip()]
-    else:
-        raise UnreadableError(f"Files of this kind cannot be read. Open one of {', '.join(_TYPES)}.")
+    documents: list[Document]
+    match name.lower().rpartition(".")[2]:
+        case "jsonl" | "ndjson":
+            documents = list(_json_lines(content))
+        case "csv":
+            head = content.split("\n", 1)[0]
+            documents = _table(content, ";" if head.count(";") > head.count(",") else ",")
+        case "tsv":
+            documents = _table(content, "\t")
+        case "txt":
+            documents = [*_lines(content)]
+        case _:
+            raise UnreadableError("Files of this kind cannot be read. Open one of .txt, .csv, .tsv, .jsonl, .ndjson.")
     if not documents:
         raise UnreadableError("There is no document in this file.")
     return documents
 
 
-def _json_lines(content: str) -> list[Document]:
-    documents: list[Document] = []
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in _LINE_END.split(text) if line.strip()]
+
+
+def _json_lines(content: str) -> Iterator[Document]:
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
@@ -121,39 +118,26 @@ def _json_lines(content: str) -> list[Document]:
             raise UnreadableError(f"Line {number} is not JSON.") from None
         if not isinstance(one, str | dict):
             raise UnreadableError(f"Line {number} is neither a string nor an object.")
-        documents.append(one)
-    return documents
+        yield one
 
 
-def _table(content: str, separator: str | None) -> list[Document]:
+def _table(content: str, separator: str) -> list[Document]:
     """The column that has a text's name, or the only one; else whole rows, as objects by their column's names."""
-    if separator is None:
-        separator = ";" if content.split("\n", 1)[0].count(";") > content.split("\n", 1)[0].count(",") else ","
     try:
         rows = [row for row in csv.reader(io.StringIO(content), delimiter=separator, strict=True) if any(row)]
     except csv.Error as error:
         raise UnreadableError(f"This is not CSV: {error}.") from None
-    if not rows:
-        return []
-    names = [name.strip() for name in rows[0]]
+    names = [name.strip() for name in rows[0]] if rows else []
     known = {name.lower(): place for place, name in enumerate(names)}
-    for column in _TEXT_COLUMNS:
-        if column in known:
-            place = known[column]
-            return [row[place].strip() for row in rows[1:] if len(row) > place and row[place].strip()]
-    if len(names) == 1:
-        return [row[0].strip() for row in rows if row[0].strip()]
-    return [{name: value for name, value in zip(names, row, strict=False) if value} for row in rows[1:]]
+    place = next((known[column] for column in _TEXT_COLUMNS if column in known), None)
+    if place is None and len(names) != 1:
+        return [{name: value for name, value in zip(names, row, strict=False) if value} for row in rows[1:]]
+    texts = rows if place is None else rows[1:]
+    return [row[place or 0].strip() for row in texts if len(row) > (place or 0) and row[place or 0].strip()]
 
 
 def curl_command(url: str, body: dict[str, Any], *, key: bool) -> str:
-    """Write the request as a shell command. No key is ever in it.
-
-    Args:
-        url: Where the service is, as the visitor's browser sees it.
-        body: The request.
-        key: Whether the service needs one: then it is taken from RERANKER_API_KEY.
-    """
+    """Write the request as a shell command. No key is ever in it: where one is needed it is in RERANKER_API_KEY."""
     authorization = ' -H "Authorization: Bearer $RERANKER_API_KEY"' if key else ""
     shown = json.dumps(body, ensure_ascii=False, indent=2)
     # From standard input: an argument of a command may not be longer than 128 KiB.
@@ -166,10 +150,15 @@ def curl_command(url: str, body: dict[str, Any], *, key: bool) -> str:
 def python_program(url: str, body: dict[str, Any], *, key: bool) -> str:
     """Write the request as a program, with httpx and nothing else; see `curl_command`."""
     headers = '\n    headers={"Authorization": f"Bearer {os.environ[\'RERANKER_API_KEY\']}"},' if key else ""
+    documents = "".join(f"        {one!r},\n" for one in body["documents"])
+    fields = "".join(f"    {name!r}: {value!r},\n" for name, value in body.items() if name != "documents")
     return f"""\
 {"import os" + chr(10) * 2 if key else ""}import httpx  # pip install httpx
 
-body = {_literal(body)}
+body = {{
+{fields}    'documents': [
+{documents}    ],
+}}
 response = httpx.post(
     {url + "/v1/rerank"!r},
     json=body,{headers}
@@ -179,14 +168,3 @@ response.raise_for_status()
 for result in response.json()["results"]:
     print(f"{{result['relevance_score']:.3f}}  {{result['index']}}")
 """
-
-
-def _literal(value: Any, indent: str = "") -> str:  # Any: JSON
-    """Write a value as Python, an item a line, as `json.dumps` would as JSON."""
-    inner = f"{indent}    "
-    if isinstance(value, dict) and value:
-        items = [f"{inner}{key!r}: {_literal(one, inner)},\n" for key, one in value.items()]
-        return "{\n" + "".join(items) + indent + "}"
-    if isinstance(value, list) and value:
-        return "[\n" + "".join(f"{inner}{_literal(one, inner)},\n" for one in value) + indent + "]"
-    return repr(value)

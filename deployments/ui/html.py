@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
-from deployments.ui.live import Sample, figures, history
-from deployments.ui.results import Advice, Omission, Row
+from jinja2 import Environment, StrictUndefined
 
-_SHOWN_ROWS = 200
-_SHORT, _LONGEST = 260, 4_000
-"""Characters of a document: shown at once, and when it is opened."""
+from deployments.ui.live import Sample, figures
+
 _STAGE_NAMES = {
     "read": "receive",
     "admit": "is there room",
@@ -24,160 +21,124 @@ _STAGE_NAMES = {
     "respond": "write the answer",
 }
 """In words, where the service's own are terms: docs/api.md."""
-_LISTED_DOCUMENTS = 12
 _PLOT_WIDTH, _PLOT_HEIGHT = 600, 100
+_TEMPLATE = """
+{% set SHOWN_ROWS, LISTED_DOCUMENTS = 200, 12 %}
+{% set SHORT, LONGEST = 260, 4000 %}{# characters of a document: shown at once, and when it is opened #}
+
+{% macro hint(text) %}<p class="rr-hint">{{ text }}</p>{% endmacro %}
+{% macro note(text) %}<p class="rr-said">{{ text }}</p>{% endmacro %}
+{% macro side(name, content) %}<div class="rr rr-side"><h3>{{ name }}</h3>{{ content }}</div>{% endmacro %}
+
+{% macro refusal(advice) %}
+<div class="rr-refused" role="alert"><h4>{{ advice.title }}</h4><p>{{ advice.message }}</p>
+<p><b>{{ advice.remedy }}</b></p></div>
+{% endmacro %}
+
+{# `rows`, best first; `omitted`: what is not in it; `against`: what the ranks are compared with, in words #}
+{% macro ranking(rows, omitted=(), against="the input") %}
+<div class="rr">
+{% if rows %}
+<table class="rr-table"><thead><tr><th scope="col">Rank</th><th scope="col">Moved</th><th scope="col">Relevance</th>
+<th scope="col">Document</th></tr></thead><tbody>
+{% for row in rows[:SHOWN_ROWS] %}
+<tr><td class="rr-rank">{{ row.rank }}</td><td class="rr-moved">
+{% if row.moved is none %}<span class="rr-new" title="not in {{ against }}">new</span>{% else %}
+{% set kind, sign = ("up", "▲ ") if row.moved > 0 else ("down", "▼ ") if row.moved else ("same", "=") %}
+<span class="rr-{{ kind }}" title="was {{ row.rank + row.moved }} in {{ against }}">{{ sign }}
+{{- row.moved | abs or "" }}</span>{% endif %}</td>
+<td class="rr-score">{{ bar(row.score) }}<b>{{ "%.3f" | format(row.score) }}</b></td>
+<td class="rr-doc">{{ text(row.text) }}<span class="rr-from">{{ row.name }}</span>
+{% for mark in row.marks %}<span class="rr-mark">{{ mark }}</span>{% endfor %}</td></tr>
+{% endfor %}
+</tbody></table>
+{% elif omitted %}<p class="rr-note">No document is left: lower the threshold.</p>{% endif %}
+{% if rows[SHOWN_ROWS:] %}
+<p class="rr-note">… and {{ "{:,}".format(rows | length - SHOWN_ROWS) }} more, all of them worse.</p>
+{% endif %}
+{% if omitted %}
+<details class="rr-left"><summary>{{ omitted | length | count("document") }}
+{{ "is" if omitted | length == 1 else "are" }} not in the ranking</summary><ul>
+{% for one in omitted[:SHOWN_ROWS] %}
+<li>{{ text(one.text) }}<span class="rr-from">{{ one.name }}: {{ one.why }}</span></li>
+{% endfor %}
+</ul></details>
+{% endif %}
+</div>
+{% endmacro %}
+
+{% macro bar(share) %}
+<span class="rr-bar"><i style="width:{{ "%.1f" | format([0, [share, 1] | min] | max * 100) }}%"></i></span>
+{%- endmacro %}
+
+{% macro text(whole) %}
+{% set whole = whole.strip() %}
+{% if whole | length <= SHORT %}<span class="rr-text">{{ whole }}</span>{% else %}
+<details class="rr-text"><summary>{{ whole[:SHORT] }}<span class="rr-more"> … more</span></summary>
+{{- whole[:LONGEST] }}{{ " …" if whole[LONGEST:] }}</details>
+{%- endif %}
+{% endmacro %}
+
+{# What a ranking took, in a line #}
+{% macro facts(answer, documents, took_ms) %}
+{% set usage, meta = answer.get("usage", {}), answer.get("meta", {}) %}
+<p class="rr-facts"><b>{{ documents | count("document") }}</b> · <b>{{ took_ms | ms }}</b>
+ · {{ usage.get("total_tokens", 0) | count("token") }}
+{% if meta.get("shards") %} · {{ meta.shards | count("shard") }} on {{ meta.replicas | count("replica") }}{% endif %}
+{% if usage.get("cached_documents") %} · {{ "{:,}".format(usage.cached_documents) }} from the cache{% endif %}
+{% if usage.get("deduplicated_pairs") %} · {{ "{:,}".format(usage.deduplicated_pairs) }} the same as another{% endif %}
+ · model {{ answer.get("model", "?") }}</p>
+{% endmacro %}
+
+{# Where the time went, and what each replica scored, as far as the service says so #}
+{% macro timing(answer) %}
+{% set timings = answer.get("timings") or {} %}
+{% set stages, whole = timings.get("stages_ms"), timings.get("total_ms") %}
+<div class="rr">
+{% if stages and whole %}
+<h4>Where the {{ whole | ms }} in the service went</h4><div class="rr-stages">
+{% for stage, ms in stages.items() %}
+<span>{{ STAGE_NAMES.get(stage, stage) }}</span>{{ bar(ms / whole) }}<b>{{ ms | ms }}</b>
+{% endfor %}
+</div>
+{% endif %}
+{% if timings.get("shards") %}
+<h4>Which replica scored what</h4><table class="rr-shards"><thead><tr><th>Replica</th><th>Documents</th>
+<th>Tokens</th><th>Waited</th><th>Model</th></tr></thead><tbody>
+{% for shard in timings.shards[:SHOWN_ROWS] %}
+{% set documents, attempts = shard.get("documents") or (), shard.get("attempts", 1) %}
+<tr><td>{{ shard.get("replica") or "none in time" }}{{ " (attempt %d)" | format(attempts) if attempts > 1 }}</td>
+<td>{{ documents | length }}: {% for index in documents[:LISTED_DOCUMENTS] %}{{ index + 1 }}{{ ", " if not loop.last }}
+{%- endfor %}{{ " …" if documents[LISTED_DOCUMENTS:] }}</td><td>{{ "{:,}".format(shard.get("tokens", 0)) }}</td>
+<td>{{ (shard.get("queue_ms") or 0) | ms }}</td><td>{{ (shard.get("engine_ms") or 0) | ms }}</td></tr>
+{% endfor %}
+</tbody></table>
+{% endif %}
+</div>
+{% endmacro %}
+
+{% macro live(tiles, plots, counted) %}
+<div class="rr"><div class="rr-tiles">
+{% for name, value, unit, title in tiles %}
+<div class="rr-tile" title="{{ title }}"><span>{{ name }}</span><b>{{ value | figure }}</b>
+{%- if unit and value is not none %}<small>{{ unit }}</small>{% endif %}</div>
+{% endfor %}
+</div>
+{% if not counted %}<p class="rr-note">This service counts no requests (observability.metrics is off).</p>{% endif %}
+<div class="rr-plots">
+{% for name, most, unit, points in plots %}
+<figure class="rr-figure"><figcaption>{{ name }}<span>up to {{ most | figure }}{{ unit }}</span></figcaption>
+<svg class="rr-plot" viewBox="0 0 {{ WIDTH }} {{ HEIGHT }}" preserveAspectRatio="none" role="img"
+aria-label="{{ name }}"><polyline points="{{ points }}" fill="none" stroke="currentColor"
+stroke-width="2" vector-effect="non-scaling-stroke"/></svg></figure>
+{% endfor %}
+</div></div>
+{% endmacro %}
+"""
 
 
-def ranking(rows: Sequence[Row], omitted: Sequence[Omission] = (), against: str = "the input") -> str:
-    """Draw a ranking as a table.
-
-    Args:
-        rows: Best first.
-        omitted: What is not in it.
-        against: What the ranks are compared with, in words.
-    """
-    if not rows and not omitted:
-        return ""
-    lines = "".join(_row(row, against) for row in rows[:_SHOWN_ROWS])
-    more = len(rows) - _SHOWN_ROWS
-    note = f'<p class="rr-note">… and {more:,} more, all of them worse.</p>' if more > 0 else ""
-    head = (
-        '<thead><tr><th scope="col">Rank</th><th scope="col">Moved</th><th scope="col">Relevance</th>'
-        '<th scope="col">Document</th></tr></thead>'
-    )
-    table = f'<table class="rr-table">{head}<tbody>{lines}</tbody></table>' if rows else ""
-    empty = "" if rows else '<p class="rr-note">No document is left: lower the threshold.</p>'
-    return f'<div class="rr">{table}{empty}{note}{_omissions(omitted)}</div>'
-
-
-def _row(row: Row, against: str) -> str:
-    marks = "".join(f'<span class="rr-mark">{escape(mark)}</span>' for mark in row.marks)
-    width = min(100.0, max(0.0, row.score * 100))
-    return (
-        f'<tr><td class="rr-rank">{row.rank}</td><td class="rr-moved">{_moved(row, against)}</td>'
-        f'<td class="rr-score"><span class="rr-bar"><i style="width:{width:.1f}%"></i></span>'
-        f"<b>{row.score:.3f}</b></td>"
-        f'<td class="rr-doc">{_text(row.text)}<span class="rr-from">{_name(row)}</span>{marks}</td></tr>'
-    )
-
-
-def _name(one: Row | Omission) -> str:
-    return escape(one.name) if one.name else f"document {one.index + 1}"
-
-
-def _moved(row: Row, against: str) -> str:
-    if row.moved is None:
-        return f'<span class="rr-new" title="not in {escape(against)}">new</span>'
-    was = f"was {row.rank + row.moved} in {against}"
-    if row.moved > 0:
-        return f'<span class="rr-up" title="{escape(was)}">▲ {row.moved}</span>'
-    if row.moved < 0:
-        return f'<span class="rr-down" title="{escape(was)}">▼ {-row.moved}</span>'
-    return f'<span class="rr-same" title="{escape(was)}">=</span>'
-
-
-def _text(text: str) -> str:
-    text = text.strip()
-    if len(text) <= _SHORT:
-        return f'<span class="rr-text">{escape(text)}</span>'
-    whole = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
-    return (
-        f'<details class="rr-text"><summary>{escape(text[:_SHORT])}<span class="rr-more"> … more</span></summary>'
-        f"{escape(whole)}</details>"
-    )
-
-
-def _omissions(omitted: Sequence[Omission]) -> str:
-    if not omitted:
-        return ""
-    lines = "".join(
-        f"<li>{_text(one.text)}<span class='rr-from'>{_name(one)}: {escape(one.why)}</span></li>"
-        for one in omitted[:_SHOWN_ROWS]
-    )
-    documents = "1 document is" if len(omitted) == 1 else f"{len(omitted):,} documents are"
-    return f'<details class="rr-left"><summary>{documents} not in the ranking</summary><ul>{lines}</ul></details>'
-
-
-def facts(answer: Mapping[str, Any], documents: int, took_ms: float) -> str:
-    """Say in a line what a ranking took."""
-    usage, meta = answer.get("usage", {}), answer.get("meta", {})
-    parts = [
-        f"<b>{_count(documents, 'document')}</b>",
-        f"<b>{_ms(took_ms)}</b>",
-        _count(usage.get("total_tokens", 0), "token"),
-    ]
-    if meta.get("shards"):
-        parts.append(f"{_count(meta['shards'], 'shard')} on {_count(meta.get('replicas', 1), 'replica')}")
-    for name, words in (("cached_documents", "from the cache"), ("deduplicated_pairs", "the same as another")):
-        if usage.get(name):
-            parts.append(f"{usage[name]:,} {words}")
-    parts.append(f"model {escape(str(answer.get('model', '?')))}")
-    return f'<p class="rr-facts">{" · ".join(parts)}</p>'
-
-
-def timing(stages_ms: Mapping[str, float], answer: Mapping[str, Any]) -> str:
-    """Draw where the time went, and what each replica scored, as far as the service says so."""
-    timings = answer.get("timings") or {}
-    stages = dict(timings.get("stages_ms") or stages_ms)
-    whole = timings.get("total_ms") or stages.pop("total", None) or sum(stages.values())
-    return f'<div class="rr">{"".join(_stages(stages, whole))}{"".join(_shards(timings.get("shards") or ()))}</div>'
-
-
-def _stages(stages_ms: Mapping[str, float], whole_ms: float) -> Iterator[str]:
-    if not stages_ms or whole_ms <= 0:
-        return
-    yield f'<h4>Where the {_ms(whole_ms)} in the service went</h4><div class="rr-stages">'
-    for name, ms in stages_ms.items():
-        width = min(100.0, ms / whole_ms * 100)
-        shown = escape(_STAGE_NAMES.get(name, name))
-        yield f'<span>{shown}</span><span class="rr-bar"><i style="width:{width:.1f}%"></i></span><b>{_ms(ms)}</b>'
-    yield "</div>"
-
-
-def _shards(shards: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if not shards:
-        return
-    yield (
-        '<h4>Which replica scored what</h4><table class="rr-shards"><thead><tr><th>Replica</th><th>Documents</th>'
-        "<th>Tokens</th><th>Waited</th><th>Model</th></tr></thead><tbody>"
-    )
-    for shard in shards[:_SHOWN_ROWS]:
-        documents = [index + 1 for index in shard.get("documents") or ()]
-        more = " …" if len(documents) > _LISTED_DOCUMENTS else ""
-        listed = f"{len(documents)}: {', '.join(map(str, documents[:_LISTED_DOCUMENTS]))}{more}"
-        again = f" (attempt {shard['attempts']})" if shard.get("attempts", 1) > 1 else ""
-        yield (
-            f"<tr><td>{escape(str(shard.get('replica') or 'none in time'))}{again}</td><td>{listed}</td>"
-            f"<td>{shard.get('tokens', 0):,}</td><td>{_ms(shard.get('queue_ms') or 0)}</td>"
-            f"<td>{_ms(shard.get('engine_ms') or 0)}</td></tr>"
-        )
-    yield "</tbody></table>"
-
-
-def refusal(advice: Advice) -> str:
-    """Show what went wrong and what to do."""
-    return (
-        f'<div class="rr-refused" role="alert"><h4>{escape(advice.title)}</h4>'
-        f"<p>{escape(advice.message)}</p><p><b>{escape(advice.remedy)}</b></p></div>"
-    )
-
-
-def hint(text: str) -> str:
-    """Show a sentence where an answer will be."""
-    return f'<p class="rr-hint">{escape(text)}</p>'
-
-
-def note(text: str) -> str:
-    """Show a sentence."""
-    return f'<p class="rr-said">{escape(text)}</p>'
-
-
-def side(name: str, content: str) -> str:
-    """Put a name above one of two rankings."""
-    return f'<div class="rr rr-side"><h3>{escape(name)}</h3>{content}</div>'
-
-
-def _count(number: int, thing: str) -> str:
+def count(number: int, thing: str) -> str:
+    """Write a number of things: 1 token, 1,234 tokens."""
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
@@ -185,67 +146,48 @@ def _ms(ms: float) -> str:
     if ms >= 1_000:
         return f"{ms / 1_000:.1f} s"
     if 0 < ms < 0.05:
-        return "&lt; 0.1 ms"
+        return "< 0.1 ms"
     return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
 
 
-def live_panel(samples: Sequence[Sample]) -> str:
-    """Draw what the samples say."""
-    now, last = figures(samples), samples[-1]
-    tiles = [
-        _tile("Requests", now.requests_per_s, "/s"),
-        _tile("Documents", now.documents_per_s, "/s"),
-        _tile(
-            "Half within", _milliseconds(now.p50_s), "ms", "p50: half of the answers of the last seconds took no longer"
-        ),
-        _tile("95 % within", _milliseconds(now.p95_s), "ms", "p95"),
-        _tile("Replicas", last.replicas, ""),
-        _tile("In flight", last.in_flight, "lists"),
-        _tile("Queue", last.queued_tokens, "tokens", "in the engines, waiting or being computed"),
-        _tile("Refused", now.refused_per_s, "/s", "turned away before any work"),
-    ]
-    past = list(history(samples))
-    plots = [
-        _plot("Requests per second", [one.requests_per_s for one in past], ""),
-        _plot("95 % answered within", [_milliseconds(one.p95_s) for one in past], " ms"),
-        _plot("Tokens queued", [one.queued_tokens for one in samples], ""),
-    ]
-    uncounted = last.requests is None
-    said = '<p class="rr-note">This service counts no requests (observability.metrics is off).</p>' if uncounted else ""
-    drawn = f'<div class="rr-tiles">{"".join(tiles)}</div>{said}<div class="rr-plots">{"".join(plots)}</div>'
-    return f'<div class="rr">{drawn}</div>'
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e3
-
-
-def _shown(value: float | None) -> str:
+def _figure(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
 
 
-def _tile(name: str, value: float | None, unit: str, title: str = "") -> str:
-    small = f"<small>{unit}</small>" if unit and value is not None else ""
-    return f'<div class="rr-tile" title="{title}"><span>{name}</span><b>{_shown(value)}</b>{small}</div>'
+_jinja = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
+_jinja.filters |= {"count": count, "ms": _ms, "figure": _figure}
+_jinja.globals |= {"STAGE_NAMES": _STAGE_NAMES, "WIDTH": _PLOT_WIDTH, "HEIGHT": _PLOT_HEIGHT}
+_macros: Any = _jinja.from_string(_TEMPLATE).module
+hint, note, side, refusal = _macros.hint, _macros.note, _macros.side, _macros.refusal
+ranking, facts, timing = _macros.ranking, _macros.facts, _macros.timing
 
 
-def _plot(name: str, values: Sequence[float | None], unit: str) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return ""
-    most = max(known) or 1.0
-    step = _PLOT_WIDTH / max(1, len(values) - 1)
-    points = [
-        f"{place * step:.1f},{_PLOT_HEIGHT - 4 - value / most * (_PLOT_HEIGHT - 12):.1f}"
-        for place, value in enumerate(values)
-        if value is not None
+def live_panel(samples: Sequence[Sample]) -> str:
+    """Draw what the samples say."""
+    last, past = samples[-1], [figures(samples[: end + 1]) for end in range(len(samples))]
+    now = past[-1]
+    tiles = [
+        ("Requests", now.requests_per_s, "/s", ""),
+        ("Documents", now.documents_per_s, "/s", ""),
+        ("Half within", now.p50_ms, "ms", "p50: half of the answers of the last seconds took no longer"),
+        ("95 % within", now.p95_ms, "ms", "p95"),
+        ("Replicas", last.replicas, "", ""),
+        ("In flight", last.in_flight, "lists", ""),
+        ("Queue", last.queued_tokens, "tokens", "in the engines, waiting or being computed"),
+        ("Refused", now.refused_per_s, "/s", "turned away before any work"),
     ]
-    line = " ".join(points)
-    return (
-        f'<figure class="rr-figure"><figcaption>{name}<span>up to {_shown(max(known))}{unit}</span></figcaption>'
-        f'<svg class="rr-plot" viewBox="0 0 {_PLOT_WIDTH} {_PLOT_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{name}"><polyline points="{line}" fill="none" stroke="currentColor" stroke-width="2" '
-        'vector-effect="non-scaling-stroke"/></svg></figure>'
-    )
+    plots = []
+    for name, values, unit in (
+        ("Requests per second", [one.requests_per_s for one in past], ""),
+        ("95 % answered within", [one.p95_ms for one in past], " ms"),
+        ("Tokens queued", [one.queued_tokens for one in samples], ""),
+    ):
+        known = {place: value for place, value in enumerate(values) if value is not None}
+        if len(known) > 1:
+            most = max(known.values())
+            step, scale = _PLOT_WIDTH / (len(values) - 1), (_PLOT_HEIGHT - 12) / (most or 1.0)
+            points = (f"{place * step:.1f},{_PLOT_HEIGHT - 4 - value * scale:.1f}" for place, value in known.items())
+            plots.append((name, most, unit, " ".join(points)))
+    return str(_macros.live(tiles, plots, last.requests is not None))

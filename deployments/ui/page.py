@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from deployments.http.playground import UI_PATH
 from deployments.ui import tabs
+from deployments.ui.html import count
 from deployments.ui.results import advice
 from reranker.client import AsyncRerankerClient
 from reranker.errors import RerankerError
@@ -27,35 +28,7 @@ _WAITING = 64
 
 
 def build(services: dict[str, AsyncRerankerClient]) -> FastAPI:
-    """Make the application that answers below `UI_PATH`.
-
-    Args:
-        services: By name; the first is the page's own.
-    """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    blocks = _blocks(services)
-    blocks.queue(max_size=_WAITING, default_concurrency_limit=16, api_open=False)
-    # Fonts by name, of the visitor's own system: the built-in themes fetch theirs from Google.
-    theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=_FONTS, font_mono=_MONO)
-    gr.mount_gradio_app(
-        app,
-        blocks,
-        UI_PATH,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        show_error=False,
-        theme=theme,
-        css_paths=_HERE / "style.css",
-        head=f"<style>{(_HERE / 'layout.css').read_text(encoding='utf-8')}</style>",
-    )
-    return app
-
-
-def _blocks(services: dict[str, AsyncRerankerClient]) -> gr.Blocks:
+    """Make the application that answers below `UI_PATH`, for services by name; the first is the page's own."""
     blocks = gr.Blocks(title=_TITLE, analytics_enabled=False)
     with blocks:
         head = gr.HTML(_HEAD.format(status=""))
@@ -73,25 +46,34 @@ def _blocks(services: dict[str, AsyncRerankerClient]) -> gr.Blocks:
             tabs.build(shell)
 
         async def arrive() -> tuple[str, object]:
-            needs_key = await _needs_key(shell.own)
-            return _HEAD.format(status=await _status(shell.own)), gr.Textbox(visible=needs_key or "hidden")
+            needs_key, status = False, "bad"
+            try:
+                needs_key = bool((await shell.own.request("GET", "/v1/cluster/auth")).json().get("auth"))
+                health = (await shell.own.request("GET", "/health")).json()
+                status, said = "ok", f"{health['model']}, {count(health['replicas'], 'replica')}"
+            except RerankerError as error:
+                said = advice(error).message
+            shown = f'<p class="rr-status {status}">{escape(said)}</p>'
+            return _HEAD.format(status=shown), gr.Textbox(visible=needs_key or "hidden")
 
-        blocks.load(None, None, origin, js=_ORIGIN, api_visibility="private", show_progress="hidden")
-        blocks.load(arrive, None, [head, key], api_visibility="private", show_progress="hidden")
-    return blocks
-
-
-async def _status(service: AsyncRerankerClient) -> str:
-    try:
-        health = (await service.request("GET", "/health")).json()
-    except RerankerError as error:
-        return f'<p class="rr-status bad">{escape(advice(error).message)}</p>'
-    replicas = f"{health['replicas']} replica{'s' * (health['replicas'] != 1)}"
-    return f'<p class="rr-status ok">{escape(str(health["model"]))}, {replicas}</p>'
-
-
-async def _needs_key(service: AsyncRerankerClient) -> bool:
-    try:
-        return bool((await service.request("GET", "/v1/cluster/auth")).json().get("auth"))
-    except RerankerError:
-        return False
+        blocks.load(None, None, origin, js=_ORIGIN, **tabs.QUIET)
+        blocks.load(arrive, None, [head, key], **tabs.QUIET)
+    blocks.queue(max_size=_WAITING, default_concurrency_limit=16, api_open=False)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        UI_PATH,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        show_error=False,
+        # Fonts by name, of the visitor's own system: the built-in themes fetch theirs from Google.
+        theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=_FONTS, font_mono=_MONO),
+        css_paths=_HERE / "style.css",
+        head=f"<style>{(_HERE / 'layout.css').read_text(encoding='utf-8')}</style>",
+    )
+    return app

@@ -2,75 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from deployments.ui.documents import Document, text_of
 from reranker import errors
 from reranker.errors import RerankerError, UnreachableError
 
-_PASSAGES = 5
-"""Of a search, the best, which a prompt quotes."""
+_PASSAGES = 5  # the best of a search, which a prompt quotes
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One document of a ranking."""
 
     rank: int
     """From 1."""
-    index: int
-    """Position in the input, from 0."""
-    score: float
-    text: str
     moved: int | None
     """Ranks up (positive) or down, against what it is compared with. None: it was not there."""
-    marks: tuple[str, ...] = ()
+    score: float
+    marks: tuple[str, ...]
     """What happened to it, in words."""
-    name: str = ""
-    """Empty: its place in the input is its name."""
+    place: int
+    """In the input, from 0."""
+    name: str
+    text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Omission:
+class Omission(NamedTuple):
     """A document that is not in the ranking."""
 
-    index: int
-    text: str
     why: str
-    name: str = ""
-    """Empty: its place in the input is its name."""
+    place: int
+    name: str
+    text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(NamedTuple):
     """What is shown in place of an answer."""
 
     title: str
     message: str
-    """The service's own sentence."""
     remedy: str
 
 
 def rows(documents: Sequence[Document], answer: Mapping[str, Any], before: Sequence[int] | None = None) -> list[Row]:
-    """Give the ranking, best first.
-
-    Args:
-        documents: What was sent.
-        answer: The service's. Any: JSON.
-        before: Indices of another ranking, best first, to compare with. None: the input order.
-    """
+    """Give the ranking, best first, compared with the one that had `before`, or with the input order."""
     order = range(len(documents)) if before is None else before
-    rank_before = {index: rank for rank, index in enumerate(order, start=1)}
-    ranking = []
-    for rank, result in enumerate(answer["results"], start=1):
-        index = result["index"]
-        old = rank_before.get(index)
-        moved = None if old is None else old - rank
-        text = text_of(documents[index])
-        ranking.append(Row(rank, index, result["relevance_score"], text, moved, tuple(_marks(result))))
-    return ranking
+    ranks = {index: rank for rank, index in enumerate(order, start=1)}
+    return [
+        _row(rank, ranks.get(one["index"]), one, *_input(documents, one["index"]))
+        for rank, one in enumerate(answer["results"], start=1)
+    ]
 
 
 def omissions(documents: Sequence[Document], answer: Mapping[str, Any], top_n: int | None) -> list[Omission]:
@@ -79,33 +61,24 @@ def omissions(documents: Sequence[Document], answer: Mapping[str, Any], top_n: i
     why = {one["index"]: "not scored in time" for one in answer.get("unscored", ())}
     why |= {one["index"]: _exclusion(one) for one in answer.get("excluded", ())}
     below = f"not among the best {top_n}" if top_n else "not returned"
-    return [
-        Omission(index, text_of(document), why.get(index, below))
-        for index, document in enumerate(documents)
-        if index not in ranked
-    ]
+    left = (index for index in range(len(documents)) if index not in ranked)
+    return [Omission(why.get(index, below), *_input(documents, index)) for index in left]
 
 
 def search_rows(answer: Mapping[str, Any]) -> list[Row]:
     """Give a search's results, best first, with the ranks they had in the first stage."""
-    return [
-        Row(
-            rank,
-            one["first_stage_rank"] - 1,
-            one.get("relevance_score", 0.0),
-            f"{one['title']}\n{one['text']}" if one.get("title") else str(one["text"]),
-            one["first_stage_rank"] - rank,
-            tuple(_marks(one)),
-            _search_name(one),
-        )
-        for rank, one in enumerate(answer["results"], start=1)
-    ]
+    found = []
+    for rank, one in enumerate(answer["results"], start=1):
+        before = one["first_stage_rank"]
+        text = f"{one['title']}\n{one['text']}" if one.get("title") else one["text"]
+        found.append(_row(rank, before, one, before - 1, _search_name(one), text))
+    return found
 
 
 def search_omissions(answer: Mapping[str, Any]) -> list[Omission]:
     """Give what rules and threshold took out of a search; the texts are not in the answer."""
     excluded = answer.get("excluded", ())
-    return [Omission(place, "", _exclusion(one), _search_name(one)) for place, one in enumerate(excluded)]
+    return [Omission(_exclusion(one), place, _search_name(one), "") for place, one in enumerate(excluded)]
 
 
 def prompt(query: str, answer: Mapping[str, Any]) -> str:
@@ -118,24 +91,29 @@ def prompt(query: str, answer: Mapping[str, Any]) -> str:
 
 def difference(first: Sequence[Row], second: Sequence[Row]) -> str:
     """Say in a sentence or two how the second ranking differs from the first."""
-    if [row.index for row in first] == [row.index for row in second]:
+    if [row.place for row in first] == [row.place for row in second]:
         return "Both give the same order."
     moves = [row for row in second if row.moved]
     said = f"{len(moves)} of {len(second)} documents have another rank."
-    if first and second and first[0].index == second[0].index:
+    if first and second and first[0].place == second[0].place:
         said += " The best one is the same."
     if moves:
         most = max(moves, key=lambda row: abs(row.moved or 0))
         rank = most.rank + (most.moved or 0)
-        said += f" Document {most.index + 1} moves most: from rank {rank} to {most.rank}."
+        said += f" Document {most.place + 1} moves most: from rank {rank} to {most.rank}."
     return said
 
 
-def _marks(result: Mapping[str, Any]) -> Iterator[str]:
-    if result.get("truncated"):
-        yield "cut: too long for the model"
-    if result.get("windows"):
-        yield f"scored in {result['windows']} windows"
+def _row(rank: int, before: int | None, result: Mapping[str, Any], place: int, name: str, text: str) -> Row:
+    cut = ("cut: too long for the model",) if result.get("truncated") else ()
+    windows = (f"scored in {result['windows']} windows",) if result.get("windows") else ()
+    moved = None if before is None else before - rank
+    return Row(rank, moved, result.get("relevance_score", 0.0), cut + windows, place, name, text)
+
+
+def _input(documents: Sequence[Document], index: int) -> tuple[int, str, str]:
+    """Give a document's place in the input, its name and its text."""
+    return index, f"document {index + 1}", text_of(documents[index])
 
 
 def _exclusion(excluded: Mapping[str, Any]) -> str:
@@ -149,16 +127,12 @@ def _search_name(result: Mapping[str, Any]) -> str:
 
 _LATER = ""
 """Try again, when the service says."""
-_Words = tuple[str, str]
-_ADVICE: dict[type[RerankerError], _Words] = {
+_ADVICE: dict[type[RerankerError], tuple[str, str]] = {
     errors.RerankerError: ("The service failed", "Try again; if it happens again, its log says more."),
     errors.ClientError: ("The request was not understood", "Change what the sentence above names."),
     errors.UnknownInstructionError: ("No such instruction", "Names begin with @; write the instruction out instead."),
     errors.QueryTooLongError: ("The query is too long", "Shorten the query or the instruction."),
-    errors.UnauthorizedError: (
-        "An API key is needed",
-        "Put your key into the field at the top; whoever runs the service has it.",
-    ),
+    errors.UnauthorizedError: ("An API key is needed", "Ask whoever runs the service; the field is at the top."),
     errors.ForbiddenError: ("Not allowed with this key", "Use a key that may do this."),
     errors.NotFoundError: ("Not found", "This service may be another version. Look at its /docs."),
     errors.SlowRequestError: ("The request did not arrive in time", "Try again."),
@@ -166,19 +140,12 @@ _ADVICE: dict[type[RerankerError], _Words] = {
     errors.QuotaExceededError: ("This key's share is used up", _LATER),
     errors.OverloadedError: ("The service is busy", _LATER),
     errors.NotReadyError: ("The model is still loading", _LATER),
-    errors.StartFailedError: (
-        "The model could not be loaded",
-        "The service's log says why; whoever runs it must look there.",
-    ),
-    errors.DeadlineExceededError: (
-        "It took too long",
-        "Send fewer or shorter documents, or try when there is less to do.",
-    ),
+    errors.StartFailedError: ("The model could not be loaded", "The service's log, for whoever runs it, says why."),
+    errors.DeadlineExceededError: ("It took too long", "Send fewer or shorter documents, or try when it is quieter."),
     UnreachableError: ("No service there", "It may be restarting: try again. If it stays away, look at its log."),
 }
 """Title and remedy of an error, and of all errors below it that are not named."""
-_BY_STATUS: dict[int, _Words] = {
-    **{kind.status_code: words for kind, words in _ADVICE.items() if kind.status_code not in (400, 500)},
+_BY_STATUS = {kind.status_code: words for kind, words in _ADVICE.items() if kind.status_code not in (400, 500)} | {
     429: _ADVICE[errors.OverloadedError],
     503: ("The service is not ready", _LATER),
 }
@@ -191,10 +158,9 @@ def advice(error: RerankerError) -> Advice:
     title, remedy = _ADVICE[kind]
     if kind in (errors.RerankerError, errors.ClientError):
         title, remedy = _BY_STATUS.get(error.status_code, (title, remedy))
-    message = str(error)
-    if isinstance(error, UnreachableError):
-        message = "the service cannot be reached"  # where it is is not for visitors
-    elif kind is errors.UnauthorizedError and message == str(errors.UnauthorizedError(True)):
+    # Where the service is is not for visitors.
+    message = "the service cannot be reached" if kind is UnreachableError else str(error)
+    if kind is errors.UnauthorizedError and message == str(errors.UnauthorizedError(True)):
         title, remedy = "This API key is not known", "Check the key at the top of the page: no space, nothing missing."
     if remedy == _LATER:
         wait_s = error.retry_after_s

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import httpx
 
+from deployments.ui import documents as reading
 from deployments.ui import html, live, results
-from deployments.ui.documents import (
-    EXAMPLES,
-    PRESETS,
-    SEARCH_EXAMPLES,
-    Document,
-    SearchExample,
-    UnreadableError,
-    curl_command,
-    format_documents,
-    parse_documents,
-    python_program,
-    read_file,
-)
+from deployments.ui.documents import EXAMPLES, SearchExample
 from deployments.ui.results import Advice, Row, advice
 from reranker.client import AsyncRerankerClient
 from reranker.errors import RerankerError, UnknownIndexError
@@ -37,21 +24,18 @@ _PICKER_HTML = (
     'aria-label="Open a file with documents">Open a file …</label>'
     "<span>txt, csv or jsonl; read in your browser</span></div>"
 )
-_DEFAULT_INSTRUCTION = ("The service's default", "")
-_DEFAULT_FIRST_STAGE = ("The index's default", "")
 _NOTHING_TO_RANK = html.hint("Give a query and at least one document.")
 _SEPARATOR = " / "
 _LIVE = "Live"
 _SAMPLE_PERIOD_S = 2.0
 _NOT_SERVED = (403, 404)
 """The key may not read metrics, or nothing is counted: what is in flight may still be told."""
-_TIMING = re.compile(r"([\w-]+);dur=([\d.]+)")
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # Any: Gradio's options
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # Any: Gradio's options
+_CODE: dict[str, Any] = {"interactive": False, "wrap_lines": True, "max_lines": 20}
 _FIRST_EXAMPLE = next(iter(EXAMPLES.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class Shell:
+class Shell(NamedTuple):
     """What all tabs share."""
 
     page: gr.Blocks
@@ -65,26 +49,7 @@ class Shell:
 
     @property
     def own(self) -> AsyncRerankerClient:
-        """The service that the page belongs to."""
         return next(iter(self.services.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A ranking as the service gave it."""
-
-    body: dict[str, Any]
-    """Any: JSON."""
-    took_ms: float
-    """As the playground saw it, network included."""
-    stages_ms: Mapping[str, float]
-    """From the service's Server-Timing."""
-
-
-async def _ask(service: AsyncRerankerClient, path: str, body: dict[str, Any], key: str) -> Answer:
-    response: httpx.Response = await service.request("POST", path, body, api_key=key.strip())
-    stages = {name: float(ms) for name, ms in _TIMING.findall(response.headers.get("server-timing", ""))}
-    return Answer(response.json(), response.elapsed.total_seconds() * 1e3, stages)
 
 
 def build(shell: Shell) -> None:
@@ -93,169 +58,151 @@ def build(shell: Shell) -> None:
         _rank(shell)
     with gr.Tab("Compare"):
         _compare(shell)
-    for example in SEARCH_EXAMPLES:
+    for example in reading.SEARCH_EXAMPLES:
         with gr.Tab(example.title):
             _search(shell, example)
     with gr.Tab(_LIVE):
         _live(shell)
 
 
-@dataclass(frozen=True, slots=True)
-class _ListControls:
-    """What makes a list."""
-
-    example: gr.Radio
-    query: gr.Textbox
-    documents: gr.Textbox
+async def _ask(service: AsyncRerankerClient, path: str, body: Mapping[str, Any], key: str) -> tuple[Any, float]:
+    """Give the answer (JSON), and the milliseconds that it took as the playground saw it, network included."""
+    response: httpx.Response = await service.request("POST", path, body, api_key=key.strip())
+    return response.json(), response.elapsed.total_seconds() * 1e3
 
 
-def _list_controls() -> _ListControls:
-    """Make the controls for query and documents, filled with the first example."""
+def _given(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
+    """Make the fields of a request from what controls have, without those that say nothing."""
+    stripped = [value.strip() if isinstance(value, str) else value for value in values]
+    return {name: value for name, value in zip(names, stripped, strict=True) if value}
+
+
+def _columns() -> tuple[gr.Column, gr.Column]:
+    """Make a tab's two halves: what is asked, and what is answered."""
+    with gr.Row(equal_height=False):
+        return gr.Column(scale=4, min_width=320), gr.Column(scale=6, min_width=320)
+
+
+def _list_controls() -> tuple[gr.Radio, gr.Textbox, gr.Textbox]:
+    """Make the controls for an example, a query and documents, filled with the first example."""
     example = gr.Radio(list(EXAMPLES), value=_FIRST_EXAMPLE.title, label="Example", elem_classes="rr-examples")
     query = gr.Textbox(_FIRST_EXAMPLE.query, label="Query", lines=2, max_lines=6)
-    shown = format_documents(_FIRST_EXAMPLE.documents)
+    shown = reading.format_documents(_FIRST_EXAMPLE.documents)
     documents = gr.Textbox(shown, label="Documents", info="One a line, or JSON lines", lines=9, max_lines=16)
     picker = gr.HTML(value="", html_template=_PICKER_HTML, js_on_load=_PICKER)
-    picker.upload(_read_file, None, documents, **_QUIET)
-    return _ListControls(example, query, documents)
+    picker.upload(_read_file, None, documents, **QUIET)
+    return example, query, documents
 
 
 def _instruction_control(value: str, label: str = "Instruction") -> gr.Dropdown:
     """Make the control for what "relevant" means: a preset, or the visitor's own words."""
-    return gr.Dropdown(
-        [_DEFAULT_INSTRUCTION, *PRESETS],
-        value=value,
-        allow_custom_value=True,
-        label=label,
-        info="What counts as relevant: choose one, or write your own",
-        elem_classes="rr-instruction",
-    )
+    choices = [("The service's default", ""), *((text, text) for text in reading.PRESETS)]
+    info, style = "What counts as relevant: choose one, or write your own", "rr-instruction"
+    return gr.Dropdown(choices, value=value, allow_custom_value=True, label=label, info=info, elem_classes=style)
 
 
 def _threshold_control(value: float) -> gr.Slider:
     return gr.Slider(0, 1, value, step=0.01, label="Leave out scores below", info="score_threshold")
 
 
+def _number_control(label: str, info: str) -> gr.Number:
+    return gr.Number(0, label=label, info=info, precision=0, minimum=0)
+
+
 def _fill(title: str) -> tuple[str, str, str]:
-    """Give query, documents and instruction of an example."""
     example = EXAMPLES[title]
-    return example.query, format_documents(example.documents), example.instruction
+    return example.query, reading.format_documents(example.documents), example.instruction
 
 
 def _read_file(event: gr.EventData) -> str:
     try:
-        return format_documents(read_file(str(event.name), str(event.content)))
-    except UnreadableError as error:
+        return reading.format_documents(reading.read_file(str(event.name), str(event.content)))
+    except reading.UnreadableError as error:
         raise gr.Error(str(error), title="The file cannot be read", print_exception=False) from None
 
 
 def _rank(shell: Shell) -> None:
     """The tab that ranks one list, and shows where each document went and where the time went."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=4, min_width=320):
-            controls = _list_controls()
-            instruction = _instruction_control(_FIRST_EXAMPLE.instruction)
-            with gr.Accordion("More options", open=False):
-                top_n = gr.Number(0, label="Best documents to return", info="top_n; 0: all", precision=0, minimum=0)
-                threshold = _threshold_control(0)
-                long_documents = gr.Radio(
-                    [("Cut them", "truncate"), ("Score all of them, in windows", "windows")],
-                    value="truncate",
-                    label="Documents too long for the model",
-                    info="long_documents",
-                )
-            go = gr.Button("Rank", variant="primary")
-        with gr.Column(scale=6, min_width=320):
-            empty = html.hint("Press Rank, or choose an example: the documents appear here in their new order.")
-            ranking = gr.HTML(empty, elem_id="ranking")
-            details = gr.HTML()
-            code: dict[str, Any] = {"show_label": False, "max_lines": 16, "interactive": False, "wrap_lines": True}
-            with gr.Accordion("Copy as curl or Python", open=False, visible=False) as copy:
-                with gr.Tab("curl"):
-                    curl = gr.Code(language="shell", elem_classes="rr-code", **code)
-                with gr.Tab("Python"):
-                    python = gr.Code(language="python", elem_classes="rr-code", **code)
+    asking, answering = _columns()
+    with asking:
+        example, query, documents = _list_controls()
+        fields: dict[str, Any] = {"instruction": _instruction_control(_FIRST_EXAMPLE.instruction)}
+        with gr.Accordion("More options", open=False):
+            fields["top_n"] = _number_control("Best documents to return", "top_n; 0: all")
+            fields["score_threshold"] = _threshold_control(0)
+            ways = [("Cut them", ""), ("Score all of them, in windows", "windows")]
+            label = "Documents too long for the model"
+            fields["long_documents"] = gr.Radio(ways, value="", label=label, info="long_documents")
+        go = gr.Button("Rank", variant="primary")
+    with answering:
+        empty = html.hint("Press Rank, or choose an example: the documents appear here in their new order.")
+        ranking = gr.HTML(empty, elem_id="ranking")
+        details = gr.HTML()
+        with gr.Accordion("Copy as curl or Python", open=False, visible=False) as copy:
+            with gr.Tab("curl"):
+                curl = gr.Code(language="shell", show_label=False, elem_classes="rr-code", **_CODE)
+            with gr.Tab("Python"):
+                python = gr.Code(language="python", show_label=False, elem_classes="rr-code", **_CODE)
 
-    async def rank(
-        query: str,
-        text: str,
-        instruction: str | None,
-        top_n: float | None,
-        threshold: float,
-        long_documents: str,
-        key: str,
-        origin: str,
-    ) -> tuple[Any, ...]:  # Any: what Gradio takes as updates
-        documents = parse_documents(text)
+    async def rank(query: str, text: str, key: str, origin: str, *values: Any) -> tuple[Any, ...]:  # Any: Gradio's
+        documents = reading.parse_documents(text)
         if not query.strip() or not documents:
             return _NOTHING_TO_RANK, "", gr.skip(), gr.skip(), gr.skip()
-        body: dict[str, Any] = {"query": query, "documents": documents}
-        given = {"instruction": (instruction or "").strip(), "top_n": int(top_n or 0), "score_threshold": threshold}
-        body |= {name: value for name, value in given.items() if value}
-        if long_documents == "windows":
-            body["long_documents"] = long_documents
-        code = (write(origin, body, key=bool(key)) for write in (curl_command, python_program))
-        shown = (gr.Accordion(visible=True), *code)
+        body = {"query": query, "documents": documents} | _given(fields, values)
+        snippets = (write(origin, body, key=bool(key)) for write in (reading.curl_command, reading.python_program))
+        shown = (gr.Accordion(visible=True), *snippets)
         try:
-            answer = await _ask(shell.own, "/v1/rerank", body | {"timings": True}, key)
+            answer, took_ms = await _ask(shell.own, "/v1/rerank", body | {"timings": True}, key)
         except RerankerError as error:
             return html.refusal(advice(error)), "", *shown
-        omitted = results.omissions(documents, answer.body, body.get("top_n"))
-        table = html.ranking(results.rows(documents, answer.body), omitted, "the input")
-        facts = html.facts(answer.body, len(documents), answer.took_ms)
-        return facts + table, html.timing(answer.stages_ms, answer.body), *shown
+        omitted = results.omissions(documents, answer, body.get("top_n"))
+        table = html.ranking(results.rows(documents, answer), omitted)
+        return html.facts(answer, len(documents), took_ms) + table, html.timing(answer), *shown
 
-    listed = [controls.query, controls.documents, instruction]
-    inputs = [*listed, top_n, threshold, long_documents, shell.key, shell.origin]
-    filled = controls.example.input(_fill, controls.example, listed, **_QUIET)
-    for event in (go.click, controls.query.submit, filled.then):
-        outputs = [ranking, details, copy, curl, python]
-        event(rank, inputs, outputs, api_visibility="private", show_progress_on=ranking)
+    inputs = [query, documents, shell.key, shell.origin, *fields.values()]
+    filled = example.input(_fill, example, [query, documents, fields["instruction"]], **QUIET)
+    for event in (go.click, query.submit, filled.then):
+        event(rank, inputs, [ranking, details, copy, curl, python], api_visibility="private", show_progress_on=ranking)
 
 
 def _compare(shell: Shell) -> None:
     """The tab that ranks one list twice: under two instructions, by two models, or by two services."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=4, min_width=320):
-            controls = _list_controls()
-            sides: list[gr.Dropdown] = []
-            for name, preset in (("A", _FIRST_EXAMPLE.instruction), ("B", "")):
-                sides.append(_instruction_control(preset, f"{name}: instruction"))
-                sides.append(gr.Dropdown([], label=f"{name}: service and model", visible=False))
-            go = gr.Button("Compare", variant="primary")
-        with gr.Column(scale=6, min_width=320):
-            empty = html.hint("Press Compare: the same list, ranked twice, side by side.")
-            summary = gr.HTML(empty, elem_id="difference")
-            with gr.Row(equal_height=False):
-                left, right = gr.HTML(min_height=0), gr.HTML(min_height=0)
-
-    async def ask(
-        query: str, documents: list[Document], instruction: str | None, chosen: str | None, key: str
-    ) -> Answer | RerankerError:
-        name, _, model = (chosen or "").partition(_SEPARATOR)
-        given = {"instruction": (instruction or "").strip(), "model": model}
-        body = {"query": query, "documents": documents} | {field: value for field, value in given.items() if value}
-        try:
-            return await _ask(shell.services.get(name, shell.own), "/v1/rerank", body, key)
-        except RerankerError as error:
-            return error
+    asking, answering = _columns()
+    with asking:
+        example, query, documents = _list_controls()
+        sides: list[gr.Dropdown] = []
+        for name, preset in (("A", _FIRST_EXAMPLE.instruction), ("B", "")):
+            sides.append(_instruction_control(preset, f"{name}: instruction"))
+            sides.append(gr.Dropdown([], label=f"{name}: service and model", visible=False))
+        go = gr.Button("Compare", variant="primary")
+    with answering:
+        summary = gr.HTML(html.hint("Press Compare: the same list, ranked twice, side by side."), elem_id="difference")
+        with gr.Row(equal_height=False):
+            left, right = gr.HTML(min_height=0), gr.HTML(min_height=0)
 
     async def compare(query: str, text: str, key: str, *sides: str | None) -> tuple[str, str, str]:
-        documents = parse_documents(text)
+        documents = reading.parse_documents(text)
         if not query.strip() or not documents:
             return _NOTHING_TO_RANK, "", ""
-        asked = (ask(query, documents, sides[place], sides[place + 1], key) for place in (0, 2))
+        asked = []
+        for instruction, chosen in (sides[:2], sides[2:]):
+            service, _, model = (chosen or "").partition(_SEPARATOR)
+            body = {"query": query, "documents": documents} | _given(("instruction", "model"), (instruction, model))
+            asked.append(_ask(shell.services.get(service, shell.own), "/v1/rerank", body, key))
         rankings: list[list[Row]] = []
         drawn = []
-        for name, answer in zip("AB", await asyncio.gather(*asked), strict=True):
+        for name, answer in zip("AB", await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(answer, RerankerError):
                 drawn.append(html.side(name, html.refusal(advice(answer))))
                 continue
-            before = [row.index for row in rankings[0]] if rankings else None
-            rankings.append(results.rows(documents, answer.body, before))
-            omitted = results.omissions(documents, answer.body, None)
+            if isinstance(answer, BaseException):
+                raise answer
+            body, took_ms = answer
+            before = [row.place for row in rankings[0]] if rankings else None
+            rankings.append(results.rows(documents, body, before))
+            omitted = results.omissions(documents, body, None)
             table = html.ranking(rankings[-1], omitted, "the input" if before is None else "A")
-            drawn.append(html.side(name, html.facts(answer.body, len(documents), answer.took_ms) + table))
+            drawn.append(html.side(name, html.facts(body, len(documents), took_ms) + table))
         said = html.note(results.difference(*rankings)) if len(rankings) == len(drawn) else ""
         return said, drawn[0], drawn[1]
 
@@ -271,73 +218,54 @@ def _compare(shell: Shell) -> None:
         update = gr.Dropdown(choices=choices, value=choices[0], visible=len(choices) > 1)
         return update, update
 
-    inputs, outputs = [controls.query, controls.documents, shell.key, *sides], [summary, left, right]
-    controls.example.input(_fill, controls.example, [controls.query, controls.documents, sides[0]], **_QUIET)
-    for event in (go.click, controls.query.submit):
+    example.input(_fill, example, [query, documents, sides[0]], **QUIET)
+    for event in (go.click, query.submit):
+        inputs, outputs = [query, documents, shell.key, *sides], [summary, left, right]
         event(compare, inputs, outputs, api_visibility="private", show_progress_on=summary)
     for event in (shell.page.load, shell.key.change):
-        event(models, shell.key, [sides[1], sides[3]], **_QUIET)
+        event(models, shell.key, [sides[1], sides[3]], **QUIET)
 
 
 def _search(shell: Shell, example: SearchExample) -> None:
     """A tab that searches the index of a worked example (examples/search)."""
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=4, min_width=320):
-            chosen = gr.Radio(
-                list(example.queries), value=example.queries[0], label="Question", elem_classes="rr-examples"
-            )
-            query = gr.Textbox(example.queries[0], label="Query", lines=2, max_lines=6)
-            instruction = _instruction_control(example.instruction)
-            with gr.Accordion("More options", open=False):
-                stage = gr.Radio(
-                    [_DEFAULT_FIRST_STAGE, "bm25", "dense", "hybrid"], value="", label="First stage", info="first_stage"
-                )
-                candidates = gr.Number(
-                    0, label="Candidates", info="candidates; 0: as configured", precision=0, minimum=0
-                )
-                threshold = _threshold_control(example.threshold)
-            go = gr.Button("Search", variant="primary")
-        with gr.Column(scale=6, min_width=320):
-            empty = "Press Search, or choose a question: the documents appear here, and how reranking moved them."
-            found = gr.HTML(html.hint(empty), elem_id=f"found-{example.index}")
-            details = gr.HTML()
-            prompt = gr.Code(
-                label="For your language model, which answers here",
-                visible=False,
-                interactive=False,
-                wrap_lines=True,
-                max_lines=24,
-            )
+    asking, answering = _columns()
+    with asking:
+        first = example.queries[0]
+        chosen = gr.Radio(list(example.queries), value=first, label="Question", elem_classes="rr-examples")
+        query = gr.Textbox(first, label="Query", lines=2, max_lines=6)
+        fields: dict[str, Any] = {"instruction": _instruction_control(example.instruction)}
+        with gr.Accordion("More options", open=False):
+            stages = [("The index's default", ""), ("bm25", "bm25"), ("dense", "dense"), ("hybrid", "hybrid")]
+            fields["first_stage"] = gr.Radio(stages, value="", label="First stage", info="first_stage")
+            fields["candidates"] = _number_control("Candidates", "candidates; 0: as configured")
+            fields["score_threshold"] = _threshold_control(example.threshold)
+        go = gr.Button("Search", variant="primary")
+    with answering:
+        empty = "Press Search, or choose a question: the documents appear here, and how reranking moved them."
+        found = gr.HTML(html.hint(empty), elem_id=f"found-{example.index}")
+        details = gr.HTML()
+        prompt = gr.Code(label="For your language model, which answers here", visible=False, **_CODE)
 
-    async def search(
-        query: str, instruction: str | None, stage: str, candidates: float | None, threshold: float, key: str
-    ) -> tuple[Any, ...]:  # Any: what Gradio takes as updates
+    async def search(query: str, key: str, *values: Any) -> tuple[Any, ...]:  # Any: Gradio's
         if not query.strip():
             return html.hint("Give a query."), "", gr.skip()
-        body: dict[str, Any] = {"query": query, "index": example.index, "score_threshold": threshold, "timings": True}
-        given = {"instruction": (instruction or "").strip(), "first_stage": stage, "candidates": int(candidates or 0)}
-        body |= {name: value for name, value in given.items() if value}
+        body = {"query": query, "index": example.index, "score_threshold": 0, "timings": True}
         try:
-            answer = await _ask(shell.own, "/v1/search", body, key)
+            answer, took_ms = await _ask(shell.own, "/v1/search", body | _given(fields, values), key)
         except RerankerError as error:
-            return html.refusal(_search_advice(error, example)), "", gr.Code(visible=False)
-        omitted = results.search_omissions(answer.body)
-        table = html.ranking(results.search_rows(answer.body), omitted, "the first stage")
-        facts = html.facts(answer.body, answer.body["candidates"], answer.took_ms)
-        shown = gr.Code(results.prompt(query, answer.body), visible=True) if example.answers else gr.skip()
-        return facts + table, html.timing(answer.stages_ms, answer.body), shown
+            said = advice(error)
+            if error.status_code == 404 or isinstance(error, UnknownIndexError):
+                message, remedy = f"It has no index {example.index}.", f"Start it: make example-{example.index}"
+                said = Advice("This service does not have the example", message, remedy)
+            return html.refusal(said), "", gr.Code(visible=False)
+        table = html.ranking(results.search_rows(answer), results.search_omissions(answer), "the first stage")
+        shown = gr.Code(results.prompt(query, answer), visible=True) if example.answers else gr.skip()
+        return html.facts(answer, answer["candidates"], took_ms) + table, html.timing(answer), shown
 
-    inputs, outputs = [query, instruction, stage, candidates, threshold, shell.key], [found, details, prompt]
-    filled = chosen.input(lambda text: text, chosen, query, **_QUIET)
+    filled = chosen.input(lambda text: text, chosen, query, **QUIET)
     for event in (go.click, query.submit, filled.then):
+        inputs, outputs = [query, shell.key, *fields.values()], [found, details, prompt]
         event(search, inputs, outputs, api_visibility="private", show_progress_on=found)
-
-
-def _search_advice(error: RerankerError, example: SearchExample) -> Advice:
-    if error.status_code != 404 and not isinstance(error, UnknownIndexError):
-        return advice(error)
-    said, command = f"It has no index {example.index}.", f"make example-{example.index}"
-    return Advice("This service does not have the example", said, f"Start it: {command}")
 
 
 def _live(shell: Shell) -> None:
@@ -353,12 +281,11 @@ def _live(shell: Shell) -> None:
             return html.refusal(advice(error)), samples
         return html.live_panel(samples), samples
 
-    timer.tick(look, [samples, shell.key], [panel, samples], **_QUIET)
-    shell.tabs.select(_switch_timer, None, timer, **_QUIET)
+    def switch(event: gr.SelectData) -> gr.Timer:
+        return gr.Timer(_SAMPLE_PERIOD_S, active=event.value == _LIVE)
 
-
-def _switch_timer(event: gr.SelectData) -> gr.Timer:
-    return gr.Timer(_SAMPLE_PERIOD_S, active=event.value == _LIVE)
+    timer.tick(look, [samples, shell.key], [panel, samples], **QUIET)
+    shell.tabs.select(switch, None, timer, **QUIET)
 
 
 async def _sample(service: AsyncRerankerClient, key: str) -> live.Sample:

@@ -5,5 +5,4 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-Statistics: TypeAlias = Mapping[str, "int | bool | Statistics"]
-"""What a cache or a store holds and has done: numbers and truth values by name, in groups."""
+Statistics: TypeAlias = Mapping[str, "int | bool | Statistics"]  # what a cache holds and has done, in groups

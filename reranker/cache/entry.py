@@ -25,21 +25,12 @@ _NO_SCORE = bytes(2 * _WORD)
 
 @dataclass(frozen=True, slots=True)
 class ScoredDocuments:
-    """The scores of a list's documents, window by window.
+    """The scores of a list's documents: the first two by window, rising, the others by document."""
 
-    Attributes:
-        logits: Shape (windows of all documents,). A document without a score has one window with a meaningless logit.
-        document_of_window: Shape (windows of all documents,), rising.
-        windows: Shape (documents,): prompts per document.
-        prompt_tokens: Shape (documents,): of all windows together; 0 without a score.
-        truncated: Shape (documents,).
-        scored: Shape (documents,).
-    """
-
-    logits: FloatArray
+    logits: FloatArray  # a document without a score has one window with a meaningless logit
     document_of_window: TokenArray
-    windows: NDArray[np.intp]
-    prompt_tokens: NDArray[np.int64]
+    windows: NDArray[np.intp]  # prompts
+    prompt_tokens: NDArray[np.int64]  # of all windows together; 0 without a score
     truncated: BoolArray
     scored: BoolArray
 

@@ -14,25 +14,20 @@ from hashlib import blake2b
 from reranker.model.prompt import CuttingPolicy
 
 LIST_BYTES, PAIR_BYTES = 8, 16
-MAX_SECRET_BYTES = 64
-"""The longest key of blake2b."""
+MAX_SECRET_BYTES = 64  # the longest key of blake2b
 
 
 @dataclass(frozen=True, slots=True)
 class ListTerms:
     """What all pairs of a list share, as far as it can change a score."""
 
-    model: str
-    """`reranker.model.checkpoint.model_identity` of the engines."""
-    prompts: str
-    """`PromptRenderer.fingerprint`."""
-    namespace: str
-    """Whose scores these are. Empty: everybody's."""
+    model: str  # `reranker.model.checkpoint.model_identity` of the engines
+    prompts: str  # `PromptRenderer.fingerprint`
+    namespace: str  # whose scores these are. Empty: everybody's
     instruction: str
     query: str
     cutting: CuttingPolicy
-    adapter: str = ""
-    """The adapter's name; its weights are a part of the model's identity."""
+    adapter: str = ""  # the adapter's name; its weights are a part of the model's identity
 
 
 def document_keys(terms: ListTerms, documents: Sequence[str], secret: bytes = b"") -> list[bytes]:

@@ -28,36 +28,14 @@ lists take turns (docs/decisions/0002): ten documents must not wait for ten thou
 class Flight:
     """Documents that one list is having scored."""
 
-    __slots__ = ("documents", "ended", "entries", "keys", "weight")
-
     def __init__(self, documents: int, weight: float) -> None:
         self.documents, self.weight = documents, weight  # of the whole list
-        self.keys: set[bytes] = set()
-        """Those that are not scored yet."""
-        self.entries: dict[bytes, Entry] = {}
-        """Those that are, for the lists that wait."""
+        self.keys: set[bytes] = set()  # those that are not scored yet
+        self.entries: dict[bytes, Entry] = {}  # those that are, for the lists that wait
         self.ended = asyncio.Event()
 
 
-class Flights(dict[bytes, Flight]):
-    """All flights of one ingress replica, by their documents."""
-
-    def land(self, entries: Mapping[bytes, Entry]) -> None:
-        """Give entries to the lists that wait for them."""
-        for key, entry in entries.items():
-            flight = self.pop(key, None)
-            if flight is not None:
-                flight.entries[key] = entry
-                flight.keys.discard(key)
-                if not flight.keys:
-                    flight.ended.set()
-
-    def give_up(self, flight: Flight) -> None:
-        """End a flight whose list scores no more."""
-        for key in flight.keys:
-            del self[key]
-        flight.keys.clear()
-        flight.ended.set()
+Flights: TypeAlias = dict[bytes, Flight]  # of one ingress replica, by the documents that are not scored yet
 
 
 class Lookup:
@@ -68,56 +46,39 @@ class Lookup:
 
     def __init__(
         self,
-        keys: Sequence[bytes],
-        model: str | None = None,
-        mode: CacheMode | None = "off",
-        stores: Sequence[Store] = (),
-        flights: Flights | None = None,
-        weight: float = 1,
+        keys: Sequence[bytes],  # of each document; equal ones are the same document
+        model: str | None = None,  # the engines' identity in the keys; scores of another model are not kept
+        mode: CacheMode | None = "off",  # None: everything is allowed
+        stores: Sequence[Store] = (),  # the nearest first
+        flights: Flights | None = None,  # of the other lists
+        weight: float = 1,  # share of an engine against other lists
     ) -> None:
-        """Take upon this list what no other is having scored.
-
-        Args:
-            keys: Of each document; equal ones are the same document.
-            model: The engines' identity in the keys. Scores of another model are not kept.
-            mode: What the request allows. None: everything.
-            stores: The nearest first.
-            flights: Of the other lists.
-            weight: Share of an engine against other lists.
-        """
+        """Take upon this list what no other is having scored."""
         places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         self.places: NDArray[np.intp] = np.fromiter((places[key] for key in keys), dtype=np.intp, count=len(keys))
-        """Shape (documents,): of each document of the list."""
+        # By place: where in the list the document comes first.
         self.documents: list[int] = np.unique(self.places, return_index=True)[1].tolist()
-        """By place: where in the list the document comes first."""
-        self.entries: list[Entry | None] = [None] * len(places)
-        """By place."""
+        self.entries: list[Entry | None] = [None] * len(places)  # by place
         self.model = model
         self._keys = list(places)
-        self._reads = mode is None or mode == "read"
-        self._leads = mode is None
-        self._stores = stores if self._reads else ()
-        self._write_to = stores if mode is None or mode == "refresh" else ()
-        self._flights = Flights() if flights is None else flights
+        self._mode = mode
+        self._stores = stores if mode in (None, "read") else ()
+        self._write_to = stores if mode in (None, "refresh") else ()
+        self._flights = {} if flights is None else flights
         self._weight = weight
         self._own: list[Flight] = []
         self._awaited: dict[Flight, list[int]] = {}
         self._known: list[int] = []
-        self.missed = 0
-        """Documents whose score no store had."""
-        self.coalesced = 0
-        """Documents whose score came from another list."""
-        self.to_score = self._take_on(range(len(places)))
-        """Places that no other list is having scored."""
+        self.missed = 0  # documents whose score no store had
+        self.coalesced = 0  # documents whose score came from another list
+        self.to_score = self._take_on(range(len(places)))  # places that no other list is having scored
 
     @property
     def found(self) -> int:
-        """Documents whose score was in a store."""
         return len(self._known) - self.coalesced
 
     @property
     def waits(self) -> bool:
-        """Whether other lists are having some of it scored."""
         return bool(self._awaited)
 
     async def read(self) -> None:
@@ -127,23 +88,19 @@ class Lookup:
                 break
             answers = await store.get_many([self._keys[place] for place in self.to_score])
             entries = {place: entry for place, entry in zip(self.to_score, answers, strict=True) if entry is not None}
-            if not entries:
-                continue
-            by_key = self._set(entries)
-            self._known += entries
-            self.to_score = [place for place in self.to_score if place not in entries]
-            for nearer in self._stores[:distance]:
-                nearer.put_many(by_key)
-            self._flights.land(by_key)
+            if entries:
+                self._set(entries)
+                self._known += entries
+                self.to_score = [place for place in self.to_score if place not in entries]
+                self._share(entries, self._stores[:distance])
         self.missed = len(self.to_score) if self._stores else 0
 
     def keep(self, places: Sequence[int], entries: Sequence[Entry | None], models: frozenset[str]) -> None:
         """Take in what was scored, by engines of these identities. None: not scored."""
-        by_key = self._set({place: entry for place, entry in zip(places, entries, strict=True) if entry is not None})
-        if models == {self.model} and by_key:
-            for store in self._write_to:
-                store.put_many(by_key)
-            self._flights.land(by_key)
+        scored = {place: entry for place, entry in zip(places, entries, strict=True) if entry is not None}
+        self._set(scored)
+        if models == {self.model} and scored:
+            self._share(scored, self._write_to)
 
     async def others(self) -> list[int]:
         """Wait for other lists; give the places that they gave up, for this list to score. Empty: nothing is left."""
@@ -155,7 +112,6 @@ class Lookup:
         return []
 
     def take_what_there_is(self) -> None:
-        """Stop waiting for other lists, and take what they have so far."""
         for flight in list(self._awaited):
             self._land(flight)
 
@@ -167,9 +123,11 @@ class Lookup:
         return places
 
     def close(self) -> None:
-        """Let the lists that wait for this one go on without it."""
         for flight in self._own:
-            self._flights.give_up(flight)
+            for key in flight.keys:
+                del self._flights[key]
+            flight.keys.clear()
+            flight.ended.set()
 
     def _take_on(self, places: Sequence[int]) -> list[int]:
         """Give the places that this list has to have scored; it waits for the others."""
@@ -177,11 +135,11 @@ class Lookup:
         for place in places:
             key = self._keys[place]
             others = self._flights.get(key)
-            if others is not None and self._reads and self._gains_from(others):
+            if others is not None and self._gains_from(others):
                 self._awaited.setdefault(others, []).append(place)
                 continue
             own.append(place)
-            if others is None and self._leads:
+            if others is None and self._mode is None:
                 self._flights[key] = flight
                 flight.keys.add(key)
         if flight.keys:
@@ -189,7 +147,8 @@ class Lookup:
         return own
 
     def _gains_from(self, others: Flight) -> bool:
-        return others.weight >= self._weight and others.documents <= _TIMES_AS_LONG * len(self._keys)
+        reads, longest = self._mode in (None, "read"), _TIMES_AS_LONG * len(self._keys)
+        return reads and others.weight >= self._weight and others.documents <= longest
 
     def _land(self, flight: Flight) -> list[int]:
         """Take the scores that a flight has; gives the places of those that it lacks."""
@@ -200,7 +159,17 @@ class Lookup:
         self.coalesced += len(landed)
         return [place for place in places if place not in landed]
 
-    def _set(self, entries: Mapping[int, Entry]) -> dict[bytes, Entry]:
+    def _set(self, entries: Mapping[int, Entry]) -> None:
         for place, entry in entries.items():
             self.entries[place] = entry
-        return {self._keys[place]: entry for place, entry in entries.items()}
+
+    def _share(self, entries: Mapping[int, Entry], stores: Sequence[Store]) -> None:
+        by_key = {self._keys[place]: entry for place, entry in entries.items()}
+        for store in stores:
+            store.put_many(by_key)
+        for key, entry in by_key.items():
+            if flight := self._flights.pop(key, None):
+                flight.entries[key] = entry
+                flight.keys.discard(key)
+                if not flight.keys:
+                    flight.ended.set()

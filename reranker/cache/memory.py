@@ -29,21 +29,14 @@ class MemoryStore:
 
     @property
     def statistics(self) -> Statistics:
-        """How full it is."""
-        return {
-            "entries": len(self._entries),
-            "bytes": self._bytes,
-            "max_bytes": self._max_bytes,
-            "evictions": self._evictions,
-        }
+        counts = {"entries": len(self._entries), "bytes": self._bytes}
+        return counts | {"max_bytes": self._max_bytes, "evictions": self._evictions}
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """Look up keys; None for one that is not known."""
         get = self._entries.get
         return [get(key) for key in keys]
 
     def put_many(self, entries: Mapping[bytes, Entry]) -> None:
-        """Keep entries."""
         evictions = 0
         for key, entry in entries.items():
             replaced = self._entries.pop(key, None)
@@ -58,7 +51,6 @@ class MemoryStore:
         metrics.CACHE_BYTES.set(self._bytes)
 
     def clear(self) -> None:
-        """Forget everything."""
         self._entries.clear()
         self._bytes = 0
         metrics.CACHE_BYTES.set(0)

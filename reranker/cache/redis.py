@@ -30,15 +30,11 @@ logger = logging.getLogger(__name__)
 
 RedisClient: TypeAlias = Redis | RedisCluster
 PASSWORD_VARIABLE = "RERANKER_REDIS_PASSWORD"  # noqa: S105 - a name
-_CONNECT_TIMEOUT_S = 2.0
-"""Of every call, too; a request that waits for one gives up far earlier."""
+_CONNECT_TIMEOUT_S = 2.0  # of every call, too; a request that waits for one gives up far earlier
 _MAX_CONNECTIONS = 32
-_FAILURES = 3
-"""In a row, after which Redis is left alone."""
-_PAUSE_S = 1.0
-"""Between two pings of a Redis that is away, and after a write that failed."""
-_MAX_WRITES = 64
-"""Lists being written at once; further ones are not kept."""
+_FAILURES = 3  # in a row, after which Redis is left alone
+_PAUSE_S = 1.0  # between two pings of a Redis that is away, and after a write that failed
+_MAX_WRITES = 64  # lists being written at once; further ones are not kept
 _CHECK_BYTES = 8
 _CLEAR_KEYS = 1_000
 _Answer = TypeVar("_Answer")
@@ -58,7 +54,7 @@ def redis_client(config: RedisConfig, password: str | None) -> RedisClient:
     }
     if protocol == "rediss":
         files = {"ssl_ca_certs": config.ca_file, "ssl_certfile": config.cert_file, "ssl_keyfile": config.key_file}
-        options |= {name: None if file is None else str(file) for name, file in files.items()}
+        options |= {name: str(file) for name, file in files.items() if file}
     if kind != "cluster":  # once more, at once: an idle connection of the pool may have been closed
         options["retry"] = Retry(NoBackoff(), 1)
     if not kind:
@@ -78,11 +74,7 @@ def redis_client(config: RedisConfig, password: str | None) -> RedisClient:
 
 
 def read_secret(file: Path | None, name: str, otherwise: str | None) -> str | None:
-    """Read a file with a secret; without a file, give `otherwise`.
-
-    Raises:
-        ConfigurationError: It cannot be read. Names the configuration's key, `name`.
-    """
+    """Read a file with a secret, or raise ConfigurationError with the configuration's key, `name`."""
     if file is None:
         return otherwise
     try:
@@ -102,8 +94,7 @@ class RedisLink:
     def __init__(self, client: RedisClient, budget_s: float, purpose: str) -> None:
         self.client = client
         self.reachable = False
-        self.slots = asyncio.Semaphore(_MAX_CONNECTIONS)
-        """One for each connection, as redis-py's pools do not wait for a free one."""
+        self.slots = asyncio.Semaphore(_MAX_CONNECTIONS)  # redis-py's pools do not wait for a free connection
         self._budget_s, self._purpose = budget_s, purpose  # the purpose begins each line of the log
         self._failures = 0
         self._down = False  # and the log says so
@@ -112,11 +103,7 @@ class RedisLink:
 
     @classmethod
     def of(cls, config: RedisConfig, environment: Mapping[str, str], purpose: str) -> Self | None:
-        """Make the link to the configured Redis, if there is one.
-
-        Raises:
-            ConfigurationError: The file with the password cannot be read.
-        """
+        """Make the link to the configured Redis, if there is one; ConfigurationError if its password is unreadable."""
         if config.url is None:
             return None
         password = read_secret(config.password_file, "cache.redis.password_file", environment.get(PASSWORD_VARIABLE))
@@ -136,7 +123,7 @@ class RedisLink:
             answer = await self._within(self._budget_s, call)
         except Exception as error:  # noqa: BLE001 - whatever Redis or its client does, the request goes on
             self._failures += 1
-            if self._failures >= _FAILURES and self.reachable:
+            if self._failures >= _FAILURES:
                 self.reachable = False
                 self._log_down(error)
             return None
@@ -144,7 +131,6 @@ class RedisLink:
         return answer
 
     async def aclose(self) -> None:
-        """Let go of every connection."""
         if self._pings is not None:
             self._pings.cancel()
         await asyncio.gather(*filter(None, [self._pings]), *self._calls, return_exceptions=True)
@@ -176,8 +162,7 @@ class RedisLink:
     async def _within(self, seconds: float, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """Wait for a call so long at most; after that, leave it to its own timeout.
 
-        Not with `asyncio.timeout`: redis-py 8.1 at times loses the cancellation while it connects to a server that is
-        paused, and the request would wait for seconds.
+        Not with `asyncio.timeout`: while redis-py 8.1 connects to a paused server, it may lose the cancellation.
         """
 
         async def in_slot() -> _Answer:
@@ -217,26 +202,20 @@ class RedisStore:
 
     @property
     def statistics(self) -> Statistics:
-        """How it is, and what went wrong so far."""
-        return {
-            "reachable": self._link.reachable,
-            "writable": self._writable,
-            "errors": self._errors,
-            "wrong_values": self._wrong_values,
-        }
+        state = {"reachable": self._link.reachable, "writable": self._writable}
+        return state | {"errors": self._errors, "wrong_values": self._wrong_values}
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """Look up keys of one list, in one round trip; None for one that is not known."""
-        if not await self._link.usable():
+        entries = None
+        if await self._link.usable():
+            with metrics.REDIS_SECONDS.time():
+                entries = await self._link.ask(lambda: self._read(keys))
+            if entries is None:
+                self._count_error()
+        else:
             metrics.REDIS_SKIPPED.inc()
-            return [None] * len(keys)
-        started_s = time.perf_counter()
-        entries = await self._link.ask(lambda: self._read(keys))
-        metrics.REDIS_SECONDS.observe(time.perf_counter() - started_s)
-        if entries is None:
-            self._count_error()
-            return [None] * len(keys)
-        return entries
+        return [None] * len(keys) if entries is None else entries
 
     def put_many(self, entries: Mapping[bytes, Entry]) -> None:
         """Write entries of one list in the background, in one round trip."""
@@ -248,11 +227,7 @@ class RedisStore:
         task.add_done_callback(self._writes.discard)
 
     async def clear(self) -> None:
-        """Delete every score under our prefix.
-
-        Raises:
-            CacheUnavailableError: It could not be done, or not to the end.
-        """
+        """Delete every score under our prefix; CacheUnavailableError if that fails, or only a part is deleted."""
         await self.written()
         pipeline = self._link.client.pipeline(transaction=False)
         try:
@@ -267,11 +242,9 @@ class RedisStore:
             raise CacheUnavailableError from None
 
     async def written(self) -> None:
-        """Wait until nothing is being written."""
         await asyncio.gather(*self._writes)
 
     async def aclose(self) -> None:
-        """End the writes, and disconnect."""
         await self.written()
         await self._link.aclose()
 
@@ -292,10 +265,10 @@ class RedisStore:
             if self._writable:
                 self._writable = False
                 logger.warning("score cache: Redis takes no new scores (%s); going on without", _sentence(error))
-        else:
-            if not self._writable:
-                self._writable = True
-                logger.info("score cache: Redis takes new scores again")
+            return
+        if not self._writable:
+            self._writable = True
+            logger.info("score cache: Redis takes new scores again")
 
     def _count_error(self) -> None:
         self._errors += 1

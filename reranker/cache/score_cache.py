@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Self
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from typing import Any, Self
 
 from reranker.cache import Statistics
 from reranker.cache.keys import MAX_SECRET_BYTES, ListTerms, document_keys
@@ -18,8 +19,7 @@ from reranker.types import CacheMode
 
 SECRET_VARIABLE = "RERANKER_CACHE_SECRET"  # noqa: S105 - a name
 
-_LONG_CHARACTERS = 200_000
-"""A list below that is hashed in a millisecond: not worth a thread."""
+_LONG_CHARACTERS = 200_000  # a list below that is hashed in a millisecond: not worth a thread
 
 
 class ScoreCache:
@@ -30,21 +30,16 @@ class ScoreCache:
     ) -> None:
         self._memory, self._shared = memory, shared
         self._stores: list[Store] = [store for store in (memory, shared) if store is not None]
-        self._counts = {"hits": 0, "misses": 0, "coalesced": 0}
+        self._counts = Counter(hits=0, misses=0, coalesced=0)
         self._secret = secret
-        self._flights = Flights()
+        self._flights: Flights = {}
         self._open = 0
 
     @classmethod
     def of(cls, config: RerankerConfig, environment: Mapping[str, str]) -> Self | None:
-        """Make the cache that a configuration asks for, with secrets from the environment. None: there is to be none.
-
-        Raises:
-            ConfigurationError: A file with a secret cannot be read, or the secret is too long.
-        """
+        """Make the configured cache, if any; ConfigurationError if a secret cannot be read, or is too long."""
         cache = config.cache
-        enabled = cache.enabled if cache.enabled is not None else config.engine.simulated is None
-        if not enabled:
+        if not (cache.enabled if cache.enabled is not None else config.engine.simulated is None):
             return None
         secret = (read_secret(cache.secret_file, "cache.secret_file", environment.get(SECRET_VARIABLE)) or "").encode()
         if len(secret) > MAX_SECRET_BYTES:
@@ -56,78 +51,71 @@ class ScoreCache:
 
     @asynccontextmanager
     async def look_up(
-        self, terms: ListTerms, documents: Sequence[str], mode: CacheMode | None, weight: float
+        self,
+        terms: ListTerms,
+        documents: Sequence[str],
+        mode: CacheMode | None,
+        weight: float,
+        stage: AbstractContextManager[None] | None = None,
     ) -> AsyncIterator[Lookup]:
-        """Find what is known of a list, and take upon it what is not, for as long as the block lasts.
+        """Find what is known of a list, which is one `stage`, and take upon it what is not, while the block lasts.
 
         See `Lookup` for the mode and the weight.
         """
-        if sum(map(len, documents)) < _LONG_CHARACTERS:
-            keys = document_keys(terms, documents, self._secret)
-        else:
-            keys = await asyncio.to_thread(document_keys, terms, documents, self._secret)
+        lookup = None
         self._open += 1
-        lookup = Lookup(keys, terms.model, mode, self._stores, self._flights, weight)
         try:
-            await lookup.read()
+            with stage or nullcontext():
+                if sum(map(len, documents)) < _LONG_CHARACTERS:
+                    keys = document_keys(terms, documents, self._secret)
+                else:
+                    keys = await asyncio.to_thread(document_keys, terms, documents, self._secret)
+                lookup = Lookup(keys, terms.model, mode, self._stores, self._flights, weight)
+                await lookup.read()
             yield lookup
         finally:
-            lookup.close()
             self._open -= 1
-            self._counts["hits"] += lookup.found
-            self._counts["misses"] += lookup.missed
-            self._counts["coalesced"] += lookup.coalesced
+            if lookup is not None:
+                lookup.close()
+                self._counts.update(hits=lookup.found, misses=lookup.missed, coalesced=lookup.coalesced)
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if documents are in flight without a list."""
         if len(self._flights) and not self._open:
             raise RuntimeError(f"{len(self._flights)} documents in flight, but no list. This is a bug.")
 
     @property
     def statistics(self) -> Statistics:
-        """What it holds and has done."""
         stores: dict[str, Store | None] = {"memory": self._memory, "redis": self._shared}
         return {**self._counts, **{name: store.statistics for name, store in stores.items() if store is not None}}
 
     def clear_memory(self) -> None:
-        """Forget what is in this process."""
         if self._memory is not None:
             self._memory.clear()
 
     async def clear_shared(self) -> None:
-        """Forget what all ingress replicas share.
-
-        Raises:
-            CacheUnavailableError: It could not be done, or not to the end.
-        """
+        """Forget what all ingress replicas share; CacheUnavailableError if that fails, or only a part is forgotten."""
         if self._shared is not None:
             await self._shared.clear()
 
     async def aclose(self) -> None:
-        """Finish what is under way, and let go of every connection."""
         if self._shared is not None:
             await self._shared.aclose()
 
 
-def report(caches: Sequence[Statistics]) -> dict[str, object]:
+def report(caches: Sequence[Statistics]) -> dict[str, Any]:
     """Add up the statistics of all ingress replicas that have a cache; a truth value holds if it holds in each."""
     if not caches:
         return {"enabled": False}
     total = _sum(caches)
-    known = int(str(total["hits"])) + int(str(total["coalesced"]))
-    asked = known + int(str(total["misses"]))
+    known = total["hits"] + total["coalesced"]
+    asked = known + total["misses"]
     rate = round(known / asked, 4) if asked else None
     return {"enabled": True, "ingress_replicas": len(caches), "hit_rate": rate} | total
 
 
-def _sum(groups: Sequence[Statistics]) -> dict[str, object]:
-    total: dict[str, object] = {}
+def _sum(groups: Sequence[Any]) -> dict[str, Any]:  # Any: numbers, truth values, and groups of them
+    total: dict[str, Any] = {}
     for name, first in groups[0].items():
-        values = [group[name] for group in groups]
-        if isinstance(first, Mapping):
-            total[name] = _sum([value for value in values if isinstance(value, Mapping)])
-        elif isinstance(first, bool):
-            total[name] = all(values)
-        else:
-            total[name] = sum(value for value in values if isinstance(value, int))
+        add = _sum if isinstance(first, dict) else all if isinstance(first, bool) else sum
+        total[name] = add([group[name] for group in groups])
     return total

@@ -18,12 +18,7 @@ from reranker.config.model import (
     RulesConfig,
     SimulatedConfig,
 )
-from reranker.config.search import (
-    EmbeddingConfig,
-    MilvusConfig,
-    SearchConfig,
-    SearchIndexConfig,
-)
+from reranker.config.search import EmbeddingConfig, MilvusConfig, SearchConfig, SearchIndexConfig
 from reranker.config.service import (
     AccessConfig,
     AdmissionConfig,

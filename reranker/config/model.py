@@ -5,16 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from reranker.errors import UnknownInstructionError
 from reranker.types import Aggregate, LongDocuments, TruncationSide
@@ -86,7 +77,7 @@ class LongDocumentsConfig(Group):
     """The document's score from its windows': "max" (the best passage counts), "mean" or "first"."""
     window_tokens: PositiveInt | None = None
     """Document tokens per window. None: as many as the prompt has room for."""
-    overlap_tokens: NonNegativeInt = 128
+    overlap_tokens: int = Field(default=128, ge=0)
     """Tokens that neighbouring windows share, so that no passage is torn in two. Less than half a window."""
     max_windows: PositiveInt = 256
     """Windows per document; what lies beyond is cut off, and said so."""
@@ -137,9 +128,9 @@ class SimulatedConfig(Group):
 
     tokens_per_s: PositiveFloat = 40_000
     """Tokens it computes in a second."""
-    step_s: NonNegativeFloat = 0.005
+    step_s: float = Field(default=0.005, ge=0)
     """Seconds every step takes besides."""
-    jitter: NonNegativeFloat = 0.05
+    jitter: float = Field(default=0.05, ge=0)
     """Spread of a step's duration: the standard deviation of its logarithm."""
     failure_rate: float = Field(default=0, ge=0, le=1)
     """Probability that a step fails, and the engine with it."""
@@ -157,8 +148,7 @@ class EngineConfig(Group):
     max_batch_tokens: PositiveInt = 8_192
     """Tokens the engine computes in one step, at most."""
     target_step_s: PositiveFloat | None = 0.05
-    """Seconds a step should take, at the engine's measured pace. Shorter: a small list waits less behind a big one, and
-    each step costs something. None: full batches."""
+    """Seconds a step should take. Shorter: a small list waits less behind a big one; steps cost. None: full batches."""
     max_batch_pairs: PositiveInt = 256
     """Pairs vLLM computes in one step."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)

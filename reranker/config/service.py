@@ -7,18 +7,8 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import MultiHostUrl
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic_core import MultiHostUrl, ValidationError
 
 from reranker.config.model import Group
 from reranker.types import Priority
@@ -31,7 +21,7 @@ class PlanningConfig(Group):
     """Tokens one call to a replica may carry. Lower: a long list spreads more evenly; higher: fewer hops."""
     min_shard_tokens: PositiveInt = 2_048
     """A list is not cut into shards smaller than this: a hop costs milliseconds, so a shard must be worth one."""
-    slack: NonNegativeFloat = 0.05
+    slack: float = Field(default=0.05, ge=0)
     """A list is cut into no more shards than bring its estimated end within this share of the earliest possible."""
 
     @model_validator(mode="after")
@@ -67,7 +57,6 @@ class PrioritiesConfig(Group):
         return value
 
     def of(self, priority: Priority) -> PriorityConfig:
-        """The settings of a class."""
         return self.interactive if priority == "interactive" else self.bulk
 
 
@@ -85,16 +74,15 @@ class ScatterConfig(Group):
 
     max_attempts: PositiveInt = 4
     """Replicas that a shard is sent to, one after the other, before its list fails."""
-    retry_ratio: NonNegativeFloat = 0.1
+    retry_ratio: float = Field(default=0.1, ge=0)
     """Shards sent again, at most, for each shard sent: what breaks every replica must not be sent for ever."""
     retry_burst: PositiveInt = 1_000
     """Shards sent again, at most, at once: those of a replica that dies."""
     hedge_after: float | None = Field(default=3, gt=1)
-    """The last shard of a list is sent to a second replica when it takes this many times as long as its siblings
-    did; the first answer counts. None: never."""
-    hedge_ratio: NonNegativeFloat = 0.05
+    """A list's last shard is sent to a second replica after this many times what its siblings took. None: never."""
+    hedge_ratio: float = Field(default=0.05, ge=0)
     """Shards sent a second time, at most, for each shard sent."""
-    reply_margin_s: NonNegativeFloat = 0.05
+    reply_margin_s: float = Field(default=0.05, ge=0)
     """Where a partial answer is wanted, replicas answer so long before the deadline; at most a fifth of the time."""
 
 
@@ -136,8 +124,7 @@ class ScalingConfig(Group):
     """When engine replicas are added and taken away."""
 
     target_queue_s: PositiveFloat = 1
-    """Seconds of work that may be queued in each replica, at the measured speed. Beyond it, as many replicas are added
-    at once as are missing. Below `admission.max_queue_s`, where lists are refused."""
+    """Seconds of work, at the measured speed, beyond which replicas are added. Below `admission.max_queue_s` (429)."""
     utilization: float = Field(default=0.7, gt=0, le=1)
     """Share of the replicas' speed that the arriving work may take; the rest is for what comes at once."""
     keep_s: PositiveFloat = 180
@@ -156,8 +143,7 @@ class AccessConfig(Group):
     allow_anonymous: bool = False
     """Serve an address other than the loopback without any keys. It is refused otherwise."""
     open_metrics: bool = False
-    """Answer `GET /metrics` without a key, where the network keeps others out. Otherwise, where there are keys, it
-    needs one with `metrics: true` or `admin: true`."""
+    """Answer `GET /metrics` without a key. Otherwise it needs one with `metrics` or `admin`, where there are keys."""
 
 
 _REDIS_PATHS = {
@@ -169,15 +155,11 @@ _REDIS_PATHS = {
 
 
 class RedisConfig(Group):
-    """A Redis that all ingress replicas share: for scores, and for what API keys have used ([keys](keys.md)).
-
-    Its passwords come from the environment or a file, never from here.
-    """
+    """A Redis that all ingress replicas share: for scores, and for what API keys have used ([keys](keys.md))."""
 
     url: str | None = None
     """redis://host:6379/0; rediss:// for TLS; redis+cluster://host:6379,host:6379 for a cluster;
-    redis+sentinel://host:26379,host:26379/mymaster/0 for Sentinel. A user name may stand before the host ("name@").
-    None: no Redis."""
+    redis+sentinel://host:26379,host:26379/mymaster/0 for Sentinel. "name@" before a host: a user. None: no Redis."""
     password_file: Path | None = None
     """A file with the password. None: RERANKER_REDIS_PASSWORD in the ingress's environment."""
     ca_file: Path | None = None
@@ -223,14 +205,13 @@ class CacheConfig(Group):
 
     enabled: bool | None = None
     """None: on, unless the engines are simulated (a load test is to reach them)."""
-    memory_mib: NonNegativeInt = 128
+    memory_mib: int = Field(default=128, ge=0)
     """Memory of each ingress replica for scores; about 3,000 of them fit one MiB. 0: none."""
     redis: RedisConfig = RedisConfig()
     namespace: Literal["shared", "api_key"] = "shared"
     """"shared": whoever asks. "api_key": a client finds only what was scored for the same API key."""
     secret_file: Path | None = None
-    """A file with a secret that keys the hashes, so that whoever reads Redis cannot test whether a document was ranked.
-    The same for all ingress replicas. None: RERANKER_CACHE_SECRET in their environment."""
+    """A file with a secret for the hashes: who reads Redis cannot test what was ranked. None: RERANKER_CACHE_SECRET."""
 
     @model_validator(mode="after")
     def _has_a_place(self) -> Self:
@@ -245,11 +226,9 @@ class ObservabilityConfig(Group):
     metrics: bool = True
     """Count what is done, for `GET /metrics` and `metrics_port`."""
     metrics_port: int | None = Field(default=None, ge=1, le=65_535)
-    """A port of each node that answers all its metrics, its engines' too, without a key: where Prometheus scrapes each
-    pod. None: none is opened."""
+    """A port of each node that answers all its metrics, its engines' too, without a key. None: none is opened."""
     slow_request_s: PositiveFloat | None = 10
-    """A request that takes so many seconds is logged with its stages and shards, as is a shard in its replica. None:
-    none is."""
+    """A request that takes so many seconds is logged with its stages and shards; so is a shard. None: none is."""
 
 
 class TracingConfig(Group):
@@ -266,8 +245,7 @@ class TracingConfig(Group):
     sample_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of the requests that are traced. Where a caller sends a `traceparent`, the caller has decided."""
     max_per_s: float = Field(default=1.0, gt=0)
-    """Of the share, traces a second in each ingress, where each takes two to three milliseconds. Those that callers
-    decided on do not count."""
+    """Of the share, traces a second in each ingress; each takes 2 to 3 ms. Those of callers do not count."""
     service_name: str = "reranker"
     """Of the spans' resource. OTEL_RESOURCE_ATTRIBUTES adds to it."""
 

@@ -1,7 +1,5 @@
 """A shard in an engine: its prompts, its scores, and who waits for them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time
@@ -35,7 +33,6 @@ class Job:
         self.ended_s: float | None = None
 
     def prompt(self, position: int) -> list[int]:
-        """The tokens of one pair."""
         start, end = self.shard.offsets[position : position + 2]
         document: list[int] = self.shard.tokens[start:end].tolist()
         return self.head + document + self.tail
@@ -56,10 +53,11 @@ class Job:
         """Wake the caller: everything is scored, or no more scores will come. From the engine's thread."""
         self.ended_s = time.monotonic()
         with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self._set_answer, error)
+            self.loop.call_soon_threadsafe(self.set_answer, error)
 
-    def _set_answer(self, error: Exception | None) -> None:
-        if self.answer.done():  # cancelled, or timed out meanwhile
+    def set_answer(self, error: Exception | None = None) -> None:
+        """Wake the caller, unless it is awake: cancelled, or timed out meanwhile. On its event loop."""
+        if self.answer.done():
             return
         if error is None:
             self.answer.set_result(None)

@@ -5,8 +5,6 @@ weighted fair queueing, and hands each shard's scores to the caller's event loop
 per pair. Pairs wait here and not in the stepper, so a list that arrives late or is cancelled costs nothing there.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging
@@ -17,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
+
+from prometheus_client import Counter
 
 from reranker.engine import metrics
 from reranker.engine.fairness import FairQueue, Turn
@@ -40,10 +40,7 @@ class Stepper(Protocol):
     max_batch_pairs: int
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        """Take in a pair by its number.
-
-        The prompt begins with the list's head of `head_tokens`. A lower priority goes first. An empty adapter is none.
-        """
+        """Take in a pair by its number, whose prompt begins with the list's head. A lower priority goes first."""
 
     def step(self) -> Iterable[tuple[int, float]]:
         """Compute a batch; give the number and logit of each pair that is done."""
@@ -62,12 +59,9 @@ class Pace:
     """Tokens per second of the time that the engine was busy."""
 
     def __init__(self) -> None:
-        """Start without a measurement."""
-        self._tokens = 0.0
-        self._busy_s = 0.0
+        self._tokens = self._busy_s = 0.0
 
     def record(self, tokens: int, busy_s: float) -> None:
-        """Note that so many tokens took so long."""
         kept = math.exp(-busy_s / _MEMORY_S)
         self._tokens = self._tokens * kept + tokens
         self._busy_s = self._busy_s * kept + busy_s
@@ -86,25 +80,21 @@ class Engine:
     ) -> None:
         """Start the thread and make the stepper on it, whose error is raised here; returns when it can score.
 
-        Args:
-            make_stepper: Called on the thread.
-            by_arrival: Serve lists one after the other instead of in turns.
-            target_step_s: Seconds a step should take, which limits its batch. None: only the stepper limits it.
+        `by_arrival` serves lists one after the other instead of in turns. A step's batch is limited to what takes
+        `target_step_s`; None: only by the stepper.
         """
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: set[Job] = set()
         self._turns: FairQueue[Job] = FairQueue(by_arrival=by_arrival)
         self._target_step_s = target_step_s
         self._stepping: dict[int, Turn[Job]] = {}  # the stepper's pairs, by number
-        self._stepping_tokens = 0
-        self._pending_tokens = 0
+        self._stepping_tokens = self._pending_tokens = 0
         self._numbers = itertools.count()
         self._pace = Pace()
-        self._began_s = 0.0  # of the work whose duration is not recorded yet
         self._steps = self._done_pairs = self._done_tokens = 0
-        self._busy_s = 0.0
-        self._healthy = True
-        self._stopping = False
+        self._busy_s = self._began_s = 0.0  # when the work began whose duration is not recorded yet
+        self._counted: metrics.EngineStats = {}
+        self._healthy, self._stopping = True, False
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started, make_stepper), name="engine", daemon=True)
         self._thread.start()
@@ -117,18 +107,20 @@ class Engine:
 
     @property
     def pending_pairs(self) -> int:
-        """Pairs in the engine, waiting or being computed."""
         return len(self._turns) + len(self._stepping)
 
     @property
     def load(self) -> ReplicaLoad:
-        """The work in the engine, and its pace."""
         return ReplicaLoad(self._pending_tokens, self._pace.tokens_per_s)
 
     @property
-    def stats(self) -> metrics.EngineStats:
-        """Its figures and the stepper's; may be a step behind."""
-        return self._stepper.stats() | {
+    def busy_s(self) -> float:
+        """Seconds in which it had work."""
+        return self._busy_s
+
+    def count(self) -> None:
+        """Bring the metrics up to its figures and the stepper's, which may be a step behind."""
+        now = self._stepper.stats() | {
             metrics.ENGINES: 1,
             metrics.STEPS: self._steps,
             metrics.BUSY_SECONDS: self._busy_s,
@@ -137,9 +129,15 @@ class Engine:
             metrics.QUEUED_PAIRS: self.pending_pairs,
             metrics.QUEUED_TOKENS: self._pending_tokens,
         }
+        for metric, value in now.items():
+            if isinstance(metric, Counter):
+                metric.inc(value - self._counted.get(metric, 0))
+            else:
+                metric.set(value)
+        self._counted = now
 
     async def score(self, shard: Shard) -> FloatArray:
-        """Score all pairs of a shard, without a timeout: `EngineScores.logits` of `score_within`."""
+        """The logits of all pairs, without a timeout."""
         return (await self.score_within(shard, 1.0, None)).logits
 
     async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
@@ -156,18 +154,18 @@ class Engine:
         self._commands.put(lambda: self._add(job))
         if not self._healthy:  # it failed between the two lines above, and may not have seen this shard
             raise EngineFailedError
+        timer = None if timeout_s is None else job.loop.call_later(timeout_s, job.set_answer)
         try:
-            async with asyncio.timeout(timeout_s):
-                await job.answer
-        except TimeoutError:
-            self._commands.put(lambda: self._drop(job))
-        except asyncio.CancelledError:
-            self._commands.put(lambda: self._drop(job))
-            raise
+            await job.answer
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if job.ended_s is None:  # time is up, or nobody waits any more
+                self._commands.put(lambda: self._drop(job))
         return job.scores()
 
     async def check_integrity(self) -> None:
-        """Compare the engine's counts with its shards; RuntimeError if they differ, which is a bug. Cheap."""
+        """RuntimeError if the engine's counts are not those of its shards, which is a bug. Cheap."""
         checked: Future[None] = Future()
         self._commands.put(lambda: self._check(checked))
         if self.healthy:
@@ -231,7 +229,7 @@ class Engine:
         self._began_s = now_s
 
     def _add(self, job: Job) -> None:
-        if job.answer.cancelled():
+        if job.answer.done():  # nobody waits any more
             return
         if not job.left:
             job.end()
@@ -265,9 +263,9 @@ class Engine:
 
     def _batch_tokens(self) -> int:
         """The size of the next step. A step cannot be interrupted, so whoever comes or goes waits for its end."""
-        pace = self._pace.tokens_per_s
         if self._target_step_s is None:
             return self._stepper.max_batch_tokens
+        pace = self._pace.tokens_per_s
         wanted = _FIRST_BATCH_TOKENS if pace is None else int(pace * self._target_step_s)
         return min(self._stepper.max_batch_tokens, max(1, wanted))
 
@@ -304,17 +302,10 @@ class Engine:
 
     def _check(self, checked: Future[None]) -> None:
         counted = (len(self._stepping), self.pending_pairs, self._pending_tokens)
-        known = (
-            sum(len(job.stepping) for job in self._jobs),
-            sum(job.left for job in self._jobs),
-            sum(job.left_tokens for job in self._jobs),
-        )
-        try:
-            self._turns.check_integrity()
-            if counted != known:
-                what = "pairs in the stepper, pairs and tokens pending"
-                raise RuntimeError(f"{what}: {counted} counted, {known} in shards. This is a bug.")  # noqa: TRY301
-        except RuntimeError as error:
-            checked.set_exception(error)
-        else:
+        of_jobs = [(len(job.stepping), job.left, job.left_tokens) for job in self._jobs]
+        known = tuple(map(sum, zip((0, 0, 0), *of_jobs, strict=True)))
+        if counted == known:
             checked.set_result(None)
+        else:
+            what = "pairs in the stepper, pairs and tokens pending"
+            checked.set_exception(RuntimeError(f"{what}: {counted} counted, {known} in shards. This is a bug."))

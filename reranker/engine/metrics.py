@@ -1,8 +1,5 @@
 """The metrics of an engine, and the figures they are made of."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
 from typing import TypeAlias
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -20,6 +17,8 @@ STARTUP_CHECKS = Counter(
     "Start-up checks of loaded models: passed, off (configured so, or simulated), or the check that failed.",
     ("result",),
 )
+for _result in ("passed", "off", "tail", "finite", "spread", "separation", "batch", "repetition"):
+    STARTUP_CHECKS.labels(_result)  # a series of each, from 0
 ENGINES = Gauge("reranker_engines", "1 for each engine replica that reports.")
 STEPS = Counter("reranker_engine_steps_total", "Batches that engines computed.")
 BUSY_SECONDS = Counter("reranker_engine_busy_seconds_total", "Seconds in which engines had work.")
@@ -31,27 +30,6 @@ QUEUED_PAIRS = Gauge("reranker_engine_queued_pairs", "Pairs that are in an engin
 VLLM_RUNNING = Gauge("reranker_vllm_requests_running", "Pairs in vLLM's running batches.")
 VLLM_WAITING = Gauge("reranker_vllm_requests_waiting", "Pairs in vLLM's own queue; ours is in front of it.")
 VLLM_PREEMPTIONS = Counter("reranker_vllm_preemptions_total", "Pairs that vLLM put back for want of KV cache.")
-VLLM_QUERIED_TOKENS = Counter(
-    "reranker_vllm_prefix_cache_queried_tokens_total", "Tokens of prompts that vLLM looked up in its prefix cache."
-)
+VLLM_QUERIED_TOKENS = Counter("reranker_vllm_prefix_cache_queried_tokens_total", "Tokens looked up in vLLM's cache.")
 VLLM_HIT_TOKENS = Counter("reranker_vllm_prefix_cache_hit_tokens_total", "Those of them that it found there.")
 VLLM_KV_USAGE = Gauge("reranker_vllm_kv_cache_usage_ratio", "KV cache in use, from 0 to 1.")
-
-
-class EngineMetrics:
-    """Follows the figures of one engine."""
-
-    def __init__(self, checks: Iterable[str]) -> None:
-        """Start the series of the named start-up checks at 0."""
-        self._last: EngineStats = {}
-        for result in ("passed", "off", *checks):
-            STARTUP_CHECKS.labels(result)
-
-    def update(self, now: EngineStats) -> None:
-        """Add the work since the last update to the counters, and set the gauges."""
-        for metric, value in now.items():
-            if isinstance(metric, Counter):
-                metric.inc(value - self._last.get(metric, 0))
-            else:
-                metric.set(value)
-        self._last = now

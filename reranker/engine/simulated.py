@@ -4,8 +4,6 @@ A step costs `step_s + tokens / tokens_per_s`, spread by `jitter`. A list's head
 cache. Everything around the step is the code that drives the real engine. What this can show: docs/simulated.md.
 """
 
-from __future__ import annotations
-
 import heapq
 import random
 import time
@@ -33,7 +31,6 @@ class SimulatedStepper:
     """See `reranker.engine.loop.Stepper`."""
 
     def __init__(self, costs: SimulatedConfig, max_batch_tokens: int, max_batch_pairs: int) -> None:
-        """Start idle. The limits are those of one step."""
         self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
         self._costs = costs
         self._random = random.Random(costs.seed)  # noqa: S311 - jitter, not a secret
@@ -43,15 +40,12 @@ class SimulatedStepper:
         self._free_s = time.monotonic()  # when the device is done with its last batch
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        """Take in a pair."""
         heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
 
     def stats(self) -> metrics.EngineStats:
-        """Only the queue: there is no memory that could fill."""
         return {metrics.VLLM_WAITING: len(self._waiting), metrics.VLLM_RUNNING: 0, metrics.VLLM_KV_USAGE: 0}
 
     def abort(self, pairs: Sequence[int]) -> None:
-        """Forget these pairs."""
         gone = set(pairs)
         self._waiting = [waiting for waiting in self._waiting if waiting[1] not in gone]
         heapq.heapify(self._waiting)
@@ -88,7 +82,6 @@ class SimulatedStepper:
 
 
 def simulated_engine(config: EngineConfig, costs: SimulatedConfig) -> Engine:
-    """Make an engine that simulates."""
     return Engine(
         lambda: SimulatedStepper(costs, config.max_batch_tokens, config.max_batch_pairs),
         by_arrival=config.scheduling == "fcfs",

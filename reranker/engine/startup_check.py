@@ -4,8 +4,6 @@ A reranker that is set up wrongly answers plausible numbers and no error. These 
 the likeliest cause. They do not measure how well a sane model ranks.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,21 +41,12 @@ _LONG_DOCUMENT = "water " * 50_000
 # The pairs are web questions: a configured instruction of another field could rightly call them irrelevant.
 _INSTRUCTION = ModelConfig().instruction
 
-CHECKS = ("tail", "finite", "spread", "separation", "batch", "repetition")
 MIN_GAP = 1.0  # log-odds from the worst relevant document to the best irrelevant one; the demo model has 4.3
 MIN_SPREAD = 0.1  # log-odds between the highest and the lowest; without a template the demo model gives 0.02
 FLOAT32_TOLERANCE = 0.01  # log-odds; ten times what float32 shows
 REDUCED_TOLERANCE = 0.5  # in bfloat16, float16 and quantized, the kernel and its rounding change with the batch's size
 
 _NO_TEMPLATE = "no template: query and document are put together without the one the model was trained with"
-_CUT_TAIL = "truncation cuts the prompt's end and not the document only"
-_NO_ROOM = "model.max_pair_tokens leaves no room for a document"
-_ZEROS = "a head of zeros (the yes and no rows of the checkpoint are empty), or broken quantization"
-_SWAPPED = "yes and no are swapped in the head"
-_WRONG_HEAD = "no template or another model's, a wrong head, broken quantization, or not a reranker at all"
-_QUANTIZATION = "broken quantization, or a number too large for float16 (try bfloat16)"
-_NEIGHBOURS = "pairs of one batch disturb each other: a broken attention kernel or prefix cache"
-_RANDOM = "the engine computes differently each time: a broken kernel or prefix cache, or weights not loaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +55,7 @@ class CheckResult:
 
     name: str
     measured: str
-    cause: str | None
-    """The likeliest cause of the failure; None: passed."""
+    cause: str | None  # the likeliest cause of the failure; None: passed
 
 
 def tolerance_for(dtype: str, quantization: str | None = None) -> float:
@@ -83,18 +71,21 @@ async def run_checks(
         lists = [renderer.render(query, pair, _INSTRUCTION).for_adapter(adapter) for query, *pair in KNOWN_PAIRS]
         long = renderer.render(KNOWN_PAIRS[0][0], [_LONG_DOCUMENT], _INSTRUCTION)
     except QueryTooLongError as error:
-        raise StartupCheckError("tail", f"a short query needs {error.tokens} tokens", _NO_ROOM) from None
+        cause = "model.max_pair_tokens leaves no room for a document"
+        raise StartupCheckError("tail", f"a short query needs {error.tokens} tokens", cause) from None
     # Alone first: the engine's caches are cold then, and warm in the two batches.
     alone = np.array([[(await engine.score(one.prompts.select([i])))[0] for i in range(2)] for one in lists])
     batch, again = [np.stack(await asyncio.gather(*(engine.score(one.prompts) for one in lists))) for _ in range(2)]
+    disturbed = "pairs of one batch disturb each other: a broken attention kernel or prefix cache"
+    random = "the engine computes differently each time: a broken kernel or prefix cache, or weights not loaded"
     with np.errstate(invalid="ignore"):  # infinities make NaN, which fails every comparison below, as it should
         return [
             _check_tail(lists, long),
             _check_finite(np.stack([alone, batch, again])),
             _check_spread(batch),
             _check_separation(batch),
-            _check_agreement("batch", "alone and in a batch", alone, batch, tolerance, _NEIGHBOURS),
-            _check_agreement("repetition", "scored twice", batch, again, tolerance, _RANDOM),
+            _check_agreement("batch", "alone and in a batch", alone - batch, tolerance, disturbed),
+            _check_agreement("repetition", "scored twice", batch - again, tolerance, random),
         ]
 
 
@@ -114,28 +105,25 @@ def require_sane(engine: Engine, renderer: PromptRenderer, tolerance: float, ada
 
 def _check_tail(lists: Sequence[RenderedList], long: RenderedList) -> CheckResult:
     """Every prompt has the same tail, also after a document that was cut."""
-    tail = lists[0].prompts.tail
-    measured = f"{len(tail)} tokens follow a document, {len(long.prompts.tail)} a document that was cut"
-    cause = None
+    tail, cut, cause = lists[0].prompts.tail, long.prompts.tail, None
     if not tail.size or any(not np.array_equal(one.prompts.tail, tail) for one in lists):
         cause = _NO_TEMPLATE
-    elif not np.array_equal(long.prompts.tail, tail):
-        cause = _CUT_TAIL
-    return CheckResult("tail", measured, cause)
+    elif not np.array_equal(cut, tail):
+        cause = "truncation cuts the prompt's end and not the document only"
+    return CheckResult("tail", f"{len(tail)} tokens follow a document, {len(cut)} a document that was cut", cause)
 
 
 def _check_finite(logits: FloatArray) -> CheckResult:
     invalid = int((~np.isfinite(logits)).sum())
-    return CheckResult("finite", f"{invalid} of {logits.size} scores are no number", _QUANTIZATION if invalid else None)
+    cause = "broken quantization, or a number too large for float16 (try bfloat16)" if invalid else None
+    return CheckResult("finite", f"{invalid} of {logits.size} scores are no number", cause)
 
 
 def _check_spread(logits: FloatArray) -> CheckResult:
     """Neither one score for everything nor exactly 0.5 for several: field reports have both."""
-    zeros = int((logits == 0).sum())
-    spread = float(np.ptp(logits))
-    cause = None
+    zeros, spread, cause = int((logits == 0).sum()), float(np.ptp(logits)), None
     if zeros > 1 or (spread < MIN_SPREAD and float(np.abs(logits).max()) < MIN_SPREAD):
-        cause = _ZEROS
+        cause = "a head of zeros (the yes and no rows of the checkpoint are empty), or broken quantization"
     elif not spread >= MIN_SPREAD:  # NaN fails too
         cause = _NO_TEMPLATE
     measured = f"log-odds from {logits.min():.3f} to {logits.max():.3f}, {zeros} of {logits.size} exactly 0"
@@ -144,23 +132,17 @@ def _check_spread(logits: FloatArray) -> CheckResult:
 
 def _check_separation(logits: FloatArray) -> CheckResult:
     """One threshold separates all relevant documents from all irrelevant ones, whatever the query."""
-    relevant, irrelevant = logits[:, 0], logits[:, 1]
-    gap = float(relevant.min() - irrelevant.max())
-    cause = None
+    relevant, irrelevant = logits.T
+    gap, cause = float(relevant.min() - irrelevant.max()), None
     if irrelevant.min() - relevant.max() >= MIN_GAP:
-        cause = _SWAPPED
+        cause = "yes and no are swapped in the head"
     elif not gap >= MIN_GAP:
-        cause = _WRONG_HEAD
-    measured = (
-        f"lowest relevant {relevant.min():.3f}, highest irrelevant {irrelevant.max():.3f}: "
-        f"apart by {gap:.3f}, must be {MIN_GAP}"
-    )
-    return CheckResult("separation", measured, cause)
+        cause = "no template or another model's, a wrong head, broken quantization, or not a reranker at all"
+    lowest, highest = f"lowest relevant {relevant.min():.3f}", f"highest irrelevant {irrelevant.max():.3f}"
+    return CheckResult("separation", f"{lowest}, {highest}: apart by {gap:.3f}, must be {MIN_GAP}", cause)
 
 
-def _check_agreement(
-    name: str, what: str, first: FloatArray, second: FloatArray, tolerance: float, cause: str
-) -> CheckResult:
-    difference = float(np.abs(first - second).max())
-    measured = f"{what}: log-odds differ by up to {difference:.2g}, may by {tolerance:g}"
-    return CheckResult(name, measured, None if difference <= tolerance else cause)
+def _check_agreement(name: str, what: str, differences: FloatArray, tolerance: float, cause: str) -> CheckResult:
+    largest = float(np.abs(differences).max())
+    measured = f"{what}: log-odds differ by up to {largest:.2g}, may by {tolerance:g}"
+    return CheckResult(name, measured, None if largest <= tolerance else cause)

@@ -1,7 +1,5 @@
 """A vLLM pooling engine in this process. Why not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,11 +13,18 @@ from reranker.model.checkpoint import Checkpoint
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 
 
+def environment(cpus: float, threads: int | None = None) -> dict[str, str]:
+    """Variables that OpenMP and vLLM read when they load: they must be set before. None: a thread for each core."""
+    ours = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    own = {name: os.environ.get(name, value) for name, value in ours.items()}
+    return {"OMP_NUM_THREADS": str(threads or max(1, int(cpus)))} | own
+
+
 class VllmEngine(Engine):
     """One model on one device, "cpu" or "cuda"."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
-        """Load the model; returns when it can score. UnsupportedModelError: an adapter is not one of this model."""
+        """UnsupportedModelError: an adapter is not one of this model."""
         adapters = find_adapters(checkpoint, config, device)
         arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
         super().__init__(
@@ -38,10 +43,7 @@ class VllmStepper:
     def __init__(
         self, arguments: dict[str, Any], adapters: Mapping[str, Adapter], *, device: str, token_types: bool
     ) -> None:
-        """Load the model with the arguments of `engine_args` and the adapters of `find_adapters`.
-
-        With `token_types` the model is told where the document begins.
-        """
+        """Load the model. With `token_types` it is told where the document begins."""
         from vllm.v1.request import Request
 
         if device == "cpu":
@@ -50,10 +52,9 @@ class VllmStepper:
             vllm_cpu.register_kernels(_CPU_KERNELS)
         self._core = _build(arguments)
         self._request = Request
-        model = self._core.vllm_config.model_config
+        model, scheduler = self._core.vllm_config.model_config, self._core.vllm_config.scheduler_config
         self._max_tokens: int = model.max_model_len
         self._vocabulary: int = model.get_vocab_size()
-        scheduler = self._core.vllm_config.scheduler_config
         self.max_batch_tokens: int = scheduler.max_num_batched_tokens
         self.max_batch_pairs: int = scheduler.max_num_seqs
         self._token_types = token_types
@@ -95,7 +96,6 @@ class VllmStepper:
         return self._params[second_type_from]
 
     def step(self) -> Iterator[tuple[int, float]]:
-        """Compute a batch."""
         outputs, executed = self._core.step_fn()
         self._core.post_step(executed)
         for client in (outputs or {}).values():  # None: vLLM has several batches under way, and none is done
@@ -103,11 +103,9 @@ class VllmStepper:
                 yield int(output.request_id), output.pooling_output.item()
 
     def abort(self, pairs: Sequence[int]) -> None:
-        """Forget these pairs."""
         self._core.abort_requests([str(pair) for pair in pairs])
 
     def stats(self) -> metrics.EngineStats:
-        """Figures of vLLM's scheduler and of its prefix cache."""
         scheduler = self._core.scheduler
         cache = scheduler.kv_cache_manager
         prefix = cache.prefix_cache_stats  # nobody else takes it, so it is never reset
@@ -121,7 +119,6 @@ class VllmStepper:
         }
 
     def close(self) -> None:
-        """Stop vLLM and its worker processes, if any."""
         self._core.shutdown()
 
 
@@ -155,17 +152,15 @@ def engine_args(
     if device == "cpu":
         # Not every machine has a compiler, and compiling takes longer than a laptop's user waits. Our kernels fuse
         # what a compiler would: see vllm_cpu.py.
-        arguments |= {
-            "enforce_eager": True,
-            "kv_cache_memory_bytes": config.cpu_kv_cache_gib * 2**30,
-            "ir_op_priority": {name: [_CPU_KERNELS] for name in ("rms_norm", "fused_add_rms_norm")},
-        }
+        arguments["enforce_eager"] = True
+        arguments["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib * 2**30
+        arguments["ir_op_priority"] = {name: [_CPU_KERNELS] for name in ("rms_norm", "fused_add_rms_norm")}
         if checkpoint.family.causal:
             # The smallest there is: a usual head (about 100 tokens) fills none of vLLM's blocks of 128 tokens, and the
             # prefix cache would never hit.
             arguments["block_size"] = 32
     else:
-        arguments |= {"gpu_memory_utilization": config.gpu_memory_utilization}
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
     return arguments | config.vllm_args
 
 

@@ -8,11 +8,10 @@ RMSNorm: the CPU build has the kernels but leaves fusing to a compiler, which we
 passes of PyTorch over the activations: docs/decisions/0005-engine-core.md.
 """
 
-from __future__ import annotations
-
 import functools
 
 import torch
+from torch import Tensor
 from vllm import _custom_ops as ops
 from vllm import ir
 from vllm.model_executor.kernels.linear import _POSSIBLE_INT8_KERNELS, CPUInt8ScaledMMLinearKernel
@@ -29,9 +28,8 @@ def register_kernels(provider: str) -> None:
     supported = hasattr(torch.ops._C, "rms_norm")
     norm, add_norm = ir.ops.rms_norm, ir.ops.fused_add_rms_norm
     norm.register_impl(provider, supported=supported, supports_args=_plain)(_rms_norm)
-    add_norm.register_impl(provider, supported=supported, supports_args=_plain_with_residual, inplace=True)(
-        _add_rms_norm
-    )
+    add = add_norm.register_impl(provider, supported=supported, supports_args=_plain_residual, inplace=True)
+    add(_add_rms_norm)
 
 
 @functools.cache
@@ -64,7 +62,7 @@ class ExactInt8Kernel(CPUInt8ScaledMMLinearKernel):  # type: ignore[misc]  # vll
         del self.dnnl_handler
         setattr(layer, name, torch.nn.Parameter(weight, requires_grad=False))
 
-    def apply_weights(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def apply_weights(self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Multiply activations of shape (…, inputs) with the weights; the result has the shape (…, outputs)."""
         weight, weight_scale, scale, zero_point, _ = self._get_layer_params(layer)
         quantized, scale, zero_point = ops.onednn_scaled_int8_quant(
@@ -79,35 +77,25 @@ class ExactInt8Kernel(CPUInt8ScaledMMLinearKernel):  # type: ignore[misc]  # vll
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def _plain(x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
+def _plain(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
     return variance_size is None and weight is not None and weight.dtype == x.dtype
 
 
-def _plain_with_residual(
-    x: torch.Tensor,
-    x_residual: torch.Tensor,
-    weight: torch.Tensor | None,
-    epsilon: float,
-    variance_size: int | None = None,
+def _plain_residual(
+    x: Tensor, x_residual: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None
 ) -> bool:
     contiguous = x.is_contiguous() and x_residual.is_contiguous() and x.dtype == x_residual.dtype
     return contiguous and _plain(x, weight, epsilon, variance_size)
 
 
-def _rms_norm(
-    x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None
-) -> torch.Tensor:
+def _rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype)
     torch.ops._C.rms_norm(out, x.contiguous(), weight, epsilon)
     return out
 
 
 def _add_rms_norm(
-    x: torch.Tensor,
-    x_residual: torch.Tensor,
-    weight: torch.Tensor | None,
-    epsilon: float,
-    variance_size: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    x: Tensor, x_residual: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None
+) -> tuple[Tensor, Tensor]:
     torch.ops._C.fused_add_rms_norm(x, x_residual, weight, epsilon)
     return x, x_residual

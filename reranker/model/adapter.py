@@ -29,15 +29,11 @@ class Adapter:
     """A LoRA adapter."""
 
     folder: Path
-    max_rank: int
-    """Its largest rank, rounded up to one of vLLM's buffer sizes."""
+    max_rank: int  # its largest rank, rounded up to one of vLLM's buffer sizes
 
 
 def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> dict[str, Adapter]:
-    """Find the configured adapters by name; one for every pair has the name "".
-
-    Each is a folder as PEFT saves it. UnsupportedModelError: one is missing, or does not fit the model.
-    """
+    """Find the configured adapters by name, "" where one is for every pair; UnsupportedModelError if one is unfit."""
     folders = config.lora_adapters if config.lora_adapter is None else {"": config.lora_adapter}
     if not folders:
         return {}
@@ -62,7 +58,6 @@ def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> 
 
 
 def _read_rank(folder: Path) -> int:
-    """The largest rank of an adapter's matrices."""
     if not folder.is_dir():
         raise ValueError("it is no folder on this machine")
     try:
@@ -92,8 +87,7 @@ def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 def _check_fit(shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any], architecture: str) -> None:
     if not any(_LAYER.fullmatch(name) for name in shapes):
         raise ValueError("none of its tensors is a LoRA matrix of a Qwen3 layer")
-    hidden = int(settings["hidden_size"])
-    intermediate = int(settings["intermediate_size"])
+    hidden, intermediate = int(settings["hidden_size"]), int(settings["intermediate_size"])
     heads = int(settings["num_attention_heads"])
     head_dim = int(settings.get("head_dim") or hidden // heads)
     queries, keys = heads * head_dim, int(settings.get("num_key_value_heads") or heads) * head_dim

@@ -18,8 +18,7 @@ from reranker.errors import ModelNotFoundError, UnsupportedModelError
 from reranker.model.families import Family, family_of, has_token_types, max_tokens
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
-SIMULATED = "simulated"
-"""Identity of every simulated engine."""
+SIMULATED = "simulated"  # identity of every simulated engine
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".json")
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -28,34 +27,23 @@ _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 class Checkpoint:
     """A model that was found."""
 
-    name: str
-    """Hub id or path, for vLLM."""
-    served_name: str
-    """Name in responses and in /v1/models: the hub id, or the folder's last part."""
-    folder: Path
-    """Of its configuration and tokenizer on this machine."""
-    dtype: str
-    """A type's name or "auto"."""
-    revision: str | None
-    """Commit on the hub, also where the configuration names a branch. None: a local folder."""
+    name: str  # hub id or path, for vLLM
+    served_name: str  # name in responses and in /v1/models: the hub id, or the folder's last part
+    folder: Path  # of its configuration and tokenizer on this machine
+    dtype: str  # a type's name or "auto"
+    revision: str | None  # commit on the hub, also where the configuration names a branch. None: a local folder
     family: Family
-    max_pair_tokens: int
-    """Tokens a prompt may have: the configured limit, or the model's own where that is lower."""
-    token_types: bool
-    """The model marks the query's and the document's tokens with different types."""
+    max_pair_tokens: int  # tokens a prompt may have: the configured limit, or the model's own where that is lower
+    token_types: bool  # the model marks the query's and the document's tokens with different types
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
     """Find the configured model; UnsupportedModelError if it is of no known family, or has no fast tokenizer."""
-    revision = None
     folder = find_folder(config.name, config.revision)
-    if config.name == "demo":
-        name, served_name = str(folder), "demo"
-    elif Path(config.name).is_dir():
-        name, served_name = str(folder), folder.name
+    if config.name == "demo" or Path(config.name).is_dir():
+        name, served_name, revision = str(folder), "demo" if config.name == "demo" else folder.name, None
     else:
-        name = served_name = config.name
-        revision = folder.name  # snapshots/<commit>
+        name, served_name, revision = config.name, config.name, folder.name  # snapshots/<commit>
     try:
         settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,10 +1,9 @@
-r"""The families of rerankers we can score with, and their templates.
+r"""The families of rerankers we can score with, by the architecture in config.json, and their templates.
 
-A family is found by the architecture in config.json. An unknown one is refused: a model prompted with another family's
-template gives plausible numbers that are wrong.
+An unknown family is refused: a model prompted with another's template gives plausible numbers that are wrong.
 
-A template makes the parts of a prompt: head (everything up to the document), document, tail. User text is encoded by a
-tokenizer without control tokens: `<|im_end|>`, `<think>` or `[SEP]` in a document stay text.
+A prompt is head (everything up to the document), document, tail. User text is encoded by a tokenizer without control
+tokens: `<|im_end|>`, `<think>` or `[SEP]` in a document stay text.
 
 Source of Qwen3Template, token for token: the model card of Qwen/Qwen3-Reranker-0.6B, Transformers code (prefix and
 suffix tokens around `<Instruct>: …\n<Query>: …\n<Document>: …`). The vLLM example beside it has blank lines between
@@ -42,8 +41,7 @@ class Template(ABC):
 
     takes_instruction: ClassVar[bool]
     document: ClassVar[str] = "{document}"
-    tail: TokenArray
-    """Follows every document."""
+    tail: TokenArray  # follows every document
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the template."""
@@ -51,15 +49,12 @@ class Template(ABC):
         self._prepare(with_control, folder)
 
     @abstractmethod
-    def _prepare(self, with_control: Tokenizer, folder: Path) -> None:
-        """Encode the template's own parts."""
+    def _prepare(self, with_control: Tokenizer, folder: Path) -> None: ...  # encode the template's own parts
 
     @abstractmethod
-    def head(self, query: str, instruction: str) -> TokenArray:
-        """Everything before the document."""
+    def head(self, query: str, instruction: str) -> TokenArray: ...  # everything before the document
 
     def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        """The tokens of each document, encoded in one batch."""
         texts = [self.document.format(document=document) for document in documents]
         return [_ids(encoding.ids) for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
@@ -82,7 +77,6 @@ class Qwen3Template(Template):
         self.tail = _encode(with_control, SUFFIX)
 
     def head(self, query: str, instruction: str) -> TokenArray:
-        """See `Template`."""
         # One string: a query that ends in punctuation merges with the newline after it.
         return np.concatenate([self._prefix, _encode(self._plain, HEAD.format(instruction=instruction, query=query))])
 
@@ -106,15 +100,13 @@ class PairTemplate(Template):
         self.tail = _ids(pair.ids[after_document:])
 
     def head(self, query: str, instruction: str) -> TokenArray:
-        """See `Template`; there is no place for an instruction."""
         return np.concatenate([self._before, _encode(self._plain, query), self._between])
 
 
 def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
     """A model's tokenizer, and the same without control tokens: it makes none, whatever the text.
 
-    The library's own option for that (encode_special_tokens) does not cover added tokens that are not marked special,
-    such as `<think>`.
+    The library's option (encode_special_tokens) leaves out added tokens not marked special, such as `<think>`.
     """
     serialized = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     serialized |= {"truncation": None, "padding": None}  # we cut the document only
@@ -142,10 +134,8 @@ class Family:
     architecture: str
     description: str
     template: Callable[[Path], Template]
-    hf_overrides: Mapping[str, object] = field(default_factory=dict)
-    """For vLLM, to make its classification head."""
-    causal: bool = True
-    """Every token sees only those before it: the pairs of a list can share the computation of their head."""
+    hf_overrides: Mapping[str, object] = field(default_factory=dict)  # for vLLM, to make its classification head
+    causal: bool = True  # tokens see only those before: the pairs of a list can share the computation of their head
 
 
 _QWEN3_CARD = "Qwen/Qwen3-Reranker-0.6B, -4B, -8B"
@@ -167,13 +157,12 @@ FAMILIES = (
     Family("XLMRobertaForSequenceClassification", "BAAI/bge-reranker-base, -large, -v2-m3", PairTemplate, causal=False),
     Family("ModernBertForSequenceClassification", "gte-reranker-modernbert-base, …", PairTemplate, causal=False),
 )
-_BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
 
 
 def family_of(name: str, settings: Mapping[str, Any]) -> Family:  # Any: JSON
     """Find a family by config.json; UnsupportedModelError if there is none, or the head gives more than one score."""
     architectures = settings.get("architectures") or []
-    family = _BY_ARCHITECTURE.get(architectures[0]) if len(architectures) == 1 else None
+    family = next((one for one in FAMILIES if architectures == [one.architecture]), None)
     if family is None:
         known = "; ".join(f"{one.architecture}: {one.description}" for one in FAMILIES)
         raise UnsupportedModelError(name, f"its architecture is {architectures}. Known are {known}")
@@ -184,7 +173,7 @@ def family_of(name: str, settings: Mapping[str, Any]) -> Family:  # Any: JSON
 
 
 def max_tokens(settings: Mapping[str, Any]) -> int | None:
-    """Tokens a prompt may have; None: config.json has no max_position_embeddings."""
+    """Tokens a prompt may have; None: config.json does not say."""
     positions = settings.get("max_position_embeddings")
     if not isinstance(positions, int):
         return None
@@ -194,5 +183,4 @@ def max_tokens(settings: Mapping[str, Any]) -> int | None:
 
 
 def has_token_types(settings: Mapping[str, Any]) -> bool:
-    """Whether the model marks the query's and the document's tokens with different types."""
     return int(settings.get("type_vocab_size") or 0) > 1

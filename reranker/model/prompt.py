@@ -25,10 +25,8 @@ from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, Toke
 class Cut(NamedTuple):
     """The windows of a document that are scored."""
 
-    spans: tuple[tuple[int, int], ...]
-    """[start, end) of each window, in tokens."""
-    truncated: bool
-    """Some token is in no window."""
+    spans: tuple[tuple[int, int], ...]  # [start, end) of each window, in tokens
+    truncated: bool  # some token is in no window
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,8 @@ class CuttingPolicy:
 
     mode: LongDocuments = "truncate"
     side: TruncationSide = "end"
-    max_document_tokens: int | None = None
-    """Limit for every document, before anything else. None: no limit."""
-    window_tokens: int | None = None
-    """None: as many as fit the prompt."""
+    max_document_tokens: int | None = None  # limit for every document, before anything else. None: no limit
+    window_tokens: int | None = None  # None: as many as fit the prompt
     overlap_tokens: int = 0
     max_windows: int = 1
 
@@ -99,14 +95,11 @@ class PromptRenderer:
     def __init__(
         self,
         folder: Path,
-        max_pair_tokens: int,
+        max_pair_tokens: int,  # of a prompt, template included
         default_instruction: str,
         template: Callable[[Path], Template] = Qwen3Template,
     ) -> None:
-        """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the family's template.
-
-        `max_pair_tokens` limits a prompt, template included; `default_instruction` is for requests without one.
-        """
+        """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the family's template."""
         self._tokenizer_digest = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
         self._template = template(folder)
         self._max_pair_tokens = max_pair_tokens
@@ -114,12 +107,10 @@ class PromptRenderer:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: ModelConfig) -> Self:
-        """Make the renderer of a model; see the constructor."""
         return cls(checkpoint.folder, checkpoint.max_pair_tokens, model.instruction_text(), checkpoint.family.template)
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether an instruction changes the prompt."""
         return self._template.takes_instruction
 
     @cached_property
@@ -128,8 +119,8 @@ class PromptRenderer:
 
         The template is probed with a few texts, so that no change of its code is forgotten.
         """
-        template = self._template
-        probe = (template.head("query", "instruction"), *template.documents(("document", "")), template.tail)
+        of = self._template
+        probe = (of.head("query", "instruction"), *of.documents(("document", "")), of.tail)
         parts = (self._tokenizer_digest, self._max_pair_tokens, *(ids.tolist() for ids in probe))
         return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
@@ -141,8 +132,7 @@ class PromptRenderer:
         cutting: CuttingPolicy = CUT_THE_END,
     ) -> RenderedList:
         """Make the prompts of one list; QueryTooLongError if head and tail leave no token for a document."""
-        head = self._template.head(query, instruction or self._default_instruction)
-        tail = self._template.tail
+        head, tail = self._template.head(query, instruction or self._default_instruction), self._template.tail
         room = self._max_pair_tokens - len(head) - len(tail)
         if room < 1:
             raise QueryTooLongError(len(head) + len(tail), self._max_pair_tokens)
@@ -156,8 +146,5 @@ class PromptRenderer:
             document_of_pair += [index] * len(cut.spans)
             if cut.truncated:
                 truncated.append(index)
-        offsets = np.zeros(len(pieces) + 1, dtype=np.int32)
-        np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
-        tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
         owners = np.asarray(document_of_pair, dtype=np.int32)
-        return RenderedList(Shard(head, tail, tokens, offsets), owners, frozenset(truncated))
+        return RenderedList(Shard.of(head, tail, pieces), owners, frozenset(truncated))

@@ -10,7 +10,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from reranker.config import RerankerConfig
 from reranker.engine.loop import Engine
 from reranker.errors import InvalidRequestError, QueryTooLongError
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
-from reranker.offline import Problem, Row, RowScore
+from reranker.offline import Row
 from reranker.ranking import scoring
 from reranker.types import RankRequest, RenderedList
 
@@ -29,7 +29,9 @@ _GATHERED_CHARACTERS = 32_000_000
 """Among so many, rows of one query are brought together; about a whole partition."""
 _IN_ENGINE = 2
 """Chunks of a partition in the engine: it has the next when one is done."""
-_NOT_FINITE = Problem("invalid_score", "the model gave no finite score")
+COSTS = ("pairs", "prompt_tokens", "work_tokens", "read_s", "render_s")
+"""What a partition takes, summed up in the report. Pairs are prompts: rows, and windows of long documents. Work tokens
+are left to compute when pairs of the same query share their head."""
 
 
 def for_throughput(config: RerankerConfig) -> RerankerConfig:
@@ -38,51 +40,30 @@ def for_throughput(config: RerankerConfig) -> RerankerConfig:
     return config.model_copy(update={"engine": engine})
 
 
-@dataclass(slots=True)
-class Cost:
-    """What one partition took."""
-
-    read_s: float = 0.0
-    render_s: float = 0.0
-    pairs: int = 0
-    """Prompts scored: rows, and windows of long documents."""
-    prompt_tokens: int = 0
-    work_tokens: int = 0
-    """Prompt tokens that are left to compute when pairs of the same query share their head."""
-    engine_spans: list[tuple[float, float]] = field(default_factory=list)
-    """Begin and end, in seconds since 1970, of each chunk in the engine."""
-
-
 def summarize(
     records: Sequence[Mapping[str, Any]], rows: int, failed_rows: int, started_s: float, finish_s: float
 ) -> dict[str, Any]:  # Any: JSON
     """Make the report of a run of `reranker batch`, as report.json holds it.
 
-    `rows` and `failed_rows` are of the whole input, the rest is of this run. `start_s` lasts until the first partition
-    was begun, `scoring_s` from then until the last was done; reading, rendering and writing overlap in it.
-    `engine_busy` is the share of the time in which an engine had work, mean of the engines; None: nothing was scored.
-
-    `records` are those of the partitions that this run scored. It began `started_s` after 1970; errors.jsonl and
-    run.trec took `finish_s`.
+    `rows` and `failed_rows` are of the whole input, the rest is of this run: `records` are those of the partitions that
+    it scored. It began `started_s` after 1970; errors.jsonl and run.trec took `finish_s`. `start_s` lasts until the
+    first partition was begun, `scoring_s` from then until the last was done; reading, rendering and writing overlap in
+    it. `engine_busy` is the share of the time in which an engine had work, mean of the engines; None without records.
     """
-    engines: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for one in records:
-        engines.setdefault((one["engine"], one["ready_s"]), []).append(one)
-    up_s = sum(max(one["done_s"] for one in of_one) - ready_s for (_, ready_s), of_one in engines.items())
-    busy = sum(busy_s(span for one in of_one for span in one["engine_spans"]) for of_one in engines.values())
+    last = {(one["engine"], one["ready_s"]): one for one in sorted(records, key=lambda one: one["done_s"])}
+    up_s = sum(one["done_s"] - one["ready_s"] for one in last.values())
     begun_s = min((one["begun_s"] for one in records), default=started_s)
     scoring_s = max((one["done_s"] for one in records), default=begun_s) - begun_s
-    summed = ("pairs", "prompt_tokens", "work_tokens", "read_s", "render_s", "write_s")
-    sums = {name: sum(one[name] for one in records) for name in summed}
+    sums = {name: sum(one[name] for one in records) for name in (*COSTS, "write_s")}
     return sums | {
         "rows": rows,
         "failed_rows": failed_rows,
         "rows_now": sum(one["rows"] for one in records),
-        "engines": len(engines),
+        "engines": len(last),
         "start_s": begun_s - started_s,
         "scoring_s": scoring_s,
         "finish_s": finish_s,
-        "engine_busy": busy / up_s if up_s else None,
+        "engine_busy": sum(one["busy_s"] for one in last.values()) / up_s if up_s else None,
         "pairs_per_s": sums["pairs"] / scoring_s if scoring_s else None,
     }
 
@@ -102,25 +83,11 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     return [line.format(**report) for line in lines]
 
 
-def busy_s(spans: Iterable[Sequence[float]]) -> float:
-    """Add up spans of time, from their beginnings to their ends; where several overlap, the time counts once."""
-    total = last = 0.0
-    for begun_s, done_s in sorted(map(tuple, spans)):
-        total += max(0.0, done_s - max(begun_s, last))
-        last = max(last, done_s)
-    return total
-
-
 class PartitionScorer:
     """Scores partitions; several at a time, each from a thread of its own."""
 
     def __init__(
-        self,
-        engine: Engine,
-        renderer: PromptRenderer,
-        config: RerankerConfig,
-        instruction: str | None = None,
-        adapter: str = "",
+        self, engine: Engine, renderer: PromptRenderer, config: RerankerConfig, instruction: str | None, adapter: str
     ) -> None:
         """Score with this engine; `instruction` None is the configured one, an empty `adapter` the model itself.
 
@@ -132,89 +99,77 @@ class PartitionScorer:
         self._instruction = config.model.instruction_text(instruction)
         self._cutting = CuttingPolicy.of(RankRequest("", ()), config.long_documents)
         self._aggregate = config.long_documents.aggregate
+        self._busy_before_s = engine.busy_s
 
-    async def score(
-        self, rows: Iterator[Row], cost: Cost, advance: Callable[[int], object] = lambda rows: None
-    ) -> list[RowScore]:
-        """Score the rows of a partition, and give their scores in the order of their numbers.
+    async def score(self, rows: Iterator[Row], advance: Callable[[int], object]) -> tuple[list[Row], dict[str, float]]:
+        """Score the rows of a partition; `advance` gets the number of those that are done, now and then.
 
-        `cost` is added to. `advance` gets the number of rows that are done, now and then.
-        Raises EngineFailedError if the engine stops working.
+        Returns the rows by their numbers, without their texts, and `COSTS`, with the seconds in which the engine had
+        work until now. Raises EngineFailedError if the engine stops working.
         """
-        done: list[RowScore] = []
+        done: list[Row] = []
+        costs: dict[str, float] = dict.fromkeys(COSTS, 0)
         chunks = _chunks(rows)
         room = asyncio.Semaphore(_IN_ENGINE)
 
-        async def score_chunk(lists: Sequence[tuple[list[Row], RenderedList]]) -> None:
-            begun_s = time.time()
+        async def score_chunk(chunk: Sequence[Row], lists: Sequence[tuple[list[Row], RenderedList]]) -> None:
             try:
                 logits = await asyncio.gather(*(self._engine.score(rendered.prompts) for _, rendered in lists))
             finally:
                 room.release()
-            cost.engine_spans.append((begun_s, time.time()))
             for (of_query, rendered), of_list in zip(lists, logits, strict=True):
-                cost.pairs += len(rendered.prompts)
-                cost.prompt_tokens += rendered.prompts.prompt_tokens
-                cost.work_tokens += rendered.prompts.work_tokens
-                done.extend(self._scores(of_query, rendered, of_list))
+                costs["pairs"] += len(rendered.prompts)
+                costs["prompt_tokens"] += rendered.prompts.prompt_tokens
+                costs["work_tokens"] += rendered.prompts.work_tokens
+                self._note(of_query, rendered, of_list)
+            for row in chunk:
+                row.query = row.document = ""  # all texts of a partition of ids may be more than the memory holds
+            done.extend(chunk)
             advance(len(done))
 
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     await room.acquire()
-                    chunk = await asyncio.to_thread(self._render_next, chunks, cost)
+                    started_s = time.perf_counter()
+                    chunk = await asyncio.to_thread(next, chunks, None)
+                    read_s = time.perf_counter()
                     if chunk is None:
                         break
-                    lists, failed = chunk
-                    done.extend(failed)
-                    group.create_task(score_chunk(lists))
+                    lists = await asyncio.to_thread(self._render, chunk)
+                    costs["read_s"] += read_s - started_s
+                    costs["render_s"] += time.perf_counter() - read_s
+                    group.create_task(score_chunk(chunk, lists))
         except ExceptionGroup as failures:  # several chunks may fail; the first says why
             raise failures.exceptions[0] from None
-        return sorted(done, key=lambda one: one.number)
+        busy_s = self._engine.busy_s - self._busy_before_s
+        return sorted(done, key=lambda one: one.number), costs | {"busy_s": busy_s}
 
-    def _render_next(
-        self, chunks: Iterator[list[Row]], cost: Cost
-    ) -> tuple[list[tuple[list[Row], RenderedList]], list[RowScore]] | None:
-        """Read and render the next chunk, as lists of one query each, and rows that fail. None: there is no chunk."""
-        started_s = time.perf_counter()
-        chunk = next(chunks, None)
-        read_s = time.perf_counter()
-        cost.read_s += read_s - started_s
-        if chunk is None:
-            return None
-        lists: list[tuple[list[Row], RenderedList]] = []
-        failed = [_failed(row, row.problem) for row in chunk if row.problem]
-        by_query: dict[str, list[Row]] = {}
-        for row in chunk:
-            if row.problem is None:
-                by_query.setdefault(row.query, []).append(row)
-        for query, rows in by_query.items():
-            texts = [row.document for row in rows]
+    def _render(self, chunk: Sequence[Row]) -> list[tuple[list[Row], RenderedList]]:
+        """Make lists of one query each; the rows are sorted."""
+        lists = []
+        for query, of_query in groupby((row for row in chunk if row.error is None), key=lambda row: row.query):
+            rows = list(of_query)
             try:
+                texts = [row.document for row in rows]
                 rendered = self._renderer.render(query, texts, self._instruction, self._cutting)
-            except QueryTooLongError as error:
-                problem = Problem(error.code, f"the query takes {error.tokens} tokens of {error.limit}")
-                failed += [_failed(row, problem) for row in rows]
-            else:
                 lists.append((rows, rendered.for_adapter(self._adapter)))
-        cost.render_s += time.perf_counter() - read_s
-        return lists, failed
+            except QueryTooLongError as error:
+                for row in rows:
+                    row.error = error.code
+                    row.message = f"the query takes {error.tokens} tokens of {error.limit}"
+        return lists
 
-    def _scores(self, rows: Sequence[Row], rendered: RenderedList, logits: np.ndarray) -> Iterator[RowScore]:
+    def _note(self, rows: Sequence[Row], rendered: RenderedList, logits: np.ndarray) -> None:
         owners = rendered.document_of_pair
         bad = set(owners[~np.isfinite(logits)].tolist())
         log_odds = scoring.aggregate(np.where(np.isfinite(logits), logits, 0), owners, self._aggregate)
         scores = scoring.relevance_scores(log_odds)
         for i, row in enumerate(rows):
             if i in bad:
-                yield _failed(row, _NOT_FINITE)
+                row.error, row.message = "invalid_score", "the model gave no finite score"
             else:
-                yield RowScore(row.number, row.keys, float(scores[i]), float(log_odds[i]), i in rendered.truncated)
-
-
-def _failed(row: Row, problem: Problem) -> RowScore:
-    return RowScore(row.number, row.keys, problem=problem)
+                row.score, row.log_odds, row.truncated = float(scores[i]), float(log_odds[i]), i in rendered.truncated
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:

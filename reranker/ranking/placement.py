@@ -3,10 +3,9 @@
 Our own shards are counted exactly, until their answers are here. Those of other ingress replicas are known from what a
 replica last said of its load, less what it has done since. To be used from one event loop.
 
-What one ingress replica knows of many replicas is old by the time it sends there again, and many ingress replicas that
-know the same idle ones all send there. So a list is offered replicas in turn, without those that have far more to do
-than the others: join below threshold (Zhou et al. 2017), on a ring that is the same for all ingress replicas. Figures,
-beside round robin and random choice: docs/scaling.md.
+What is known of many replicas is old by the next sending, and all ingress replicas would send to the same idle ones.
+So a list is offered replicas in turn, without those that have far more to do than the others: join below threshold
+(Zhou et al. 2017), on a ring that is the same for all. Figures, beside round robin and random: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -22,12 +21,9 @@ from dataclasses import dataclass, field
 
 from reranker.types import ReplicaLoad
 
-_KNOWN = 32
-"""Up to so many replicas, a list is offered all of them, each with its load; more are offered in turn."""
-_TOO_BUSY = 2.0
-"""A replica with more than so many times the average load is passed by."""
-_SUMS_S = 0.05
-"""The greatest age of sums over many replicas: adding up a thousand takes a millisecond."""
+_KNOWN = 32  # up to so many replicas, a list is offered all of them, each with its load; more are offered in turn
+_TOO_BUSY = 2.0  # a replica with more than so many times the average load is passed by
+_SUMS_S = 0.05  # the greatest age of sums over many replicas: adding up a thousand takes a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,37 +31,22 @@ class Shortlist:
     """The replicas that one list is offered."""
 
     replicas: Sequence[str]
-    loads: Sequence[int]
-    """Tokens each has to do, as far as that is known; in a large fleet the average."""
+    loads: Sequence[int]  # tokens each has to do, as far as that is known; in a large fleet the average
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where one shard may go, and where it went: `Placement.send` notes it."""
 
-    used: Counter[str]
-    """Shards of the whole list that each replica has got; one counter for all routes of a list."""
-    shortlist: Sequence[str] = ()
-    """The replicas that its list is offered. If none of them is left: any replica."""
-    tried: set[str] = field(default_factory=set)
-    """Replicas that got this shard. They get it again only if there is no other."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """All live replicas together, at a moment."""
-
-    at_s: float
-    elsewhere: ReplicaLoad
-    mean_load: float
+    used: Counter[str]  # shards of the whole list that each replica has got; one counter for all routes of a list
+    shortlist: Sequence[str] = ()  # the replicas that its list is offered. If none of them is left: any replica
+    tried: set[str] = field(default_factory=set)  # those that got this shard: again only if there is no other
 
 
 @dataclass(slots=True)
 class _Replica:
-    ours: int = 0
-    """Tokens that we have sent and not got back."""
-    others: int = 0
-    """Tokens of other ingress replicas, at `heard_s`."""
+    ours: int = 0  # tokens that we have sent and not got back
+    others: int = 0  # tokens of other ingress replicas, at `heard_s`
     heard_s: float = 0.0
     tokens_per_s: float | None = None
     model: str | None = None
@@ -75,25 +56,18 @@ class Placement:
     """Knows what every replica has to do, and gives each shard its replica."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, seed: int | None = None) -> None:
-        """Start without replicas.
-
-        Args:
-            clock: Gives seconds.
-            seed: None: each process has its own, so that ingress replicas do not all begin with the same replica.
-        """
-        self.sender = uuid.uuid4().hex
-        """The name under which replicas count our shards."""
+        """Start without replicas. Without a seed, ingress replicas do not all begin with the same replica."""
+        self.sender = uuid.uuid4().hex  # the name under which replicas count our shards
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - a draw, not a secret
         self._replicas: dict[str, _Replica] = {}
         self._live: frozenset[str] = frozenset()
         self._ring: tuple[str, ...] = ()
         self._turn = self._random.randrange(1_000_000)  # where in the ring it begins
-        self._sums: _Sums | None = None
+        self._sums: tuple[float, ReplicaLoad, float] | None = None  # when summed; `elsewhere`; mean load
         self._sent: dict[object, tuple[str, int]] = {}  # of each shard that is not answered: replica and tokens
 
     def set_live(self, replicas: Iterable[str]) -> None:
-        """Replace the set of replicas that can take a shard."""
         self._live = frozenset(replicas)
         self._ring = tuple(sorted(self._live))
         self._sums = None
@@ -103,16 +77,13 @@ class Placement:
 
     def note_load(self, replica: str, load: ReplicaLoad) -> None:
         """Note what a replica says of its load, without our own shards: our count of them is exact."""
-        known = self._replicas.get(replica)
-        if known is not None:
+        if known := self._replicas.get(replica):
             known.others = sum(tokens for sender, tokens in load.in_hand.items() if sender != self.sender)
             known.heard_s = self._clock()
             known.tokens_per_s = load.tokens_per_s
 
     def note_model(self, replica: str, model: str) -> None:
-        """Note a replica's `reranker.model.checkpoint.model_identity`."""
-        known = self._replicas.get(replica)
-        if known is not None:
+        if known := self._replicas.get(replica):
             known.model = model
 
     @property
@@ -123,12 +94,10 @@ class Placement:
 
     @property
     def live_replicas(self) -> int:
-        """Replicas that can take a shard."""
         return len(self._ring)
 
     @property
     def shards_in_flight(self) -> int:
-        """Shards that are not answered."""
         return len(self._sent)
 
     def shortlist(self, shards: int) -> Shortlist:
@@ -136,7 +105,7 @@ class Placement:
         ring = self._ring
         if len(ring) <= max(_KNOWN, shards):
             return Shortlist(ring, [self._load(name) for name in ring])
-        mean = self._summed().mean_load
+        _, mean = self._summed()
         offered: list[str] = []
         for passed in range(len(ring)):
             name = ring[(self._turn + passed) % len(ring)]
@@ -153,21 +122,17 @@ class Placement:
     def send(self, route: Route, tokens: int) -> Iterator[str]:
         """Give a shard a replica, and count its work there for as long as the block lasts.
 
-        It is one that the shard's list does not use yet, the least loaded first.
-
-        Raises:
-            LookupError: No replica is live.
+        It is one that the shard's list does not use yet, the least loaded first. LookupError: no replica is live.
         """
-        offered = [name for name in route.shortlist if name in self._live and name not in route.tried]
         if not self._live:
             raise LookupError("no replica is live")
+        offered = [name for name in route.shortlist if name in self._live and name not in route.tried]
         name = min(
             offered or self._ring,
             key=lambda name: (name in route.tried, route.used[name], self._load(name), self._random.random()),
         )
-        shard = object()
+        shard, replica = object(), self._replicas[name]
         self._sent[shard] = (name, tokens)
-        replica = self._replicas[name]
         replica.ours += tokens
         route.used[name] += 1
         route.tried.add(name)
@@ -180,10 +145,9 @@ class Placement:
 
     def elsewhere(self) -> ReplicaLoad:
         """All live replicas together: their work for other ingress replicas, and their speed."""
-        return self._summed().elsewhere
+        return self._summed()[0]
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if a replica's tokens are not those of the shards that are there."""
         ours: Counter[str] = Counter()
         for name, tokens in self._sent.values():
             ours[name] += tokens
@@ -191,19 +155,19 @@ class Placement:
             if replica.ours != ours[name]:
                 raise RuntimeError(f"{replica.ours} tokens counted at a replica, {ours[name]} sent. This is a bug.")
 
-    def _summed(self) -> _Sums:
+    def _summed(self) -> tuple[ReplicaLoad, float]:
+        """All live replicas together, as `elsewhere` gives them, and their mean load."""
         now_s = self._clock()
-        last = self._sums
-        if last is not None and len(self._ring) > _KNOWN and now_s - last.at_s < _SUMS_S:
-            return last
+        if self._sums is not None and len(self._ring) > _KNOWN and now_s - self._sums[0] < _SUMS_S:
+            return self._sums[1:]
         live = [self._replicas[name] for name in self._ring]
         speeds = [one.tokens_per_s for one in live if one.tokens_per_s is not None]
         # A replica that has not worked yet is taken to be as fast as the others.
         speed = sum(speeds) / len(speeds) * len(live) if speeds else None
         others = sum(self._others(one) for one in live)
         mean = (others + sum(one.ours for one in live)) / max(1, len(live))
-        self._sums = _Sums(now_s, ReplicaLoad(others, speed), mean)
-        return self._sums
+        self._sums = now_s, ReplicaLoad(others, speed), mean
+        return self._sums[1:]
 
     def _load(self, name: str) -> int:
         replica = self._replicas[name]

@@ -13,23 +13,12 @@ from reranker.config import PlanningConfig
 
 
 def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfig) -> list[tuple[int, ...]]:
-    """Decide which pairs travel together.
+    """Decide which pairs travel together: for each shard their indices, rising; the heaviest first, and none empty.
 
     As few shards as bring the list's estimated end within `config.slack` of the earliest possible, each worth its hop;
-    more only when a shard would exceed its token limit. The least loaded replicas get one each, so large that all end
-    together: the longest pair first, always to where least is to be done, which is at most 4/3 of the best balance
-    (Graham 1969).
-
-    Args:
-        pair_tokens: None above `config.max_shard_tokens`.
-        loads: Tokens that each replica has to do already; at least one replica.
-        config: Limits of a shard.
-
-    Returns:
-        For each shard the indices of its pairs, rising; the heaviest shard first. None is empty.
-
-    Raises:
-        ValueError: A pair alone exceeds a shard's limit.
+    more only when a shard would exceed its token limit. The least loaded replicas, by the tokens they have to do
+    already, get one each, so large that all end together: the longest pair first, always to where least is to be done,
+    which is at most 4/3 of the best balance (Graham 1969). ValueError: a pair alone exceeds a shard's limit.
     """
     if not pair_tokens:
         return []
@@ -90,10 +79,8 @@ def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tupl
     return [tuple(sorted(shards[number])) for _, number in weights if shards[number]], weights[0][0]
 
 
-_ENDS = (0.15, 0.45, 1.0)
-"""Ends of the portions, as shares of the list's characters: each about twice as large as the one before."""
-_LONG_CHARACTERS = 100_000
-"""A list below that is tokenized in some 30 ms: not worth more hops."""
+_ENDS = (0.15, 0.45, 1.0)  # of the portions, as shares of the characters: each about twice the one before
+_LONG_CHARACTERS = 100_000  # a list below that is tokenized in some 30 ms: not worth more hops
 
 
 def portions(documents: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reranker.cache.entry import pack, unpack
 from reranker.cache.keys import ListTerms
@@ -46,31 +45,22 @@ class Ranker:
         self.scatter = Scatter(fleet, config.scatter)
 
     def require_any_room(self, body_bytes: int) -> None:
-        """Turn away a body before it is read, if there is no room for it: refusing must stay cheap.
-
-        Raises:
-            OverloadedError: There is no room for a body of this size.
-        """
+        """Turn away (OverloadedError) a body before it is read, if there is no room for it."""
         if self.cache is None or body_bytes > _READ_ANYWAY_BYTES:
             self.admission.require_any_room(body_bytes, self.placement.elsewhere())
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> list[Ranking]:
         """Rank all lists of a request, or none; with `allow_partial`, the documents that time suffices for.
 
-        Args:
-            lists: At least one; several for pairs with different queries, as `/score` takes them.
-            caller: Who asks.
-            record: The request's. Its beginning starts the clock of the deadline.
+        There is at least one; several for pairs with different queries, as `/score` takes them. The beginning of the
+        request's record starts the clock of the deadline.
 
         Raises:
             InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
-            QueryTooLongError: The query leaves no room for a document.
-            RequestTooLargeError: The lists have more tokens than are ever let in.
-            OverloadedError: They do not fit now.
-            NotReadyError: There is no replica.
+            QueryTooLongError, RequestTooLargeError: No document can be scored, or not that many tokens.
+            NotReadyError, OverloadedError: There is no replica, or no room now.
             DeadlineExceededError: Time was up; with `allow_partial`, before the first document was scored.
-            InvalidScoreError: The model gave a logit that is not a number.
-            ServiceError: A shard could not be scored; the others are cancelled.
+            ServiceError: A shard could not be scored, or not in numbers; the others are cancelled.
         """
         if not self.placement.live_replicas:
             raise NotReadyError
@@ -81,7 +71,6 @@ class Ranker:
         return await self._rank_together(own) if len(own) > 1 else [await self._rank_alone(own[0])]
 
     def _list(self, request: RankRequest, number: int, caller: Caller, record: RequestRecord) -> _List:
-        """Fill in what the request leaves open."""
         config = self.config
         if request.instruction and not self.renderer.takes_instruction:
             raise InvalidRequestError("instruction", "the model of this service takes none")
@@ -125,41 +114,23 @@ class Ranker:
                 raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    @asynccontextmanager
-    async def _look_up(self, one: _List) -> AsyncIterator[Lookup]:
+    def _look_up(self, one: _List) -> AbstractAsyncContextManager[Lookup]:
         """Find the known scores of a list. For as long as the block lasts, other lists wait for what it has scored."""
         request, model = one.request, self.placement.model
         if self.cache is None or model is None or request.cache == "off":
-            yield Lookup([document.encode("utf-8", "surrogatepass") for document in request.documents])
-            return
-        terms = ListTerms(
-            model=model,
-            prompts=self.renderer.fingerprint,
-            namespace=one.namespace,
-            instruction=one.instruction,
-            query=request.query,
-            cutting=one.cutting,
-            adapter=one.adapter,
-        )
-        async with AsyncExitStack() as entered:
-            with one.record.stage("cache"):
-                looking = self.cache.look_up(terms, request.documents, request.cache, one.weight)
-                lookup = await entered.enter_async_context(looking)
-            yield lookup
+            return nullcontext(Lookup([text.encode("utf-8", "surrogatepass") for text in request.documents]))
+        prompts = self.renderer.fingerprint
+        terms = ListTerms(model, prompts, one.namespace, one.instruction, request.query, one.cutting, one.adapter)
+        return self.cache.look_up(terms, request.documents, request.cache, one.weight, one.record.stage("cache"))
 
-    @contextmanager
-    def _admit(self, body_bytes: int, lists: Sequence[_List]) -> Iterator[Permit]:
-        """Let the lists of a request in for as long as the block lasts, sized by the bytes that are to be scored."""
+    def _admit(self, body_bytes: int, lists: Sequence[_List]) -> Permit:
+        """Let the lists of a request in, sized by the bytes that are to be scored."""
         first = lists[0]
-        with ExitStack() as entered:
-            with first.record.stage("admit"):
-                priority, left_s, elsewhere = first.request.priority, first.left_s, self.placement.elsewhere()
-                admitted = self.admission.permit(body_bytes, priority, left_s, elsewhere, len(lists))
-                permit = entered.enter_context(admitted)
-            yield permit
+        with first.record.stage("admit"):
+            elsewhere = self.placement.elsewhere()
+            return self.admission.permit(body_bytes, first.request.priority, first.left_s, elsewhere, len(lists))
 
     async def _score(self, one: _List, lookup: Lookup, permit: Permit) -> Ranking:
-        """Have the engines score what is not known of a list, and make one ranking of all of it."""
         try:
             await _Scoring(self, one, lookup, permit).run()
         except ExceptionGroup as failures:  # several portions may fail; the client hears of the first
@@ -192,8 +163,6 @@ class Ranker:
         )
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if any part has kept something that belongs to no list in flight."""
-        self.admission.check_integrity()
         self.placement.check_integrity()
         self.scatter.check_integrity(self.admission.lists_in_flight)
         if self.cache is not None:
@@ -205,22 +174,18 @@ class _List:
     """One list of a request, and how it is ranked."""
 
     request: RankRequest
-    number: int
-    """From 0, among the lists of the request."""
+    number: int  # from 0, among the lists of the request
     record: RequestRecord
-    timeout_s: float
-    """Counted from the request's head, so that reading and parsing count too."""
+    timeout_s: float  # counted from the request's head, so that reading and parsing count too
     instruction: str
     cutting: CuttingPolicy
-    adapter: str
-    """Empty: the model itself, whatever the client calls it."""
+    adapter: str  # empty: the model itself, whatever the client calls it
     weight: float
-    namespace: str
-    """Whose scores may be used. Empty: everybody's."""
+    namespace: str  # whose scores may be used. Empty: everybody's
 
     @property
     def deadline_s(self) -> float:
-        """On the clock of `time.monotonic`, which is the event loop's."""
+        """On the event loop's clock, which is `time.monotonic`'s."""
         return self.record.began_s + self.timeout_s
 
     @property
@@ -245,8 +210,11 @@ class _Scoring:
             self._permit.resize(self._work_tokens, self._list.number)
             try:
                 async with asyncio.timeout_at(self._deadline_s):
-                    while abandoned := await self._wait_for_others():
-                        await self._send(group, abandoned)
+                    while self._lookup.waits:
+                        with self._record.stage("coalesce"):
+                            abandoned = await self._lookup.others()
+                        if abandoned:
+                            await self._send(group, abandoned)
             except TimeoutError:
                 if not self._request.allow_partial:
                     raise
@@ -255,15 +223,8 @@ class _Scoring:
             async with asyncio.TaskGroup() as group:  # the model was changed meanwhile: no list mixes scores of two
                 await self._send(group, distrusted)
 
-    async def _wait_for_others(self) -> list[int]:
-        if not self._lookup.waits:
-            return []
-        with self._record.stage("coalesce"):
-            return await self._lookup.others()
-
     async def _send(self, group: asyncio.TaskGroup, places: Sequence[int]) -> None:
         """Render portion by portion, and send each while the next is rendered, as far as time allows."""
-        planning = self._ranker.config.planning
         texts_of_places = [self._request.documents[self._lookup.documents[place]] for place in places]
         start = 0
         for texts in portions(texts_of_places):
@@ -280,11 +241,7 @@ class _Scoring:
             self._permit.grow(self._work_tokens, self._list.number)
             portion = places[start : start + len(texts)]
             start += len(texts)
-            shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning))
-            if not shortlist.replicas:
-                raise NotReadyError
-            shards = [np.asarray(one) for one in plan(prompts.pair_tokens, shortlist.loads, planning)]
-            group.create_task(self._score(portion, rendered, shards, shortlist.replicas))
+            group.create_task(self._score(portion, rendered))
 
     async def _render(self, texts: Sequence[str]) -> RenderedList:
         render = self._ranker.renderer.render
@@ -295,15 +252,12 @@ class _Scoring:
             rendered = await asyncio.to_thread(render, *arguments)  # releases the interpreter's lock
         return rendered.for_adapter(self._list.adapter)
 
-    async def _score(
-        self,
-        places: Sequence[int],
-        rendered: RenderedList,
-        shards: Sequence[NDArray[np.intp]],
-        shortlist: Sequence[str],
-    ) -> None:
-        """Have one portion scored."""
-        prompts = rendered.prompts
+    async def _score(self, places: Sequence[int], rendered: RenderedList) -> None:
+        prompts, planning = rendered.prompts, self._ranker.config.planning
+        shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning))
+        if not shortlist.replicas:
+            raise NotReadyError
+        shards = [np.asarray(one) for one in plan(prompts.pair_tokens, shortlist.loads, planning)]
         documents = np.asarray([self._lookup.documents[place] for place in places], dtype=np.int32)
         document_of_pair = documents[rendered.document_of_pair]
         parts = [prompts.select(indices.tolist()) for indices in shards]
@@ -311,13 +265,8 @@ class _Scoring:
             self._record.shard(len(part), part.work_tokens, document_of_pair[indices])
             for part, indices in zip(parts, shards, strict=True)
         ]
-        dispatch = Dispatch(
-            self._deadline_s,
-            self._list.weight,
-            allow_partial=self._request.allow_partial,
-            shortlist=shortlist,
-            request_id=self._record.request_id,
-        )
+        allow_partial, request_id = self._request.allow_partial, self._record.request_id
+        dispatch = Dispatch(self._deadline_s, self._list.weight, allow_partial, shortlist.replicas, request_id)
         answers = await self._ranker.scatter.gather(parts, records, dispatch)
         answered = [(indices, answer) for indices, answer in zip(shards, answers, strict=True) if answer]
         with self._record.stage("merge"):

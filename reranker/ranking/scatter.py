@@ -20,42 +20,32 @@ from reranker.ranking.placement import Placement, Route
 from reranker.record import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores, ShardTerms
 
-_LEAST_LAG_S = 0.05
-"""A shard that took less is not late, however quick its siblings were: that much is noise."""
+_LEAST_LAG_S = 0.05  # a shard that took less is not late, however quick its siblings were: that much is noise
 
 
 class Fleet(Protocol):
     """The replicas, and how to reach them."""
 
-    placement: Placement
-    """Of the live replicas."""
+    placement: Placement  # of the live replicas
 
     async def ready(self) -> None:
         """Wait until a replica is live."""
-        ...
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; cancelling the call stops the work there.
 
-        Raises:
-            EngineFailedError: The replica was lost; another can score the shard.
-            ServiceError: Anything else.
+        EngineFailedError: the replica was lost, and another can score the shard. Any other error ends the list.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
     """How the shards of one list are to be sent."""
 
-    deadline_s: float
-    """On the running event loop's clock."""
-    weight: float = 1.0
-    """Share of the engines against other lists."""
-    allow_partial: bool = False
-    """When time is up, the answers so far are given, and nothing is raised."""
-    shortlist: Sequence[str] = ()
-    """The replicas that the list is offered. Empty: any."""
+    deadline_s: float  # on the running event loop's clock
+    weight: float = 1.0  # share of the engines against other lists
+    allow_partial: bool = False  # when time is up, the answers so far are given, and nothing is raised
+    shortlist: Sequence[str] = ()  # the replicas that the list is offered. Empty: any
     request_id: str = ""
 
 
@@ -63,7 +53,7 @@ class Scatter:
     """Sends lists to a fleet, under budgets that all lists share."""
 
     def __init__(self, fleet: Fleet, config: ScatterConfig) -> None:
-        self.fleet, self.placement, self.config = fleet, fleet.placement, config
+        self.fleet, self.config = fleet, config
         self.retries = Budget(config.retry_ratio, config.retry_burst)
         self.hedges = Budget(config.hedge_ratio, math.ceil(100 * config.hedge_ratio))
         self._running: set[_Gathering] = set()
@@ -73,9 +63,7 @@ class Scatter:
     ) -> list[ShardScores | None]:
         """Have the shards of one list scored, the heaviest first. None: not in time, where a partial answer is wanted.
 
-        Raises:
-            TimeoutError: Time was up.
-            ServiceError: A shard could not be scored anywhere; the others are cancelled.
+        TimeoutError: time was up. ServiceError: a shard could not be scored anywhere; the others are cancelled.
         """
         gathering = _Gathering(self, shards, records, dispatch)
         self._running.add(gathering)
@@ -102,8 +90,8 @@ class _Shard:
     shard: Shard
     route: Route
     record: ShardRecord
-    sent_s: float = 0.0
     attempts: dict[asyncio.Task[ShardScores], Attempt] = field(default_factory=dict)
+    sent_s: float = 0.0  # last
     answer: ShardScores | None = None
     took_s: float = 0.0
     hedged: bool = False
@@ -118,9 +106,9 @@ class _Gathering:
         used: Counter[str] = Counter()
         pairs = zip(shards, records, strict=True)
         self.shards = [_Shard(shard, Route(used, dispatch.shortlist), record) for shard, record in pairs]
-        self._scatter, self._config, self._dispatch = scatter, scatter.config, dispatch
+        self._scatter, self._dispatch = scatter, dispatch
         self._clock = asyncio.get_running_loop().time
-        self._tasks: set[asyncio.Task[ShardScores]] = set()
+        self._tasks: list[asyncio.Task[ShardScores]] = []
         # For a partial answer, replicas must send theirs a little before time is up.
         left_s = dispatch.deadline_s - self._clock()
         self._margin_s = min(scatter.config.reply_margin_s, left_s / 5) if dispatch.allow_partial else 0.0
@@ -130,12 +118,10 @@ class _Gathering:
             self._scatter.retries.earn()
             self._scatter.hedges.earn()
             self._send(one)
-        while under_way := {task: one for one in self.shards if one.answer is None for task in one.attempts}:
+        while under_way := {task: one for one in self.shards for task in one.attempts}:
             hedge_s, late = self._next_hedge()
-            until_s = min(self._dispatch.deadline_s, hedge_s)
-            done, _ = await asyncio.wait(
-                under_way, timeout=max(0.0, until_s - self._clock()), return_when=asyncio.FIRST_COMPLETED
-            )
+            left_s = min(self._dispatch.deadline_s, hedge_s) - self._clock()
+            done, _ = await asyncio.wait(under_way, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 self._receive(under_way[task], task)
             if done:
@@ -143,10 +129,11 @@ class _Gathering:
             if self._clock() >= self._dispatch.deadline_s:
                 raise TimeoutError
             if late is not None:
-                self._hedge(late)
+                late.hedged = True  # without budget, too: it is asked once
+                if self._scatter.hedges.spend():
+                    self._send(late, hedge=True)
 
     async def stop(self) -> None:
-        """Cancel what is under way, and wait for its end."""
         for task in self._tasks:
             task.cancel()
         for one in self.shards:
@@ -163,14 +150,14 @@ class _Gathering:
             if self._dispatch.allow_partial:
                 return  # the rest of the time is for the other shards' partial answers
             raise TimeoutError
-        one.sent_s = self._clock()
-        attempt = one.record.send(hedge=hedge)
+        one.sent_s, attempt = self._clock(), one.record.send(hedge=hedge)
         task = asyncio.ensure_future(self._attempt(one, attempt))
-        self._tasks.add(task)
+        self._tasks.append(task)
         one.attempts[task] = attempt
 
     async def _attempt(self, one: _Shard, attempt: Attempt) -> ShardScores:
-        fleet, placement, dispatch = self._scatter.fleet, self._scatter.placement, self._dispatch
+        fleet, dispatch = self._scatter.fleet, self._dispatch
+        placement = fleet.placement
         await fleet.ready()
         with placement.send(one.route, one.shard.work_tokens) as replica:
             attempt.replica = replica
@@ -187,9 +174,8 @@ class _Gathering:
         # Cancelled, but not by us: so Ray reports a shard whose replica has ended.
         error = ReplicaLostError() if task.cancelled() else task.exception()
         if error is None:
-            one.answer = task.result()
+            one.answer, one.took_s = task.result(), self._clock() - one.sent_s
             one.record.answered(attempt, one.answer.scores)
-            one.took_s = self._clock() - one.sent_s
             if not (self._dispatch.allow_partial or one.answer.scores.scored.all()):
                 raise TimeoutError
             for loser, other in one.attempts.items():
@@ -197,36 +183,28 @@ class _Gathering:
                 other.end("dropped")
             one.attempts.clear()
             return
-        attempt.end("lost" if isinstance(error, EngineFailedError) else "failed")
+        lost = isinstance(error, EngineFailedError)
+        attempt.end("lost" if lost else "failed")
         if one.attempts:
             return  # the other attempt is still under way
-        if not isinstance(error, EngineFailedError):
+        if not lost:
             raise error
         sent = len(one.record.attempts)
-        if sent >= self._config.max_attempts or not self._scatter.retries.spend():
+        if sent >= self._scatter.config.max_attempts or not self._scatter.retries.spend():
             raise ReplicaLostError(sent) from None
         self._send(one)
 
     def _next_hedge(self) -> tuple[float, _Shard | None]:
         """When a shard will be too far behind its siblings, and which; never before half of them are answered."""
-        factor = self._config.hedge_after
+        factor = self._scatter.config.hedge_after
+        late = [one for one in self.shards if one.attempts and not one.hedged]
+        if factor is None or not late or self._scatter.fleet.placement.live_replicas < 2:
+            return math.inf, None
         took_s = [one.took_s for one in self.shards if one.answer is not None]
-        late = [one for one in self.shards if one.answer is None and not one.hedged]
-        if (
-            factor is None
-            or not late
-            or len(took_s) < len(self.shards) / 2
-            or self._scatter.placement.live_replicas < 2
-        ):
-            return float("inf"), None
-        allowed_s = max(_LEAST_LAG_S, factor * statistics.median(took_s))
+        if len(took_s) < len(self.shards) / 2:
+            return math.inf, None
         first = min(late, key=lambda one: one.sent_s)
-        return first.sent_s + allowed_s, first
-
-    def _hedge(self, late: _Shard) -> None:
-        late.hedged = True  # without budget, too: it is asked once
-        if self._scatter.hedges.spend():
-            self._send(late, hedge=True)
+        return first.sent_s + max(_LEAST_LAG_S, factor * statistics.median(took_s)), first
 
 
 class Budget:
@@ -236,7 +214,6 @@ class Budget:
         self._ratio, self._burst, self._saved = ratio, burst, float(burst)
 
     def earn(self) -> None:
-        """Count a piece of work."""
         self._saved = min(self._burst, self._saved + self._ratio)
 
     def spend(self) -> bool:

@@ -11,23 +11,11 @@ from numpy.typing import NDArray
 
 from reranker.config import ExclusionRule, RulesConfig
 from reranker.errors import InvalidScoreError
-from reranker.types import (
-    Aggregate,
-    EngineScores,
-    ExcludedDocument,
-    FloatArray,
-    RankedDocument,
-    RankRequest,
-    TokenArray,
-)
+from reranker.types import Aggregate, EngineScores, ExcludedDocument, RankedDocument, RankRequest, TokenArray
 
 
 def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
-    """Refuse logits that cannot be ordered: sorting NaN raises nothing and gives any order.
-
-    Raises:
-        InvalidScoreError: A scored pair's logit is NaN or infinite; names the first such document.
-    """
+    """Raise InvalidScoreError for a logit that is NaN or infinite: sorting NaN raises nothing and gives any order."""
     bad = np.flatnonzero(scores.scored & ~np.isfinite(scores.logits))
     if len(bad):
         raise InvalidScoreError(int(document_of_pair[bad[0]]), len(bad), len(scores.logits))
@@ -45,16 +33,10 @@ def relevance_scores(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]
     return np.where(log_odds >= 0, 1 / (1 + decay), decay / (1 + decay))
 
 
-def aggregate(logits: FloatArray, document_of_pair: TokenArray, how: Aggregate) -> NDArray[np.float64]:
-    """Turn the log-odds of windows into those of their documents.
+def aggregate(logits: NDArray[np.float32], document_of_pair: TokenArray, how: Aggregate) -> NDArray[np.float64]:
+    """Turn the log-odds of windows, shape (pairs,) and finite, into those of their documents, shape (documents,).
 
-    Args:
-        logits: Shape (pairs,), finite.
-        document_of_pair: Shape (pairs,), rising; no document is missing.
-        how: "max" and "first" pick a window; "mean" is the mean relevance score, as log-odds again.
-
-    Returns:
-        Shape (documents,).
+    "max" and "first" pick a window; "mean" is the mean relevance score, as log-odds again.
     """
     values = logits.astype(np.float64)
     first = np.flatnonzero(np.diff(document_of_pair, prepend=-1))
@@ -77,10 +59,8 @@ def merge(parts: Sequence[tuple[Sequence[int] | NDArray[np.intp], EngineScores]]
     logits = np.zeros(pairs, dtype=np.float32)
     scored = np.zeros(pairs, dtype=np.bool_)
     for indices, scores in parts:
-        if len(indices) != len(scores.logits):
-            raise RuntimeError(
-                f"a shard of {len(indices)} pairs came back with {len(scores.logits)} scores. This is a bug."
-            )
+        if (sent := len(indices)) != (back := len(scores.logits)):
+            raise RuntimeError(f"a shard of {sent} pairs came back with {back} scores. This is a bug.")
         where = np.asarray(indices, dtype=np.intp)
         logits[where], scored[where] = scores.logits, scores.scored
     return EngineScores(logits, scored)
@@ -94,11 +74,7 @@ def rank(
 ) -> tuple[RankedDocument, ...]:
     """Order documents by score, highest first, ties by index.
 
-    Args:
-        log_odds: Shape (documents,).
-        truncated: Indices of documents that lost tokens.
-        windows: Shape (documents,): prompts per document.
-        documents: Indices of those to rank, rising. None: all.
+    `log_odds` and `windows` (prompts) are by document. `documents`: indices of those to rank, rising. None: all.
     """
     if documents is None:
         documents = np.arange(len(log_odds))
@@ -111,10 +87,6 @@ def rank(
     )
 
 
-THRESHOLD = "score_threshold"
-"""The rule of documents below the threshold."""
-
-
 def apply(
     ranked: Sequence[RankedDocument], request: RankRequest, config: RulesConfig
 ) -> tuple[tuple[RankedDocument, ...], tuple[ExcludedDocument, ...]]:
@@ -123,31 +95,26 @@ def apply(
     Exclusion rules go before the threshold, which is the request's own or the configured one.
     """
     threshold = config.score_threshold if request.score_threshold is None else request.score_threshold
-    kept: list[RankedDocument] = []
-    excluded: list[ExcludedDocument] = []
-    for document in ranked:
-        metadata = request.metadata[document.index] if request.metadata else {}
-        rule = _matching_rule(request.documents[document.index], metadata, config.exclude)
-        if rule is None and threshold is not None and document.relevance_score < threshold:
-            rule = THRESHOLD
-        if rule is None:
-            kept.append(document)
-        else:
-            excluded.append(ExcludedDocument(document.index, rule))
-    return tuple(kept), tuple(sorted(excluded, key=lambda one: one.index))
+    if threshold is None and not config.exclude:
+        return tuple(ranked), ()
+    rules = {one.index: rule for one in ranked if (rule := _matching_rule(one, request, config.exclude, threshold))}
+    kept = tuple(one for one in ranked if one.index not in rules)
+    return kept, tuple(ExcludedDocument(index, rules[index]) for index in sorted(rules))
 
 
-def _matching_rule(text: str, metadata: Mapping[str, object], rules: Sequence[ExclusionRule]) -> str | None:
+def _matching_rule(
+    document: RankedDocument, request: RankRequest, rules: Sequence[ExclusionRule], threshold: float | None
+) -> str | None:
+    text, metadata = request.documents[document.index], request.metadata[document.index] if request.metadata else {}
     for rule in rules:
         if rule.pattern is not None and re.search(rule.pattern, text) is None:
             continue
         if all(same(field_of(metadata, name), value) for name, value in rule.metadata.items()):
             return rule.name
-    return None
+    return "score_threshold" if threshold is not None and document.relevance_score < threshold else None
 
 
-ABSENT = object()
-"""The value of a field that a document does not have."""
+ABSENT = object()  # the value of a field that a document does not have
 
 
 def field_of(metadata: Mapping[str, object], name: str) -> object:

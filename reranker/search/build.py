@@ -1,60 +1,48 @@
 """Build an index from files, or add files to one: read, cut, embed, in parts, then publish a version of it all.
 
-Finished parts are kept on disk, so that a build that was killed goes on where it was:
-
-    building/plan.json      what is built from what; another plan starts over
-    building/000007.jsonl   the chunks of a part; 000007.npy: their vectors, where there are any
-    building/000007.json    written last: the part is complete, and where reading goes on
+Finished parts are kept in a database, so that a build that was killed goes on where it was. Its name is a hash of
+all that the result depends on: a build of anything else starts over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import hashlib
 import itertools
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import orjson
 
 from reranker.errors import ConfigurationError
 from reranker.model.checkpoint import find_folder
-from reranker.search.documents import (
-    Analyzer,
-    Chunk,
-    Chunker,
-    Document,
-    Ideographs,
-    Reject,
-    Source,
-    ideographs_of,
-    read_documents,
-)
+from reranker.search import documents as reading
+from reranker.search.documents import Document, Reject
 from reranker.search.first_stages import VECTORS, Bm25, Dense
-from reranker.search.index import ChunkFile, IndexFolder, IndexInfo, from_line, sync, to_line, write_whole
+from reranker.search.index import INFO, ChunkFile, IndexFolder, IndexInfo, from_line, to_line
 from reranker.types import FloatArray
 
 LEFT_OUT = "left_out.jsonl"
-_PART_DOCUMENTS, _PART_BYTES = 1_000, 2_000_000
-_PART_DOCUMENTS_EMBEDDED, _PART_BYTES_EMBEDDED = 64, 100_000  # a kill loses a minute's embedding at most
+_PART = (1_000, 2_000_000)  # documents and bytes, at most
+_PART_EMBEDDED = (64, 100_000)  # a kill loses a minute's embedding at most
 
 Embed: TypeAlias = Callable[[Sequence[str]], FloatArray]
 """Embeds documents: shape (texts, dimensions), of length 1 each."""
-_Position: TypeAlias = tuple[int, int]
-"""Where reading goes on: number of the file, and how many of its documents and rejects are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """A finished build."""
+    """A finished build; `rejects` are the records that it left out."""
 
     version: Path
     info: IndexInfo
     rejects: tuple[Reject, ...]
-    """Records that this build left out."""
     resumed: bool
     """Whether it finished a build that was interrupted."""
 
@@ -65,11 +53,11 @@ class Build:
     def __init__(
         self,
         folder: IndexFolder,
-        sources: Sequence[Source],
+        sources: Sequence[reading.Source],
         info: IndexInfo,
         *,
         add: bool = False,
-        ideographs: Ideographs | None = None,
+        ideographs: reading.Ideographs | None = None,
         embed: Embed | None = None,
     ) -> None:
         """Prepare it. The folder must be `locked` from before this until `run` is done.
@@ -85,75 +73,88 @@ class Build:
         self._folder, self._sources, self._info = folder, sources, info
         self._ideographs, self._embed = ideographs, embed
         self._base = folder.current() if add else None
-        self._chunker = Chunker(find_folder(info.tokenizer), info.chunking)
-        self._name = folder.next_name()
-        plan = {
-            "name": self._name,
-            "base": self._base and self._base.name,
-            "info": info.model_dump(mode="json"),
-            "ideographs": ideographs,
-            "sources": [[str(one.path.resolve()), one.name, one.size_bytes, one.changed_ns] for one in sources],
-        }
-        self._parts = _Parts(folder.building, plan)
+        self._chunker = reading.Chunker(find_folder(info.tokenizer), info.chunking)
+        served = folder.served()
+        files = [[str(one.path.resolve()), one.name, one.size_bytes, one.changed_ns] for one in sources]
+        plan = orjson.dumps([served and served.name, add, info.model_dump(mode="json"), ideographs, files])
+        self._database = folder.building / f"{hashlib.sha256(plan).hexdigest()}.sqlite"
+        self._position = (0, 0)
+        """Where reading goes on: number of the file, and how many of its documents and rejects are done."""
+        self._rejects: list[Reject] = []
+        self._ids: set[str] = set()
+        if not self._database.is_file():
+            shutil.rmtree(folder.building, ignore_errors=True)
+            folder.building.mkdir(parents=True)
+        with self._parts() as parts:
+            parts.execute("CREATE TABLE IF NOT EXISTS parts (place, number, rejects, chunks, vectors)")
+            for place, number, rejects, chunks in parts.execute("SELECT place, number, rejects, chunks FROM parts"):
+                self._position = (place, number)
+                self._rejects += [Reject(**one) for one in orjson.loads(rejects)]
+                self._ids |= {from_line(line).id for line in chunks.splitlines()}
+        self._resumed = self._position != (0, 0)
 
     @property
     def done_bytes(self) -> int:
         """Size of the sources that are done."""
-        return sum(one.size_bytes for one in self._sources[: self._parts.position[0]])
+        return sum(one.size_bytes for one in self._sources[: self._position[0]])
 
     def run(self, advance: Callable[[int], object] = lambda done_bytes: None) -> BuildResult:
-        """Do what is left, and publish the result.
+        """Do what is left, and publish the result; raises ConfigurationError if there is not one document.
 
-        Args:
-            advance: Told, as parts are done, how many bytes of the sources are, approximately.
-
-        Raises:
-            ConfigurationError: There is not one document to index.
+        `advance` is told, as parts are done, how many bytes of the sources are, approximately.
         """
-        embedded = self._embed is not None
-        most_documents = _PART_DOCUMENTS_EMBEDDED if embedded else _PART_DOCUMENTS
-        most_bytes = _PART_BYTES_EMBEDDED if embedded else _PART_BYTES
-        part: list[tuple[Source, Document | Reject]] = []
-        part_bytes = source_bytes = 0
-        for place, number, record in self._records():
-            part.append((self._sources[place], record))
-            size_bytes = len(record.text.encode()) if isinstance(record, Document) else 0
-            part_bytes += size_bytes
-            source_bytes = size_bytes + (source_bytes if number > 1 else 0)
-            if len(part) >= most_documents or part_bytes >= most_bytes:
-                self._add(part, (place, number))
-                advance(self.done_bytes + source_bytes)
-                part, part_bytes = [], 0
+        most_documents, most_bytes = _PART_EMBEDDED if self._embed else _PART
+        part: list[tuple[reading.Source, Document | Reject]] = []
+        part_bytes = 0
+        first, done = self._position
+        for place, source in enumerate(self._sources[first:], first):
+            records = enumerate(reading.read_documents(source, self._info.fields), 1)
+            source_bytes = 0
+            for number, record in itertools.islice(records, done if place == first else 0, None):
+                part.append((source, record))
+                size_bytes = len(record.text.encode()) if isinstance(record, Document) else 0
+                part_bytes += size_bytes
+                source_bytes += size_bytes
+                if len(part) >= most_documents or part_bytes >= most_bytes:
+                    self._add(part, (place, number))
+                    advance(self.done_bytes + source_bytes)
+                    part, part_bytes = [], 0
         self._add(part, (len(self._sources), 0))
         advance(self.done_bytes)
-        if not self._parts.documents:
+        if not self._ids:
             shutil.rmtree(self._folder.building)
-            first = f", the first: {self._parts.rejects[0]}" if self._parts.rejects else ""
-            raise ConfigurationError(f"not one document to index; {len(self._parts.rejects)} problems{first}")
+            said = f", the first: {self._rejects[0]}" if self._rejects else ""
+            raise ConfigurationError(f"not one document to index; {len(self._rejects)} problems{said}")
         return self._publish()
 
-    def _records(self) -> Iterator[tuple[int, int, Document | Reject]]:
-        """Yield what is left to read: number of its file, its own number there from 1, and the record."""
-        first, done = self._parts.position
-        for place in range(first, len(self._sources)):
-            records = enumerate(read_documents(self._sources[place], self._info.fields), 1)
-            for number, record in itertools.islice(records, done if place == first else 0, None):
-                yield place, number, record
-
-    def _add(self, part: Sequence[tuple[Source, Document | Reject]], position: _Position) -> None:
+    def _add(self, part: Sequence[tuple[reading.Source, Document | Reject]], position: tuple[int, int]) -> None:
+        """Cut and embed a part, and keep it; from then on it is done, whatever happens."""
         documents: dict[str, Document] = {}
         rejects: list[Reject] = []
         for source, record in part:
             if isinstance(record, Reject):
                 rejects.append(record)
-            elif record.id in self._parts.documents or record.id in documents:
+            elif record.id in self._ids or record.id in documents:
                 said = f"has the id {record.id!r} a second time; the first is kept"
                 rejects.append(Reject(str(source.path), record.line, said))
             else:
                 documents[record.id] = record
         chunks = self._chunker.chunks(list(documents.values()))
-        vectors = self._embed([chunk.ranked_text for chunk in chunks]) if self._embed and chunks else None
-        self._parts.add(chunks, vectors, rejects, position)
+        vectors = None
+        if self._embed and chunks:
+            vectors = self._embed([chunk.ranked_text for chunk in chunks]).astype(np.float32, copy=False).tobytes()
+        row = (*position, orjson.dumps(rejects), b"".join(map(to_line, chunks)), vectors)
+        with self._parts() as parts:
+            parts.execute("INSERT INTO parts VALUES (?, ?, ?, ?, ?)", row)
+        self._position = position
+        self._rejects += rejects
+        self._ids |= documents.keys()
+
+    @contextlib.contextmanager
+    def _parts(self) -> Iterator[sqlite3.Connection]:
+        """Open the database for one transaction, which is durable when the block ends well."""
+        with contextlib.closing(sqlite3.connect(self._database)) as connection, connection:
+            yield connection
 
     def _publish(self) -> BuildResult:
         """Write the version aside, and let it be served."""
@@ -161,18 +162,21 @@ class Build:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         old = ChunkFile(self._base) if self._base else None
-        kept = [row for row, chunk in enumerate(old or ()) if chunk.id not in self._parts.documents]
-        ChunkFile.write(aside, itertools.chain((old.line(row) for row in kept) if old else (), self._parts.lines()))
+        kept = [row for row, chunk in enumerate(old or ()) if chunk.id not in self._ids]
+        with self._parts() as parts:
+            new = (line for (lines,) in parts.execute("SELECT chunks FROM parts") for line in lines.splitlines(True))
+            ChunkFile.write(aside, itertools.chain(map(old.line, kept) if old else (), new))
         chunks = ChunkFile(aside)
         words, embedding = self._info.words, self._info.embedding
         if self._base is None:
-            words = Analyzer(words.stemmer, self._ideographs or ideographs_of(chunk.text for chunk in chunks))
+            ideographs = self._ideographs or reading.ideographs_of(chunk.text for chunk in chunks)
+            words = reading.Analyzer(words.stemmer, ideographs)
         Bm25.write(aside, (chunk.ranked_text for chunk in chunks), words)
         if embedding is not None:
             vectors = self._vectors(kept)
             Dense.write(aside, vectors, embedding.factory)
             embedding = embedding.model_copy(update={"dimensions": vectors.shape[1]})
-        rejects = [orjson.dumps(one) for one in self._parts.rejects]
+        rejects = [orjson.dumps(one) for one in self._rejects]
         if self._base and (self._base / LEFT_OUT).is_file():
             rejects = (self._base / LEFT_OUT).read_bytes().splitlines() + rejects
         (aside / LEFT_OUT).write_bytes(b"".join(line + b"\n" for line in rejects))
@@ -183,71 +187,18 @@ class Build:
             "left_out": len(rejects),
         }
         info = self._info.model_copy(update=counts | {"words": words, "embedding": embedding})
-        info.write(aside)
-        version = self._folder.publish(aside, self._name)
+        (aside / INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
+        version = self._folder.publish(aside)
         shutil.rmtree(self._folder.building)
-        return BuildResult(version, info, tuple(self._parts.rejects), self._parts.resumed)
+        return BuildResult(version, info, tuple(self._rejects), self._resumed)
 
     def _vectors(self, kept: Sequence[int]) -> FloatArray:
-        old = [np.load(self._base / VECTORS, mmap_mode="r")[kept]] if self._base else []
-        parts = [*old, *self._parts.vectors()]
-        dimensions = sorted({part.shape[1] for part in parts})
+        found = [np.load(self._base / VECTORS, mmap_mode="r")[kept]] if self._base else []
+        with self._parts() as parts:  # one of rejects only has none
+            for chunks, vectors in parts.execute("SELECT chunks, vectors FROM parts WHERE vectors IS NOT NULL"):
+                found.append(np.frombuffer(vectors, np.float32).reshape(chunks.count(b"\n"), -1))
+        dimensions = sorted({one.shape[1] for one in found})
         if len(dimensions) > 1:
             raise ConfigurationError(f"the vectors have {dimensions} dimensions: the embedding model has changed")
-        vectors: FloatArray = np.concatenate(parts).astype(np.float32, copy=False)
-        return vectors
-
-
-class _Parts:
-    """The finished parts of one build, on disk."""
-
-    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
-        """Take up the parts that are there for this plan (all that the result depends on), or start over."""
-        self._folder = folder
-        self._count = 0
-        self.position: _Position = (0, 0)
-        self.rejects: list[Reject] = []
-        content = orjson.dumps(plan)
-        if (folder / "plan.json").is_file() and (folder / "plan.json").read_bytes() == content:
-            while (end := self._path(self._count, "json")).is_file():
-                part = orjson.loads(end.read_bytes())
-                self.position = tuple(part["position"])
-                self.rejects += [Reject(**one) for one in part["problems"]]
-                self._count += 1
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_whole(folder / "plan.json", content)
-        self.documents = {from_line(line).id for line in self.lines()}
-        self.resumed = self._count > 0
-
-    def add(
-        self, chunks: Sequence[Chunk], vectors: FloatArray | None, rejects: Sequence[Reject], position: _Position
-    ) -> None:
-        """Keep a part; from then on it is done, whatever happens."""
-        lines = self._path(self._count, "jsonl")
-        lines.write_bytes(b"".join(map(to_line, chunks)))
-        sync(lines)
-        if vectors is not None:
-            np.save(self._path(self._count, "npy"), vectors)
-            sync(self._path(self._count, "npy"))
-        part = {"position": position, "problems": [asdict(one) for one in rejects]}
-        write_whole(self._path(self._count, "json"), orjson.dumps(part))
-        self.rejects += rejects
-        self.documents |= {chunk.id for chunk in chunks}
-        self.position = position
-        self._count += 1
-
-    def lines(self) -> Iterator[bytes]:
-        """All chunks so far, as they are on disk."""
-        for part in range(self._count):
-            with self._path(part, "jsonl").open("rb") as file:
-                yield from file
-
-    def vectors(self) -> list[FloatArray]:
-        """The vectors of each part; a part of rejects only has none."""
-        paths = [self._path(part, "npy") for part in range(self._count)]
-        return [np.load(path) for path in paths if path.is_file()]
-
-    def _path(self, part: int, suffix: str) -> Path:
-        return self._folder / f"{part:06d}.{suffix}"
+        vectors_of_all: FloatArray = np.concatenate(found).astype(np.float32, copy=False)
+        return vectors_of_all

@@ -45,21 +45,17 @@ class Document:
     text: str
     title: str = ""
     metadata: Metadata = field(default_factory=dict)
-    line: int | None = None
-    """From 1. None: the document is the whole file."""
+    line: int | None = None  # from 1; None: the document is the whole file
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a document; chunks are what is found and ranked."""
 
-    id: str
-    """The document's."""
-    number: int
-    """Place of the chunk in its document, from 0."""
+    id: str  # the document's
+    number: int  # in its document, from 0
     text: str
-    start: int = 0
-    """Character of the document at which the text begins."""
+    start: int = 0  # character of the document at which the text begins
     title: str = ""
     metadata: Metadata = field(default_factory=dict)
 
@@ -74,8 +70,7 @@ class Reject:
     """A record that could not be read, and is left out."""
 
     path: str
-    line: int | None
-    """From 1. None: the whole file."""
+    line: int | None  # from 1; None: the whole file
     problem: str
 
     def __str__(self) -> str:
@@ -87,8 +82,7 @@ class Source:
     """One file to be read."""
 
     path: Path
-    name: str
-    """The path within the folder that was given, or the file's own name; the id of a text file's document."""
+    name: str  # the path within the folder that was given, or the file's own name; the id of a text file's document
     size_bytes: int
     changed_ns: int
 
@@ -102,26 +96,18 @@ class TextFields:
 
 
 def find_sources(paths: Sequence[Path], without: Path | None = None) -> list[Source]:
-    """List the files to be read, always in the same order; hidden files are left out.
+    """List the files to be read, always in the same order, but for hidden ones and those in the folder `without`.
 
-    Args:
-        paths: Files and folders; of a folder, all files in it.
-        without: A folder whose files are left out: the index itself may be among the documents.
-
-    Raises:
-        ConfigurationError: A path does not exist or is of no known kind, or there is no file to read.
+    Raises ConfigurationError if a path does not exist or is of no known kind, or there is no file to read.
     """
     found: dict[Path, Source] = {}
     for path in paths:
-        if path.is_dir():
-            files = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
-        elif not path.is_file():
+        if not (path.is_dir() or path.is_file()):
             raise ConfigurationError(f"{path}: no such file or folder")
-        elif path.suffix.lower() not in SUFFIXES:
+        if path.is_file() and path.suffix.lower() not in SUFFIXES:
             raise ConfigurationError(f"{path}: of no known kind; known are {', '.join(SUFFIXES)}")
-        else:
-            files = [path]
-        for file in files:
+        inside = (one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+        for file in [path] if path.is_file() else sorted(inside):
             name, whole, status = file.relative_to(path), file.resolve(), file.stat()
             in_index = without is not None and path.is_dir() and whole.is_relative_to(without.resolve())
             if not in_index and not any(part.startswith(".") for part in name.parts):
@@ -134,11 +120,7 @@ def find_sources(paths: Sequence[Path], without: Path | None = None) -> list[Sou
 
 
 def read_documents(source: Source, fields: TextFields) -> Iterator[Document | Reject]:
-    """Yield the documents of a file and the records that are none, in their order.
-
-    A text or Markdown file is one document. A JSON line or a CSV row is one: `id` or `_id`, `text`, maybe `title`; all
-    else is its metadata.
-    """
+    """Yield the documents of a file and the records that are none, in their order."""
     suffix = source.path.suffix.lower()
     try:
         if suffix in (".jsonl", ".ndjson"):
@@ -149,10 +131,9 @@ def read_documents(source: Source, fields: TextFields) -> Iterator[Document | Re
             records, fields = _text_file(source, markdown=suffix != ".txt"), TextFields()
         for line, record in records:
             try:
-                document: Document | Reject = _document(record, line, fields)
+                yield _document(record, line, fields)
             except ValueError as error:
-                document = Reject(str(source.path), line, str(error))
-            yield document
+                yield Reject(str(source.path), line, str(error))
     except OSError as error:
         yield Reject(str(source.path), None, error.strerror or type(error).__name__)
 
@@ -192,8 +173,7 @@ def _csv_rows(path: Path, fields: TextFields, delimiter: str) -> Iterator[tuple[
         try:
             heading = [name.strip() for name in next(reader, [])]
             if not set(heading) & set(fields.text):
-                said = f"its first row must name the columns, one of them {' or '.join(fields.text)}"
-                yield 1, ValueError(said)
+                yield 1, ValueError(f"its first row must name the columns, one of them {' or '.join(fields.text)}")
                 return
             line = reader.line_num + 1
             for cells in reader:
@@ -247,12 +227,10 @@ _ENDS = (
 
 @dataclass(frozen=True, slots=True)
 class ChunkSize:
-    """How documents are cut."""
+    """How documents are cut, in tokens."""
 
-    tokens: int = 512
-    """The most tokens of one chunk, as the index's tokenizer counts."""
-    overlap: int = 64
-    """Tokens that neighbouring chunks share, approximately: a chunk begins with a word."""
+    tokens: int = 512  # at most, as the index's tokenizer counts
+    overlap: int = 64  # that neighbouring chunks share, approximately: a chunk begins with a word
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or not 0 <= self.overlap <= self.tokens // 2:
@@ -260,10 +238,9 @@ class ChunkSize:
 
 
 class Chunker:
-    """Cuts documents into chunks, where possible at the end of a paragraph or a sentence."""
+    """Cuts documents into chunks, where possible at the end of a paragraph or a sentence, by a model's tokenizer."""
 
     def __init__(self, folder: Path, size: ChunkSize) -> None:
-        """Load `tokenizer.json` from a model's folder."""
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -277,8 +254,8 @@ class Chunker:
             # encode_batch_fast gives no offsets; only what is too long needs them.
             whole = len(tokens) <= self._size.tokens
             spans = [(0, len(document.text))] if whole else self._spans(document.text)
-            texts = [(start, document.text[start:end]) for start, end in spans]
-            for number, (start, text) in enumerate((start, text) for start, text in texts if text.strip()):
+            filled = ((start, document.text[start:end]) for start, end in spans if document.text[start:end].strip())
+            for number, (start, text) in enumerate(filled):
                 start += len(text) - len(text.lstrip())
                 chunks.append(Chunk(document.id, number, text.strip(), start, document.title, document.metadata))
         return chunks
@@ -336,12 +313,10 @@ _JAPANESE_SHARE = 0.2
 class Analyzer:
     """Splits text into words. An index keeps its settings: a query must be split as the documents were."""
 
-    stemmer: str = "english"
-    """Snowball's name of a language, or "none"."""
+    stemmer: str = "english"  # Snowball's name of a language, or "none"
     ideographs: Ideographs = "words"
 
     def words(self, text: str) -> Iterator[str]:
-        """Yield the words of a text, in their order."""
         stem = _stemmer(self.stemmer)
         # NFKC: full-width letters and half-width kana become the usual ones.
         folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
@@ -355,7 +330,7 @@ class Analyzer:
 
 
 def require_stemmer(name: str) -> str:
-    """Give a stemmer's name back; raises ConfigurationError if there is none of this name."""
+    """Give a stemmer's name back, if there is one of this name."""
     import Stemmer  # here: commands that search nothing need not wait for it
 
     known = (NO_STEMMING, *Stemmer.algorithms())

@@ -29,9 +29,7 @@ from reranker.types import FloatArray
 logger = logging.getLogger(__name__)
 
 SIMULATED = "simulated"
-"""The name that asks for `simulated_vectors` in place of an embedding model."""
 EMBEDDING_KEY = "RERANKER_EMBEDDING_API_KEY"
-"""Environment variable with the key for `search.embedding.url`."""
 
 _FILES = ("*.json", "*/config.json", "merges.txt", "vocab.*")
 _QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -48,12 +46,7 @@ class EmbeddingPrompts:
     """Makes the token ids of texts for one embedding model."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
-        """Find the model, and load its tokenizer.
-
-        Raises:
-            ModelNotFoundError: It is neither a folder here, nor given by the hub.
-            UnsupportedModelError: It is not one that we can embed with.
-        """
+        """Load its tokenizer; raises ModelNotFoundError, or UnsupportedModelError if we cannot embed with it."""
         assert config.model is not None  # noqa: S101 - who calls this has looked; for the type checker
         folder = find_folder(config.model, config.revision, _FILES)
         settings = _json(folder / "config.json")
@@ -66,46 +59,44 @@ class EmbeddingPrompts:
         self._tokenizer.encode_special_tokens = True  # "<|im_end|>" in a text stays text
         self._tokenizer.no_padding()
         self._last: list[int] = []
-        """What Qwen3's last-token pooling needs at the end; its first tokenizers leave that to the caller."""
-        if "qwen3" in str(settings.get("model_type")):
+        kind = str(settings.get("model_type"))
+        if "qwen3" in kind:  # its last-token pooling needs an end, which its first tokenizers leave to the caller
             end = self._tokenizer.token_to_id("<|endoftext|>")
             self._last = [end] if end is not None and self._tokenizer.encode("a").ids[-1] != end else []
         self._tokenizer.enable_truncation(self.max_tokens - len(self._last))
         prompts = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
-        self._query_prefix = _query_prefix(config, str(settings.get("model_type")), str(prompts.get("query", "")))
+        self._query_prefix = _query_prefix(config, kind, str(prompts.get("query", "")))
 
     def ids(self, texts: Sequence[str], kind: TextKind) -> list[list[int]]:
-        """Give the token ids of each text; one that is too long is cut at its end."""
         prefix = self._query_prefix if kind == "query" else ""
         encoded = self._tokenizer.encode_batch_fast([prefix + text for text in texts])
         return [one.ids if one.ids[-1:] == self._last else one.ids + self._last for one in encoded]
 
 
 def _query_prefix(config: EmbeddingConfig, model: str, default: str = "") -> str:
-    """What goes before a query, as the model wants it."""
     if "qwen3" in model.lower():
         return f"Instruct: {config.query_instruction or _QWEN3_INSTRUCTION}\nQuery:"
     return default if config.query_instruction is None else config.query_instruction
 
 
 def _json(path: Path) -> dict[str, Any]:  # Any: JSON
-    """Read a file that may be missing."""
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return loaded
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 class VllmEmbedder:
-    """A model held in this process. Blocks; to be called from one thread."""
+    """A model held in this process, on "cpu" or "cuda". Blocks; to be called from one thread."""
 
     def __init__(self, config: EmbeddingConfig, *, device: str) -> None:
-        """Load the model on "cpu" or "cuda"; returns when it can embed.
-
-        Raises:
-            ConfigurationError: The model is not there, or not one we can embed with.
-            Exception: Whatever vLLM raises when it cannot load the model.
-        """
+        """Load it; raises what `EmbeddingPrompts` raises, or whatever vLLM does when it cannot load a model."""
         self.prompts = EmbeddingPrompts(config)
-        arguments: dict[str, Any] = {  # Any: of every type
+        from vllm import LLM  # here: it brings torch, and reads the environment when it is loaded
+
+        # On a CPU vLLM would move the worker to a process of its own; this variable is the only way to say no.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        arguments: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
+        if device == "cpu":  # as for the reranker: no compiler is needed, and the prefix cache has little to keep
+            arguments = {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}
+        arguments |= {
             "model": config.model,
             "revision": config.revision,
             "dtype": config.dtype,
@@ -116,15 +107,6 @@ class VllmEmbedder:
             "distributed_executor_backend": "uni",
             "disable_log_stats": True,
         }
-        if device == "cpu":
-            # As for the reranker (vllm.py): no compiler is needed, and the prefix cache has little to keep.
-            arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}
-        else:
-            arguments |= {"gpu_memory_utilization": config.gpu_memory_utilization}
-        from vllm import LLM  # here: it brings torch, and reads the environment when it is loaded
-
-        # On a CPU vLLM would move the worker to a process of its own; this variable is the only way to say no.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         self._llm: Any = LLM(**arguments | config.vllm_args)  # Any: vllm is untyped here
 
     def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
@@ -132,19 +114,16 @@ class VllmEmbedder:
         return self.embed_ids(self.prompts.ids(texts, kind))
 
     def embed_ids(self, prompts: Sequence[list[int]]) -> FloatArray:
-        """Embed prompts: shape (prompts, dimensions), of length 1 each."""
         outputs = self._llm.embed([{"prompt_token_ids": ids} for ids in prompts], use_tqdm=False)
         return _unit(np.asarray([one.outputs.embedding for one in outputs], dtype=np.float32))
 
     def shutdown(self) -> None:
-        """Stop vLLM."""
         self._llm.llm_engine.engine_core.shutdown()
 
 
 def _unit(vectors: FloatArray) -> FloatArray:
     """Bring vectors to length 1; most models give that already, but for rounding in bfloat16."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: FloatArray = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    unit: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return unit
 
 
@@ -155,13 +134,7 @@ class HttpEmbedder:
     """
 
     def __init__(self, config: EmbeddingConfig, secrets: Mapping[str, str], dimensions: int | None = None) -> None:
-        """Call nobody yet.
-
-        Args:
-            config: The model, and its `url`.
-            secrets: The environment, with the key.
-            dimensions: Of the index that the vectors are for. None: the first answer says.
-        """
+        """Call nobody yet; `secrets` has the key. Without `dimensions`, the first answer says how many there are."""
         import openai  # here: it takes half a second, and only those with a URL need it
 
         assert config.url is not None  # noqa: S101 - who calls this has looked; for the type checker
@@ -194,7 +167,6 @@ class HttpEmbedder:
         return _unit(np.concatenate([task.result() for task in tasks]))
 
     async def aclose(self) -> None:
-        """Close the connections."""
         await self._client.close()
 
     async def _batch(self, texts: list[str]) -> FloatArray:

@@ -11,7 +11,7 @@ import operator
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
@@ -26,8 +26,11 @@ _MAX_TERMS = 1_000
 _MAX_DEPTH = 16
 
 
-def _is_among(value: object, wanted: Any) -> bool:  # Any: a list, as it was read
-    return any(same(value, one) for one in wanted)
+def _order(value: object) -> type | None:
+    """What can be compared with what: numbers with numbers, texts with texts."""
+    if isinstance(value, bool):
+        return None
+    return float if isinstance(value, int | float) else str if isinstance(value, str) else None
 
 
 def _comparison(holds: Callable[[Any, Any], bool]) -> Callable[[object, Any], bool]:
@@ -38,18 +41,11 @@ def _comparison(holds: Callable[[Any, Any], bool]) -> Callable[[object, Any], bo
     return compare
 
 
-def _order(value: object) -> type | None:
-    """What can be compared with what: numbers with numbers, texts with texts."""
-    if isinstance(value, bool):
-        return None
-    return float if isinstance(value, int | float) else str if isinstance(value, str) else None
-
-
 _OPERATORS: Mapping[str, Callable[[object, Any], bool]] = {
     "$eq": same,
     "$ne": lambda value, wanted: not same(value, wanted),
-    "$in": _is_among,
-    "$nin": lambda value, wanted: not _is_among(value, wanted),
+    "$in": lambda value, wanted: any(same(value, one) for one in wanted),
+    "$nin": lambda value, wanted: not any(same(value, one) for one in wanted),
     "$gt": _comparison(operator.gt),
     "$gte": _comparison(operator.ge),
     "$lt": _comparison(operator.lt),
@@ -63,8 +59,7 @@ class Term:
     """One condition on one field."""
 
     field: str
-    operator: str
-    """A key of `_OPERATORS`."""
+    operator: str  # a key of `_OPERATORS`
     value: Any  # of the type that the operator takes
 
 
@@ -72,7 +67,7 @@ class Term:
 class Combination:
     """Conditions that must all hold, one of which must, or which must not all hold."""
 
-    how: Literal["$and", "$or", "$not"]
+    how: str  # "$and", "$or" or "$not"
     parts: tuple[Filter, ...]
 
 
@@ -80,11 +75,7 @@ Filter: TypeAlias = Term | Combination
 
 
 def read_filter(given: Mapping[str, Any]) -> Filter | None:
-    """Read a request's filter. None: it lets everything through.
-
-    Raises:
-        InvalidRequestError: Names the place that is wrong.
-    """
+    """Read a request's filter (None: it lets everything through); raises InvalidRequestError, which names the place."""
     read = _read(given, "filter", 0, [_MAX_TERMS])
     return None if isinstance(read, Combination) and not read.parts else read
 
@@ -101,7 +92,7 @@ def _read(given: Any, where: str, depth: int, budget: list[int]) -> Filter:
             if not isinstance(condition, list) or not condition:
                 raise InvalidRequestError(place, "must be a list of filters, and not empty")
             inner = [_read(one, f"{place}[{i}]", depth + 1, budget) for i, one in enumerate(condition)]
-            parts.append(Combination("$or" if name == "$or" else "$and", tuple(inner)))
+            parts.append(Combination(name, tuple(inner)))
         elif name == "$not":
             parts.append(Combination("$not", (_read(condition, place, depth + 1, budget),)))
         elif name.startswith("$"):
@@ -117,34 +108,29 @@ def _read(given: Any, where: str, depth: int, budget: list[int]) -> Filter:
 
 
 def _term(name: str, operator: str, value: object, where: str) -> Term:
-    problem = None
+    right, wanted = _order(value) is not None, f"{operator} takes a number or a string"
     if operator not in _OPERATORS:
-        where, problem = f"{where}.{operator}", f"no such operator; known are {', '.join(_OPERATORS)}"
+        where, right, wanted = f"{where}.{operator}", False, f"no such operator; known are {', '.join(_OPERATORS)}"
     elif operator in ("$in", "$nin"):
-        if not isinstance(value, list) or not all(isinstance(one, Scalar) for one in value):
-            problem = "must be a list of strings, numbers, booleans or nulls"
-        elif len(value) > _MAX_TERMS:
-            problem = f"has more than {_MAX_TERMS} values"
+        right = isinstance(value, list) and len(value) <= _MAX_TERMS and all(isinstance(one, Scalar) for one in value)
+        wanted = f"must be a list of at most {_MAX_TERMS} strings, numbers, booleans or nulls"
     elif operator == "$exists":
-        problem = None if isinstance(value, bool) else "$exists takes true or false"
+        right, wanted = isinstance(value, bool), "$exists takes true or false"
     elif operator in ("$eq", "$ne"):
-        problem = None if isinstance(value, Scalar) else "must be a string, a number, a boolean or null"
-    elif _order(value) is None:
-        problem = f"{operator} takes a number or a string"
-    if problem:
-        raise InvalidRequestError(where, problem)
+        right, wanted = isinstance(value, Scalar), "must be a string, a number, a boolean or null"
+    if not right:
+        raise InvalidRequestError(where, wanted)
     return Term(name, operator, value)
 
 
 class RowFilter:
-    """Applies filters to all rows of an index.
+    """Applies filters to all rows of an index; `metadata` reads that of each, in order.
 
     A field is coded when it is first named: its distinct values, and four bytes a row. A filter then looks at each
     distinct value once.
     """
 
     def __init__(self, count: int, metadata: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-        """Code no field yet; `metadata` reads that of all rows, in order."""
         self._count, self._metadata = count, metadata
         self._fields: dict[str, tuple[NDArray[np.int32], list[object]]] = {}
         self._lock = threading.Lock()

@@ -24,7 +24,6 @@ from reranker.types import FloatArray
 logger = logging.getLogger(__name__)
 
 MILVUS_TOKEN = "RERANKER_MILVUS_TOKEN"  # noqa: S105 - the name of a variable
-"""Environment variable with Milvus' token, or "user:password"."""
 _BM25, VECTORS, _FAISS = "bm25", "vectors.npy", "faiss.index"
 _RRF_CONSTANT = 60
 _MILVUS_OPERATORS = {"$eq": "==", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -39,13 +38,9 @@ class Query:
 
     text: str
     count: int
-    """The most candidates to find."""
-    index: str | None = None
-    """None: the first that is configured."""
-    first_stage: str | None = None
-    """None: the index's default."""
+    index: str | None = None  # None: the first that is configured
+    first_stage: str | None = None  # None: the index's default
     where: Filter | None = None
-    """The filter that chunks must pass. None: all chunks pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +54,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """The candidates for one query."""
+    """The candidates for one query, best first."""
 
     candidates: tuple[Candidate, ...] = ()
-    """Best first."""
     index: str = ""
     version: str = ""
-    """Version of the index; empty where it has none."""
     first_stage: str = ""
 
 
@@ -73,24 +66,14 @@ class FirstStage(Protocol):
     """Finds candidates for a query."""
 
     async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
-        """Find at most so many chunks that pass the filter (None: all pass), best first, none twice.
-
-        Raises:
-            RetrievalError: A service that the first stage needs did not answer.
-        """
-        ...
+        """Find at most so many chunks that pass the filter, best first; raises RetrievalError."""
 
 
 class Embedder(Protocol):
     """Turns texts into vectors."""
 
     async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
-        """Embed texts: shape (texts, dimensions), each vector of length 1.
-
-        Raises:
-            RetrievalError: The embedding model did not answer.
-        """
-        ...
+        """Embed texts: shape (texts, dimensions), each vector of length 1; raises RetrievalError."""
 
 
 def first_stages(index: IndexReader, embedder: Embedder | None) -> dict[str, FirstStage]:
@@ -119,7 +102,6 @@ class Bm25:
     """BM25 by bm25s; needs no model. See `FirstStage`."""
 
     def __init__(self, index: IndexReader) -> None:
-        """Open an index's postings; they are read where they lie."""
         import bm25s
 
         self._index, self._analyzer = index, index.info.words
@@ -148,7 +130,6 @@ class Bm25:
         return int(self._bm25.scores["num_docs"])
 
     async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
-        """Find the chunks that share words with the query; in a thread."""
         return await asyncio.to_thread(self._search, query, count, where)
 
     def _search(self, query: str, count: int, where: Filter | None) -> list[Candidate]:
@@ -193,18 +174,13 @@ class Dense:
     """
 
     def __init__(self, index: IndexReader, embedder: Embedder) -> None:
-        """Open an index's vectors."""
         faiss = _faiss()
         self._index, self._embedder = index, embedder
         self._vectors = faiss.read_index(str(index.folder / _FAISS), faiss.IO_FLAG_MMAP)
 
     @staticmethod
     def write(folder: Path, vectors: FloatArray, factory: str) -> None:
-        """Index vectors of shape (chunks, dimensions) and length 1, in their order, into a version's folder.
-
-        Raises:
-            ConfigurationError: FAISS has no such index, or cannot make it of so few vectors.
-        """
+        """Index vectors of shape (chunks, dimensions); raises ConfigurationError if FAISS cannot."""
         faiss = _faiss()
         try:
             index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
@@ -217,7 +193,6 @@ class Dense:
         np.save(folder / VECTORS, vectors)  # `index add` starts from these: an index may keep less than was put in
 
     async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
-        """Find the chunks nearest to the query; in a thread, once it is embedded."""
         vector = await self._embedder.embed([query], "query")
         return await asyncio.to_thread(self._search, vector, count, where)
 
@@ -254,7 +229,6 @@ class Hybrid:
     """Several first stages, fused by reciprocal rank. See `FirstStage`."""
 
     def __init__(self, *stages: FirstStage) -> None:
-        """Fuse these."""
         self._stages = stages
 
     async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
@@ -269,8 +243,6 @@ class Hybrid:
 
 def fuse(rankings: Sequence[Sequence[Candidate]]) -> list[Candidate]:
     """Fuse rankings: a chunk's score is the sum of 1 / (60 + rank) over the rankings that have it.
-
-    Equal sums stay in the order of the first ranking that has them.
 
     Source: Cormack, Clarke and Buettcher, Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
     Methods, SIGIR 2009; the constant is theirs.
@@ -287,11 +259,7 @@ class Milvus:
     """A collection of an existing Milvus, searched by vectors, by its own BM25, or by both. See `FirstStage`."""
 
     def __init__(self, config: MilvusConfig, secrets: Mapping[str, str], embedder: Embedder | None) -> None:
-        """Connect; `embedder` is given if there is a field with vectors.
-
-        Raises:
-            ConfigurationError: It cannot be reached, or there is no such collection or field.
-        """
+        """Connect; raises ConfigurationError if that fails, or there is no such collection or field."""
         from pymilvus import DataType, MilvusClient
         from pymilvus.exceptions import MilvusException
 
@@ -310,15 +278,13 @@ class Milvus:
         types = {field["name"]: DataType(field["type"]) for field in described["fields"]}
         missing = {config.text_field, config.vector_field, config.words_field, config.id_field} - {None, *types}
         if missing and not (dynamic and missing <= {config.text_field, config.id_field}):
-            said = f"collection {config.collection} of Milvus has no field {sorted(map(str, missing))}"
-            raise ConfigurationError(said)
+            raise ConfigurationError(f"Milvus: {config.collection} has no field {', '.join(sorted(map(str, missing)))}")
         # Not "*": the vectors would travel, too.
         self._fields = [name for name, kind in types.items() if "VECTOR" not in kind.name]
         self._fields += ["$meta"] if dynamic else []
         self._client.load_collection(config.collection)
 
     async def search(self, query: str, count: int, where: Filter | None = None) -> list[Candidate]:
-        """Search each configured field; what two fields give is fused."""
         expression = "" if where is None else _milvus_expression(where)
         data: dict[str, Any] = {}  # by the field that is searched with it
         if self._config.vector_field is not None:
@@ -348,30 +314,23 @@ class Milvus:
     def _chunk(self, entity: Mapping[str, Any], key: str) -> Chunk:
         config = self._config
         known = {config.id_field, config.text_field, config.title_field, config.vector_field, config.words_field}
-        title = entity.get(config.title_field) if config.title_field else None
         metadata = {name: value for name, value in entity.items() if name not in known}
-        text = str(entity.get(config.text_field) or "")
-        return Chunk(str(entity.get(config.id_field, key)), 0, text, title=str(title or ""), metadata=metadata)
+        text, title = (str(entity.get(name or "") or "") for name in (config.text_field, config.title_field))
+        return Chunk(str(entity.get(config.id_field, key)), 0, text, title=title, metadata=metadata)
 
 
 def _milvus_expression(where: Filter) -> str:
-    """Write a filter in Milvus' language, where, as in SQL, a missing field is neither equal nor unequal to anything.
+    """Write a filter in Milvus' language; raises InvalidRequestError if that cannot say it.
 
     Values are written as JSON, which Milvus reads, so that no string can end early. (Milvus before 2.5 and Milvus Lite
     have no templates, which would keep values apart.)
-
-    Raises:
-        InvalidRequestError: Milvus has no way to write a field's name or a list with null.
     """
     if not isinstance(where, Term):
         parts = [_milvus_expression(part) for part in where.parts]
-        if where.how == "$not":
-            return f"not ({parts[0]})"
-        return "(" + (" and " if where.how == "$and" else " or ").join(parts) + ")"
+        return f"not ({parts[0]})" if where.how == "$not" else f"({f' {where.how[1:]} '.join(parts)})"
     if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", where.field):
         raise InvalidRequestError("filter", "in Milvus, a field's name has letters, digits, _ and . only")
-    first, *inner = where.field.split(".")
-    place = first + "".join(f'["{part}"]' for part in inner)
+    place = re.sub(r"\.(\w+)", r'["\1"]', where.field)
     if where.operator == "$exists" or where.value is None:
         exists = where.value if where.operator == "$exists" else where.operator == "$ne"
         return f"{place} is {'not ' if exists else ''}null"

@@ -2,7 +2,7 @@
 
     INDEX/CURRENT             name of the version that is served; replaced in one step
     INDEX/versions/000001/    a version: never changed once it has this name
-    INDEX/building/           a build under way; its finished parts are kept for the next attempt
+    INDEX/building/           a build under way: its finished parts, for the next attempt
     INDEX/lock                held by the process that builds
 
 A build writes a version aside, makes it durable, gives it its name, and only then replaces CURRENT. Whenever it is
@@ -16,6 +16,7 @@ import fcntl
 import mmap
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -25,27 +26,24 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reranker.errors import ConfigurationError
-from reranker.search.documents import Analyzer, Chunk, ChunkSize, Metadata, TextFields
+from reranker.search.documents import Analyzer, Chunk, ChunkSize, TextFields
 from reranker.search.filters import Filter, RowFilter
 from reranker.types import BoolArray
 
 FORMAT = 1
-_INFO, _LINES, _OFFSETS = "index.json", "chunks.jsonl", "chunks.npy"
-_KEPT_VERSIONS = 2  # the one that is served, and the one before it, which a reader may be opening
+INFO, _LINES, _OFFSETS = "index.json", "chunks.jsonl", "chunks.npy"
 
 
 class EmbeddingInfo(BaseModel):
     """The model that an index's vectors come from; queries must be embedded by the same."""
 
     model_config = ConfigDict(frozen=True)
-    model: str
-    """As it was given: a local folder, a hub id, or the name that the endpoint at `url` knows it by."""
+    model: str  # a local folder, a hub id, or the name that the endpoint at `url` knows it by
     revision: str | None = None
     url: str | None = None
     """OpenAI-compatible endpoint that embedded the documents. None: the model was loaded by the build."""
     dimensions: int = 0
     factory: str = "Flat"
-    """FAISS's description of its index: "Flat" searches exactly."""
 
 
 class IndexInfo(BaseModel):
@@ -54,72 +52,55 @@ class IndexInfo(BaseModel):
     model_config = ConfigDict(frozen=True)
     format: int = FORMAT
     built_at: str = ""
-    """UTC, ISO 8601."""
     documents: int = 0
     chunks: int = 0
     left_out: int = 0
-    """Records that could not be read; `left_out.jsonl` lists them."""
     tokenizer: str = "demo"
-    """The model whose tokenizer counts the tokens of a chunk."""
     chunking: ChunkSize = ChunkSize()
     words: Analyzer = Analyzer()
     fields: TextFields = TextFields()
     embedding: EmbeddingInfo | None = None
-    """None: the index has no vectors."""
 
     @classmethod
     def read(cls, version: Path) -> Self:
         """Read a version's; raises ConfigurationError if this release cannot read that version."""
         try:
-            info = cls.model_validate_json((version / _INFO).read_bytes())
+            info = cls.model_validate_json((version / INFO).read_bytes())
         except (OSError, ValidationError):
-            raise ConfigurationError(f"{version}: its {_INFO} is missing or not one of ours") from None
+            raise ConfigurationError(f"{version}: its {INFO} is missing or not one of ours") from None
         if info.format != FORMAT:
             said = f"{version}: of format {info.format}, and this release reads {FORMAT}"
             raise ConfigurationError(f"{said}; build the index again")
         return info
 
-    def write(self, version: Path) -> None:
-        """Write it into a version's folder."""
-        (version / _INFO).write_text(self.model_dump_json(indent=2), encoding="utf-8")
-
 
 class IndexFolder:
-    """One index, over time."""
+    """One index, over time; the folder need not exist yet."""
 
     def __init__(self, path: Path) -> None:
-        """Name the folder; it need not exist yet."""
         self.path = path
         self.building = path / "building"
         self._current, self._versions = path / "CURRENT", path / "versions"
 
-    def current(self) -> Path:
-        """The folder of the version that is served; raises ConfigurationError if there is none."""
+    def served(self) -> Path | None:
+        """The folder of the version that is served."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             name = self._current.read_text(encoding="utf-8").strip()
             if name and (self._versions / name).is_dir():
                 return self._versions / name
-        said = f"{self.path}: no index there; make one: reranker index build FILES --out {self.path}"
-        raise ConfigurationError(said)
+        return None
 
-    def next_name(self) -> str:
-        """Name the version after the served one. Drops what a killed build named so; only while `locked`."""
-        try:
-            name = f"{int(self.current().name) + 1:06d}"
-        except ConfigurationError:
-            name = "000001"
-        for version in self._named():
-            if version.name >= name:
-                shutil.rmtree(version)
-        return name
+    def current(self) -> Path:
+        """The same; raises ConfigurationError if there is none."""
+        version = self.served()
+        if version is None:
+            said = f"{self.path}: no index there; make one: reranker index build FILES --out {self.path}"
+            raise ConfigurationError(said)
+        return version
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the right to build here. It ends with the process, however that ends.
-
-        Raises:
-            ConfigurationError: Another process holds it, or the folder cannot be written to.
-        """
+        """Hold the right to build here, until the process ends; raises ConfigurationError if another process does."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = (self.path / "lock").open("a")
@@ -132,38 +113,34 @@ class IndexFolder:
                 raise ConfigurationError(f"{self.path}: another build of this index is under way") from None
             yield
 
-    def publish(self, aside: Path, name: str) -> Path:
-        """Let a version be served from now on, and drop old ones. Only while `locked`.
+    def publish(self, aside: Path) -> Path:
+        """Let a version be served from now on; gives its new folder. Only while `locked`.
 
-        Args:
-            aside: Its folder until now, on the same file system.
-            name: What `next_name` gave.
-
-        Returns:
-            Its new folder.
+        The one before is kept: a reader may be opening it.
         """
-        version = self._versions / name
+        before = self.served()
+        version = self._versions / f"{int(before.name if before else 0) + 1:06d}"
         self._versions.mkdir(exist_ok=True)
-        for file in aside.rglob("*"):
-            sync(file)
-        sync(aside)
+        shutil.rmtree(version, ignore_errors=True)  # of a build that was killed just before it was served
+        for path in (*aside.rglob("*"), aside):
+            sync(path)
         os.rename(aside, version)
         sync(self._versions)
-        write_whole(self._current, name)
-        for old in self._named()[:-_KEPT_VERSIONS]:
-            shutil.rmtree(old, ignore_errors=True)
+        with replacing(self._current) as file:
+            file.write_text(version.name)
+        for other in self._versions.iterdir():
+            if other not in (before, version):
+                shutil.rmtree(other, ignore_errors=True)
         return version
-
-    def _named(self) -> list[Path]:
-        """All versions, the oldest first."""
-        return sorted(one for one in self._versions.glob("*") if one.name.isdecimal())
 
 
 class ChunkFile:
-    """The chunks of a version, a JSON line each, read where they lie. Safe to use from several threads."""
+    """The chunks of a version, a JSON line each, mapped. Safe to use from several threads.
+
+    Raises ConfigurationError if it is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Map the file; raises ConfigurationError if it is damaged."""
         try:
             self._offsets = np.load(folder / _OFFSETS)
             with (folder / _LINES).open("rb") as file:
@@ -175,7 +152,6 @@ class ChunkFile:
 
     @staticmethod
     def write(folder: Path, lines: Iterable[bytes]) -> None:
-        """Write the chunks of a version."""
         offsets = [0]
         with (folder / _LINES).open("wb") as file:
             for line in lines:
@@ -193,16 +169,10 @@ class ChunkFile:
         return (self[row] for row in range(len(self)))
 
     def line(self, row: int) -> bytes:
-        """One chunk as it is on disk."""
         return self._lines[self._offsets[row] : self._offsets[row + 1]]
-
-    def metadata(self) -> Iterator[Metadata]:
-        """The metadata of all chunks, in order."""
-        return (orjson.loads(self.line(row)).get("metadata", {}) for row in range(len(self)))
 
 
 def to_line(chunk: Chunk) -> bytes:
-    """Write one chunk."""
     row: dict[str, Any] = {"id": chunk.id, "chunk": chunk.number, "text": chunk.text}
     more = {"start": chunk.start, "title": chunk.title, "metadata": chunk.metadata}
     row |= {name: value for name, value in more.items() if value}
@@ -210,33 +180,38 @@ def to_line(chunk: Chunk) -> bytes:
 
 
 def from_line(line: bytes) -> Chunk:
-    """Read one chunk."""
     row = orjson.loads(line)
     return Chunk(number=row.pop("chunk"), **row)
 
 
 class IndexReader:
-    """One version of an index, open."""
+    """One version of an index, open; raises ConfigurationError if it is damaged or of another release."""
 
     def __init__(self, version: Path) -> None:
-        """Open it; raises ConfigurationError if it is damaged or of another release."""
         self.folder = version
         self.info = IndexInfo.read(version)
         self.chunks = ChunkFile(version)
-        self._filter = RowFilter(len(self.chunks), self.chunks.metadata)
+        self._filter = RowFilter(len(self.chunks), lambda: (chunk.metadata for chunk in self.chunks))
 
     def rows(self, where: Filter | None) -> BoolArray | None:
         """Say of each chunk whether it passes a filter: shape (chunks,). None: there is no filter."""
         return None if where is None else self._filter.rows(where)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it has its old content, or all of the new, at any moment."""
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    sync(aside)
-    os.replace(aside, path)
-    sync(path.parent)
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name to write to, and move that file to `path`, durably, when the block ends well.
+
+    Two that write the same file do not disturb each other: the later one stays.
+    """
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield aside
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)  # the new name, too
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

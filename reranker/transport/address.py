@@ -1,13 +1,12 @@
 """Where a replica takes shards, and the secret that an ingress must know."""
 
-from __future__ import annotations
-
-import hmac
 import secrets
 import ssl
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
+
+import orjson
 
 from reranker.errors import ConfigurationError
 
@@ -21,17 +20,15 @@ class ReplicaAddress:
 
     host: str
     port: int
-    model: str
-    """`reranker.model.checkpoint.model_identity` of its engine."""
-    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
-    """The replica's own, new in each life."""
+    model: str  # `reranker.model.checkpoint.model_identity` of its engine
+    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)  # new in each life
 
-    def accepts(self, secret: object) -> bool:
-        """Whether this is the secret; takes the same time for every wrong one."""
-        return isinstance(secret, str) and hmac.compare_digest(secret.encode(), self.secret.encode())
+    @property
+    def hello(self) -> bytes:
+        """What an ingress says first: the secret, in JSON."""
+        return orjson.dumps(self.secret)
 
     def to_metadata(self) -> dict[str, Any]:
-        """Make what Ray carries."""
         return asdict(self) | {"version": VERSION}
 
     @classmethod

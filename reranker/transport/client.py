@@ -1,7 +1,5 @@
 """The ingress's end: one connection to each replica, with many shards in flight on it."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging
@@ -9,12 +7,9 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Self
 
-import orjson
-
 from reranker.errors import ReplicaLostError
-from reranker.transport import frames
 from reranker.transport.address import ReplicaAddress
-from reranker.transport.frames import Frame, FrameConnection, FrameError, FrameType
+from reranker.transport.frames import Frame, FrameConnection, FrameType, pack_shard, unpack_error, unpack_scores
 from reranker.types import Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
@@ -40,11 +35,11 @@ class ShardConnection(FrameConnection):
         """Connect to a replica; OSError or TimeoutError if nobody answers, ReplicaLostError if it refuses us."""
         async with asyncio.timeout(_OPEN_S):
             _, connection = await asyncio.get_running_loop().create_connection(cls, address.host, address.port, ssl=tls)
-            connection.send(Frame(FrameType.HELLO, header=orjson.dumps(address.secret)))
+            connection.send(Frame(FrameType.HELLO, header=address.hello))
             try:
                 await connection._welcome.wait()
             except asyncio.CancelledError:
-                connection.abort()
+                connection.transport.abort()
                 raise
         if connection.lost.is_set():
             raise ReplicaLostError
@@ -55,8 +50,8 @@ class ShardConnection(FrameConnection):
         if self.lost.is_set():
             raise ReplicaLostError
         number = next(self._numbers)
+        frame = pack_shard(number, shard, terms)
         answer: asyncio.Future[ShardScores] = asyncio.get_running_loop().create_future()
-        frame = frames.pack_shard(number, shard, terms)
         self.answers[number] = answer
         try:
             self.send(frame)
@@ -74,20 +69,13 @@ class ShardConnection(FrameConnection):
         self._close_if_done()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop."""
-        self.lost.set()
-        self.leaving.set()
-        self._welcome.set()
+        for event in (self.lost, self.leaving, self._welcome):
+            event.set()
         for answer in self.answers.values():
             if not answer.done():
                 answer.set_exception(ReplicaLostError())
 
-    def refuse(self, error: FrameError) -> None:
-        """Give up the replica."""
-        self.abort()
-
     def receive(self, frame: Frame) -> None:
-        """Take a frame."""
         answer = self.answers.get(frame.number)
         if frame.type == FrameType.WELCOME:
             self._welcome.set()
@@ -96,41 +84,32 @@ class ShardConnection(FrameConnection):
         elif answer is None or answer.done():
             pass  # the shard was dropped
         elif frame.type == FrameType.SCORES:
-            answer.set_result(frames.unpack_scores(frame))
+            answer.set_result(unpack_scores(frame))
         elif frame.type == FrameType.FAILED:
-            answer.set_exception(frames.unpack_error(frame))
+            answer.set_exception(unpack_error(frame))
 
     def _close_if_done(self) -> None:
         if self._retired and not self.answers:
-            self.close()
+            self.transport.close()
 
 
 class ReplicaConnections:
     """Keeps a connection open to each replica of a deployment. One that Serve lists and that is connected is live."""
 
     def __init__(self, set_live: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
-        """Start without replicas. `set_live` is called when the live ones change, with the model identity of each."""
+        """`set_live` is called when the live replicas change, with the model identity of each."""
         self._set_live, self._tls = set_live, tls
-        self._addresses: dict[str, ReplicaAddress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._live: dict[str, ShardConnection] = {}
+        self._live: dict[str, tuple[ShardConnection, str]] = {}  # with its model's identity
         self._any_live = asyncio.Event()
 
     def update(self, replicas: Mapping[str, ReplicaAddress]) -> None:
         """Replace the set of running replicas. The others get no more shards, but may finish those they have."""
-        ended = self._tasks.keys() - replicas.keys()
-        for name in ended:
+        for name in self._tasks.keys() - replicas.keys():
             self._tasks.pop(name).cancel()
+            self._leave(name)
         for name in replicas.keys() - self._tasks.keys():
-            self._addresses[name] = replicas[name]
-            self._tasks[name] = asyncio.get_running_loop().create_task(self._keep_open(name))
-        connections = [self._live.pop(name) for name in ended & self._live.keys()]
-        for connection in connections:
-            connection.retire()
-        if connections:
-            self._report_live()
-        for name in ended:
-            del self._addresses[name]
+            self._tasks[name] = asyncio.get_running_loop().create_task(self._keep_open(name, replicas[name]))
 
     async def ready(self) -> None:
         """Wait until a replica is live."""
@@ -139,37 +118,38 @@ class ReplicaConnections:
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; see `ShardConnection.score`."""
-        connection = self._live.get(replica)
-        if connection is None:
+        if replica not in self._live:
             raise ReplicaLostError
-        return await connection.score(shard, terms)
+        return await self._live[replica][0].score(shard, terms)
 
     def _report_live(self) -> None:
-        self._set_live({name: self._addresses[name].model for name in self._live})
+        self._set_live({name: model for name, (_, model) in self._live.items()})
         if self._live:
             self._any_live.set()
         else:
             self._any_live.clear()
 
-    async def _keep_open(self, name: str) -> None:
-        while True:
-            connection = await self._open(name)
-            self._live[name] = connection
-            self._report_live()
-            await connection.leaving.wait()
-            del self._live[name]
-            self._report_live()
+    def _leave(self, name: str) -> None:
+        if name in self._live:
+            connection, _ = self._live.pop(name)
             connection.retire()
-            await connection.lost.wait()
+            self._report_live()
 
-    async def _open(self, name: str) -> ShardConnection:
-        address, pause_s = self._addresses[name], _FIRST_PAUSE_S
+    async def _keep_open(self, name: str, address: ReplicaAddress) -> None:
+        pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                return await ShardConnection.open(address, self._tls)
+                connection = await ShardConnection.open(address, self._tls)
             except (OSError, TimeoutError, ReplicaLostError) as error:
                 if pause_s == _LONGEST_PAUSE_S:  # not for one that has just ended: Serve removes it soon
                     message = "%s cannot be reached at %s:%d (%s); it gets no shards"
                     logger.warning(message, name, address.host, address.port, type(error).__name__)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            self._live[name] = connection, address.model
+            self._report_live()
+            await connection.leaving.wait()
+            self._leave(name)
+            await connection.lost.wait()
+            pause_s = _FIRST_PAUSE_S

@@ -6,23 +6,21 @@ No pickle: bytes from a socket must not be able to run anything. A reader ignore
 so replicas and ingresses of two versions understand each other during an update.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, cast, get_type_hints
+from typing import cast
 
 import numpy as np
 import orjson
-from pydantic import TypeAdapter
+from pydantic import NonNegativeInt, TypeAdapter
 
 from reranker import errors
 from reranker.errors import RerankerError, ScoringError
-from reranker.types import EngineScores, Shard, ShardScores, ShardTerms
+from reranker.types import Shard, ShardScores, ShardTerms
 
 MAX_FRAME_BYTES = 64 * 2**20
 """A shard of 16 million tokens; `planning.max_shard_tokens` and `model.max_pair_tokens` keep them far below."""
@@ -42,7 +40,7 @@ class FrameType(IntEnum):
     LEAVING = 7  # the replica is about to end: it answers the shards that it has, and should get no more
 
 
-_TYPES = frozenset(FrameType)
+_TYPES = {int(one): one for one in FrameType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,7 @@ class Frame:
     """One message."""
 
     type: FrameType
-    number: int = 0
-    """Of its shard; the ingress counts them."""
+    number: int = 0  # of its shard; the ingress counts them
     header: bytes = b""
     body: bytes = b""
 
@@ -69,7 +66,6 @@ class FrameReader:
     """Cuts arriving bytes into frames of at most `max_bytes`; nothing larger is collected."""
 
     def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
-        """Start at a frame's first byte."""
         self.max_bytes = max_bytes
         self._bytes = bytearray()
 
@@ -77,18 +73,19 @@ class FrameReader:
         """Add bytes, and give the frames that are complete; FrameError for an unknown type, or one too large."""
         self._bytes += data
         while len(self._bytes) >= _PREFIX.size:
-            number_of_type, number, header_bytes, body_bytes = _PREFIX.unpack_from(self._bytes)
+            kind, number, header_bytes, body_bytes = _PREFIX.unpack_from(self._bytes)
             if header_bytes + body_bytes > self.max_bytes:
                 raise FrameError(f"a frame of {header_bytes + body_bytes} bytes; the limit is {self.max_bytes}")
-            if number_of_type not in _TYPES:
-                raise FrameError(f"a frame of type {number_of_type}")
+            if kind not in _TYPES:
+                raise FrameError(f"a frame of type {kind}")
             start = _PREFIX.size + header_bytes
             end = start + body_bytes
             if len(self._bytes) < end:
                 return
-            header, body = bytes(self._bytes[_PREFIX.size : start]), bytes(self._bytes[start:end])
+            with memoryview(self._bytes) as view:
+                header, body = bytes(view[_PREFIX.size : start]), bytes(view[start:end])
             del self._bytes[:end]
-            yield Frame(FrameType(number_of_type), number, header, body)
+            yield Frame(_TYPES[kind], number, header, body)
 
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
@@ -97,17 +94,17 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER
 class FrameConnection(asyncio.Protocol):
     """One end of a connection. Subclasses get each frame in `receive`; a FrameError there ends in `refuse`."""
 
+    transport: asyncio.Transport  # from `connection_made` on
+
     def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self.reader = FrameReader(max_bytes)
-        self.transport: asyncio.Transport | None = None
 
     def receive(self, frame: Frame) -> None:
-        """Called for each frame."""
         raise NotImplementedError
 
     def refuse(self, error: FrameError) -> None:
         """Called when the other side sent something invalid."""
-        raise NotImplementedError
+        self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Have the kernel notice within seconds that the machine at the other end is gone without closing."""
@@ -118,7 +115,6 @@ class FrameConnection(asyncio.Protocol):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the event loop."""
         try:
             for frame in self.reader.feed(data):
                 self.receive(frame)
@@ -127,18 +123,8 @@ class FrameConnection(asyncio.Protocol):
 
     def send(self, frame: Frame) -> None:
         """Send a frame, if the other side is still there."""
-        if self.transport is not None and not self.transport.is_closing():
+        if not self.transport.is_closing():
             self.transport.write(bytes(frame))
-
-    def close(self) -> None:
-        """Close the connection once everything is sent."""
-        if self.transport is not None:
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Close the connection now."""
-        if self.transport is not None:
-            self.transport.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +132,17 @@ class _ShardHeader:
     """Of a shard's frame. Its body is head, tail, offsets and tokens, one after the other."""
 
     terms: ShardTerms
-    head: int  # tokens
-    tail: int  # tokens
-    pairs: int
+    head: NonNegativeInt  # tokens
+    tail: NonNegativeInt  # tokens
+    pairs: NonNegativeInt
     adapter: str = ""
 
 
-def _fields(answer: type, *arrays: str) -> dict[str, TypeAdapter[Any]]:  # Any: fields of every type
-    return {name: TypeAdapter(hint) for name, hint in get_type_hints(answer).items() if name not in arrays}
-
-
 _SHARD_HEADER = TypeAdapter(_ShardHeader)
-_ANSWER_FIELDS, _ENGINE_FIELDS = _fields(ShardScores, "scores"), _fields(EngineScores, "logits", "scored")
+_ANSWER = TypeAdapter(ShardScores)
 
 
 def pack_shard(number: int, shard: Shard, terms: ShardTerms) -> Frame:
-    """Make a shard's frame."""
     header = orjson.dumps(_ShardHeader(terms, len(shard.head), len(shard.tail), len(shard), shard.adapter))
     arrays = (shard.head, shard.tail, shard.offsets, shard.tokens)
     body = b"".join(np.ascontiguousarray(array, dtype=_INT32).tobytes() for array in arrays)
@@ -175,23 +156,19 @@ def unpack_shard(frame: Frame) -> tuple[Shard, ShardTerms]:
         arrays = np.frombuffer(frame.body, dtype=_INT32)
     except ValueError as error:
         raise FrameError(f"a shard that cannot be read ({type(error).__name__})") from None
-    if min(header.head, header.tail, header.pairs) < 0:
-        raise FrameError("a shard with a negative length")
-    head, tail, offsets, tokens = np.split(arrays, np.cumsum([header.head, header.tail, header.pairs + 1]))
-    if (
-        len(offsets) != header.pairs + 1
-        or offsets[0] != 0
-        or offsets[-1] != len(tokens)
-        or (np.diff(offsets) < 0).any()
-    ):
+    tail_at = header.head
+    offsets_at = tail_at + header.tail
+    tokens_at = offsets_at + header.pairs + 1
+    offsets, tokens = arrays[offsets_at:tokens_at], arrays[tokens_at:]
+    fit = len(offsets) == header.pairs + 1 and offsets[0] == 0 and offsets[-1] == len(tokens)
+    if not fit or (offsets[1:] < offsets[:-1]).any():
         raise FrameError("a shard whose offsets do not fit its tokens")
-    return Shard(head, tail, tokens, offsets, header.adapter), header.terms
+    return Shard(arrays[:tail_at], arrays[tail_at:offsets_at], tokens, offsets, header.adapter), header.terms
 
 
 def pack_scores(number: int, answer: ShardScores) -> Frame:
     """Make the frame of a shard's answer. Its body is the logits, then a byte for each pair: whether it was scored."""
-    fields = {name: getattr(answer, name) for name in _ANSWER_FIELDS}
-    header = orjson.dumps(fields | {"scores": {name: getattr(answer.scores, name) for name in _ENGINE_FIELDS}})
+    header = orjson.dumps(answer, default=lambda array: None)
     logits = np.ascontiguousarray(answer.scores.logits, dtype=_FLOAT32).tobytes()
     return Frame(FrameType.SCORES, number, header, logits + answer.scores.scored.tobytes())
 
@@ -205,18 +182,14 @@ def unpack_scores(frame: Frame) -> ShardScores:
     scored = np.frombuffer(frame.body, dtype=np.bool_, offset=pairs * _FLOAT32.itemsize)
     try:
         header = orjson.loads(frame.header)
-        scores = EngineScores(logits, scored, **_validated(header.get("scores", {}), _ENGINE_FIELDS))
-        return ShardScores(scores, **_validated(header, _ANSWER_FIELDS))
+        header["scores"] = header.get("scores", {}) | {"logits": logits, "scored": scored}
+        return _ANSWER.validate_python(header)
     except (ValueError, TypeError, AttributeError) as error:
         raise FrameError(f"scores that cannot be read ({type(error).__name__})") from None
 
 
-def _validated(header: Mapping[str, object], fields: Mapping[str, TypeAdapter[Any]]) -> dict[str, Any]:
-    return {name: field.validate_python(header[name]) for name, field in fields.items() if name in header}
-
-
 def pack_error(number: int, error: RerankerError) -> Frame:
-    """Make an error's frame: its class's name and its arguments. A ScoringError where JSON cannot hold these."""
+    """Make an error's frame: its class and its arguments. A ScoringError where JSON cannot hold these."""
     try:
         header = orjson.dumps({"error": type(error).__name__, "arguments": error.args})
     except TypeError:

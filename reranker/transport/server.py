@@ -1,15 +1,11 @@
 """The replica's end: takes shards from every ingress that knows its secret, and sends back scores as they come."""
 
-from __future__ import annotations
-
 import asyncio
+import hmac
 import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
-
-import orjson
 
 from reranker.errors import RerankerError, ScoringError
 from reranker.transport import frames
@@ -19,7 +15,7 @@ from reranker.types import Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
 
-Score: TypeAlias = Callable[[Shard, ShardTerms], Awaitable[ShardScores]]
+Score = Callable[[Shard, ShardTerms], Awaitable[ShardScores]]
 
 _HELLO_BYTES, _HELLO_S = 1_024, 5  # for a stranger, who has not sent the secret
 _MAX_STRANGERS = 64  # further connections are closed at once
@@ -27,40 +23,33 @@ _LINGER_S = 0.1  # a shard that was sent before its ingress heard that we are le
 
 
 class ShardServer:
-    """Listens for ingresses. A shard is scored unless it is dropped or its connection ends."""
+    """Listens on a free port of one address. `score` is cancelled when nobody waits for the shard any more."""
 
     def __init__(self, host: str, model: str, score: Score, tls: ssl.SSLContext | None = None) -> None:
-        """Listen on a free port of the address `host` only, and tell clients the engine's `model` identity.
-
-        `score` is cancelled when nobody waits for the shard any more. Without `tls` nothing is encrypted.
-        """
-        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listening.bind((host, 0))
-        listening.listen(128)
-        listening.setblocking(False)
+        """`model` is the engine's identity, for clients. Without `tls` nothing is encrypted."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, 0), family=family, backlog=128)
         self.address = ReplicaAddress(host, listening.getsockname()[1], model)
         self.score = score
         self.connections: set[_Connection] = set()
-        self._starting = asyncio.get_running_loop().create_task(
-            asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=listening, ssl=tls)
-        )
+        loop = asyncio.get_running_loop()
+        self._starting = loop.create_task(loop.create_server(lambda: _Connection(self), sock=listening, ssl=tls))
 
     @property
     def shards_in_hand(self) -> int:
-        """Shards that are not answered yet."""
         return sum(len(connection.shards) for connection in self.connections)
 
     async def drain(self) -> None:
         """Take no more connections, ask for no more shards, answer those that are here, and hang up."""
         server = await self._starting
         server.close()
-        for connection in self.connections:
+        for connection in (one for one in self.connections if one.known):  # a stranger is told nothing
             connection.send(Frame(FrameType.LEAVING))
         await asyncio.sleep(_LINGER_S)
         while tasks := [task for connection in self.connections for task in connection.shards.values()]:
             await asyncio.wait(tasks)
         for connection in list(self.connections):
-            connection.close()
+            connection.transport.close()
 
 
 class _Connection(FrameConnection):
@@ -71,31 +60,28 @@ class _Connection(FrameConnection):
         self.known = False
         self.shards: dict[int, asyncio.Task[None]] = {}  # those that it waits for, by number
         self._server = server
-        self._hello_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if sum(not connection.known for connection in self._server.connections) >= _MAX_STRANGERS:
-            self.abort()
+            self.transport.abort()
             return
         self._server.connections.add(self)
-        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO_S, self.abort)
+        asyncio.get_running_loop().call_later(_HELLO_S, self._end_stranger)
+
+    def _end_stranger(self) -> None:
+        if not self.known:
+            self.transport.abort()
 
     def refuse(self, error: FrameError) -> None:
-        peer = self.transport.get_extra_info("peername") if self.transport is not None else None
+        peer = self.transport.get_extra_info("peername")
         logger.warning("cut off %s for an invalid message: %s", peer[0] if peer else "a stranger", error)
-        self.close()
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
         for task in self.shards.values():
             task.cancel()
-
-    def send(self, frame: Frame) -> None:
-        if self.known:  # a stranger is told nothing
-            super().send(frame)
 
     def receive(self, frame: Frame) -> None:
         if not self.known:
@@ -114,16 +100,11 @@ class _Connection(FrameConnection):
             raise FrameError(f"a {frame.type.name} from an ingress")
 
     def _authenticate(self, frame: Frame) -> None:
-        try:
-            secret = orjson.loads(frame.header) if frame.type == FrameType.HELLO else None
-        except ValueError:
-            secret = None
-        if not self._server.address.accepts(secret):
+        right = hmac.compare_digest(frame.header, self._server.address.hello)  # as quick for every wrong one
+        if frame.type != FrameType.HELLO or not right:
             raise FrameError("not the secret")
         self.known = True
         self.reader.max_bytes = frames.MAX_FRAME_BYTES
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
         self.send(Frame(FrameType.WELCOME))
 
     async def _answer(self, number: int, shard: Shard, terms: ShardTerms) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from deployments.cli.local import LocalReranker, open_local
+from deployments.cli.rankers import LocalReranker, open_local
 from reranker.config import RerankerConfig
 from reranker.engine.startup_check import FLOAT32_TOLERANCE, require_sane, run_checks, tolerance_for
 from reranker.errors import StartupCheckError
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and what it imports wa
 def _opened(model: str, dtype: str = "float32") -> Iterator[LocalReranker]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a replica; two threads on busy cores spin
     config = RerankerConfig.model_validate({"model": {"name": model, "dtype": dtype}})
-    with contextlib.closing(open_local(config)) as local:
+    with open_local(config) as local:
         yield local
 
 

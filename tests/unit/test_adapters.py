@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from deployments.cli.local import LocalFleet
 from deployments.cli.main import main
+from deployments.cli.rankers import LocalFleet
 from reranker.cache.keys import ListTerms, document_keys
 from reranker.client import RerankerClient
 from reranker.config import EngineConfig, ModelConfig, RerankerConfig
@@ -24,7 +24,7 @@ from reranker.errors import StartupCheckError, UnreachableError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import CUT_THE_END, PromptRenderer
 from reranker.offline import Row
-from reranker.offline.scorer import Cost, PartitionScorer, for_throughput
+from reranker.offline.scorer import PartitionScorer, for_throughput
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, FloatArray, RankRequest, Shard
@@ -81,7 +81,7 @@ async def test_simulated_engine_has_other_scores_for_each_adapter_and_batch_has_
             prompt = [*shard.head, *shard.tokens, *shard.tail]
             assert await engine.score(shard) == [simulated_logit(prompt, name)]
             rows = [Row(i, (), "q", text) for i, text in enumerate("ab")]
-            [_, row] = await PartitionScorer(engine, RENDERER, config, adapter=name).score(iter(rows), Cost())
+            [_, row], _ = await PartitionScorer(engine, RENDERER, config, None, name).score(iter(rows), str)
             assert row.log_odds == simulated_logit(prompt, name)
             ranker = Ranker(config, RENDERER, LocalFleet(engine))
             [ranking] = await ranker.rank([RankRequest("q", ("b",), model=name or None)], ANONYMOUS, RequestRecord())

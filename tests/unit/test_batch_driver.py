@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import ray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from deployments.batch import _LINE, PartitionCounter, _engines, _explained
-from reranker.errors import BatchError, StartupCheckError
+from reranker.errors import BatchError
 
 
 def test_progress_counts_rows_once_also_of_partitions_begun_again() -> None:
@@ -17,7 +15,7 @@ def test_progress_counts_rows_once_also_of_partitions_begun_again() -> None:
     for partition, rows in ((0, 100), (1, 50), (1, 200), (0, 0), (0, 300)):
         counter.note(partition, rows)
     assert counter.rows() == 500
-    assert [counter.begin(3), counter.begin(3), counter.begin(4)] == [1, 2, 1]
+    assert [counter.note(*one) for one in ((3, 0), (3, 9), (3, 0), (4, 0))] == [1, 1, 2, 1]
 
 
 def test_line_of_progress_says_how_long_it_takes() -> None:
@@ -48,14 +46,26 @@ def test_more_engines_than_the_machine_has_room_for_are_refused(monkeypatch: pyt
         _engines(None, 9, {"num_cpus": 1, "num_gpus": 0})
 
 
-def test_failure_in_an_engine_is_told_as_what_it_was() -> None:
-    ours = StartupCheckError("spread", "all equal", "zeros")
-    outer: Any = RuntimeError("task failed")
-    outer.__cause__ = ours
-    assert _explained(outer) is ours
-    wrapped: Any = RuntimeError("actor died")
-    wrapped.cause = ours
-    assert _explained(wrapped) is ours
-    told = RuntimeError("Traceback\n  in a\nreranker.errors.StartupCheckError: the model fails\n\nDuring handling …\nx")
-    assert str(_explained(told)) == "the model fails"
-    assert "no space left" in str(_explained(RuntimeError("traceback\nno space left")))
+_RAY = """
+The above exception was the direct cause of the following exception:
+
+ray::MapWorker(Map(PartitionActor)).submit() (pid=8913)
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+To change retry attempts, configure `ray.data.DataContext.get_current()`.
+"""
+"""What Ray 2.60 puts behind the traceback of an actor's error."""
+_STOPPED, _AGAIN = "the engines could not go on", "What is done is kept: run this again"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("ray::MapWorker.__init__()\n  in x\nreranker.errors.StartupCheckError: the model fails", "the model fails"),
+        (f"ray::MapWorker.submit()\n  in x\nreranker.errors.BatchError: no: not so\n{_RAY}", "no: not so"),
+        (f"a\nreranker.errors.BatchError: ours\n\nThe above\n  in x\nRuntimeError: outer\n{_RAY}", "ours"),
+        (f"a\nOSError: no space left\n{_RAY}", f"{_STOPPED}: OSError: no space left. {_AGAIN}"),
+        ("a\nno space left", f"{_STOPPED}: no space left. {_AGAIN}"),
+    ],
+)
+def test_failure_in_an_engine_is_told_as_what_it_was(words: str, told: str) -> None:
+    assert str(_explained(RuntimeError(words))) == told

@@ -39,21 +39,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class LongestFirst:
+def _longest_first(query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[ScoredDocument]:
     """Ranks by length, whatever the query."""
-
-    def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
-    ) -> list[ScoredDocument]:
-        order = sorted(range(len(documents)), key=lambda index: -len(documents[index]))
-        return [ScoredDocument(index, len(documents[index]) / 10) for index in order]
+    order = sorted(range(len(documents)), key=lambda index: -len(documents[index]))
+    return [ScoredDocument(index, len(documents[index]) / 10) for index in order]
 
 
 @pytest.fixture
 def longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
-    def open_ranker(parsed: object) -> Iterator[LongestFirst]:
-        yield LongestFirst()
+    def open_ranker(parsed: object) -> Iterator[rankers.Rank]:
+        yield _longest_first
 
     monkeypatch.setattr(rankers, "open_ranker", open_ranker)
 
@@ -189,6 +185,7 @@ def test_texts_are_read_in_both_forms_and_only_if_wanted(tmp_path: Path, text: s
         ("queries.jsonl", b'{"_id": "q7", "text": "a"}\n', ": lacks 'q1' and 1 more, a query"),
         ("queries.jsonl", b"no tab here\n", ":1: must be an object"),
         ("corpus.jsonl", b'{"_id": "d1", "text": "a"}\n\xff\n', ":2: is not UTF-8"),
+        ("corpus.jsonl", b"d1\t" + b"x" * 2**24, ":1: has more than 16777216 bytes"),
         ("corpus.jsonl", b'{"_id": "d1", "title": 5, "text": "a"}\n', ":1: has no string `title`"),
     ],
 )
@@ -202,7 +199,7 @@ def test_malformed_input_is_named_with_file_and_line(folder: Path, file: str, co
 
 def test_unwritable_run_and_missing_paths_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="cannot be written"):
-        evaluation.write_run(tmp_path / "no" / "folder", {}, "t")
+        evaluation.write_run(tmp_path / "no" / "folder", {})
     assert main(["eval"]) == 1
     assert "give a FOLDER with queries.jsonl in it, or --queries FILE" in capsys.readouterr().err
 

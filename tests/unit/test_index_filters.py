@@ -49,7 +49,11 @@ def test_filters_let_through_what_they_say(tmp_path: Path, given: dict[str, Any]
     where = read_filter(given)
     ChunkFile.write(tmp_path, (to_line(Chunk(str(i), 0, "text", metadata=one)) for i, one in enumerate(DOCUMENTS)))
     chunks = ChunkFile(tmp_path)
-    rows = RowFilter(len(chunks), chunks.metadata).rows(where) if where else np.ones(len(chunks), np.bool_)
+    rows = (
+        RowFilter(len(chunks), lambda: (chunk.metadata for chunk in chunks)).rows(where)
+        if where
+        else np.ones(len(chunks), np.bool_)
+    )
     assert np.flatnonzero(rows).tolist() == found
 
 

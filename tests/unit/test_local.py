@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deployments.cli.local import LocalFleet
+from deployments.cli.rankers import LocalFleet
 from reranker.config import EngineConfig
 from reranker.engine.simulated import simulated_engine
 from reranker.types import ShardTerms

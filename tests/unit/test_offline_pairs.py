@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import binary, integers, lists, sampled_from
 
+from reranker import offline
 from reranker.errors import InputFileError
-from reranker.offline import Partition, Row, pairs
-from reranker.offline.pairs import Columns, Input, find_input, index_texts, open_reader, plan
+from reranker.offline import Partition, Row
+from reranker.offline.pairs import COLUMNS, Input, find_input, index_texts, open_reader, plan
 
 
 def _found(path: Path, **options: Any) -> Input:
-    arguments = {"columns": Columns(), "queries": None, "corpus": None, "split": "test"} | options
+    arguments = {"columns": COLUMNS, "queries": None, "corpus": None, "split": "test"} | options
     return find_input(path, **arguments)
 
 
-def _read(found: Input, rows: int, folder: Path) -> tuple[tuple[Partition, ...], list[Row]]:
+def _read(found: Input, rows: int, folder: Path) -> tuple[list[Partition], list[Row]]:
     """Everything, partition by partition; numbers are those of the plan."""
     partitions = plan(found, rows)
     if found.texts:
@@ -39,7 +40,7 @@ def _read(found: Input, rows: int, folder: Path) -> tuple[tuple[Partition, ...],
 
 
 def _problems(rows: list[Row]) -> list[str | None]:
-    return [row.problem.code if row.problem else None for row in rows]
+    return [row.error for row in rows]
 
 
 @given(
@@ -58,14 +59,14 @@ def test_every_line_that_is_not_blank_is_a_row_of_one_partition(
     path.write_bytes(b"\n".join(content) + end)
     wanted = [number for number, line in enumerate(content, start=1) if line.strip()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "MAX_LINE_BYTES", limit)
+        patch.setattr(offline, "MAX_LINE_BYTES", limit)
         if not wanted:
             with pytest.raises(InputFileError, match="holds no row"):
                 _read(_found(path), rows, folder)
             return
         _, read = _read(_found(path), rows, folder)
-    assert [row.problem.line for row in read if row.problem] == [
-        number for number, row in zip(wanted, read, strict=True) if row.problem
+    assert [row.line for row in read if row.error] == [
+        number for number, row in zip(wanted, read, strict=True) if row.error
     ]
 
 
@@ -104,14 +105,16 @@ def test_each_kind_of_bad_line_is_told_apart(tmp_path: Path) -> None:
         "invalid_utf8",
         "invalid_json",
     ]
-    assert all("北京" not in row.problem.message for row in read if row.problem)
+    assert all("北京" not in row.message for row in read)
 
 
 def test_files_of_a_folder_are_one_input_and_columns_can_be_named(tmp_path: Path) -> None:
     for name, texts in (("b", ["3"]), ("a", ["1", "2"])):
         rows = [json.dumps({"question": "q", "passage": text, "key": text}) for text in texts]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    _, read = _read(_found(tmp_path, columns=Columns("question", "passage", "key")), 2, tmp_path)
+    _, read = _read(
+        _found(tmp_path, columns=dict(zip(COLUMNS, ["question", "passage", "key"], strict=True))), 2, tmp_path
+    )
     assert [(row.number, row.keys, row.document) for row in read] == [
         (0, ("1",), "1"),
         (1, ("2",), "2"),
@@ -135,11 +138,10 @@ def test_parquet_is_read_in_slices_of_its_row_groups(tmp_path: Path) -> None:
     _write_parquet(tmp_path / "pairs.parquet", 2_000, 900)
     partitions, read = _read(_found(tmp_path), 400, tmp_path)
     assert [one.rows for one in partitions] == [400, 400, 100, 400, 400, 100, 200]
-    assert [row.document for row in read if not row.problem] == [f"d{i}" for i in range(2_000) if i != 3]
+    assert [row.document for row in read if not row.error] == [f"d{i}" for i in range(2_000) if i != 3]
     assert [row.keys for row in read] == [(str(i),) for i in range(2_000)]
-    assert [row.number for row in read if row.problem] == [3]
-    assert read[3].problem is not None
-    assert read[3].problem.code == "missing_query"
+    assert [row.number for row in read if row.error] == [3]
+    assert read[3].error == "missing_query"
 
 
 def test_parquet_slices_can_be_read_in_any_order_and_side_by_side(tmp_path: Path) -> None:

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from deployments.cli.local import LocalFleet
+from deployments.cli.rankers import LocalFleet
 from reranker.config import LongDocumentsConfig, ModelConfig, RerankerConfig
 from reranker.engine.loop import Engine
 from reranker.engine.simulated import simulated_engine
 from reranker.errors import EngineFailedError, InvalidRequestError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import PromptRenderer
-from reranker.offline import Problem, Row, RowScore, scorer
-from reranker.offline.scorer import Cost, PartitionScorer, for_throughput, report_lines, summarize
+from reranker.offline import Row, scorer
+from reranker.offline.scorer import PartitionScorer, for_throughput, report_lines, summarize
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, RankRequest
@@ -38,8 +38,9 @@ def engine() -> Iterator[Engine]:
     engine.shutdown()
 
 
-async def _score(engine: Engine, rows: list[Row], instruction: str | None = None) -> list[RowScore]:
-    return await PartitionScorer(engine, RENDERER, CONFIG, instruction).score(iter(rows), Cost())
+async def _score(engine: Engine, rows: list[Row], instruction: str | None = None) -> list[Row]:
+    scored, _ = await PartitionScorer(engine, RENDERER, CONFIG, instruction, "").score(iter(rows), str)
+    return scored
 
 
 async def _as_the_service(engine: Engine, query: str, instruction: str) -> dict[int, tuple[float, float, bool]]:
@@ -61,7 +62,7 @@ async def test_scores_are_exactly_the_services(engine: Engine) -> None:
 
 async def test_rows_with_problems_keep_their_place(engine: Engine) -> None:
     rows = [
-        Row(3, ("a",), problem=Problem("missing_query", "none")),
+        Row(3, ("a",), error="missing_query", message="none"),
         Row(4, ("b",), "too long " * 300, "d"),
         Row(5, ("c",), "q", "d"),
         Row(6, ("d",), "too long " * 300, "e"),
@@ -73,7 +74,7 @@ async def test_rows_with_problems_keep_their_place(engine: Engine) -> None:
         (5, ("c",), False),
         (6, ("d",), True),
     ]
-    assert [one.problem.code if one.problem else None for one in scored] == [
+    assert [one.error for one in scored] == [
         "missing_query",
         "query_too_long",
         None,
@@ -93,7 +94,7 @@ async def test_logits_that_are_no_numbers_are_their_rows_problem(
 
     monkeypatch.setattr(engine, "score", spoilt)
     scored = await _score(engine, [Row(i, (), "q", f"d{i}") for i in range(3)])
-    assert [one.problem.code if one.problem else None for one in scored] == [None, "invalid_score", None]
+    assert [one.error for one in scored] == [None, "invalid_score", None]
 
 
 async def test_rows_of_a_query_go_to_the_engine_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,26 +120,25 @@ async def test_an_engine_that_fails_is_said_so() -> None:
 
 def test_an_instruction_that_is_unknown_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidRequestError, match="no instruction of this name"):
-        PartitionScorer(engine, RENDERER, CONFIG, "@cooking")
+        PartitionScorer(engine, RENDERER, CONFIG, "@cooking", "")
 
 
-def test_busy_time_counts_once_whatever_runs_side_by_side() -> None:
-    assert scorer.busy_s([(5, 6), (1, 3), (2, 4), (1, 2)]) == 4
-
-
-async def test_cost_says_when_the_engine_had_work(engine: Engine) -> None:
-    cost, began_s = Cost(), time.time()
-    await PartitionScorer(engine, RENDERER, CONFIG).score(iter([Row(0, (), "q", "d")]), cost)
-    [(begun_s, done_s)] = cost.engine_spans
-    assert began_s <= begun_s < done_s <= time.time()
+async def test_costs_say_what_was_scored_and_how_long_the_engine_had_work(engine: Engine) -> None:
+    partition_scorer, began_s = PartitionScorer(engine, RENDERER, CONFIG, None, ""), time.monotonic()
+    await partition_scorer.score(iter([Row(0, (), "q", "d")]), str)
+    [row], costs = await partition_scorer.score(iter([Row(1, (), "q", "d")]), str)
+    assert (row.query, row.document, row.error) == ("", "", None)
+    assert costs["pairs"] == 1
+    assert 0 < costs["work_tokens"] <= costs["prompt_tokens"] <= 200
+    assert 0 < costs["busy_s"] <= time.monotonic() - began_s
 
 
 def test_report_sums_up_partitions_and_engines() -> None:
     spent = {"pairs": 10, "prompt_tokens": 300, "work_tokens": 200, "read_s": 1, "render_s": 2, "write_s": 3, "rows": 9}
     records = [
-        spent | {"begun_s": 100, "done_s": 110, "engine": "a", "ready_s": 100, "engine_spans": [[101, 110]]},
-        spent | {"begun_s": 101, "done_s": 120, "engine": "a", "ready_s": 100, "engine_spans": [[105, 116]]},
-        spent | {"begun_s": 105, "done_s": 115, "engine": "b", "ready_s": 95, "engine_spans": [[97, 114]]},
+        spent | {"begun_s": 101, "done_s": 120, "engine": "a", "ready_s": 100, "busy_s": 15},
+        spent | {"begun_s": 100, "done_s": 110, "engine": "a", "ready_s": 100, "busy_s": 9},
+        spent | {"begun_s": 105, "done_s": 115, "engine": "b", "ready_s": 95, "busy_s": 17},
     ]
     report = summarize(records, 50, 2, started_s=90, finish_s=1)
     assert [report[name] for name in ("start_s", "scoring_s", "engines", "rows_now")] == [10, 20, 2, 27]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from deployments.cli.run import Watch, failure
+from deployments.cli.run import failure, settled
 
 
 def _status(**applications: str) -> Mapping[str, ApplicationStatusOverview]:
@@ -23,28 +23,37 @@ def reports() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def watch(reports: list[tuple[str, str]]) -> Watch:
-    return Watch({"playground"}, lambda kind, text: reports.append((kind, text)))
+def over(reports: list[tuple[str, str]]) -> Callable[..., bool]:
+    """Whether a start is over that has these states of its applications."""
+
+    def report(kind: str, text: str) -> None:
+        reports.append((kind, text))
+
+    return lambda **applications: settled(_status(**applications), {"playground"}, report)
 
 
-def test_service_that_cannot_be_deployed_ends_the_start(watch: Watch, reports: list[tuple[str, str]]) -> None:
-    assert watch.settled(_status(reranker="DEPLOY_FAILED", playground="DEPLOYING"))
+def test_service_that_cannot_be_deployed_ends_the_start(
+    over: Callable[..., bool], reports: list[tuple[str, str]]
+) -> None:
+    assert over(reranker="DEPLOY_FAILED", playground="DEPLOYING")
     [(kind, text)] = reports
     assert kind == "failed"
     assert text.startswith("reranker cannot be deployed: reranker is so")
 
 
-def test_playground_that_cannot_be_deployed_ends_nothing(watch: Watch, reports: list[tuple[str, str]]) -> None:
+def test_playground_that_cannot_be_deployed_ends_nothing(
+    over: Callable[..., bool], reports: list[tuple[str, str]]
+) -> None:
     """Who reranks does not need it."""
-    assert not watch.settled(_status(reranker="DEPLOYING", playground="DEPLOY_FAILED"))
-    assert watch.settled(_status(reranker="RUNNING", playground="DEPLOY_FAILED"))
+    assert not over(reranker="DEPLOYING", playground="DEPLOY_FAILED")
+    assert over(reranker="RUNNING", playground="DEPLOY_FAILED")
     assert reports == [("without", "playground: playground is so")]
 
 
-def test_start_is_over_when_all_run(watch: Watch, reports: list[tuple[str, str]]) -> None:
-    assert not watch.settled({})
-    assert not watch.settled(_status(reranker="RUNNING", playground="DEPLOYING"))
-    assert watch.settled(_status(reranker="RUNNING", playground="RUNNING"))
+def test_start_is_over_when_all_run(over: Callable[..., bool], reports: list[tuple[str, str]]) -> None:
+    assert not over()
+    assert not over(reranker="RUNNING", playground="DEPLOYING")
+    assert over(reranker="RUNNING", playground="RUNNING")
     assert reports == []
 
 

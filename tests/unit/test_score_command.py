@@ -188,7 +188,7 @@ def test_client_raises_the_class_the_service_raised(
     with pytest.raises(type(error)) as caught:
         client.rerank("q", ["a"])
     assert str(caught.value) == str(error)
-    assert vars(caught.value)["field"] == "query"
+    assert caught.value.field == "query"
 
 
 def test_api_key_is_sent_from_the_environment(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connect
     waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
     for connection in list(replica.server.connections):
-        connection.close()
+        connection.transport.close()
     with pytest.raises(ReplicaLostError):
         await waiting
     replica.gate.set()

@@ -27,14 +27,14 @@ async def test_many_shards_at_a_time_get_each_its_own_scores(replica: Replica) -
     answers = await asyncio.gather(*asked)
     assert [one.scores.logits.tolist() for one in answers] == [[number] * (number + 1) for number in range(20)]
     assert (replica.server.shards_in_hand, connection.answers) == (0, {})
-    connection.abort()
+    connection.transport.abort()
 
 
 async def test_shard_of_a_megabyte_arrives_whole(replica: Replica) -> None:
     connection = await ShardConnection.open(replica.address)
     large = shard(1, 1_000, document_tokens=250)
     assert (await connection.score(large, ShardTerms(1))).scores.logits.tolist() == [250] * 1_000
-    connection.abort()
+    connection.transport.abort()
 
 
 async def test_cancelled_shard_is_dropped_there_and_the_others_are_not(replica: Replica) -> None:
@@ -47,7 +47,7 @@ async def test_cancelled_shard_is_dropped_there_and_the_others_are_not(replica: 
     assert replica.server.shards_in_hand == 1
     replica.gate.set()
     assert len((await kept).scores.logits) == 2
-    connection.abort()
+    connection.transport.abort()
 
 
 async def test_shard_cancelled_before_the_replica_has_looked_at_it_leaves_nothing(replica: Replica) -> None:
@@ -58,7 +58,7 @@ async def test_shard_cancelled_before_the_replica_has_looked_at_it_leaves_nothin
         gone.cancel()
     await connection.score(shard(1, 2), ShardTerms(50))
     assert (replica.server.shards_in_hand, connection.answers) == (0, {})
-    connection.abort()
+    connection.transport.abort()
 
 
 async def test_ingress_that_is_gone_leaves_no_work(replica: Replica) -> None:
@@ -66,7 +66,7 @@ async def test_ingress_that_is_gone_leaves_no_work(replica: Replica) -> None:
     replica.gate.clear()
     waiting = asyncio.ensure_future(connection.score(shard(1, 2), ShardTerms(1)))
     await until(lambda: replica.begun)
-    connection.abort()
+    connection.transport.abort()
     await until(lambda: replica.dropped)
     with pytest.raises(ReplicaLostError):
         await waiting
@@ -81,7 +81,7 @@ async def test_errors_keep_their_class_and_bugs_become_scoring_errors(replica: R
         replica.fails = error
         with pytest.raises(known):
             await connection.score(shard(1, 2), ShardTerms(number))
-    connection.abort()
+    connection.transport.abort()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ async def test_stranger_is_cut_off_and_costs_the_others_nothing(replica: Replica
     writer.close()
     assert replica.begun == []
     assert len((await known.score(shard(1, 2), ShardTerms(1))).scores.logits) == 2
-    known.abort()
+    known.transport.abort()
 
 
 async def _rest(reader: asyncio.StreamReader) -> bytes:
@@ -130,7 +130,7 @@ async def test_strangers_that_say_nothing_are_few_and_do_not_stay(
     connection = await ShardConnection.open(replica.address)
     await asyncio.sleep(0.3)
     assert not connection.lost.is_set()
-    connection.abort()
+    connection.transport.abort()
 
 
 async def test_known_peer_that_sends_nonsense_is_cut_off(replica: Replica) -> None:

@@ -32,7 +32,7 @@ async def test_shards_are_encrypted_where_ray_is_and_both_sides_show_a_certifica
     encrypted = ShardServer("127.0.0.1", "model", score, tls_context(ray_tls, server=True))
     connection = await ShardConnection.open(encrypted.address, tls_context(ray_tls, server=False))
     assert len((await connection.score(shard(1, 2), ShardTerms())).scores.logits) == 2
-    connection.abort()
+    connection.transport.abort()
     without = ssl.create_default_context(cafile=ray_tls["RAY_TLS_CA_CERT"])
     without.check_hostname = False
     for other in (None, without):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from reranker.engine.loop import Engine
-from reranker.engine.metrics import EngineMetrics
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, Shard
 from tests.counted import Counted, gauge
@@ -69,19 +68,19 @@ async def test_scores_say_how_long_they_waited_and_how_long_they_took(bench: Ben
 
 async def test_engine_says_what_it_has_done_and_has_in_it_and_metrics_follow(bench: Bench) -> None:
     """Counted once, however often it is asked."""
-    counted, metrics = Counted(), EngineMetrics([])
+    counted = Counted()
     sent = [await bench.send(shard(10, 4)), await bench.send(shard(11, 3))]
     bench.stepper.let(1)
     await bench.in_a_step(2)
     for _ in range(2):
-        metrics.update(bench.engine.stats)
+        bench.engine.count()
     assert (counted("reranker_engine_steps_total"), counted("reranker_engine_pairs_total")) == (2, 4)
     assert gauge("reranker_engine_queued_pairs") == 3
     assert gauge("reranker_engine_queued_tokens") == bench.engine.load.pending_tokens > 0
     bench.stepper.let()
     await asyncio.gather(*sent)
     await bench.require_idle()
-    metrics.update(bench.engine.stats)
+    bench.engine.count()
     assert counted("reranker_engine_pairs_total") == 7
     assert counted("reranker_engine_tokens_total") == shard(10, 4).work_tokens + shard(11, 3).work_tokens
     assert counted("reranker_engine_busy_seconds_total") > 0
