@@ -19,7 +19,7 @@ from deployments.http.guard import Hold
 from reranker import errors
 from reranker.config import LimitsConfig
 from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall
-from reranker.dialects.parse import parse
+from reranker.dialects.parse import brackets_and_commas, parse, pieces
 from reranker.record import RequestRecord
 
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"  # what Ray Serve's own proxy obeys
@@ -60,8 +60,8 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
 
 def _parsed_bytes(body: bytearray, limits: LimitsConfig) -> int:
     """Estimate what a body's values take of memory: a text with one rare character takes four bytes for each."""
-    wide = not body.isascii() or b"\\u" in body
-    values = min(body.count(b",") + body.count(b"{") + body.count(b"["), limits.max_json_values)
+    wide = any(not piece.isascii() or b"\\u" in piece for piece in pieces(body))
+    values = min(sum(map(brackets_and_commas, pieces(body))), limits.max_json_values)
     return len(body) * (4 if wide else 1) + values * _VALUE_BYTES
 
 
