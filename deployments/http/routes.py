@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, NotRequired, Required, TypeAlias
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import Field, TypeAdapter
@@ -91,6 +93,23 @@ class CacheReport(TypedDict, total=False):
 
 
 class _Api(FastAPI):
+    def setup(self) -> None:
+        """Serve the description, and the page that shows it, as bytes made once: anybody may ask, without a key."""
+        self._made: dict[str, bytes] = {}
+        self.add_route("/openapi.json", self._description, include_in_schema=False)
+        self.add_route("/docs", self._docs, include_in_schema=False)
+
+    async def _description(self, request: Request) -> Response:
+        if "openapi" not in self._made:
+            self._made["openapi"] = bytes(JSONResponse(self.openapi()).body)
+        return Response(self._made["openapi"], media_type="application/json")
+
+    async def _docs(self, request: Request) -> Response:
+        if "docs" not in self._made:
+            page = get_swagger_ui_html(openapi_url="/openapi.json", title=self.title, oauth2_redirect_url=None)
+            self._made["docs"] = bytes(page.body)
+        return Response(self._made["docs"], media_type="text/html")
+
     def openapi(self) -> dict[str, Any]:  # Any: JSON
         """Add what all routes share: the body of errors, and a field for the key, which the middleware checks."""
         schema = super().openapi()

@@ -199,3 +199,11 @@ async def test_root_and_info_say_what_this_is() -> None:
         assert (await client.get("/")).json()["rerank"] == "POST /v1/rerank"
         assert (await client.get("/info")).json()["model_type"] == {"reranker": {}}
         assert "swagger" in (await client.get("/docs")).text
+
+
+async def test_description_and_its_page_are_made_once() -> None:
+    app = door(WordBackend())
+    async with visitor(app) as client:
+        first = {path: (await client.get(path)).content for path in ("/openapi.json", "/docs")}
+        app.openapi = lambda: pytest.fail("made again")  # type: ignore[method-assign]
+        assert {path: (await client.get(path)).content for path in first} == first
