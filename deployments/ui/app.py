@@ -88,6 +88,8 @@ class Playground:
     def _tell(self) -> None:
         """Log the failure that is being handled: its trace once in a while, else a line."""
         error = sys.exception()
+        if isinstance(error, asyncio.CancelledError):  # the visitor has gone
+            return
         now_s = time.monotonic()
         trace = now_s - self._traced_s >= _TRACE_PERIOD_S
         self._traced_s = now_s if trace else self._traced_s

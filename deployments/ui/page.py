@@ -47,7 +47,7 @@ def build(services: dict[str, AsyncRerankerClient], failed: Callable[[], None]) 
         tabs.build(tabs.Shell(services, head, origin))
     blocks.state_session_capacity = _SESSIONS
     blocks._queue.start = lambda: None  # type: ignore[method-assign]  # it would look for events a thousand times a second
-    routes.traceback = SimpleNamespace(print_exc=failed)  # type: ignore[attr-defined]  # it would print each
+    vars(routes)["traceback"] = SimpleNamespace(print_exc=failed)  # it would print each
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         app,
