@@ -53,7 +53,7 @@ test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (10 minutes; 
 	$(BIN)/pytest $(QUICK) -v tests/integration --durations=10
 
 .PHONY: test-slow
-test-slow: $(DEV) programs ## the slow tests: starts, kills, autoscaling, fuzzing, browser, Prometheus, Milvus (20 minutes)
+test-slow: $(DEV) programs ## the slow tests: starts, kills, autoscaling, attacks, fuzzing, browser, Prometheus, Milvus (50 minutes)
 	$(BIN)/pytest $(SLOW) -v tests --ignore tests/engine --durations=10
 
 .PHONY: programs

@@ -61,6 +61,8 @@ class Ingress:
         limit_log()
         limit_arenas()
         sys.setswitchinterval(_SWITCH_S)
+        # The tokenizers' own threads are one pool for everybody: a small list would wait for all of a huge one.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config
         require_keys(options.host, config.access, keys)

@@ -28,6 +28,7 @@ INLINE_BYTES = 64 * 1024
 HOST = re.compile(r"(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d{0,4})?", re.ASCII)
 _PIECE_BYTES = 4 * 2**20
 """Of a decompressed body: some 10 ms of a thread."""
+_MAX_MEMBERS = 1_000
 _VALUE_BYTES = 80
 """Of a value in a list or object, at least."""
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -122,23 +123,31 @@ def compression(content_encoding: str) -> str:
 
 def decompress(packed: bytes, encoding: str, max_bytes: int) -> Iterator[bytes]:
     """Decompress a body piece by piece. A bomb costs no more memory than a body of the largest size."""
-    size, left, decompressor = 0, packed, zlib.decompressobj(_WINDOW_BITS[encoding])
+    size, left, decompressor, members, piece = 0, packed, zlib.decompressobj(_WINDOW_BITS[encoding]), 1, bytearray()
     more = bool(packed)
     while more:
         try:
-            piece = decompressor.decompress(left, _PIECE_BYTES)
+            piece += decompressor.decompress(left, _PIECE_BYTES - len(piece))
         except zlib.error:
             said = f"the body is not what its Content-Encoding says: {encoding}"
             raise errors.InvalidRequestError("", said) from None
-        size += len(piece)
-        _require_size(size, max_bytes)
+        _require_size(size + len(piece), max_bytes)
+        full = len(piece) == _PIECE_BYTES
         left = decompressor.unconsumed_tail
         if decompressor.eof:  # a gzip file may have several members, one after the other
-            left, decompressor = decompressor.unused_data, zlib.decompressobj(_WINDOW_BITS[encoding])
+            left, decompressor, members = (
+                decompressor.unused_data,
+                zlib.decompressobj(_WINDOW_BITS[encoding]),
+                members + 1,
+            )
             more = bool(left)
-        elif not left and len(piece) < _PIECE_BYTES:
+            if more and members > _MAX_MEMBERS:  # each costs a copy of all that follow
+                raise errors.RequestTooLargeError("body", members, _MAX_MEMBERS, "gzip members")
+        elif not left and not full:
             raise errors.InvalidRequestError("", f"the body's {encoding} is cut off before its end")
-        yield piece
+        if full or not more:
+            yield bytes(piece)
+            size, piece = size + len(piece), bytearray()
 
 
 def _require_size(size: int, most: int) -> None:

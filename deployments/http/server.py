@@ -112,7 +112,9 @@ class LimitedProtocol(HttpToolsProtocol):
     """After an answer with which the connection ends: when nothing has come for so long, its client has read it."""
     max_rest_bytes = 256 * 2**20
     """Of what comes after an answer."""
-    max_tiny_chunks = 100_000
+    max_pipelined = 32
+    """Requests on one connection that wait for the answer to another."""
+    max_tiny_chunks = 20_000
     """Of a body, that are smaller than `_TINY_BYTES` on average: each takes as long as a large one."""
 
     _head_bytes = _rest_bytes = _chunks = _body_bytes = 0
@@ -160,6 +162,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
         self._set_timer(None)
+        if len(self.pipeline) >= self.max_pipelined:  # one packet may hold thousands
+            raise ValueError("too many requests before the answer to the first")
         super().on_headers_complete()
         self.cycle.transport = _AnswersTransport(self)  # type: ignore[assignment]  # what it uses of one
 
@@ -169,8 +173,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes += len(body)
         if self._chunks > self.max_tiny_chunks and self._body_bytes < self._chunks * _TINY_BYTES:
             self._refuse(errors.RequestTooLargeError("body", self._chunks, self.max_tiny_chunks, "tiny chunks"))
-        else:
-            super().on_body(body)
+            raise ValueError("too many tiny chunks")  # ends the parser's work on this packet
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_message = False
@@ -218,6 +222,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: errors.RerankerError | None) -> None:
         """Close the connection, with an answer if the request has none yet."""
+        if self._lingers and error is not None:
+            return
         self._set_timer(None)
         answered = not self._in_head and self.cycle.response_started
         if error is None or answered or self._lingers or self.transport.is_closing():

@@ -16,6 +16,8 @@ from reranker.types import Priority, ReplicaLoad
 _FIRST_GUESS_TOKENS_PER_BYTE = 0.25
 _MEMORY_LISTS = 50  # lists after which a body's size is mostly forgotten
 _HEADROOM = 0.9  # of the allowed queue. Its time is an estimate, which one list in a hundred must not exceed by much
+_SMALL, _RESERVE = 0.01, 1.25
+"""Of `max_tokens_in_flight`: lists that are so small are let in beyond it, up to so much: one huge list may fill it."""
 _LARGER = 4
 """A larger list counts as so many times the new one, as they take turns. For a bulk list it counts whole: the rest of
 the queue is for people."""
@@ -102,14 +104,14 @@ class Admission:
     def _require_room(
         self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad, larger: float, most_tokens: float = math.inf
     ) -> int:
-        # Whether a body can never be let in is known only once its tokens are counted.
-        most_tokens = min(most_tokens, self._config.max_tokens_in_flight)
-        tokens = math.ceil(min(body_bytes * self._tokens_per_byte, most_tokens))
+        most = self._config.max_tokens_in_flight  # whether a list can never be let in, its tokens alone can tell
+        tokens = math.ceil(min(body_bytes * self._tokens_per_byte, most_tokens, most))
         here, there, speed = self.tokens_in_flight, elsewhere.pending_tokens, elsewhere.tokens_per_s
         if not (here or there) or not body_bytes:
             return tokens  # waiting would not make it shorter
         before = there + sum(min(one.tokens, larger * tokens) for one in self.permits)
-        too_much = here + there + tokens - self._config.max_tokens_in_flight
+        own = 0 if most_tokens == math.inf else tokens  # of bytes alone, it is a guess
+        too_much = math.ceil(here + there + own - most * (_RESERVE if tokens <= most * _SMALL else 1))
         if speed is not None:
             too_much = max(too_much, math.ceil(before - speed * allowed_s * _HEADROOM))
         if too_much > 0:

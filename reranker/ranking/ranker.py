@@ -36,6 +36,9 @@ _INLINE_CHARACTERS = 4_000
 """Less text than that is tokenized on the event loop: it takes 1 ms, and a thread costs half as much again."""
 _LISTS_AT_ONCE = 16
 """Lists of one request that are scored at once: enough to fill the engines, too few to crowd others out."""
+_PORTIONS_AT_ONCE, _REPLICAS_PER_PORTION = 3, 8
+"""Portions of one list that engines have at once, and one more for so many replicas. A small list waits for a pair of
+each (docs/decisions/0002); and rendered portions take memory."""
 _READ_ANYWAY_BYTES = 4 * 2**20
 """A body up to this size is read and looked up even without room, as its scores may be known. That takes 20 ms at most;
 a larger one is refused unread, as all are without a cache."""
@@ -247,6 +250,8 @@ class _Scoring:
         self._request, self._record, self._deadline_s = one.request, one.record, one.deadline_s
         self._models: set[str] = set()
         self._work_tokens = 0
+        most = _PORTIONS_AT_ONCE + ranker.placement.live_replicas // _REPLICAS_PER_PORTION
+        self._sendings = asyncio.Semaphore(most)
 
     async def run(self) -> None:
         """Score what no other list is having scored, and wait for what others are."""
@@ -273,12 +278,18 @@ class _Scoring:
         """Render portion by portion, and send each while the next is rendered, as far as time allows."""
         texts_of_places = [self._list.documents[self._lookup.documents[place]] for place in places]
         characters, rendered_characters, start = sum(map(len, texts_of_places)), 0, 0
-        for texts in portions(texts_of_places):
+        parts = list(portions(texts_of_places))
+        ahead = None  # the next portion's rendering, in another thread
+        for number, texts in enumerate(parts):
+            rendering = ahead or self._render(texts)
+            ahead = group.create_task(self._render(parts[number + 1])) if number + 1 < len(parts) else None
             try:
                 async with asyncio.timeout_at(self._deadline_s):
-                    with self._record.stage("tokenize"):
-                        rendered = await self._render(texts)
+                    rendered = await rendering
+                    await self._sendings.acquire()
             except TimeoutError:
+                if ahead is not None:
+                    ahead.cancel()
                 if self._request.allow_partial:
                     return
                 raise
@@ -289,13 +300,15 @@ class _Scoring:
             self._permit.grow(self._work_tokens, self._list.number, share)
             portion = places[start : start + len(texts)]
             start += len(texts)
-            group.create_task(self._score(portion, rendered))
+            sending = group.create_task(self._score(portion, rendered))
+            sending.add_done_callback(lambda _: self._sendings.release())
 
     async def _render(self, texts: Sequence[str]) -> RenderedList:
         query, one = self._request.query, self._list
         characters = len(query) + len(one.instruction) + sum(map(len, texts))
         render = self._ranker.renderer.render
-        rendered = await self._ranker.run(one, characters, render, query, texts, one.instruction, one.cutting)
+        with self._record.stage("tokenize"):
+            rendered = await self._ranker.run(one, characters, render, query, texts, one.instruction, one.cutting)
         return rendered.for_adapter(one.adapter)
 
     async def _score(self, places: Sequence[int], rendered: RenderedList) -> None:

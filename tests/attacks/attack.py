@@ -20,6 +20,8 @@ LATER = frozenset({429, 503})
 MAX_RETRY_AFTER_S = 120
 """A request ends after so long: whatever is in flight has ended by then."""
 ANSWERED = frozenset({200}) | REFUSED | LATER
+IN_TIME = ANSWERED | {504}
+"""The same of what engines have much to do for: it may be more than they can do before its deadline."""
 
 
 @dataclass(slots=True)
@@ -101,6 +103,8 @@ class Attack:
     """Whether it is among those of the quick minute."""
     needs: str = ""
     """See `Target.places`."""
+    overloads: bool = False
+    """Whether it gives the engines more to do than they can: who asks besides waits for a turn there."""
 
 
 def post(
@@ -128,7 +132,7 @@ def posted(
     body: bytes,
     path: str = "/v1/rerank",
     copies: int = 1,
-    allowed: Collection[int] = ANSWERED,
+    allowed: Collection[int] = IN_TIME,
     headers: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Send one body so many times at once."""

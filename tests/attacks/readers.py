@@ -68,7 +68,8 @@ def attacks() -> Iterator[Attack]:
     """Every attack of this kind."""
     for case, (key, size_mb, allowed) in _CASES.items():
         run = partial(_read, case, key, size_mb, allowed)
-        yield Attack(f"refusal-read-{case}", run, "K7", with_key=True, quick=case == "too-large")
+        overloads = case == "overloaded"
+        yield Attack(f"refusal-read-{case}", run, "K7", with_key=True, quick=case == "too-large", overloads=overloads)
 
 
 _CASES: dict[str, tuple[str, float, tuple[int, ...]]] = {  # by why it is refused: key, size, what it may be

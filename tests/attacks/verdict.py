@@ -18,6 +18,8 @@ class Bounds:
     lists_ratio: float = 2.0
     lists_extra_s: float = 0.05
     """p99 of another key's lists of ten: at most so many times that without attack, and so much more."""
+    overload_lists_s: float = 0.5
+    """The same where engines have more to do than they can; 0.28 s was measured at twice that."""
     growth_mib: float = 1_024.0
     """Of any process, by an attack with a key."""
     open_growth_mib: float = 64.0
@@ -33,6 +35,7 @@ class Bounds:
             health_s=self.health_s * times,
             lists_ratio=self.lists_ratio * times,
             lists_extra_s=self.lists_extra_s * times,
+            overload_lists_s=self.overload_lists_s * times,
             open_share=self.open_share * times,
         )
 
@@ -51,19 +54,19 @@ class Quiet:
 
 def faults(attack: Attack, outcome: Outcome, cost: Cost, quiet: Quiet, bounds: Bounds) -> list[str]:
     """Say what was out of bounds; empty: it held."""
-    return [*outcome.faults, *_waits(cost, quiet, bounds), *_memory(attack, cost, bounds)] + (
+    return [*outcome.faults, *_waits(attack, cost, quiet, bounds), *_memory(attack, cost, bounds)] + (
         [] if attack.with_key else [*_processor(outcome, cost, quiet, bounds), *_log(outcome, cost, bounds)]
     )
 
 
-def _waits(cost: Cost, quiet: Quiet, bounds: Bounds) -> Iterator[str]:
+def _waits(attack: Attack, cost: Cost, quiet: Quiet, bounds: Bounds) -> Iterator[str]:
     allowed_s = bounds.health_s + max(quiet.health_s, default=0.0)
     if cost.longest_health_s > allowed_s:
         yield f"/health waited {cost.longest_health_s:.2f} s (at most {allowed_s:.2f})"
     if cost.health_failed:
         yield f"/health failed {len(cost.health_failed)} times ({_shown(cost.health_failed)})"
     p99_s, before_s = percentile(cost.lists_s, 0.99), percentile(quiet.lists_s, 0.99)
-    allowed_s = bounds.lists_ratio * before_s + bounds.lists_extra_s
+    allowed_s = bounds.lists_ratio * before_s + (bounds.overload_lists_s if attack.overloads else bounds.lists_extra_s)
     if p99_s > allowed_s:
         yield f"another key's lists: p99 {p99_s:.2f} s (at most {allowed_s:.2f})"
     if cost.lists_failed:

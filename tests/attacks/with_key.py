@@ -10,7 +10,7 @@ from itertools import cycle
 from typing import Any
 
 from tests.attacks import bodies
-from tests.attacks.attack import ANSWERED, LATER, REFUSED, Attack, Outcome, Target, at_once, post, posted
+from tests.attacks.attack import ANSWERED, IN_TIME, LATER, REFUSED, Attack, Outcome, Target, at_once, post, posted
 from tests.attacks.wire import Answer, exchange, head
 
 _LARGE_MB = 60.0
@@ -50,7 +50,7 @@ def attacks() -> Iterator[Attack]:
     yield _attack("spaces-while-others-ask", _spaces, "K11", quick=True)
     yield _attack("odd-bodies", _odd_bodies, "held", quick=True)
     yield _attack("admin-reads", _admin_reads, "K12", needs="admin")
-    yield _attack("overload-and-hang-up", _overload, "held")
+    yield _attack("overload-and-hang-up", _overload, "held", overloads=True)
 
 
 def _attack(name: str, run: Callable[[Target], Outcome], fact: str, **more: Any) -> Attack:
@@ -59,7 +59,7 @@ def _attack(name: str, run: Callable[[Target], Outcome], fact: str, **more: Any)
 
 def _text(field: str, kind: str, size_mb: float, copies: int, target: Target) -> Outcome:
     can_be_cut = field == "documents"  # the others are never cut: so long a one can never fit
-    allowed = ANSWERED if can_be_cut or copies > 1 else REFUSED
+    allowed = IN_TIME if can_be_cut or copies > 1 else REFUSED
     return posted(target, _FIELDS[field](kind, target.mb(size_mb)), copies=copies, allowed=allowed)
 
 
@@ -179,5 +179,5 @@ def _overload(target: Target) -> Outcome:
     with ThreadPoolExecutor(_EIGHT) as pool:
         for answers in pool.map(work, range(_EIGHT)):
             for answer, hangs_up in answers:
-                outcome.take(answer, None if hangs_up else ANSWERED)
+                outcome.take(answer, None if hangs_up else IN_TIME)
     return outcome

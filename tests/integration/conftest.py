@@ -43,7 +43,6 @@ NARROW_TOKENS, NARROW_TIMEOUT_S = 100_000, 6
 NARROW_KEY = "key-of-the-tests"
 NARROW_KEYS = f"""\
 tests: {NARROW_KEY}
-other: key-of-the-other
 one-at-a-time: {{key: key-of-one, max_in_flight: 1}}
 few-tokens: {{key: key-of-few, tokens_per_minute: 100}}
 """

@@ -172,17 +172,27 @@ def test_work_of_other_ingress_replicas_counts(admission: Admission) -> None:
 
 
 def test_before_the_first_measurement_only_the_cap_counts(admission: Admission, stack: ExitStack) -> None:
-    _let_in(admission, stack, CAP - 10)
-    with admission.permit(4, "bulk", 0.1, NOBODY_KNOWS):
-        pass
-    with pytest.raises(OverloadedError) as refused, admission.permit(44, "bulk", 0.1, NOBODY_KNOWS):
-        pass
+    _let_in(admission, stack, CAP - 30_000)
+    for size in (20_000, 29_000):
+        admission.permit(4 * size, "bulk", 0.1, NOBODY_KNOWS, most_tokens=CAP)
+    with pytest.raises(OverloadedError) as refused:
+        admission.permit(4 * 31_000, "bulk", 0.1, NOBODY_KNOWS, most_tokens=CAP)
     assert refused.value.retry_after_s == 1
+
+
+def test_small_lists_are_the_last_to_be_refused(admission: Admission, stack: ExitStack) -> None:
+    """One huge list may fill what may be in flight, and the engines take turns."""
+    _let_in(admission, stack, CAP)
+    admission.permit(4 * 1_000, "interactive", PLENTY_S, NOBODY_KNOWS, most_tokens=CAP)
+    _let_in(admission, stack, CAP // 4)
+    with pytest.raises(OverloadedError):
+        admission.permit(4 * 1_000, "interactive", PLENTY_S, NOBODY_KNOWS, most_tokens=CAP)
 
 
 def test_cap_holds_however_fast_the_engines_are(admission: Admission, stack: ExitStack) -> None:
     """The tokens of all lists are in this process's memory."""
     _let_in(admission, stack, CAP)
+    _let_in(admission, stack, CAP // 4 + 1)
     _refusal(admission, ReplicaLoad(0, 1e9))
 
 

@@ -63,3 +63,9 @@ def test_body_that_is_not_what_it_says_is_the_clients_error(body: bytes) -> None
 def test_no_byte_is_lost_between_pieces(size: int) -> None:
     body = random.Random(7).randbytes(size // 2) + bytes(size - size // 2)
     assert b"".join(decompress(gzip.compress(body, 1), "gzip", size)) == body
+
+
+def test_members_without_end_are_refused_soon() -> None:
+    with pytest.raises(RequestTooLargeError, match="gzip members"):
+        list(decompress(gzip.compress(b"") * 100_000, "gzip", 10_000))
+    assert b"".join(decompress(gzip.compress(b"ab") * 900, "gzip", 10_000)) == b"ab" * 900

@@ -121,6 +121,17 @@ async def test_body_of_tiny_chunks_is_refused(port: int) -> None:
     assert json.loads(body)["error_type"] == "request_too_large"
 
 
+async def test_pipeline_has_a_length(port: int) -> None:
+    """A packet may hold thousands of requests, which would all be parsed before anybody else has a turn."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 10_000)
+    async with asyncio.timeout(10):
+        answers = await reader.read()
+    assert answers.count(b"HTTP/1.1 200") <= 40
+    assert b"HTTP/1.1 400" in answers
+    writer.close()
+
+
 @pytest.mark.parametrize("close", [b"connection: close\r\n", b""])
 async def test_answer_that_comes_early_is_read_by_a_client_that_sends_to_the_end(port: int, close: bytes) -> None:
     """Closing with bytes unread would reset the connection, and take the answer from the client."""
