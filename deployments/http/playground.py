@@ -77,7 +77,7 @@ _READ_S, _WRITTEN_S = 30.0, 140.0
 (`limits.timeout_s`)."""
 _MOST_WRITTEN = 16
 """At once."""
-_READS_PER_S, _READS_AT_ONCE, _READ_WAIT_S = 5, 120, 4.0
+_READS_PER_S, _READS_AT_ONCE, _READ_WAIT_S = 3, 90, 4.0
 """The page is some eighty files for its first visitor; the next ones have them from here. One that is passed on takes
 5 ms of the playground, the page itself 19, and 2 ms here."""
 _KEPT_BYTES = 12 * 2**20

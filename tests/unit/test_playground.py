@@ -135,7 +135,7 @@ async def test_pages_are_passed_on_at_a_rate_and_few_wait_for_it() -> None:
         asking = [asyncio.create_task(client.get(f"/ui/assets/{number}.js")) for number in range(300)]
         await asyncio.sleep(1)
         statuses = [one.result().status_code for one in asking if one.done()]
-        assert 100 < len(backend.page_requests) < 200
+        assert 80 < len(backend.page_requests) < 110
         assert statuses.count(503) > 50
         assert statuses.count(503) + statuses.count(200) == len(statuses) < 300
         for one in asking:
