@@ -63,7 +63,7 @@ class EngineReplica:
         self._in_hand[terms.sender] += shard.work_tokens
         self._arrived_tokens += shard.work_tokens
         try:
-            scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
+            scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s, terms.list_id)
         except EngineFailedError:
             self._end()
         else:

@@ -123,6 +123,9 @@ class ShardTerms:
     timeout_s: float | None = None  # seconds the replica has. A pair that is not scored by then comes back unscored
     sender: str = ""  # `Placement.sender` of who counts it as its own
     request_id: str = ""
+    list_id: str = (
+        ""  # the same for all shards of a list, which have one list's share together. Empty: a list of its own
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class LocalFleet:
         """It always is."""
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
-        scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s)
+        scores = await self._engine.score_within(shard, terms.weight, terms.timeout_s, terms.list_id)
         return ShardScores(scores, replica, self._engine.load)
 
 

@@ -3,7 +3,8 @@
 Each pair gets a tag, the virtual time at which it would finish if every shard were served at once in proportion to its
 weight: the shard's start plus the shard's work up to that pair, divided by its weight. Pairs are taken in the order of
 their tags. A shard starts at the tag of the pair taken last (self-clocked fair queueing; S. J. Golestani, INFOCOM
-1994), so a small one slips between the pairs of a huge one, and nothing starves, because virtual time moves on.
+1994), so a small one slips between the pairs of a huge one, and nothing starves, because virtual time moves on. Shards
+of one list are one flow: each starts where the one before ends, so that a list has no more for coming in many.
 """
 
 import heapq
@@ -33,6 +34,7 @@ class _Waiting(Generic[Flow]):
     reached: float
     ticks_per_token: float
     order: int
+    list_id: str
     position: int = 0
 
     @property
@@ -51,19 +53,28 @@ class FairQueue(Generic[Flow]):
         self._by_arrival = by_arrival
         self._heap: list[_Waiting[Flow]] = []
         self._flows: dict[Flow, _Waiting[Flow]] = {}
+        self._lists: dict[str, tuple[float, int]] = {}  # where the last shard of a list ends; how many of it wait
         self._time = self._pushed = 0
 
     def __len__(self) -> int:
         """Pairs that wait. From any thread."""
         return sum(len(one.costs) - one.position for one in list(self._flows.values()))
 
-    def push(self, flow: Flow, costs: Sequence[int], weight: float) -> None:
-        """Add a flow that is not waiting already. Its pairs are taken in the order of their costs, in tokens."""
+    def push(self, flow: Flow, costs: Sequence[int], weight: float, list_id: str = "") -> None:
+        """Add a flow that is not waiting already. Its pairs are taken in the order of their costs, in tokens.
+
+        An empty `list_id`: it is the only one of its list.
+        """
         if flow in self._flows:
             raise RuntimeError("this flow waits already. This is a bug.")
         self._pushed += 1
         start, ticks = (self._pushed, 0.0) if self._by_arrival else (self._time, _SCALE / weight)
-        waiting = _Waiting(flow, costs, float(start), ticks, self._pushed)
+        reached = float(start)
+        if list_id and not self._by_arrival:
+            end, others = self._lists.get(list_id, (reached, 0))
+            reached = max(reached, end)
+            self._lists[list_id] = (reached + sum(costs) * ticks, others + 1)
+        waiting = _Waiting(flow, costs, reached, ticks, self._pushed, list_id)
         self._flows[flow] = waiting
         heapq.heappush(self._heap, waiting)
 
@@ -80,7 +91,7 @@ class FairQueue(Generic[Flow]):
             first.position += 1
             if first.position == len(first.costs):
                 heapq.heappop(self._heap)
-                del self._flows[first.flow]
+                self.remove(first.flow)
             else:
                 heapq.heapreplace(self._heap, first)
             return turn
@@ -88,4 +99,8 @@ class FairQueue(Generic[Flow]):
 
     def remove(self, flow: Flow) -> None:
         """Drop what a flow has left, if anything."""
-        self._flows.pop(flow, None)
+        gone = self._flows.pop(flow, None)
+        if gone is not None and gone.list_id in self._lists:
+            end, waiting = self._lists.pop(gone.list_id)
+            if waiting > 1:
+                self._lists[gone.list_id] = (end, waiting - 1)

@@ -13,8 +13,8 @@ from reranker.types import EngineScores, Shard
 class Job:
     """Made on the caller's event loop; worked on by the engine's thread."""
 
-    def __init__(self, shard: Shard, weight: float) -> None:
-        self.shard, self.weight = shard, weight
+    def __init__(self, shard: Shard, weight: float, list_id: str = "") -> None:
+        self.shard, self.weight, self.list_id = shard, weight, list_id
         self.loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[None] = self.loop.create_future()
         self.logits = np.zeros(len(shard), dtype=np.float32)

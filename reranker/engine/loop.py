@@ -140,15 +140,18 @@ class Engine:
         """The logits of all pairs, without a timeout."""
         return (await self.score_within(shard, 1.0, None)).logits
 
-    async def score_within(self, shard: Shard, weight: float, timeout_s: float | None) -> EngineScores:
+    async def score_within(
+        self, shard: Shard, weight: float, timeout_s: float | None, list_id: str = ""
+    ) -> EngineScores:
         """Score as many pairs as time allows. The rest leaves the engine, also when the call is cancelled.
 
-        `weight` is the shard's share of the engine against others. Without a timeout all pairs are scored.
+        `weight` is the share of the engine against other lists; `list_id` is as in `ShardTerms`. Without a timeout all
+        pairs are scored.
         EngineFailedError: the engine has stopped working.
         """
         if not self.healthy:
             raise EngineFailedError
-        job = Job(shard, weight)
+        job = Job(shard, weight, list_id)
         if timeout_s is not None and timeout_s <= 0:  # what cannot finish is not started
             return job.scores()
         self._commands.put(lambda: self._add(job))
@@ -236,7 +239,7 @@ class Engine:
             return
         self._jobs.add(job)
         self._pending_tokens += sum(job.costs)
-        self._turns.push(job, job.costs, job.weight)
+        self._turns.push(job, job.costs, job.weight, job.list_id)
 
     def _feed(self) -> None:
         """Give the stepper what its next step can use, and hardly more: what waits there can no longer be reordered."""

@@ -55,6 +55,7 @@ class Ranker:
         self.admission = Admission(config.admission, config.priorities)
         self.scatter = Scatter(fleet, config.scatter)
         self.threads = FairThreads()
+        self.numbers = itertools.count()  # of lists
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by caller
 
     def require_any_room(self, body_bytes: int) -> None:
@@ -251,6 +252,7 @@ class _Scoring:
         self._models: set[str] = set()
         self._work_tokens = 0
         most = _PORTIONS_AT_ONCE + ranker.placement.live_replicas // _REPLICAS_PER_PORTION
+        self._list_id = f"{ranker.placement.sender[:8]}-{next(ranker.numbers)}"
         self._sendings = asyncio.Semaphore(most)
 
     async def run(self) -> None:
@@ -324,7 +326,9 @@ class _Scoring:
             for part, indices in zip(parts, shards, strict=True)
         ]
         allow_partial, request_id = self._request.allow_partial, self._record.request_id
-        dispatch = Dispatch(self._deadline_s, self._list.weight, allow_partial, shortlist.replicas, request_id)
+        dispatch = Dispatch(
+            self._deadline_s, self._list.weight, allow_partial, shortlist.replicas, request_id, self._list_id
+        )
         answers = await self._ranker.scatter.gather(parts, records, dispatch)
         answered = [(indices, answer) for indices, answer in zip(shards, answers, strict=True) if answer]
         with self._record.stage("merge"):

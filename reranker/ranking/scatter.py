@@ -47,6 +47,7 @@ class Dispatch:
     allow_partial: bool = False  # when time is up, the answers so far are given, and nothing is raised
     shortlist: Sequence[str] = ()  # the replicas that the list is offered. Empty: any
     request_id: str = ""
+    list_id: str = ""  # see `ShardTerms`
 
 
 class Scatter:
@@ -161,7 +162,7 @@ class _Gathering:
         await fleet.ready()
         with placement.send(one.route, one.shard.work_tokens) as replica:
             attempt.replica = replica
-            terms = ShardTerms(dispatch.weight, self._left_s, placement.sender, dispatch.request_id)
+            terms = ShardTerms(dispatch.weight, self._left_s, placement.sender, dispatch.request_id, dispatch.list_id)
             answer = await fleet.score(replica, one.shard, terms)
         placement.note_load(replica, answer.load)
         placement.note_model(replica, answer.model)

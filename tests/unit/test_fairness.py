@@ -166,3 +166,30 @@ class AnyUse(RuleBasedStateMachine):
 
 TestAnyUse = AnyUse.TestCase
 TestAnyUse.settings = settings(max_examples=30, stateful_step_count=30)
+
+
+@given(shards=st.integers(1, 30), cost=st.integers(1, 500), small=st.lists(st.integers(1, 500), min_size=1, max_size=5))
+def test_list_in_many_shards_has_no_more_than_in_one(shards: int, cost: int, small: list[int]) -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(shards):
+        queue.push(f"huge {number}", [cost] * 5, 1, "a list")
+    queue.pop()
+    queue.push("small", small, 1)
+    meanwhile, left = 0, len(small)
+    while left and (turn := queue.pop()) is not None:
+        if turn.flow == "small":
+            left -= 1
+        else:
+            meanwhile += turn.cost
+    assert meanwhile <= sum(small) + cost + 1
+    while queue.pop() is not None:
+        pass
+    assert not queue._lists
+
+
+def test_shard_that_is_dropped_leaves_nothing_of_its_list() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for name in ("a", "b"):
+        queue.push(name, [1, 1], 1, "a list")
+        queue.remove(name)
+    assert not queue._lists

@@ -18,7 +18,7 @@ from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardT
 from tests.unit.steppers import shard
 from tests.unit.test_errors import EXAMPLES
 
-TERMS = ShardTerms(weight=8.0, timeout_s=1.5, sender="an ingress", request_id="rerank-1")
+TERMS = ShardTerms(weight=8.0, timeout_s=1.5, sender="an ingress", request_id="rerank-1", list_id="a list")
 ANSWER = ShardScores(
     EngineScores(np.array([0.25, -3, 1e-30], dtype=np.float32), np.array([True, False, True]), 0.5, 2.5),
     "replica",
