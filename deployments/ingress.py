@@ -77,8 +77,7 @@ class Ingress:
         self._cache = ScoreCache.of(config, os.environ)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
         self.require_any_room, self.threads = self._ranker.require_any_room, self._ranker.threads
-        self._playground = PlaygroundClient()
-        self.open_page = self._playground.answer
+        self.open_page = PlaygroundClient().answer
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
@@ -106,7 +105,6 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            self._playground.close()
             await self._listener.drain(self._config.limits.timeout_s)
             if self._metrics is not None:
                 self._metrics.close()

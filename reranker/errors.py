@@ -249,7 +249,7 @@ class StartFailedError(NotReadyError, code="start_failed"):
 
 
 class PlaygroundUnavailableError(ServiceError, status=503, code="playground_unavailable", retry_after_s=2):
-    """The playground is starting, or has ended."""
+    """The playground is starting, has ended, or has as many visitors as it can have."""
 
     sentence = "the playground does not answer now; try again in a few seconds"
 

@@ -24,7 +24,13 @@ _MEMORY_REQUESTS = 8
 _WORTH_TRIMMING_BYTES = 64 * 2**20
 _TRIM_AFTER_S = 2.0
 _M_ARENA_MAX = -8
-_LOGGERS = ("deployments.telemetry", "deployments.http.middleware", "deployments.ui.app", "uvicorn.error", "asyncio")
+_LOGGERS = (
+    "deployments.telemetry",
+    "deployments.http.middleware",
+    "ray.serve.deployments.ui.app",
+    "uvicorn.error",
+    "asyncio",
+)
 _ARENAS = 2
 
 

@@ -1,7 +1,7 @@
 """What every request passes: it gets its record, its caller is let in or not, and an error becomes its answer.
 
-It stands around all routes and knows none of them. Without a key it lets in only what is named in `OPEN` or lies below
-the playground, on the very path that is then routed.
+It stands around all routes and knows none of them. Without a key it lets in only what is named in `OPEN` and what is
+read below the playground, on the very path that is then routed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.access import Keyring
 from deployments.http.guard import BytesInHand
-from deployments.http.playground import UI_PATH
+from deployments.http.playground import GUEST_BYTES, UI_PATH
 from deployments.http.quotas import Quotas
 from deployments.http.requests import require_sound_head
 from deployments.http.responses import error_response, server_timing
@@ -48,9 +48,13 @@ _MAX_ID = 128
 _DIALECTS = {one.name: one for one in DIALECTS}
 
 
-def is_open(path: str) -> bool:
-    # The playground's page asks for a key, and sends it with what it asks of the service.
-    return path in OPEN or f"{path}/".startswith(f"{UI_PATH}/")
+def is_open(path: str, method: str) -> bool:
+    # The playground's page asks for a key, and sends it with whatever it sends.
+    return path in OPEN or (_is_guest(path) and method in ("GET", "HEAD"))
+
+
+def _is_guest(path: str) -> bool:
+    return f"{path}/".startswith(f"{UI_PATH}/")
 
 
 class RequestMiddleware:
@@ -76,6 +80,7 @@ class RequestMiddleware:
         self.app, self.limits, self.keys, self.quotas = app, limits, keys, quotas or Quotas()
         self.ranking_paths, self.observers, self.draining = frozenset(ranking_paths), observers, draining
         self.memory = memory or BytesInHand(limits.max_bytes_in_hand)
+        self.guests = BytesInHand(GUEST_BYTES)
         self.counting = () if count is None else (count,)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,8 +133,9 @@ class _Exchange:
         front, record, scope = self._front, self._record, self._scope
         try:
             require_sound_head(scope, front.limits)
-            if is_open(record.path) or (record.path == METRICS and front.keys.open_metrics):
-                with front.memory.request(_GUESTS) as scope["state"]["hold"]:
+            memory = front.guests if _is_guest(record.path) else front.memory
+            if is_open(record.path, record.method) or (record.path == METRICS and front.keys.open_metrics):
+                with memory.request(_GUESTS) as scope["state"]["hold"]:
                     await front.app(scope, self._receive_one, self._send_one)
                 return
             sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
@@ -137,7 +143,7 @@ class _Exchange:
             caller = front.keys.caller(sent[0].decode("latin-1") if len(sent) == 1 else None)
             scope["state"]["caller"], record.caller = caller, caller.name
             async with front.quotas.request(caller) if self._ranks else nullcontext():
-                with front.memory.request(caller.name) as scope["state"]["hold"]:
+                with memory.request(caller.name) as scope["state"]["hold"]:
                     await front.app(scope, self._receive_one, self._send_one)
                 front.quotas.spend(caller, record.prompt_tokens)
         except asyncio.CancelledError:

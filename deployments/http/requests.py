@@ -25,7 +25,7 @@ from reranker.record import RequestRecord
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"  # what Ray Serve's own proxy obeys
 INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
-_HOST = re.compile(rb"(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d{0,4})?")
+HOST = re.compile(r"(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d{0,4})?", re.ASCII)
 _PIECE_BYTES = 4 * 2**20
 """Of a decompressed body: some 10 ms of a thread."""
 _MAX_MEMBERS = 1_000
@@ -80,7 +80,7 @@ def require_sound_head(scope: Scope, limits: LimitsConfig) -> None:
     if headers > limits.max_header_bytes:
         raise errors.HeadersTooLargeError("headers", headers, limits.max_header_bytes, "bytes")
     hosts = [value for name, value in scope["headers"] if name == b"host"]
-    if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts):
+    if len(hosts) > 1 or not all(HOST.fullmatch(host.decode("latin-1")) for host in hosts):
         raise errors.InvalidRequestError("Host", "must be one host name or address, and a port if any")
 
 

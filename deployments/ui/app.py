@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import ssl
+import sys
+import time
 from contextlib import AsyncExitStack
 
+import orjson
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
@@ -15,16 +19,21 @@ from ray.serve.context import _get_global_client  # private: Serve tells nowhere
 from starlette.types import ASGIApp, Message
 
 from deployments.http.address import local_url
-from deployments.http.playground import Answer, PageRequest, ResponseHead
+from deployments.http.guard import limit_arenas, limit_log, trim
+from deployments.http.playground import PageAnswer, PageRequest
 from reranker.client import AsyncRerankerClient
 from reranker.config import UIConfig
+from reranker.dialects.answers import error_body
+from reranker.errors import InternalError
 
 logger = logging.getLogger(f"ray.serve.{__name__}")  # Serve shows what is below its own logger
 
 _TIMEOUT_S = 130
 """Longer than the service's own limit of a request, so that it is the service that gives up."""
-_DISCONNECT_S = 2.0
-"""The time that an application has to end once it was told that its client is gone."""
+_TRACE_PERIOD_S = 60.0
+_TRIMMED_BYTES = 16 * 2**20
+"""Of requests and answers: after so many, memory is given back."""
+_TRIM_AFTER_S = 2.0
 
 
 def build_ui(args: dict[str, object]) -> Application:
@@ -32,20 +41,22 @@ def build_ui(args: dict[str, object]) -> Application:
     environment = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     deployment = serve.deployment(Playground).options(
         num_replicas=1,  # Gradio keeps what belongs to an open page in its process
-        max_ongoing_requests=256,  # an open page holds one or two
+        max_ongoing_requests=64,  # an open page holds none, and one while it asks for something
         max_queued_requests=64,
         # It waits more than it computes.
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": environment}},
-        graceful_shutdown_timeout_s=2,  # an open page holds a connection for as long as it is open
+        graceful_shutdown_timeout_s=2,
     )
     return deployment.bind(UIConfig.model_validate(args))
 
 
 class Playground:
-    """One replica, for all pages that are open."""
+    """One replica, for all pages that are open. Nothing is kept of a request once it is answered."""
 
     def __init__(self, config: UIConfig) -> None:
         """Learn where the service is; load nothing."""
+        limit_log()
+        limit_arenas()
         options = _get_global_client().http_config
         tls = bool(options.ssl_certfile)
         own = config.service_url or local_url(options.host or "127.0.0.1", options.port, tls=tls)
@@ -54,18 +65,41 @@ class Playground:
         self._services |= {name: _service(url) for name, url in config.services.items()}
         self._loading: asyncio.Task[FastAPI] | None = None
         self._lifespan = AsyncExitStack()
+        self._traced_s = -_TRACE_PERIOD_S
+        self._used_bytes = 0
 
-    async def answer(self, request: PageRequest) -> Answer:
+    async def answer(self, request: PageRequest) -> PageAnswer:
+        """Answer one request; Serve cancels this when its client has gone."""
         if self._loading is None or (self._loading.done() and self._loading.exception()):
             self._loading = asyncio.ensure_future(self._load())
-        async for part in stream(await asyncio.shield(self._loading), request):
-            yield part
+        app = await asyncio.shield(self._loading)
+        try:
+            answer = await respond(app, request)
+        except Exception:  # noqa: BLE001 - it is told of here, and nowhere else
+            self._tell()
+            content = orjson.dumps(error_body(InternalError()))
+            answer = PageAnswer(500, ((b"content-type", b"application/json"),), content)
+        self._used_bytes += len(request.body) + len(answer.body)
+        if self._used_bytes > _TRIMMED_BYTES:
+            self._used_bytes = 0
+            asyncio.get_running_loop().call_later(_TRIM_AFTER_S, _give_back)
+        return answer
+
+    def _tell(self) -> None:
+        """Log the failure that is being handled: its trace once in a while, else a line."""
+        error = sys.exception()
+        if isinstance(error, asyncio.CancelledError):  # the visitor has gone
+            return
+        now_s = time.monotonic()
+        trace = now_s - self._traced_s >= _TRACE_PERIOD_S
+        self._traced_s = now_s if trace else self._traced_s
+        logger.error("the playground failed: %s", type(error).__name__, exc_info=error if trace else None)
 
     async def _load(self) -> FastAPI:
         try:
             # By name: importing this module must stay cheap.
             page = await asyncio.to_thread(importlib.import_module, "deployments.ui.page")
-            app: FastAPI = await asyncio.to_thread(page.build, self._services)
+            app: FastAPI = await asyncio.to_thread(page.build, self._services, self._tell)
             await self._lifespan.enter_async_context(app.router.lifespan_context(app))
         except Exception:
             logger.exception("the playground cannot be loaded")
@@ -73,33 +107,25 @@ class Playground:
         return app
 
 
-async def stream(app: ASGIApp, request: PageRequest) -> Answer:
-    """Answer one request with an ASGI application, part by part as a server would, streams of events included.
-
-    What the application has sent meanwhile comes in one piece. It hears of a client that hangs up when the generator is
-    closed. What it raises is raised here.
-    """
-    outgoing: asyncio.Queue[Message | None] = asyncio.Queue()
-    incoming: asyncio.Queue[Message] = asyncio.Queue()
+async def respond(app: ASGIApp, request: PageRequest) -> PageAnswer:
+    """Answer one request with an ASGI application. What it raises is raised here."""
+    messages: list[Message] = []
+    incoming: asyncio.Queue[Message] = asyncio.Queue()  # nothing follows: whoever hangs up has this cancelled
     incoming.put_nowait({"type": "http.request", "body": request.body, "more_body": False})
-    running = asyncio.ensure_future(app(request.scope, incoming.get, outgoing.put))
-    running.add_done_callback(lambda _: outgoing.put_nowait(None))
-    try:
-        messages: list[Message | None] = []
-        while None not in messages:
-            messages = [await outgoing.get()]
-            while not outgoing.empty():
-                messages.append(outgoing.get_nowait())
-            if messages[0] and "status" in messages[0]:
-                yield ResponseHead(messages[0]["status"], tuple(messages[0].get("headers", ())))
-            if body := b"".join(message.get("body", b"") for message in messages if message):
-                yield body
-        await running
-    finally:
-        if not running.done():
-            incoming.put_nowait({"type": "http.disconnect"})
-            await asyncio.wait([running], timeout=_DISCONNECT_S)
-            running.cancel()
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    await app(request.scope, incoming.get, send)
+    start = messages[0]
+    body = b"".join(message.get("body", b"") for message in messages)
+    return PageAnswer(start["status"], tuple(start.get("headers", ())), body)
+
+
+def _give_back() -> None:
+    """Give memory back to the system, in a thread."""
+    gc.collect()
+    asyncio.get_running_loop().run_in_executor(None, trim)
 
 
 def _service(url: str, verify: ssl.SSLContext | bool = True) -> AsyncRerankerClient:

@@ -1,64 +1,53 @@
-"""The page: a head, a field for the API key where one is needed, and the tabs. Imports Gradio."""
+"""The page: a head, a field for the API key where one is needed, and the tabs. Imports Gradio.
+
+No event goes through Gradio's queue, which would keep it for a stream that may never be read: each is a request of its
+own, and forgotten with its answer (`tabs.QUIET`, `tabs.SHOWN`).
+"""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import routes
 
 from deployments.http.playground import UI_PATH
 from deployments.ui import tabs
-from deployments.ui.html import count
-from deployments.ui.results import advice
 from reranker.client import AsyncRerankerClient
-from reranker.errors import RerankerError
 
 _HERE = Path(__file__).parent
 _TITLE = "Reranker playground"
 _HEAD = (
     f'<div class="rr-head"><h1>{_TITLE}</h1><p>One query, many documents: the most relevant first. '
-    '<a href="../docs" target="_blank" rel="noopener">API</a></p>{status}</div>'
+    '<a href="../docs" target="_blank" rel="noopener">API</a></p><p class="rr-status" hidden></p></div>'
+    '<div class="rr-key" hidden><label for="key">API key</label><input id="key" type="password" autocomplete="off">'
+    "<span>Sent with what you ask of the service, and kept nowhere.</span></div>"
+    '<div class="rr rr-refused" id="refused" role="alert" hidden></div>'
 )
 _ORIGIN = "() => new URL('..', document.baseURI).href.replace(/\\/$/, '')"
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-_WAITING = 64
+_SESSIONS = 16
+"""Pages of which Gradio keeps what it needs to answer them, 0.7 MiB each; it makes that of others anew."""
 
 
-def build(services: dict[str, AsyncRerankerClient]) -> FastAPI:
-    """Make the application that answers below `UI_PATH`, for services by name; the first is the page's own."""
+def build(services: dict[str, AsyncRerankerClient], failed: Callable[[], None]) -> FastAPI:
+    """Make the application that answers below `UI_PATH`, for services by name; the first is the page's own.
+
+    `failed` is called while an error is handled that has made an answer of its own.
+    """
     blocks = gr.Blocks(title=_TITLE, analytics_enabled=False)
     with blocks:
-        head = gr.HTML(_HEAD.format(status=""))
-        key = gr.Textbox(
-            label="API key",
-            info="Sent with what you ask of the service, and kept nowhere.",
-            type="password",
-            visible="hidden",
-            max_lines=1,
-            elem_id="key",
-        )
+        head = gr.HTML(value="", html_template=_HEAD, js_on_load="guest.arrive(element, trigger)")
         origin = gr.Textbox(visible="hidden")
-        with gr.Tabs() as bar:
-            shell = tabs.Shell(blocks, bar, services, key, origin)
-            tabs.build(shell)
-
-        async def arrive() -> tuple[str, object]:
-            needs_key, status = False, "bad"
-            try:
-                needs_key = bool((await shell.own.request("GET", "/v1/cluster/auth")).json().get("auth"))
-                health = (await shell.own.request("GET", "/health")).json()
-                status, said = "ok", f"{health['model']}, {count(health['replicas'], 'replica')}"
-            except RerankerError as error:
-                said = advice(error).message
-            shown = f'<p class="rr-status {status}">{escape(said)}</p>'
-            return _HEAD.format(status=shown), gr.Textbox(visible=needs_key or "hidden")
-
         blocks.load(None, None, origin, js=_ORIGIN, **tabs.QUIET)
-        blocks.load(arrive, None, [head, key], **tabs.QUIET)
-    blocks.queue(max_size=_WAITING, default_concurrency_limit=16, api_open=False)
+        tabs.build(tabs.Shell(services, head, origin))
+    blocks.state_session_capacity = _SESSIONS
+    blocks._queue.start = lambda: None  # type: ignore[method-assign]  # it would look for events a thousand times a second
+    vars(routes)["traceback"] = SimpleNamespace(print_exc=failed)  # it would print each
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         app,
@@ -74,6 +63,10 @@ def build(services: dict[str, AsyncRerankerClient]) -> FastAPI:
         # Fonts by name, of the visitor's own system: the built-in themes fetch theirs from Google.
         theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=_FONTS, font_mono=_MONO),
         css_paths=_HERE / "style.css",
-        head=f"<style>{(_HERE / 'layout.css').read_text(encoding='utf-8')}</style>",
+        head=f"<style>{_read('layout.css')}</style><script>{_read('guest.js')}</script>",
     )
     return app
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")

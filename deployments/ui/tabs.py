@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +28,11 @@ _PICKER_HTML = (
 )
 _NOTHING_TO_RANK = html.hint("Give a query and at least one document.")
 _SEPARATOR = " / "
-_LIVE = "Live"
-_SAMPLE_PERIOD_S = 2.0
+_PAGES_WATCHING = 64
 _NOT_SERVED = (403, 404)
 """The key may not read metrics, or nothing is counted: what is in flight may still be told."""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # Any: Gradio's options
+SHOWN: dict[str, Any] = {"api_visibility": "private", "queue": False}  # Any: Gradio's options
+QUIET = SHOWN | {"show_progress": "hidden"}
 _CODE: dict[str, Any] = {"interactive": False, "wrap_lines": True, "max_lines": 20}
 _FIRST_EXAMPLE = next(iter(EXAMPLES.values()))
 
@@ -38,12 +40,10 @@ _FIRST_EXAMPLE = next(iter(EXAMPLES.values()))
 class Shell(NamedTuple):
     """What all tabs share."""
 
-    page: gr.Blocks
-    tabs: gr.Tabs
     services: dict[str, AsyncRerankerClient]
     """By name; the first is the page's own."""
-    key: gr.Textbox
-    """The visitor's API key."""
+    head: gr.HTML
+    """Submitted when the page has a key, or needs none."""
     origin: gr.Textbox
     """Where the service is, as the visitor's browser sees it."""
 
@@ -54,20 +54,28 @@ class Shell(NamedTuple):
 
 def build(shell: Shell) -> None:
     """Add all tabs, in their order."""
-    with gr.Tab("Rank"):
-        _rank(shell)
-    with gr.Tab("Compare"):
-        _compare(shell)
-    for example in reading.SEARCH_EXAMPLES:
-        with gr.Tab(example.title):
-            _search(shell, example)
-    with gr.Tab(_LIVE):
-        _live(shell)
+    with gr.Tabs():
+        with gr.Tab("Rank"):
+            _rank(shell)
+        with gr.Tab("Compare"):
+            _compare(shell)
+        for example in reading.SEARCH_EXAMPLES:
+            with gr.Tab(example.title):
+                _search(shell, example)
+        with gr.Tab("Live"):
+            _live(shell)
+
+
+def _key(request: gr.Request) -> str:
+    """The visitor's API key, with which the page sends everything."""
+    return str(request.headers.get("authorization") or "").removeprefix("Bearer ")
 
 
 async def _ask(service: AsyncRerankerClient, path: str, body: Mapping[str, Any], key: str) -> tuple[Any, float]:
     """Give the answer (JSON), and the milliseconds that it took as the playground saw it, network included."""
-    response: httpx.Response = await service.request("POST", path, body, api_key=key.strip())
+    # In a context of its own: a timer keeps its context until its time is up, ended or not, and that all of the event.
+    asking = service.request("POST", path, body, api_key=key)
+    response: httpx.Response = await asyncio.create_task(asking, context=contextvars.Context())
     return response.json(), response.elapsed.total_seconds() * 1e3
 
 
@@ -90,7 +98,8 @@ def _list_controls() -> tuple[gr.Radio, gr.Textbox, gr.Textbox]:
     shown = reading.format_documents(_FIRST_EXAMPLE.documents)
     documents = gr.Textbox(shown, label="Documents", info="One a line, or JSON lines", lines=9, max_lines=16)
     picker = gr.HTML(value="", html_template=_PICKER_HTML, js_on_load=_PICKER)
-    picker.upload(_read_file, None, documents, **QUIET)
+    said = gr.HTML(visible=False)
+    picker.upload(_read_file, None, [documents, said], **QUIET)
     return example, query, documents
 
 
@@ -114,11 +123,12 @@ def _fill(title: str) -> tuple[str, str, str]:
     return example.query, reading.format_documents(example.documents), example.instruction
 
 
-def _read_file(event: gr.EventData) -> str:
+def _read_file(event: gr.EventData) -> tuple[Any, gr.HTML]:
     try:
-        return reading.format_documents(reading.read_file(str(event.name), str(event.content)))
+        documents = reading.read_file(str(event.name), str(event.content))
     except reading.UnreadableError as error:
-        raise gr.Error(str(error), title="The file cannot be read", print_exception=False) from None
+        return gr.skip(), gr.HTML(html.note(f"The file cannot be read. {error}"), visible=True)
+    return reading.format_documents(documents), gr.HTML(visible=False)
 
 
 def _rank(shell: Shell) -> None:
@@ -144,8 +154,8 @@ def _rank(shell: Shell) -> None:
             with gr.Tab("Python"):
                 python = gr.Code(language="python", show_label=False, elem_classes="rr-code", **_CODE)
 
-    async def rank(query: str, text: str, key: str, origin: str, *values: Any) -> tuple[Any, ...]:  # Any: Gradio's
-        documents = reading.parse_documents(text)
+    async def rank(request: gr.Request, query: str, text: str, origin: str, *values: Any) -> tuple[Any, ...]:
+        documents, key = reading.parse_documents(text), _key(request)
         if not query.strip() or not documents:
             return _NOTHING_TO_RANK, "", gr.skip(), gr.skip(), gr.skip()
         body = {"query": query, "documents": documents} | _given(fields, values)
@@ -159,10 +169,10 @@ def _rank(shell: Shell) -> None:
         table = html.ranking(results.rows(documents, answer), omitted)
         return html.facts(answer, len(documents), took_ms) + table, html.timing(answer), *shown
 
-    inputs = [query, documents, shell.key, shell.origin, *fields.values()]
+    inputs = [query, documents, shell.origin, *fields.values()]
     filled = example.input(_fill, example, [query, documents, fields["instruction"]], **QUIET)
     for event in (go.click, query.submit, filled.then):
-        event(rank, inputs, [ranking, details, copy, curl, python], api_visibility="private", show_progress_on=ranking)
+        event(rank, inputs, [ranking, details, copy, curl, python], show_progress_on=ranking, **SHOWN)
 
 
 def _compare(shell: Shell) -> None:
@@ -180,7 +190,7 @@ def _compare(shell: Shell) -> None:
         with gr.Row(equal_height=False):
             left, right = gr.HTML(min_height=0), gr.HTML(min_height=0)
 
-    async def compare(query: str, text: str, key: str, *sides: str | None) -> tuple[str, str, str]:
+    async def compare(request: gr.Request, query: str, text: str, *sides: str | None) -> tuple[str, str, str]:
         documents = reading.parse_documents(text)
         if not query.strip() or not documents:
             return _NOTHING_TO_RANK, "", ""
@@ -188,7 +198,7 @@ def _compare(shell: Shell) -> None:
         for instruction, chosen in (sides[:2], sides[2:]):
             service, _, model = (chosen or "").partition(_SEPARATOR)
             body = {"query": query, "documents": documents} | _given(("instruction", "model"), (instruction, model))
-            asked.append(_ask(shell.services.get(service, shell.own), "/v1/rerank", body, key))
+            asked.append(_ask(shell.services.get(service, shell.own), "/v1/rerank", body, _key(request)))
         rankings: list[list[Row]] = []
         drawn = []
         for name, answer in zip("AB", await asyncio.gather(*asked, return_exceptions=True), strict=True):
@@ -206,12 +216,12 @@ def _compare(shell: Shell) -> None:
         said = html.note(results.difference(*rankings)) if len(rankings) == len(drawn) else ""
         return said, drawn[0], drawn[1]
 
-    async def models(key: str) -> tuple[object, object]:
+    async def models(request: gr.Request) -> tuple[object, object]:
         """Name every model of every service; a service that does not say is one choice."""
         choices = []
         for name, service in shell.services.items():
             try:
-                cards = (await service.request("GET", "/v1/models", api_key=key.strip())).json()["data"]
+                cards = (await service.request("GET", "/v1/models", api_key=_key(request))).json()["data"]
                 choices += [f"{name}{_SEPARATOR}{card['id']}" for card in cards]
             except (RerankerError, LookupError, TypeError, ValueError):
                 choices.append(name)
@@ -220,10 +230,8 @@ def _compare(shell: Shell) -> None:
 
     example.input(_fill, example, [query, documents, sides[0]], **QUIET)
     for event in (go.click, query.submit):
-        inputs, outputs = [query, documents, shell.key, *sides], [summary, left, right]
-        event(compare, inputs, outputs, api_visibility="private", show_progress_on=summary)
-    for event in (shell.page.load, shell.key.change):
-        event(models, shell.key, [sides[1], sides[3]], **QUIET)
+        event(compare, [query, documents, *sides], [summary, left, right], show_progress_on=summary, **SHOWN)
+    shell.head.submit(models, None, [sides[1], sides[3]], **QUIET)
 
 
 def _search(shell: Shell, example: SearchExample) -> None:
@@ -246,12 +254,12 @@ def _search(shell: Shell, example: SearchExample) -> None:
         details = gr.HTML()
         prompt = gr.Code(label="For your language model, which answers here", visible=False, **_CODE)
 
-    async def search(query: str, key: str, *values: Any) -> tuple[Any, ...]:  # Any: Gradio's
+    async def search(request: gr.Request, query: str, *values: Any) -> tuple[Any, ...]:  # Any: Gradio's
         if not query.strip():
             return html.hint("Give a query."), "", gr.skip()
         body = {"query": query, "index": example.index, "score_threshold": 0, "timings": True}
         try:
-            answer, took_ms = await _ask(shell.own, "/v1/search", body | _given(fields, values), key)
+            answer, took_ms = await _ask(shell.own, "/v1/search", body | _given(fields, values), _key(request))
         except RerankerError as error:
             said = advice(error)
             if error.status_code == 404 or isinstance(error, UnknownIndexError):
@@ -264,28 +272,27 @@ def _search(shell: Shell, example: SearchExample) -> None:
 
     filled = chosen.input(lambda text: text, chosen, query, **QUIET)
     for event in (go.click, query.submit, filled.then):
-        inputs, outputs = [query, shell.key, *fields.values()], [found, details, prompt]
-        event(search, inputs, outputs, api_visibility="private", show_progress_on=found)
+        event(search, [query, *fields.values()], [found, details, prompt], show_progress_on=found, **SHOWN)
 
 
 def _live(shell: Shell) -> None:
-    """The tab that shows what the service is doing: asked every other second while the tab is open, and only then."""
-    panel = gr.HTML(html.hint("Looking …"), elem_id="live")
-    samples = gr.State([], time_to_live=3_600)
-    timer = gr.Timer(_SAMPLE_PERIOD_S, active=False)
+    """The tab that shows what the service is doing: asked every other second while it can be seen, and only then."""
+    watch = "setInterval(() => element.checkVisibility() && trigger('submit'), 2000)"
+    panel = gr.HTML(html.hint("Looking …"), elem_id="live", js_on_load=watch)
+    pages: OrderedDict[str, list[live.Sample]] = OrderedDict()  # by the session of each, those that look now
 
-    async def look(samples: list[live.Sample], key: str) -> tuple[str, list[live.Sample]]:
+    async def look(request: gr.Request) -> Any:  # Any: markup
+        samples = pages.pop(str(request.session_hash), [])[1 - live.KEPT :]
         try:
-            samples = [*samples[1 - live.KEPT :], await _sample(shell.own, key.strip())]
+            samples.append(await _sample(shell.own, _key(request)))
         except RerankerError as error:
-            return html.refusal(advice(error)), samples
-        return html.live_panel(samples), samples
+            return html.refusal(advice(error))
+        pages[str(request.session_hash)] = samples
+        if len(pages) > _PAGES_WATCHING:
+            pages.popitem(last=False)
+        return html.live_panel(samples)
 
-    def switch(event: gr.SelectData) -> gr.Timer:
-        return gr.Timer(_SAMPLE_PERIOD_S, active=event.value == _LIVE)
-
-    timer.tick(look, [samples, shell.key], [panel, samples], **QUIET)
-    shell.tabs.select(switch, None, timer, **QUIET)
+    panel.submit(look, None, panel, **QUIET)
 
 
 async def _sample(service: AsyncRerankerClient, key: str) -> live.Sample:

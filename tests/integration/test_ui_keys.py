@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -44,3 +48,32 @@ def test_a_tab_searches_its_example_s_index_and_says_which_command_starts_anothe
         other.get_by_role("button", name="Search").click()
         expect(page.get_by_role("alert")).to_contain_text("make example-patents")
         assert not person.complaints
+
+
+def test_what_is_sent_to_the_page_without_a_key_is_refused_before_its_body_is_read(narrow: Service) -> None:
+    """The answer comes although nothing of the body is sent."""
+    for path in ("/ui/gradio_api/run/predict", "/ui/gradio_api/queue/join"):
+        with socket.create_connection(("127.0.0.1", narrow.port), timeout=10) as connection:
+            head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-encoding: gzip\r\ncontent-length: 8000000\r\n\r\n"
+            connection.sendall(head.encode())
+            assert connection.recv(64).startswith(b"HTTP/1.1 401")
+
+
+def test_nothing_is_kept_of_what_pages_sent_that_are_gone(narrow: Service) -> None:
+    [playground] = [one for one in narrow.processes() if ":Playground" in " ".join(one.cmdline())]
+
+    def mib() -> float:
+        return playground.memory_info().rss / 2**20
+
+    with httpx.Client(base_url=narrow.url, headers=narrow.headers, timeout=60) as client:
+        dependencies = client.get("/ui/config").json()["dependencies"]
+        rank = next(one["id"] for one in dependencies if len(one["inputs"]) == 7)
+        before_mib = mib()
+        for page in range(150):
+            fields = ["q", "a " * 100_000, "http://a", "", 0, 0, ""]
+            event = {"fn_index": rank, "session_hash": f"page-{page}", "data": fields}
+            assert client.post("/ui/gradio_api/run/predict", json=event).status_code == 200
+    deadline = time.monotonic() + 30
+    while mib() > min(1.3 * before_mib, before_mib + 64):
+        assert time.monotonic() < deadline, f"{before_mib:.0f} MiB before, {mib():.0f} MiB after"
+        time.sleep(1)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from deployments.http.access import Keyring
 from deployments.http.middleware import Observer
-from deployments.http.playground import PageRequest, ResponseHead
+from deployments.http.playground import PageAnswer, PageRequest
 from deployments.http.routes import build_api
 from deployments.http.search import Search
 from reranker.config import AccessConfig, LimitsConfig
@@ -42,7 +42,7 @@ class WordBackend:
         self.cleared = 0
         self.metrics: bytes | None = b""
         self.page_requests: list[PageRequest] = []
-        self.page: list[ResponseHead | bytes | Exception] = [NoPlaygroundError()]
+        self.page: PageAnswer | Exception = NoPlaygroundError()
         self.callers: list[Caller] = []
         self.lists: list[RankRequest] = []
         self.arrived = asyncio.Event()
@@ -82,12 +82,11 @@ class WordBackend:
     async def replicas_loading(self) -> list[dict[str, Any]]:
         return [{"replica": "a", "stage": "loading", "seconds": 3}]
 
-    async def open_page(self, request: PageRequest) -> AsyncIterator[ResponseHead | bytes]:
+    async def open_page(self, request: PageRequest) -> PageAnswer:
         self.page_requests.append(request)
-        for part in self.page:
-            if isinstance(part, Exception):
-                raise part
-            yield part
+        if isinstance(self.page, Exception):
+            raise self.page
+        return self.page
 
     def info(self) -> Any:  # Any: stands for TEI's
         return {"model_id": self.model, "model_type": {"reranker": {}}, "max_input_length": 100}
