@@ -8,6 +8,7 @@ from ray.serve.config import RequestRouterConfig
 
 from deployments import SERVE_FLAGS
 from deployments.engine_replica import EngineReplica, choose_device, resources
+from deployments.http.guard import FEW_ARENAS
 from deployments.ingress import Ingress
 from deployments.router import ShardRouter
 from deployments.search import search_application
@@ -18,6 +19,9 @@ from reranker.model.checkpoint import find_checkpoint
 _SHUTDOWN_LOOK_S = 0.1
 """Serve waits so long before it looks whether a replica that is to end has calls left. Ours drain by themselves, and
 Serve's own two seconds would only be added to every stop and update."""
+
+# The tokenizers' own threads are one pool for everybody: a small list would wait for all of a huge one.
+_INGRESS_ENVIRONMENT = FEW_ARENAS | {"TOKENIZERS_PARALLELISM": "false"}
 
 
 def build_app(args: dict[str, object]) -> Application:
@@ -47,7 +51,7 @@ def build_app(args: dict[str, object]) -> Application:
         .bind(without_search, device)
     )
     # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": SERVE_FLAGS}}
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": SERVE_FLAGS | _INGRESS_ENVIRONMENT}}
     search = search_application(config, device, SERVE_FLAGS)
     # Only a health check notices that an ingress has died: clients call it, not Serve.
     ingress = serve.deployment(Ingress).options(

@@ -23,7 +23,7 @@ from ray.serve.schema import DeploymentStatus
 
 from deployments.fleet import RayFleet
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
-from deployments.http.guard import BytesInHand, limit_arenas, limit_log
+from deployments.http.guard import BytesInHand, limit_log
 from deployments.http.middleware import Observer
 from deployments.http.playground import PlaygroundClient
 from deployments.http.quotas import Quotas
@@ -59,10 +59,7 @@ class Ingress:
         """Load the tokenizer and the API keys, and listen. search: None where there is no index."""
         join_serve()
         limit_log()
-        limit_arenas()
         sys.setswitchinterval(_SWITCH_S)
-        # The tokenizers' own threads are one pool for everybody: a small list would wait for all of a huge one.
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config
         require_keys(options.host, config.access, keys)

@@ -23,7 +23,6 @@ _MEMORY_REQUESTS = 8
 """Large requests after which the time that one took is mostly forgotten."""
 _WORTH_TRIMMING_BYTES = 64 * 2**20
 _TRIM_AFTER_S = 2.0
-_M_ARENA_MAX = -8
 _LOGGERS = (
     "deployments.telemetry",
     "deployments.http.middleware",
@@ -31,7 +30,8 @@ _LOGGERS = (
     "uvicorn.error",
     "asyncio",
 )
-_ARENAS = 2
+FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+"""For a process's environment: an allocator's arena for each thread would keep what the largest body took in it."""
 
 
 class BytesInHand:
@@ -105,12 +105,6 @@ class Hold:
             CallerMemoryError: Those of this caller would hold more than its share.
         """
         self._bytes.change(self, size)
-
-
-def limit_arenas() -> None:
-    """Keep the allocator from spreading over an arena for each thread, of which none gives anything back."""
-    with contextlib.suppress(AttributeError, OSError):  # not glibc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def trim() -> None:

@@ -19,7 +19,7 @@ from ray.serve.context import _get_global_client  # private: Serve tells nowhere
 from starlette.types import ASGIApp, Message
 
 from deployments.http.address import local_url
-from deployments.http.guard import limit_arenas, limit_log, trim
+from deployments.http.guard import FEW_ARENAS, limit_log, trim
 from deployments.http.playground import PageAnswer, PageRequest
 from reranker.client import AsyncRerankerClient
 from reranker.config import UIConfig
@@ -38,7 +38,7 @@ _TRIM_AFTER_S = 2.0
 
 def build_ui(args: dict[str, object]) -> Application:
     """Wire the playground's application; `args` are those of `UIConfig`."""
-    environment = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    environment = FEW_ARENAS | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     deployment = serve.deployment(Playground).options(
         num_replicas=1,  # Gradio keeps what belongs to an open page in its process
         max_ongoing_requests=64,  # an open page holds none, and one while it asks for something
@@ -56,7 +56,6 @@ class Playground:
     def __init__(self, config: UIConfig) -> None:
         """Learn where the service is; load nothing."""
         limit_log()
-        limit_arenas()
         options = _get_global_client().http_config
         tls = bool(options.ssl_certfile)
         own = config.service_url or local_url(options.host or "127.0.0.1", options.port, tls=tls)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from deployments.http.guard import BytesInHand, Sparse, limit_arenas, trim
+from deployments.http.guard import BytesInHand, Sparse, trim
 from reranker.errors import CallerMemoryError, MemoryFullError
 
 MIB = 2**20
@@ -59,7 +59,6 @@ async def test_retry_after_is_what_large_requests_take() -> None:
 
 
 def test_the_allocator_takes_the_calls() -> None:
-    limit_arenas()
     trim()
 
 
