@@ -49,6 +49,6 @@ def test_one_attack_of_each_kind_costs_what_it_may(cluster: Cluster, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.timeout(5_400)
 def test_no_attack_costs_more_than_it_may(tmp_path: Path) -> None:
-    """Against a service of its own, with ten minutes for its memory."""
+    """Against a service of its own, with a minute for its memory."""
     with started(_attacked(tmp_path), tmp_path, KEY) as service:
-        _attack(service, tmp_path, "--loose", "2")
+        _attack(service, tmp_path, "--loose", "4", "--give-back", "60")
