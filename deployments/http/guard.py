@@ -21,8 +21,8 @@ _LARGE_SHARE = 0.875
 _SMALL_BYTES = 256 * 1024
 _MEMORY_REQUESTS = 8
 """Large requests after which the time that one took is mostly forgotten."""
-_WORTH_TRIMMING_BYTES = 64 * 2**20
-_TRIM_AFTER_S = 2.0
+_LARGE_BYTES, _WORTH_TRIMMING_BYTES = 2**20, 16 * 2**20
+_TRIM_AFTER_S = 5.0
 _LOGGERS = (
     "deployments.telemetry",
     "deployments.http.middleware",
@@ -44,7 +44,8 @@ class BytesInHand:
         self._limit, self._clock = limit, clock
         self.total = 0
         self._of_caller: defaultdict[str, int] = defaultdict(int)
-        self._peak = 0
+        self._freed = 0
+        """Bytes that large requests have held and given back since memory was trimmed."""
         self._large_s = 1.0
         """Seconds that a large request takes."""
         self._trimming: asyncio.TimerHandle | None = None
@@ -60,6 +61,10 @@ class BytesInHand:
             if hold.peak > _SMALL_BYTES:
                 self._large_s += (self._clock() - began_s - self._large_s) / _MEMORY_REQUESTS
             self.change(hold, 0)
+            if hold.peak > _LARGE_BYTES:
+                self._freed += hold.peak
+            if self._freed > _WORTH_TRIMMING_BYTES and self._trimming is None:
+                self._trimming = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim)
             if not self._of_caller[caller]:
                 del self._of_caller[caller]
 
@@ -78,13 +83,10 @@ class BytesInHand:
         self.total += more
         self._of_caller[hold.caller] += more
         hold.size, hold.peak = size, max(hold.peak, size)
-        self._peak = max(self._peak, self.total)
-        if self._peak > _WORTH_TRIMMING_BYTES and self.total < self._peak / 4 and self._trimming is None:
-            self._trimming = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim)
 
     def _trim(self) -> None:
         """Give memory back to the system, in a thread: with gigabytes freed it takes a tenth of a second."""
-        self._trimming, self._peak = None, self.total
+        self._trimming, self._freed = None, 0
         asyncio.get_running_loop().run_in_executor(None, trim)
 
 
