@@ -43,6 +43,7 @@ from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.ranker import Ranker
+from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
 
@@ -73,7 +74,8 @@ class Ingress:
         self.search = Search(SearchClient(search), config) if search is not None else None
         self._cache = ScoreCache.of(config, os.environ)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
-        self.require_any_room, self.threads = self._ranker.require_any_room, self._ranker.threads
+        self.require_any_room = self._ranker.require_any_room
+        self.threads = FairThreads(2)  # what holds the interpreter is no faster in more
         self.open_page = PlaygroundClient().answer
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
         listening = listen(options, self.service)

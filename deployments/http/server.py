@@ -110,6 +110,8 @@ class LimitedProtocol(HttpToolsProtocol):
     """For the rest of a body whose answer is out already: many clients read it only once they have sent all."""
     quiet_s = 2.0
     """After an answer with which the connection ends: when nothing has come for so long, its client has read it."""
+    unread_s = 60.0
+    """For a client to read what waits for it."""
     max_rest_bytes = 256 * 2**20
     """Of what comes after an answer."""
     max_pipelined = 32
@@ -121,6 +123,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _closes_s = 0.0
     _in_head, _in_message, _lingers = True, False, False
     _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -128,7 +131,23 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_timer(None)
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read; closing would wait for it as well."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(self.unread_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Count what is no body: of a head, around chunks, in trailers; and what nobody reads any more."""

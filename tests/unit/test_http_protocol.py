@@ -18,6 +18,7 @@ class Hasty(LimitedProtocol):
     head_timeout_s = 0.3
     rest_timeout_s = 0.5
     quiet_s = 0.1
+    unread_s = 0.2
     max_rest_bytes = 10_000_000
     max_tiny_chunks = 1_000
 
@@ -30,6 +31,10 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI's dict
     """Answers before it has read the body, but for one path."""
     if scope["type"] == "http":
         HEARD.append(scope["headers"])
+        if scope["path"] == "/large":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"50000000")]})
+            await send({"type": "http.response.body", "body": b"a" * 50_000_000})
+            return
         while scope["path"] == "/read" and (await receive()).get("more_body"):
             pass
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -180,3 +185,12 @@ async def test_connection_is_kept_for_the_next_request(port: int) -> None:
         assert b"200 OK" in await reader.readuntil(b"ok")
     writer.close()
     await writer.wait_closed()
+
+
+async def test_client_that_never_reads_is_given_up(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_000)
+    writer.write(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
+    await asyncio.sleep(1)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await asyncio.wait_for(reader.readexactly(50_000_000), 10)
+    writer.close()
