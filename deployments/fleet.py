@@ -6,17 +6,21 @@ import functools
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
-from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, TaskCancelledError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from reranker.errors import NoAnswerError
 from reranker.ranking.placement import Placement
+from reranker.ranking.threads import SharedCall
 from reranker.transport.address import ReplicaAddress, tls_context
 from reranker.transport.client import ReplicaConnections
 from reranker.types import ReplicaLoad
 
 _MEETING_S = 2.0
+_ANSWERS_S = 10.0
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels its calls
 
 
@@ -54,6 +58,7 @@ class RayFleet:
         self.ready, self.score = replicas.connections.ready, replicas.connections.score
         self._discovery = asyncio.ensure_future(self._discover())
         self._meet_until_s = time.monotonic() + _MEETING_S
+        self._loads = SharedCall(self._ask_loads)
 
     async def meet(self) -> None:
         """Wait for a replica that Serve has not listed to us yet, but only in the first moments.
@@ -77,9 +82,27 @@ class RayFleet:
 
         They answer between two steps of their engines, and on a CPU a step may take seconds.
         """
-        calls = self._engine.broadcast("named_load")
-        answers = await calls.results_async(timeout_s=10, return_exceptions=True)
+        return await self._loads.answer()
+
+    async def _ask_loads(self) -> dict[str, ReplicaLoad]:
+        return dict(await ask_all(self._engine, "named_load", lost=_LOST))
+
+
+async def ask_all(
+    replicas: DeploymentHandle, method: str, lost: tuple[type[BaseException], ...] = ()
+) -> list[Any]:  # Any: what the method gives
+    """Call a method of all replicas of a deployment. Those that are `lost` are left out, else all answer.
+
+    NoAnswerError: they do not, or not in time. What the method itself raises is raised.
+    """
+    try:
+        called = replicas.broadcast(method)
+        answers = await called.results_async(timeout_s=_ANSWERS_S, return_exceptions=True)
         for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, _LOST):
+            if isinstance(answer, BaseException) and not isinstance(answer, lost):
                 raise answer
-        return dict(answer for answer in answers if not isinstance(answer, _LOST))
+    except RayTaskError:
+        raise
+    except (TimeoutError, RayError, RayServeException):
+        raise NoAnswerError from None
+    return [answer for answer in answers if not isinstance(answer, BaseException)]

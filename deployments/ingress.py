@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import ray
 from prometheus_client import generate_latest
@@ -21,7 +22,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 
-from deployments.fleet import RayFleet
+from deployments.fleet import RayFleet, ask_all
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.guard import BytesInHand, limit_log
 from deployments.http.middleware import Observer
@@ -39,14 +40,15 @@ from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
 from reranker.dialects.base import JSON
-from reranker.errors import ConfigurationError, NotReadyError, StartFailedError
+from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, StartFailedError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.ranker import Ranker
-from reranker.ranking.threads import FairThreads
+from reranker.ranking.threads import FairThreads, SharedCall
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
 
+T = TypeVar("T")
 _SWITCH_S = 0.001
 """The longest that Python code in a thread keeps the event loop waiting; Python's own 5 ms add up over a request."""
 
@@ -71,7 +73,10 @@ class Ingress:
         if self.model in self.adapters:
             raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
         self._fleet = RayFleet(engine)
-        self.search = Search(SearchClient(search), config) if search is not None else None
+        here = serve.get_replica_context()
+        # A handle's first use, or `options`, asks Ray's control plane and blocks: it may be slow later, but not now.
+        self._ingresses = serve.get_deployment_handle(here.deployment, here.app_name).options()
+        self.search = Search(SearchClient(search.options()), config) if search is not None else None
         self._cache = ScoreCache.of(config, os.environ)
         self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
         self.require_any_room = self._ranker.require_any_room
@@ -83,6 +88,9 @@ class Ingress:
         self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
+        self._failed = _asked(self._start_failed, keep_s=2.0, limit_s=1.0)
+        self._loading = _asked(replicas_loading, keep_s=1.0, limit_s=1.0)
+        self._series = _asked(lambda: generate_latest(metrics.node_registry()), keep_s=1.0, limit_s=10.0)
         self._metrics = count = None
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
@@ -141,12 +149,12 @@ class Ingress:
         }
 
     async def cache_report(self) -> JSON:
-        return report([one for one in await self._in_every_ingress("cache_statistics") if one is not None])
+        return report([one for one in await ask_all(self._ingresses, "cache_statistics") if one is not None])
 
     async def clear_cache(self) -> None:
         if self._cache is not None:  # Redis comes first: the memories would be filled from it again
             await self._cache.clear_shared()
-        await self._in_every_ingress("clear_memory")
+        await ask_all(self._ingresses, "clear_memory")
 
     async def cache_statistics(self) -> Statistics | None:
         return self._cache.statistics if self._cache is not None else None
@@ -155,25 +163,24 @@ class Ingress:
         if self._cache is not None:
             self._cache.clear_memory()
 
-    async def _in_every_ingress(self, method: str, timeout_s: float = 10.0) -> list[Any]:  # Any: what the method gives
-        """Call `cache_statistics` or `clear_memory` of all ingress replicas."""
-        here = serve.get_replica_context()
-        handle = serve.get_deployment_handle(here.deployment, here.app_name)
-        return list(await handle.broadcast(method).results_async(timeout_s=timeout_s))
-
     async def metrics_text(self) -> bytes | None:
         if self._metrics is None:
             return None
-        return await asyncio.to_thread(generate_latest, metrics.node_registry())
+        return await self._series.answer()
 
     async def live_replicas(self) -> int:
         replicas = self._fleet.placement.live_replicas
         if not replicas:
-            raise StartFailedError if await asyncio.to_thread(self._start_failed) else NotReadyError
+            with contextlib.suppress(NoAnswerError):
+                if await self._failed.answer():
+                    raise StartFailedError
+            raise NotReadyError
         return replicas
 
     async def replicas_loading(self) -> list[JSON]:
-        return await asyncio.to_thread(replicas_loading)
+        with contextlib.suppress(NoAnswerError):
+            return await self._loading.answer()
+        return []
 
     def _start_failed(self) -> bool:
         """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""
@@ -186,3 +193,8 @@ class Ingress:
 
     def info(self) -> tei.TeiInfo:
         return tei.info(self.model, self._checkpoint, self._config)
+
+
+def _asked(function: Callable[[], T], keep_s: float, limit_s: float) -> SharedCall[T]:
+    """A call that blocks, in a thread, and in one only, however many ask and however long it blocks."""
+    return SharedCall(partial(asyncio.to_thread, function), keep_s, limit_s)

@@ -188,7 +188,7 @@ class ReplicaEmbedder:
     """Calls the embedding deployment. See `Embedder`."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
-        self._replicas = replicas
+        self._replicas = replicas.options()  # at the start: a handle's first use asks Ray's control plane, and blocks
 
     async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
         vectors: FloatArray = await call_replica(self._replicas.embed, list(texts), kind)

@@ -254,6 +254,12 @@ class PlaygroundUnavailableError(ServiceError, status=503, code="playground_unav
     sentence = "the playground does not answer now; try again in a few seconds"
 
 
+class NoAnswerError(ServiceError, status=503, code="no_answer", retry_after_s=5):
+    """A part of the service that was asked about itself did not answer in time; rankings go on."""
+
+    sentence = "a part of the service did not answer in time; try again in a few seconds"
+
+
 class CacheUnavailableError(ServiceError, status=503, code="cache_unavailable"):
     """What is remembered in Redis could not be forgotten."""
 

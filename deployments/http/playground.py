@@ -17,6 +17,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
@@ -33,11 +34,13 @@ from deployments.http.responses import error_response
 from reranker.config import LimitsConfig
 from reranker.errors import (
     MemoryFullError,
+    NoAnswerError,
     NoPlaygroundError,
     NotFoundError,
     PlaygroundUnavailableError,
     UnknownEncodingError,
 )
+from reranker.ranking.threads import SharedCall
 
 UI_PATH = "/ui"
 UI_DEPLOYMENT = "Playground"
@@ -70,8 +73,9 @@ _SECURITY = {
 }
 _FOR_EVER = {b"cache-control": b"public, max-age=31536000, immutable"}
 _KEPT_S, _LONG_KEPT_S = 10.0, 86_400.0
-_LOOKUP_PERIOD_S = 2.0
-"""Serve is asked no more often than this whether there is a playground: it takes 15 ms, and a path costs nothing."""
+_LOOKUP_PERIOD_S, _LOOKUP_S = 2.0, 4.0
+"""Serve is asked no more often than this whether there is a playground, and not for longer: it takes 15 ms, and a path
+costs nothing."""
 _READ_S, _WRITTEN_S = 30.0, 140.0
 """The longest wait for an answer. The first page has the playground load its libraries; a ranking may take two minutes
 (`limits.timeout_s`)."""
@@ -106,9 +110,8 @@ class PlaygroundClient:
     """Sends requests to the playground's application. Costs nothing until there is one."""
 
     def __init__(self) -> None:
-        self._found: DeploymentHandle | _Absence = NoPlaygroundError
-        self._looked_s = -_LOOKUP_PERIOD_S
-        self._lookup = asyncio.Lock()
+        self._found: DeploymentHandle | None = None
+        self._lookup = SharedCall(partial(asyncio.to_thread, _look), _LOOKUP_PERIOD_S, _LOOKUP_S)
 
     async def answer(self, request: PageRequest) -> PageAnswer:
         """Have one request answered. It ends there as well when its client hangs up.
@@ -123,21 +126,22 @@ class PlaygroundClient:
                 answer: PageAnswer = await answering
                 return answer
         except (TimeoutError, *_LOST):
-            self._found = PlaygroundUnavailableError
+            self._found = None
             raise PlaygroundUnavailableError from None
         finally:
             with contextlib.suppress(*_LOST):
                 answering.cancel()
 
     async def _handle(self) -> DeploymentHandle:
-        async with self._lookup:
-            if isinstance(self._found, type) and time.monotonic() - self._looked_s >= _LOOKUP_PERIOD_S:
-                found = await asyncio.to_thread(_look)
-                self._found = found
-                self._looked_s = time.monotonic()
-            if isinstance(self._found, type):
-                raise self._found
-            return self._found
+        if self._found is None:
+            try:
+                found = await self._lookup.answer()
+            except NoAnswerError:
+                raise PlaygroundUnavailableError from None
+            if isinstance(found, type):
+                raise found
+            self._found = found
+        return self._found
 
 
 def _look() -> DeploymentHandle | _Absence:
@@ -146,8 +150,13 @@ def _look() -> DeploymentHandle | _Absence:
         for name, application in serve.status().applications.items():
             if playground := application.deployments.get(UI_DEPLOYMENT):
                 healthy = playground.status == DeploymentStatus.HEALTHY
-                return serve.get_deployment_handle(UI_DEPLOYMENT, name) if healthy else PlaygroundUnavailableError
-    except (RayError, RayServeException):  # Serve is shutting down
+                if not healthy:
+                    return PlaygroundUnavailableError
+                handle: DeploymentHandle = serve.get_deployment_handle(UI_DEPLOYMENT, name)
+                if not handle.is_initialized:  # which blocks: not with the first page, on the event loop
+                    handle._init(_run_router_in_separate_loop=True)  # a thread has no loop
+                return handle
+    except (RayError, RayServeException, KeyError):  # Serve is shutting down, or the playground has just ended
         return PlaygroundUnavailableError
     return NoPlaygroundError
 

@@ -30,6 +30,7 @@ from reranker.dialects import answers
 from reranker.dialects.base import Dialect, RankingCall
 from reranker.dialects.fields import Item, Options, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
+from reranker.ranking.threads import SharedCall
 from reranker.record import RequestRecord
 from reranker.search.filters import read_filter
 from reranker.search.first_stages import Candidate, Query, Retrieval
@@ -220,14 +221,14 @@ class SearchClient:
 
     def __init__(self, replicas: DeploymentHandle) -> None:
         self._replicas = replicas
+        self._described = SharedCall[list[dict[str, Any]]](lambda: call_replica(replicas.describe))  # Any: JSON
 
     async def search(self, query: Query) -> Retrieval:
         retrieval: Retrieval = await call_replica(self._replicas.search, query)
         return retrieval
 
     async def describe(self) -> list[dict[str, Any]]:  # Any: JSON
-        described: list[dict[str, Any]] = await call_replica(self._replicas.describe)
-        return described
+        return await self._described.answer()
 
 
 class Search:

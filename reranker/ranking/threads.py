@@ -1,13 +1,15 @@
-"""Threads for work that is too long for the event loop, shared fairly between callers."""
+"""Work that is too long for the event loop: threads shared fairly between callers, and answers that several share."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
+
+from reranker.errors import NoAnswerError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,3 +64,24 @@ class FairThreads:
                 self._waiting[name] = self._waiting.pop(name)  # to the end of the row
             if not turns:
                 del self._waiting[name]
+
+
+class SharedCall(Generic[T]):
+    """Makes one call at a time; all who ask meanwhile, or within `keep_s` of its beginning, get its answer."""
+
+    def __init__(self, call: Callable[[], Awaitable[T]], keep_s: float = 0.0, limit_s: float = 10.0) -> None:
+        self._call, self._keep_s, self._limit_s = call, keep_s, limit_s
+        self._calling: asyncio.Future[T] | None = None
+        self._began_s = 0.0
+
+    async def answer(self) -> T:
+        """Give it; NoAnswerError once the call takes longer than `limit_s`. It goes on then, and is not made again."""
+        now_s, calling = asyncio.get_running_loop().time(), self._calling
+        if calling is None or (calling.done() and now_s >= self._began_s + self._keep_s):
+            calling = self._calling = asyncio.ensure_future(self._call())
+            calling.add_done_callback(lambda done: done.cancelled() or done.exception())  # there may be nobody left
+            self._began_s = now_s
+        await asyncio.wait([calling], timeout=max(0.0, self._began_s + self._limit_s - now_s))
+        if not calling.done():
+            raise NoAnswerError
+        return calling.result()

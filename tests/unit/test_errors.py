@@ -41,6 +41,7 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.MemoryFullError: (512 * 2**20, 2),
     errors.CallerMemoryError: (256 * 2**20, 2),
     errors.NotReadyError: (),
+    errors.NoAnswerError: (),
     errors.CacheUnavailableError: (),
     errors.StartFailedError: (),
     errors.PlaygroundUnavailableError: (),
