@@ -1,16 +1,22 @@
-"""Replicas die, requests do not: a shard of a dead one goes to another, and after a dead ingress a new one answers."""
+"""Replicas die, requests do not: a shard of a dead one goes to another, and after a dead ingress a new one answers.
+
+Nor do they wait for Ray's control plane, which need not answer at all while nothing starts or ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.integration.conftest import Cluster, Service, configuration, deployment
+from tests.integration.conftest import TLS, Cluster, Service, configuration, deployment
 from tests.integration.traffic import RankedList, Traffic, wait_until
 
 pytestmark = pytest.mark.slow
@@ -88,3 +94,93 @@ def test_only_ingress_killed_comes_back_knowing_the_engines(fleet: Service) -> N
     while (response := answer()) is None:
         assert time.monotonic() < deadline
     assert one.problem(response) is None
+
+
+ADMIN_KEY, KEY = "key-of-an-admin", "key-of-another"
+ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
+ASKED = (("GET", "/v1/cache"), ("GET", "/v1/load"), ("GET", "/metrics"), ("DELETE", "/v1/cache"))
+STOPPED_S, PROMPT_S = 15, 0.25
+KILLED_S, DEADLINE_S = 40, 30
+
+
+@pytest.fixture(scope="module")
+def pair(cluster: Cluster) -> Service:
+    """Two simulated replicas, and two API keys; nobody has asked anything yet."""
+
+    def configure(folder: Path) -> dict[str, Any]:
+        (folder / "keys.yaml").write_text(f"boss: {{key: {ADMIN_KEY}, admin: true}}\nteam: {KEY}\n")
+        return configuration(2, {"access": {"keys_file": str(folder / "keys.yaml")}}, SLOW)
+
+    return cluster.serve("pair", configure, KEY)
+
+
+def test_control_plane_that_stands_still_keeps_no_request_waiting(pair: Service) -> None:
+    """What an admin asks for the first time then, the ingress has prepared; it answers, or says when to ask again."""
+    [control] = [process for process in pair.processes() if process.name() == "gcs_server"]
+    one = RankedList.simulated(0, 10)
+    assert one.problem(pair.post(one.query, one.documents)) is None
+    until_s = time.monotonic() + STOPPED_S
+    answers: list[httpx.Response] = []
+    slow: list[tuple[str, float]] = []
+
+    def ask(method: str, path: str) -> httpx.Response:
+        return httpx.request(method, pair.url + path, headers=ADMIN, timeout=30, verify=TLS)
+
+    def keep_asking(what: tuple[str, str]) -> None:
+        while time.monotonic() < until_s:
+            answers.append(ask(*what))
+            time.sleep(0.2)
+
+    def time_one(send: Callable[[], httpx.Response]) -> None:
+        began_s = time.monotonic()
+        response = send()
+        assert response.status_code == 200, response.text
+        if (took_s := time.monotonic() - began_s) > PROMPT_S:
+            slow.append((response.request.url.path, took_s))
+
+    with ThreadPoolExecutor(len(ASKED)) as pool, httpx.Client(base_url=pair.url, timeout=30, verify=TLS) as http:
+        control.suspend()
+        try:
+            asking = [pool.submit(keep_asking, what) for what in ASKED]
+            while time.monotonic() < until_s:
+                time_one(lambda: http.get("/health"))
+                time_one(lambda: pair.post(one.query, one.documents, cache="off"))
+                time.sleep(0.05)
+            for each in asking:
+                each.result()
+        finally:
+            control.resume()
+    assert slow == []
+    assert {answer.status_code for answer in answers if "retry-after" not in answer.headers} == {200}
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    wait_until(lambda: all(ask(*what).status_code == 200 for what in ASKED))
+
+
+def test_engines_that_all_die_again_and_again_cost_time_and_no_list(pair: Service) -> None:
+    """Both are killed every six seconds, while they start as well. Whoever can wait for the next engine does."""
+    lists = [RankedList.simulated(number, 60) for number in range(4)]
+    until_s = time.monotonic() + KILLED_S
+
+    def send(one: RankedList) -> list[tuple[RankedList, float, httpx.Response]]:
+        answers = []
+        while (began_s := time.monotonic()) < until_s:
+            response = pair.post(one.query, one.documents, cache="off", timeout_s=DEADLINE_S)
+            answers.append((one, time.monotonic() - began_s, response))
+        return answers
+
+    with ThreadPoolExecutor(len(lists)) as pool:
+        sending = [pool.submit(send, one) for one in lists]
+        while time.monotonic() < until_s:
+            for process in pair.replica_processes():
+                process.kill()
+            time.sleep(6)
+        answers = [answer for sent in sending for answer in sent.result()]
+    for one, took_s, response in answers:
+        if response.status_code == 503:
+            assert "retry-after" in response.headers
+            assert took_s > DEADLINE_S / 2, response.text
+        else:
+            assert one.problem(response) is None
+    assert any(response.status_code == 200 for _, _, response in answers)
+    pair.wait_until_ready(2)
+    pair.wait_until_idle()
