@@ -205,7 +205,7 @@ async def alive() -> Response:
     return Response("success", media_type="text/plain")
 
 
-@router.get("/v1/load", **describe(Load))
+@router.get("/v1/load", **describe(Load, 503))
 async def load(backend: _Backend) -> Response:
     """What is in flight here, and what every replica has to do. Checks the sums on the way."""
     return reply(await backend.load())
@@ -254,7 +254,7 @@ async def clear_cache(backend: _AdminsBackend) -> Response:
     return reply(await backend.cache_report())
 
 
-@router.get("/metrics", response_class=PlainTextResponse, **describe(None, 403, 404))
+@router.get("/metrics", response_class=PlainTextResponse, **describe(None, 403, 404, 503))
 async def metrics(request: Request, backend: _Backend) -> Response:
     """The series of all processes on this node, as Prometheus text. For admins and keys with `metrics`."""
     keys: Keyring = request.app.state.keys
