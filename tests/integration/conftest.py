@@ -29,7 +29,7 @@ from reranker.search.embedding import SIMULATED
 from tests.indexes import DOCUMENTS, build
 from tests.integration.collector import Collector
 
-SHARED = ("watched", "service", "simulated", "narrow")
+SHARED = ("watched", "service", "simulated", "narrow", "attacked")
 """Fixtures that several files use. Their tests run in this order; the last three are configurations of the cluster."""
 
 ROOT = Path(__file__).parents[2]

@@ -40,10 +40,15 @@ def _attack(service: Service, folder: Path, *arguments: str) -> None:
     service.wait_until_idle()
 
 
-def test_one_attack_of_each_kind_costs_what_it_may(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def attacked(cluster: Cluster) -> Service:
+    """The last that is deployed (`SHARED`): nobody else meets what attacks may leave."""
+    return cluster.serve("attacked", _attacked, KEY)
+
+
+def test_one_attack_of_each_kind_costs_what_it_may(attacked: Service, tmp_path: Path) -> None:
     """Its bounds of time are wide here, where other tests run besides."""
-    service = cluster.serve("attacked", _attacked, KEY)
-    _attack(service, tmp_path, "--quick", "--loose", "10", "--give-back", "0")
+    _attack(attacked, tmp_path, "--quick", "--loose", "10", "--give-back", "0")
 
 
 @pytest.mark.slow
