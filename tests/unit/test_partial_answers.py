@@ -180,6 +180,7 @@ async def test_portions_that_time_does_not_suffice_for_are_unscored() -> None:
     renderer.portions = 0
     with pytest.raises(DeadlineExceededError):
         await _rerank(replace(request, allow_partial=False), FakeFleet(1, act), renderer=renderer, timeout_s=100)
+    answered.set()  # time may have been up before the first answer: no thread is left waiting for one
 
 
 async def test_books_agree_while_the_portions_of_one_list_are_on_their_way() -> None:
