@@ -90,7 +90,7 @@ class Ingress:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
         self._failed = _asked(self._start_failed, keep_s=2.0, limit_s=1.0)
         self._loading = _asked(replicas_loading, keep_s=1.0, limit_s=1.0)
-        self._series = _asked(lambda: generate_latest(metrics.node_registry()), keep_s=1.0, limit_s=10.0)
+        self._series = _asked(lambda: generate_latest(metrics.node_registry()), keep_s=0.0, limit_s=10.0)
         self._metrics = count = None
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,8 +50,7 @@ class Page:
 
 
 def page_of(url: str, headers: Mapping[str, str] | None = None) -> Page:
-    """Scrape once, when nothing that is kept for who scrapes is older than this call."""
-    time.sleep(1)
+    """Scrape once."""
     response = httpx.get(f"{url}/metrics", headers=headers, timeout=30, verify=TLS)
     assert response.status_code == 200, response.text
     return Page.read(response.text)
