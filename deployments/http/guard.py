@@ -116,7 +116,7 @@ def trim() -> None:
 
 
 class Sparse(logging.Filter):
-    """Lets so many lines a minute of one kind through, and says then how many it left out.
+    """Lets so many lines a minute of one kind through, the first with its trace, and says how many it left out.
 
     What a client sends must not fill a disk. Lines of one kind are logged at one place, for one event.
     """
@@ -134,6 +134,8 @@ class Sparse(logging.Filter):
             if lines > self._lines:
                 record.msg = f"{record.msg} ({lines - self._lines} lines like this one were left out)"
             began_s, lines = now_s, 0
+        if lines:
+            record.exc_info = None
         self._minutes[kind] = began_s, lines + 1
         return lines < self._lines
 

@@ -27,10 +27,9 @@ from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 from starlette.responses import RedirectResponse, Response
-from starlette.types import Receive, Scope, Send
 
 from deployments.http.requests import HOST, compression, read_body
-from deployments.http.responses import error_response
+from deployments.http.responses import LargeResponse, error_response
 from reranker.config import LimitsConfig
 from reranker.errors import (
     MemoryFullError,
@@ -86,7 +85,6 @@ _READS_PER_S, _READS_AT_ONCE, _READ_WAIT_S = 3, 90, 4.0
 5 ms of the playground, the page itself 19, and 2 ms here."""
 _KEPT_BYTES = 12 * 2**20
 """Of answers: all that the page loads, packed and not."""
-_PIECE_BYTES = 64 * 1024
 _Absence = type[NoPlaygroundError | PlaygroundUnavailableError]
 _LOST = (RayError, RayServeException, DeploymentUnavailableError)
 
@@ -201,18 +199,6 @@ class _Turns:
         await asyncio.sleep(max(0.0, turn_s - now_s))
 
 
-class _Page(Response):
-    """An answer that is written in pieces: a client that reads slowly has no copy of it made."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        body = memoryview(self.body)
-        for begin in range(0, len(body), _PIECE_BYTES):
-            piece = bytes(body[begin : begin + _PIECE_BYTES])
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-
 def playground_router(answer: Callable[[PageRequest], Awaitable[PageAnswer]], limits: LimitsConfig) -> APIRouter:
     """Make the routes; `answer` is as `PlaygroundClient.answer`, `limits` are those of every request."""
     router = APIRouter(include_in_schema=False)
@@ -274,7 +260,7 @@ def playground_router(answer: Callable[[PageRequest], Awaitable[PageAnswer]], li
         own = _SECURITY
         if answered.status == 200 and _IMMUTABLE.fullmatch(path):
             own = _SECURITY | _FOR_EVER
-        response = _Page(answered.body, answered.status)
+        response = LargeResponse(answered.body, answered.status)
         kept = [(name, value) for name, value in answered.headers if name.lower() not in _HOP_BY_HOP | own.keys()]
         response.raw_headers = [*kept, *own.items(), (b"content-length", b"%d" % len(answered.body))]
         return response

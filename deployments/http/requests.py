@@ -135,12 +135,8 @@ def decompress(packed: bytes, encoding: str, max_bytes: int) -> Iterator[bytes]:
         full = len(piece) == _PIECE_BYTES
         left = decompressor.unconsumed_tail
         if decompressor.eof:  # a gzip file may have several members, one after the other
-            left, decompressor, members = (
-                decompressor.unused_data,
-                zlib.decompressobj(_WINDOW_BITS[encoding]),
-                members + 1,
-            )
-            more = bool(left)
+            left, members = decompressor.unused_data, members + 1
+            decompressor, more = zlib.decompressobj(_WINDOW_BITS[encoding]), bool(left)
             if more and members > _MAX_MEMBERS:  # each costs a copy of all that follow
                 raise errors.RequestTooLargeError("body", members, _MAX_MEMBERS, "gzip members")
         elif not left and not full:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from deployments.http import Backend
 from reranker import dialects, errors
@@ -19,9 +20,25 @@ from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Dialect
 from reranker.record import RequestRecord
 from reranker.types import Ranking
 
+_PIECE_BYTES = 64 * 1024
+
+
+class LargeResponse(Response):
+    """An answer that is written in pieces: what its client has not read yet stays in hand, and has no copy made."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        body = memoryview(self.body)
+        for begin in range(0, len(body), _PIECE_BYTES):
+            piece = bytes(body[begin : begin + _PIECE_BYTES])
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
 
 def reply(content: JSON, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+    body = orjson.dumps(content)
+    kind = LargeResponse if len(body) > _PIECE_BYTES else Response
+    return kind(body, status, headers, media_type="application/json")
 
 
 def error_response(error: errors.RerankerError, dialect: Dialect | None = None, **more: JSON) -> Response:

@@ -121,7 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     _head_bytes = _rest_bytes = _chunks = _body_bytes = 0
     _closes_s = 0.0
-    _in_head, _in_message, _lingers = True, False, False
+    _in_head, _in_message, _asked, _lingers = True, False, False, False
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 
@@ -169,7 +169,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_message = True
+        self._in_message, self._asked = True, False
         self._rest_bytes = self._chunks = self._body_bytes = 0
         self._await_head()
 
@@ -184,6 +184,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self.max_pipelined:  # one packet may hold thousands
             raise ValueError("too many requests before the answer to the first")
         super().on_headers_complete()
+        self._asked = True
         self.cycle.transport = _AnswersTransport(self)  # type: ignore[assignment]  # what it uses of one
 
     def on_body(self, body: bytes) -> None:
@@ -244,15 +245,19 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._lingers and error is not None:
             return
         self._set_timer(None)
-        answered = not self._in_head and self.cycle.response_started
-        if error is None or answered or self._lingers or self.transport.is_closing():
+        if (
+            error is None
+            or (self._asked and self.cycle.response_started)
+            or self._lingers
+            or self.transport.is_closing()
+        ):
             self.transport.close()
             return
         response = error_response(error)
         headers = [*response.raw_headers, (b"connection", b"close")]
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[response.status_code] + lines + b"\r\n" + response.body)
-        if not self._in_head:  # whoever waits for the body is told that no more comes
+        if self._asked:  # whoever waits for the body is told that no more comes
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._in_message = True  # more of the same is on its way

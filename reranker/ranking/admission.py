@@ -29,7 +29,9 @@ class Permit:
     def __init__(self, admission: Admission, body_bytes: int, tokens: int, lists: int) -> None:
         self._admission, self._body_bytes, self.tokens = admission, body_bytes, tokens
         self._counts, self._open = [0] * lists, set(range(lists))
-        self._expected = [tokens / lists] * lists
+        self._expected = [tokens // lists] * lists
+        # Their sums: a request may have 10,000 lists.
+        self._counted, self._expected_in_all = 0, sum(self._expected)
 
     def __enter__(self) -> Self:
         self._admission.permits.add(self)
@@ -44,19 +46,22 @@ class Permit:
         `share` is the part of its text that they are of: the rest is expected to be like it. 0: nobody knows, and the
         first guess stands. Others are refused for what engines have to do, not for a guess about spaces.
         """
+        self._counted += tokens - self._counts[number]
         self._counts[number] = tokens
-        counted = self._admission.bounded(sum(self._counts))
         if share:
-            self._expected[number] = tokens / share
-        self.tokens = max(counted, math.ceil(sum(self._expected)))
+            self._expect(math.ceil(tokens / share), number)
+        self.tokens = max(self._admission.bounded(self._counted), self._expected_in_all)
 
     def resize(self, tokens: int, number: int = 0) -> None:
         """The same, once all of it is rendered. What was let in stays in."""
         self._open.discard(number)
-        self._expected[number] = tokens
-        self.grow(tokens, number)
+        self.grow(tokens, number, 1.0)
         if self.tokens and self._body_bytes and not self._open:  # no tokens: all was known, which teaches nothing
             self._admission.learn(self.tokens / self._body_bytes)
+
+    def _expect(self, tokens: int, number: int) -> None:
+        self._expected_in_all += tokens - self._expected[number]
+        self._expected[number] = tokens
 
 
 class Admission:

@@ -35,10 +35,9 @@ T = TypeVar("T")
 _INLINE_CHARACTERS = 4_000
 """Less text than that is tokenized on the event loop: it takes 1 ms, and a thread costs half as much again."""
 _LISTS_AT_ONCE = 16
-"""Lists of one request that are scored at once: enough to fill the engines, too few to crowd others out."""
+"""Lists that are scored at once of a caller's requests with several: they fill the engines, and crowd nobody out."""
 _PORTIONS_AT_ONCE, _REPLICAS_PER_PORTION = 3, 8
-"""Portions of one list that engines have at once, and one more for so many replicas. A small list waits for a pair of
-each (docs/decisions/0002); and rendered portions take memory."""
+"""Portions of one list that engines have at once, and one more for so many replicas: rendered ones take memory."""
 _READ_ANYWAY_BYTES = 4 * 2**20
 """A body up to this size is read and looked up even without room, as its scores may be known. That takes 20 ms at most;
 a larger one is refused unread, as all are without a cache."""

@@ -26,7 +26,7 @@ _PATHS = (
     "/",
     "/health",
     "/ui/",
-    "/ui/gradio_api/queue/join",
+    "/ui/gradio_api/run/predict",
     "/v1/load",
     "/v1/search",
     "/docs",

@@ -13,7 +13,7 @@ from tests.attacks import bodies
 from tests.attacks.attack import REFUSED, Attack, Outcome, Target, at_once, for_a_while, post
 from tests.attacks.wire import Answer, chunked, exchange, head, read_all, send, statuses
 
-_QUEUE = "/ui/gradio_api/queue/join"
+_EVENT = "/ui/gradio_api/run/predict"
 _HOSTS = ("[", "a b", "a:abc", "", "héllo", "a:99999999999", "[::1", "a\tb", "a/../b", "@", "%00", "a" * 5_000)
 _FORWARDED = (
     {"x-forwarded-host": "["},
@@ -28,12 +28,12 @@ _PLACES = ("/ui/", "/ui", "/", "/health", "/docs", "/nothing", "/v1/rerank", "/u
 
 def attacks() -> Iterator[Attack]:
     """Every attack of this kind."""
-    yield _attack("bombs-to-the-playground", partial(_bombs, _QUEUE), "K3", quick=True, needs="ui")
+    yield _attack("bombs-to-the-playground", partial(_bombs, _EVENT), "K3", quick=True, needs="ui")
     yield _attack("bombs-to-the-api", partial(_bombs, "/v1/rerank"), "K3", quick=True)
     yield _attack("playground-joins", _joins, "K3", needs="ui")
     yield _attack("trailers-many", partial(_trailers, "/v1/rerank", False), "K4")
     yield _attack("trailers-many-open-path", partial(_trailers, "/health", False), "K4", quick=True)
-    yield _attack("trailers-many-playground", partial(_trailers, _QUEUE, False), "K4", needs="ui")
+    yield _attack("trailers-many-playground", partial(_trailers, _EVENT, False), "K4", needs="ui")
     yield _attack("trailer-endless", partial(_trailers, "/v1/rerank", True), "K4")
     yield _attack("trailer-endless-open-path", partial(_trailers, "/health", True), "K4", quick=True)
     yield _attack("trailer-as-key", _key_in_trailer, "K4", quick=True)
@@ -71,7 +71,7 @@ def _joins(target: Target) -> Outcome:
     def job(number: int) -> list[Answer]:
         session = f"{number}-{time.monotonic_ns()}".encode()
         body = b'{"fn_index":0,"session_hash":"%s","data":["%s"]}' % (session, filler)
-        return [post(target, _QUEUE, body, {}, 30)]
+        return [post(target, _EVENT, body, {}, 30)]
 
     for_a_while(target.seconds(20), 16, job, outcome)
     return outcome
@@ -150,7 +150,7 @@ def _held_bodies(target: Target) -> Outcome:
     size = 8 * bodies.MIB - 64
     hold_s = target.seconds(15)
     body = b"a" * (size - 1)
-    paths = ("/ui/x", _QUEUE)
+    paths = ("/ui/x", _EVENT)
 
     def job(number: int) -> Answer:
         parts = [head("POST", paths[number % 2], {"content-length": str(size)}), body]
@@ -213,7 +213,7 @@ def _pipelined(target: Target) -> Outcome:
 
 def _tiny_chunks(target: Target) -> Outcome:
     outcome = Outcome()
-    for path in ("/v1/rerank", _QUEUE):
+    for path in ("/v1/rerank", _EVENT):
         chunks = b"1\r\na\r\n" * target.mb(5) + b"0\r\n\r\n"
         outcome.take(exchange(target.address, [_chunked_head(path), chunks], 60, stubborn=True))
     return outcome

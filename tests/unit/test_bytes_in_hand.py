@@ -1,4 +1,4 @@
-"""Bytes in hand: a limit for all, a share for each caller, small requests last to be refused, nothing kept."""
+"""What clients may take of a process: memory, with a share for each caller and small requests refused last; its log."""
 
 import logging
 
@@ -66,15 +66,15 @@ def test_lines_of_one_kind_are_few_and_the_others_are_counted() -> None:
     now = [0.0]
     logger, lines = logging.getLogger("sparse"), list[str]()
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: lines.append(record.getMessage() + " traced" * bool(record.exc_info))  # type: ignore[method-assign]
     logger.addHandler(handler)
     logger.addFilter(Sparse(3, lambda: now[0]))
     for minute in (0.0, 61.0):
         now[0] = minute
         for number in range(10):
-            logger.warning("line %d", number)
+            logger.warning("line %d", number, exc_info=ValueError())
         logger.warning("another place")
     assert lines == [
-        *("line 0", "line 1", "line 2", "another place"),
-        *("line 0 (7 lines like this one were left out)", "line 1", "line 2", "another place"),
+        *("line 0 traced", "line 1", "line 2", "another place"),
+        *("line 0 (7 lines like this one were left out) traced", "line 1", "line 2", "another place"),
     ]

@@ -56,6 +56,18 @@ def test_work_is_shared_in_proportion_to_the_weights_at_every_moment(
         assert abs(served["a"] / weights[0] - served["b"] / weights[1]) <= bound
 
 
+def _others_before_the_end_of(queue: FairQueue[str], small: list[int], weight: float) -> int:
+    """Add a small flow, and give the work of others that is done before its last pair."""
+    queue.push("small", small, weight)
+    meanwhile, left = 0, len(small)
+    while left and (turn := queue.pop()) is not None:
+        if turn.flow == "small":
+            left -= 1
+        else:
+            meanwhile += turn.cost
+    return meanwhile
+
+
 @given(
     huge=st.lists(st.integers(1, 500), min_size=50, max_size=100),
     before=st.integers(0, 49),
@@ -70,14 +82,7 @@ def test_small_flow_that_comes_late_waits_for_no_more_than_its_own_share_of_the_
     queue.push("huge", huge, 1)
     for _ in range(before):
         queue.pop()
-    queue.push("small", small, weight)
-    meanwhile, left = 0, len(small)
-    while left and (turn := queue.pop()) is not None:
-        if turn.flow == "small":
-            left -= 1
-        else:
-            meanwhile += turn.cost
-    assert meanwhile <= sum(small) / weight + max(huge) + 1
+    assert _others_before_the_end_of(queue, small, weight) <= sum(small) / weight + max(huge) + 1
 
 
 @given(cost=st.integers(1, 300), small=st.integers(1, 300), weight=WEIGHT)
@@ -174,14 +179,7 @@ def test_list_in_many_shards_has_no_more_than_in_one(shards: int, cost: int, sma
     for number in range(shards):
         queue.push(f"huge {number}", [cost] * 5, 1, "a list")
     queue.pop()
-    queue.push("small", small, 1)
-    meanwhile, left = 0, len(small)
-    while left and (turn := queue.pop()) is not None:
-        if turn.flow == "small":
-            left -= 1
-        else:
-            meanwhile += turn.cost
-    assert meanwhile <= sum(small) + cost + 1
+    assert _others_before_the_end_of(queue, small, 1) <= sum(small) + cost + 1
     while queue.pop() is not None:
         pass
     assert not queue._lists

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from deployments.http.responses import reply
 from deployments.http.server import LimitedProtocol
 
 
@@ -80,11 +81,31 @@ async def test_head_that_grows_without_end_is_closed_with_431(port: int, sent: b
     assert json.loads(body)["error_type"] == "headers_too_large"
 
 
-@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01", b"NO HTTP\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n"])
-async def test_what_is_no_http_gets_a_400_in_json(port: int, sent: bytes) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"NO HTTP\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET http://[::1 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET http:// HTTP/1.1\r\nhost: a\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_gets_a_400_in_json(port: int, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     status, body = await _talk(port, sent)
     assert status.startswith("HTTP/1.1 400")
     assert json.loads(body)["message"] == "this is not an HTTP request"
+    assert "Traceback" not in caplog.text
+
+
+async def test_what_is_no_http_after_an_answer_gets_a_400_as_well(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    await reader.readuntil(b"ok")
+    writer.write(b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 400")
+    writer.close()
 
 
 async def test_body_that_was_answered_already_may_end_but_not_go_on_for_ever(port: int) -> None:
@@ -194,3 +215,19 @@ async def test_client_that_never_reads_is_given_up(port: int) -> None:
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await asyncio.wait_for(reader.readexactly(50_000_000), 10)
     writer.close()
+
+
+async def test_large_answer_is_written_as_its_client_reads_it() -> None:
+    """What waits is the application's, and counts in hand; one write of all of it would end the request at once."""
+    content = {"documents": ["x" * 300_000, "y"]}
+    written: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        written.append(message.get("body", b""))
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    await reply(content)({"type": "http"}, receive, send)
+    assert json.loads(b"".join(written)) == content
+    assert max(map(len, written)) <= 64 * 1024
