@@ -6,6 +6,7 @@ documents in one batch call, and the tail is constant. Only documents are ever c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, Toke
 _CHARACTERS_PER_TOKEN = (8, 64)
 """How much of a long text is looked at: first so many characters for each token that can be used, which suffices for
 anything written; then so many, for runs of spaces or dashes. What lies beyond is cut off unread."""
+_MOST_TOKENS = 2**21
+"""Read from the end of a document, at most, where its windows begin somewhere within: 256 of 8,192."""
 _UNSURE_TOKENS = 64
 """Where a text is clipped, so many tokens may differ from the whole text's."""
 
@@ -72,11 +75,12 @@ class CuttingPolicy:
 
     def reach(self, room: int) -> tuple[int, TruncationSide]:
         """Tell how many tokens of a document matter, and from which end: what lies beyond never changes a cut."""
-        if self.max_document_tokens is not None:
-            return self.max_document_tokens + 1, self.side
+        capped = self.max_document_tokens or sys.maxsize
         if self.mode == "truncate":
-            return room + 1, self.side
-        return min(room, self.window_tokens or room) * self.max_windows + 1, "end"
+            return min(capped, room) + 1, self.side
+        if self.max_document_tokens is not None and self.side == "start":  # windows from somewhere within
+            return min(capped, _MOST_TOKENS) + 1, "start"
+        return min(capped, min(room, self.window_tokens or room) * self.max_windows) + 1, "end"
 
 
 CUT_THE_END = CuttingPolicy()

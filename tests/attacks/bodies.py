@@ -28,6 +28,7 @@ MODES: Mapping[str, Mapping[str, Any]] = {  # what happens to a long document
     "end": {"long_documents": "truncate", "truncation_side": "right"},
     "start": {"long_documents": "truncate", "truncation_side": "left"},
     "short": {"long_documents": "truncate", "max_tokens_per_doc": 16},
+    "endless": {"long_documents": "truncate", "max_tokens_per_doc": 10**12},
     "windows": {"long_documents": "windows"},
     "small-windows": {"long_documents": "windows", "max_tokens_per_doc": 32, "overlap_tokens": 8},
     "chunks": {"max_chunks_per_doc": 10_000, "overlap_tokens": 1},

@@ -125,7 +125,7 @@ POLICIES = st.builds(
     CuttingPolicy,
     mode=st.sampled_from(["truncate", "windows"]),
     side=st.sampled_from(["end", "start"]),
-    max_document_tokens=st.none() | st.integers(1, 30),
+    max_document_tokens=st.none() | st.integers(1, 30) | st.integers(1, 3_000),
     window_tokens=st.none() | st.integers(1, 40),
     overlap_tokens=st.integers(0, 10),
     max_windows=st.integers(1, 3),
@@ -147,7 +147,15 @@ def test_unread_text_changes_no_prompt(parts: list[str], times: int, cutting: Cu
 
 @pytest.mark.parametrize("text", [" ", "!", "a", "😀", "\u0301", "7", "word "])
 @pytest.mark.parametrize(
-    "cutting", [CuttingPolicy(), CuttingPolicy(side="start"), CuttingPolicy("windows", max_windows=2)]
+    "cutting",
+    [
+        CuttingPolicy(),
+        CuttingPolicy(side="start"),
+        CuttingPolicy(max_document_tokens=10**12),
+        CuttingPolicy(side="start", max_document_tokens=10**12),
+        CuttingPolicy("windows", max_windows=2),
+        CuttingPolicy("windows", max_windows=2, max_document_tokens=10**12),
+    ],
 )
 def test_encoding_has_a_bound_whatever_the_text(
     text: str, cutting: CuttingPolicy, monkeypatch: pytest.MonkeyPatch
