@@ -19,7 +19,7 @@ from deployments.http.guard import Hold
 from reranker import errors
 from reranker.config import LimitsConfig
 from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall
-from reranker.dialects.parse import brackets_and_commas, parse, pieces
+from reranker.dialects.parse import parse, parsed_bytes
 from reranker.record import RequestRecord
 
 _RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"  # what Ray Serve's own proxy obeys
@@ -29,8 +29,6 @@ HOST = re.compile(r"(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d{0,4})?", re.ASCII
 _PIECE_BYTES = 4 * 2**20
 """Of a decompressed body: some 10 ms of a thread."""
 _MAX_MEMBERS = 1_000
-_VALUE_BYTES = 80
-"""Of a value in a list or object, at least."""
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -51,18 +49,11 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
             call = parse(body, dialect, limits, timeout)
         else:
             hold: Hold = request.state.hold
-            hold.resize(len(body) + await backend.threads.run(record.caller, _parsed_bytes, body, limits))
+            hold.resize(len(body) + await backend.threads.run(record.caller, parsed_bytes, body))
             call = await backend.threads.run(record.caller, parse, body, dialect, limits, timeout)
             hold.resize(hold.size - len(body))
     note_call(record, call)
     return call
-
-
-def _parsed_bytes(body: bytearray, limits: LimitsConfig) -> int:
-    """Estimate what a body's values take of memory: a text with one rare character takes four bytes for each."""
-    wide = any(not piece.isascii() or b"\\u" in piece for piece in pieces(body))
-    values = min(sum(map(brackets_and_commas, pieces(body))), limits.max_json_values)
-    return len(body) * (4 if wide else 1) + values * _VALUE_BYTES
 
 
 def note_call(record: RequestRecord, call: RankingCall) -> None:

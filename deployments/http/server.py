@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import math
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 import httpx
@@ -30,6 +31,7 @@ _LINGER_S = 2
 ends; a request that meets a closed connection is an error for its client."""
 _SIBLING_TIMEOUT_S = 5
 _TINY_BYTES = 64
+_NO_LINGER = struct.pack("ii", 1, 0)
 _KEEP_ALIVE_S = 90
 """Longer than clients keep an unused connection (httpx 5 s, load balancers mostly 60 s), so that they end it."""
 
@@ -137,7 +139,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read; closing would wait for it as well."""
         super().pause_writing()
-        self._reading = self.loop.call_later(self.unread_s, self.transport.abort)
+        self._reading = self.loop.call_later(self.unread_s, self._reset)
 
     def resume_writing(self) -> None:
         if self._reading is not None:
@@ -147,7 +149,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         if self.transport.get_write_buffer_size():
-            self.transport.abort()
+            self._reset()
+
+    def _reset(self) -> None:
+        """End a connection whose client does not read; else the kernel would go on to offer it what it has."""
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Count what is no body: of a head, around chunks, in trailers; and what nobody reads any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
@@ -93,6 +93,9 @@ class LimitsConfig(Group):
     """Documents per list."""
     max_request_bytes: PositiveInt = 64 * 1024 * 1024
     """Size of a request's body, decompressed."""
+    max_text_bytes: Annotated[int, Field(ge=2**20)] = 4 * 1024 * 1024
+    """Size of one text in a request's body, as JSON: a query, a document, a field of one (413). It is many times what a
+    model reads, and work on one text is done in one go."""
     max_bytes_in_hand: PositiveInt = 512 * 1024 * 1024
     """Memory of each ingress replica for the requests that are being received, parsed or waited for, as far as it is
     counted; half of it for those of one API key. Beyond it: 503, or 429 for the key."""

@@ -37,6 +37,7 @@ _OBEYED: dict[str, tuple[object, ...]] = {
 happens anyway."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it
 _LOOKED_AT = 1_000_000
+_IMAGE = frozenset(("image", "image_url"))
 _NO_TEXT = "this model reads text only"
 
 
@@ -199,7 +200,7 @@ def _text_of(item: dict[str, Any], where: str, order: Mapping[str, int]) -> str:
         return "\n".join(part["text"] for part in item["content"])
     if not item:
         raise InvalidRequestError(where, "must not be an empty object; give it a text")
-    if item.keys() <= {"image", "image_url"}:
+    if item.keys() & _IMAGE and item.keys() <= {"type", *_IMAGE}:
         raise InvalidRequestError(where, _NO_TEXT)
     return _as_yaml(item)
 

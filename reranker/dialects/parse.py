@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,14 +20,22 @@ _SECONDS: TypeAdapter[float] = TypeAdapter(Seconds)
 _LISTS = tuple(dict.fromkeys(name for one in DIALECTS for name in one.lists))
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
 _CONTAINERS = (dict, list)
+_QUOTE = ord('"')
 _PIECE_BYTES = 2**20
+_VALUE_BYTES, _CONTAINER_BYTES = 80, 250
+"""Of memory, that a value takes at least, and a list or object besides."""
+_MANY_VALUES = 50_000
+"""Are counted once more, without those in texts."""
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_CONTAINER = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw])
+_FIELDS = frozenset(name for one in DIALECTS for name in one.body.model_fields)
 
 
 def parse(
     body: bytes | bytearray, dialect: Dialect | None, limits: LimitsConfig, timeout_header: str | None = None
 ) -> RankingCall:
     """Read a request's body, which comes decompressed. Without a dialect, its fields say which. No error quotes it."""
-    fields = _load(body, limits)
+    fields = load(body, limits)
     if not isinstance(fields, dict):
         raise InvalidRequestError("", "the body must be a JSON object")
     for name in _LISTS:
@@ -47,19 +56,24 @@ def parse(
     return RankingCall(dialect, validated, lists, ignored_fields(fields))
 
 
-def _load(body: bytes | bytearray, limits: LimitsConfig) -> Any:  # Any: JSON
-    """Parse JSON within limits: 64 MB of "[],[]," would become gigabytes of Python's lists."""
-    if sum(map(brackets_and_commas, pieces(body))) > limits.max_json_values:  # those in texts too, but it takes no time
-        values = sum(map(brackets_and_commas, _structure(body)))
+def load(body: bytes | bytearray, limits: LimitsConfig) -> Any:  # Any: JSON
+    """Parse JSON within limits: 64 MB of "[],[]," would become gigabytes of lists. None: a large one is no object."""
+    if _values(_pieces(body)) > limits.max_json_values:  # those in texts too, but it takes no time
+        values = _values(_structure(body))
         if values > limits.max_json_values:
             raise RequestTooLargeError("body", values, limits.max_json_values, "JSON values")
     too_deep = InvalidRequestError("", f"the body's JSON is nested more than {limits.max_nesting} deep")
     try:
-        loaded = orjson.loads(body)
+        loaded = orjson.loads(body) if len(body) <= _PIECE_BYTES else _load_in_pieces(body, limits)
     except orjson.JSONDecodeError as error:
         if "depth limit" in error.msg:  # beyond 1,024, orjson's own
             raise too_deep from None
-        raise InvalidRequestError("", f"the body is not JSON: {error.msg}, at character {error.pos}") from None
+        where = f", at character {error.pos}" if len(body) <= _PIECE_BYTES else ""
+        raise InvalidRequestError("", f"the body is not JSON: {error.msg}{where}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError("", f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise too_deep from None
     level = [loaded] if isinstance(loaded, _CONTAINERS) else []
     for _ in range(limits.max_nesting):
         level = [
@@ -71,6 +85,35 @@ def _load(body: bytes | bytearray, limits: LimitsConfig) -> Any:  # Any: JSON
     if level:
         raise too_deep
     return loaded
+
+
+def _load_in_pieces(body: bytes | bytearray, limits: LimitsConfig) -> Any:  # Any: JSON
+    """Parse a large body, letting other threads have their turns: in one go, 60 MB hold the interpreter for 0.1 s."""
+    try:
+        fields = _OBJECT.decode(body)
+    except msgspec.ValidationError:
+        return None  # no object
+    return {name: _load_value(raw, name if name in _FIELDS else "body", limits, 1) for name, raw in fields.items()}
+
+
+def _load_value(raw: msgspec.Raw, where: str, limits: LimitsConfig, depth: int) -> Any:  # Any: JSON
+    text = memoryview(raw)
+    is_text = text[0] == _QUOTE
+    if is_text and len(text) > limits.max_text_bytes:
+        raise RequestTooLargeError(where, len(text), limits.max_text_bytes, "bytes of text")
+    if is_text or len(text) <= _PIECE_BYTES or text[0] not in b"{[":
+        return orjson.loads(text)
+    if depth >= limits.max_nesting:
+        raise RecursionError
+    values = _CONTAINER.decode(text)
+    if isinstance(values, dict):
+        return {name: _load_value(one, where, limits, depth + 1) for name, one in values.items()}
+    return [
+        orjson.loads(memoryview(one))
+        if len(one) <= _PIECE_BYTES
+        else _load_value(one, f"{where}[{index}]" if depth == 1 else where, limits, depth + 1)
+        for index, one in enumerate(values)
+    ]
 
 
 def _structure(body: bytes | bytearray) -> Iterator[bytes]:
@@ -87,11 +130,24 @@ def _structure(body: bytes | bytearray) -> Iterator[bytes]:
         in_text ^= len(parts) % 2 == 0
 
 
-def pieces(body: bytes | bytearray) -> Iterator[bytes | bytearray]:
+def parsed_bytes(body: bytes | bytearray) -> int:
+    """Estimate what a body's values take of memory: a text with one rare character takes four bytes for each."""
+    wide = any(not piece.isascii() or b"\\u" in piece for piece in _pieces(body))
+    values, containers = _values(_pieces(body)), _containers(_pieces(body))
+    if values > _MANY_VALUES:
+        values, containers = _values(_structure(body)), _containers(_structure(body))
+    return len(body) * (4 if wide else 1) + values * _VALUE_BYTES + containers * _CONTAINER_BYTES
+
+
+def _pieces(body: bytes | bytearray) -> Iterator[bytes | bytearray]:
     """Give a body a MB at a time, so that other threads get their turns between."""
     for start in range(0, len(body), _PIECE_BYTES):
         yield body[start : start + _PIECE_BYTES]
 
 
-def brackets_and_commas(text: bytes | bytearray) -> int:
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
+def _values(pieces: Iterable[bytes | bytearray]) -> int:
+    return sum(piece.count(b",") + piece.count(b"[") + piece.count(b"{") for piece in pieces)
+
+
+def _containers(pieces: Iterable[bytes | bytearray]) -> int:
+    return sum(piece.count(b"[") + piece.count(b"{") for piece in pieces)

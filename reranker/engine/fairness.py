@@ -8,6 +8,7 @@ of one list are one flow: each starts where the one before ends, so that a list 
 """
 
 import heapq
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -78,14 +79,16 @@ class FairQueue(Generic[Flow]):
         self._flows[flow] = waiting
         heapq.heappush(self._heap, waiting)
 
-    def pop(self) -> Turn[Flow] | None:
-        """Take the next pair; None: nothing waits."""
+    def pop(self, most: float = math.inf) -> Turn[Flow] | None:
+        """Take the next pair; None: nothing waits, or it costs more than `most`."""
         while self._heap:
             first = self._heap[0]
             if self._flows.get(first.flow) is not first:  # removed meanwhile
                 heapq.heappop(self._heap)
                 continue
             turn = Turn(first.flow, first.position, first.costs[first.position], first.tag)
+            if turn.cost > most:
+                return None
             self._time = turn.tag
             first.reached += turn.cost * first.ticks_per_token
             first.position += 1

@@ -242,13 +242,16 @@ class Engine:
         self._turns.push(job, job.costs, job.weight, job.list_id)
 
     def _feed(self) -> None:
-        """Give the stepper what its next step can use, and hardly more: what waits there can no longer be reordered."""
+        """Give the stepper what its next step can use, and no more: what waits there can no longer be reordered.
+
+        Of pairs longer than a step there is one at a time.
+        """
         batch_tokens = self._batch_tokens()
-        while (
-            self._stepping_tokens < batch_tokens
-            and len(self._stepping) < self._stepper.max_batch_pairs
-            and (turn := self._turns.pop()) is not None
-        ):
+        while len(self._stepping) < self._stepper.max_batch_pairs:
+            room = batch_tokens - self._stepping_tokens if self._stepping else math.inf
+            turn = self._turns.pop(most=room)
+            if turn is None:
+                break
             job, pair = turn.flow, next(self._numbers)
             if job.began_s is None:
                 job.began_s = time.monotonic()

@@ -14,6 +14,7 @@ from reranker.errors import OverloadedError, RequestTooLargeError
 from reranker.types import Priority, ReplicaLoad
 
 _FIRST_GUESS_TOKENS_PER_BYTE = 0.25
+_LARGE_BYTES = 64 * 1024
 _MEMORY_LISTS = 50  # lists after which a body's size is mostly forgotten
 _HEADROOM = 0.9  # of the allowed queue. Its time is an estimate, which one list in a hundred must not exceed by much
 _SMALL, _RESERVE = 0.01, 1.25
@@ -57,7 +58,7 @@ class Permit:
         self._open.discard(number)
         self.grow(tokens, number, 1.0)
         if self.tokens and self._body_bytes and not self._open:  # no tokens: all was known, which teaches nothing
-            self._admission.learn(self.tokens / self._body_bytes)
+            self._admission.learn(self.tokens / self._body_bytes, self._body_bytes)
 
     def _expect(self, tokens: int, number: int) -> None:
         self._expected_in_all += tokens - self._expected[number]
@@ -70,7 +71,8 @@ class Admission:
     def __init__(self, config: AdmissionConfig, priorities: PrioritiesConfig) -> None:
         self._config, self._priorities = config, priorities
         self.permits: set[Permit] = set()  # that are out
-        self._tokens_per_byte = _FIRST_GUESS_TOKENS_PER_BYTE
+        self._tokens_per_byte = {False: _FIRST_GUESS_TOKENS_PER_BYTE, True: _FIRST_GUESS_TOKENS_PER_BYTE}
+        """By whether a body is large: in small ones the prompt's own tokens weigh more."""
 
     @property
     def lists_in_flight(self) -> int:
@@ -110,7 +112,7 @@ class Admission:
         self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad, larger: float, most_tokens: float = math.inf
     ) -> int:
         most = self._config.max_tokens_in_flight  # whether a list can never be let in, its tokens alone can tell
-        tokens = math.ceil(min(body_bytes * self._tokens_per_byte, most_tokens, most))
+        tokens = math.ceil(min(body_bytes * self._tokens_per_byte[body_bytes > _LARGE_BYTES], most_tokens, most))
         here, there, speed = self.tokens_in_flight, elsewhere.pending_tokens, elsewhere.tokens_per_s
         if not (here or there) or not body_bytes:
             return tokens  # waiting would not make it shorter
@@ -130,5 +132,6 @@ class Admission:
             raise RequestTooLargeError("documents", tokens, self._config.max_tokens_in_flight, "tokens")
         return tokens
 
-    def learn(self, tokens_per_byte: float) -> None:
-        self._tokens_per_byte += (tokens_per_byte - self._tokens_per_byte) / _MEMORY_LISTS
+    def learn(self, tokens_per_byte: float, body_bytes: int) -> None:
+        large = body_bytes > _LARGE_BYTES
+        self._tokens_per_byte[large] += (tokens_per_byte - self._tokens_per_byte[large]) / _MEMORY_LISTS

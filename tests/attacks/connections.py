@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tests.attacks.attack import Attack, Outcome, Target, at_once
-from tests.attacks.wire import head, read_all
+from tests.attacks.attack import Attack, Outcome, Target
+from tests.attacks.wire import head
 
 _ALL = 2_000
 _SPARED = 300
@@ -19,9 +19,8 @@ _SPARED = 300
 _GONE_WITHIN_S = 130.0
 """The longest time-outs (90 s of an idle connection; 60 s for a body and 30 for its rest) and some more."""
 _RECV_BUFFER_BYTES = 4_096
-_READ_S = 5.0
 _UNREAD = 20
-"""Answers that nobody reads: more than the buffers between hold."""
+"""Answers that nobody reads: more than the buffers between hold. What is cut off for it is reset."""
 
 
 def attacks() -> Iterator[Attack]:
@@ -79,8 +78,6 @@ def _held(kinds: tuple[str, ...], wanted: int, target: Target) -> Outcome:
         began_s = time.monotonic()
         _wait(opened, began_s + (5 if target.quick else _GONE_WITHIN_S))
         outcome.slowest_s = time.monotonic() - began_s
-        if not target.quick:
-            _take_unread(opened)
         for kind in kinds:
             if left := sum(one == kind for one in opened.values()):
                 outcome.answers[f"{kind} left"] = left
@@ -112,16 +109,6 @@ def _wait(opened: dict[socket.socket, str], until_s: float) -> None:
         if now_s - sent_s > 5:
             sent_s = now_s
             _say(opened, dict.fromkeys(("slow-head", "slow-body"), b" "))
-
-
-def _take_unread(opened: dict[socket.socket, str]) -> None:
-    """Take out those that never read and were ended: their end stands behind what they have not read."""
-    unread = [connection for connection, kind in opened.items() if kind == "never-reading"]
-    jobs = [partial(read_all, connection, time.monotonic() + _READ_S) for connection in unread]
-    for connection, (_, closed) in zip(unread, at_once(jobs, _ALL), strict=True):
-        if closed:
-            connection.close()
-            del opened[connection]
 
 
 def _reads(connection: socket.socket) -> bool:

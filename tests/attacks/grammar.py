@@ -143,7 +143,7 @@ def _bodies(count: int, seconds: float, target: Target) -> Outcome:
             break
         jobs = [partial(job, *next_one()) for _ in range(_AT_ONCE)]
         for number, answer in enumerate(at_once(jobs, _AT_ONCE), start=first):
-            outcome.take(answer, {*IN_TIME, 408}, f"seed {target.seed}, body {number}:")
+            outcome.take(answer, {*IN_TIME, 408, 415}, f"seed {target.seed}, body {number}:")
     return outcome
 
 

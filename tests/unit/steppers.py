@@ -31,6 +31,11 @@ class GatedStepper(SimulatedStepper):
         """Whether a pair that is taken back is not computed."""
         self._prompts: dict[int, list[int]] = {}
 
+    @property
+    def added(self) -> int:
+        """Pairs that it was given."""
+        return len(self._prompts)
+
     def let(self, steps: int = 2_000) -> None:
         self.gate.release(steps)
 

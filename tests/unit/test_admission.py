@@ -216,6 +216,15 @@ def test_size_of_a_body_is_learned_from_those_before(admission: Admission, stack
     assert permit.tokens == pytest.approx(600, rel=0.02)
 
 
+def test_small_lists_teach_nothing_about_large_ones(admission: Admission, stack: ExitStack) -> None:
+    """Most of a small list's tokens may be the prompt's own: a large one would be thought four times as long."""
+    for _ in range(200):
+        with admission.permit(1_000, "interactive", PLENTY_S, NOBODY_KNOWS) as permit:
+            permit.resize(1_000)
+    large = stack.enter_context(admission.permit(400_000, "interactive", PLENTY_S, NOBODY_KNOWS))
+    assert large.tokens == 100_000
+
+
 def test_permit_is_given_back_when_the_list_fails(admission: Admission) -> None:
     def fail() -> None:
         with admission.permit(4, "bulk", PLENTY_S, NOBODY_KNOWS) as permit:

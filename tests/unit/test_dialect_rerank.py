@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.config import LimitsConfig
+from reranker.dialects import parse as parsing
 from reranker.dialects.answers import error_body
 from reranker.dialects.base import RankingCall
 from reranker.dialects.parse import _structure, parse
@@ -90,6 +92,7 @@ def test_blank_documents_are_documents() -> None:
         ({"query": {"text": ["q"]}, "documents": ["a"]}, "query.text"),
         ({"query": "q", "documents": ["a", {}]}, "documents[1]"),
         ({"query": "q", "documents": [{"image": "data:"}]}, "documents[0]"),
+        ({"query": "q", "documents": [{"type": "image_url", "image_url": {"url": "data:"}}]}, "documents[0]"),
         ({"query": "q", "documents": [{"content": [{"type": "image_url"}]}]}, "documents[0].content[0]"),
         ({"query": "q", "documents": [{"title": "t"}], "rank_fields": ["body"]}, "documents[0]"),
         ({"query": "q", "documents": ["a"], "rank_fields": [3]}, "rank_fields[0]"),
@@ -280,6 +283,56 @@ def test_json_with_too_many_values_is_refused_before_it_is_parsed() -> None:
         parse(b'{"query": "q", "documents": [' + b"[]," * 200 + b"[]]}", None, limits)
     text = '[,]{"\\' * 100
     assert parse(json.dumps({"query": text, "documents": ["a", "b"]}).encode(), None, limits).lists[0].query == text
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=4), inside, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(fields=st.dictionaries(st.text(max_size=5), _JSON, max_size=5), piece=st.integers(1, 30))
+def test_large_body_is_parsed_in_pieces_to_the_same(fields: dict[str, Any], piece: int) -> None:
+    body = orjson.dumps(fields, option=orjson.OPT_INDENT_2)
+    with patch.object(parsing, "_PIECE_BYTES", piece):
+        assert parsing.load(body, LimitsConfig(max_nesting=1_000)) == orjson.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (b'"query": "%s"', "query"),
+        (b'"documents": ["a", "%s"]', "documents[1]"),
+        (b'"documents": ["a", {"secret": {"b": ["%s"]}}]', "documents[1]"),
+        (b'"secret": "%s"', "body"),
+    ],
+)
+def test_text_beyond_what_is_done_in_one_go_is_refused(fields: bytes, named: str) -> None:
+    """The place is said, but no name that a document has for its fields."""
+    limits = LimitsConfig(max_text_bytes=2**20)
+    fits, too_long = b"a" * (2**20 - 2), b"a" * (2**20 - 1)
+    parsing.load(b"{%s}" % (fields % fits), limits)
+    with pytest.raises(RequestTooLargeError, match="1048577 bytes of text; the limit is 1048576") as refused:
+        parsing.load(b"{%s}" % (fields % too_long), limits)
+    assert refused.value.field == named
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (b'{"a": "%s', "not JSON"),
+        (b'{"a": ["%s", "\xff"]}', "not JSON: str is not valid UTF-8"),
+        (b'{"a": "%s"} b', "not JSON"),
+        (b'{"\xff": "%s"}', "not JSON"),
+        (b'["%s"]', "must be a JSON object"),
+        (b'{"a": ' + b"[" * 100 + b'"%s"' + b"]" * 100 + b"}", "nested more than 32 deep"),
+        (b'{"a": ' + b"[" * 100_000 + b'"%s"' + b"]" * 100_000 + b"}", "nested more than 32 deep"),
+    ],
+)
+def test_large_body_that_is_no_sound_json_is_refused(broken: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        parse(broken.replace(b"%s", b"a" * 2**20), None, LimitsConfig())
 
 
 def test_many_mistakes_cost_no_more_than_one() -> None:

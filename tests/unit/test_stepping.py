@@ -133,8 +133,8 @@ async def test_cancelled_shard_leaves_the_engine(bench: Bench) -> None:
 
 async def test_pairs_the_device_had_not_computed_are_taken_back_from_it(bench: Bench) -> None:
     """A device may hold what it was given for several steps."""
-    bench.stepper.max_batch_tokens = 10  # the first pair alone: 7 tokens, as the head counts with it
     task = await bench.send(shard(1, 5))
+    bench.stepper.max_batch_tokens = 10  # the first pair alone: 7 tokens, as the head counts with it
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     bench.stepper.let()
@@ -304,3 +304,16 @@ async def test_broken_book_is_noticed(bench: Bench) -> None:
     bench.engine._pending_tokens += 5
     with pytest.raises(RuntimeError, match=r"\(0, 0, 5\) counted, \(0, 0, 0\) in shards. This is a bug"):
         await bench.engine.check_integrity()
+
+
+@pytest.mark.parametrize(("budget", "taken"), [(7, 1), (16, 1), (17, 2), (23, 2), (24, 3)])
+async def test_step_has_whole_pairs_only_and_one_where_it_has_room_for_none(budget: int, taken: int) -> None:
+    """Pairs of 10 (with the head), 7 and 7 tokens: whoever comes waits for the step under way, and for no pair more."""
+    stepper = GatedStepper(max_batch_tokens=budget)
+    engine = Engine(lambda: stepper)
+    scoring = asyncio.create_task(engine.score_within(shard(10, 3, document_tokens=6), 1.0, None))
+    await until(lambda: stepper.steps_begun == 1)
+    assert stepper.added == taken
+    stepper.let()
+    await scoring
+    engine.shutdown()
