@@ -21,10 +21,10 @@ long things take, `make attack` measures."""
 
 
 def _attacked(folder: Path) -> dict[str, Any]:
-    """A service as it is by default, with keys, a playground, and two simulated engines."""
+    """A service as it is by default, with keys, a playground, and two simulated engines of a large GPU."""
     keys = folder / "keys.yaml"
     keys.write_text(f"attacker: {{key: {KEY}, admin: true}}\nother: {OTHER_KEY}\n")
-    return configuration(2, {"access": {"keys_file": str(keys)}}, {"tokens_per_s": 40_000}, ui=True)
+    return configuration(2, {"access": {"keys_file": str(keys)}}, {"tokens_per_s": 400_000}, ui=True)
 
 
 def _attack(service: Service, folder: Path, *arguments: str) -> None:
