@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-UNSENT_BYTES = 128 * 1024
+_UNSENT_BYTES = 128 * 1024
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
@@ -38,7 +38,7 @@ def bound_socket(host: str, port: int, *, shared: bool = False) -> socket.socket
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             # Of what a client does not read, the kernel would take 4 MB for each connection, and nobody could see it.
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         bound.bind((host, port))
     except OSError:
         bound.close()

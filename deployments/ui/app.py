@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import logging
 import ssl
@@ -123,7 +122,6 @@ async def respond(app: ASGIApp, request: PageRequest) -> PageAnswer:
 
 def _give_back() -> None:
     """Give memory back to the system, in a thread."""
-    gc.collect()
     asyncio.get_running_loop().run_in_executor(None, trim)
 
 

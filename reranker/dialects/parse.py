@@ -58,8 +58,9 @@ def parse(
 
 def load(body: bytes | bytearray, limits: LimitsConfig) -> Any:  # Any: JSON
     """Parse JSON within limits: 64 MB of "[],[]," would become gigabytes of lists. None: a large one is no object."""
-    if _values(_pieces(body)) > limits.max_json_values:  # those in texts too, but it takes no time
-        values = _values(_structure(body))
+    values, _ = _counted(_pieces(body))
+    if values > limits.max_json_values:  # those in texts too, but it takes no time
+        values, _ = _counted(_structure(body))
         if values > limits.max_json_values:
             raise RequestTooLargeError("body", values, limits.max_json_values, "JSON values")
     too_deep = InvalidRequestError("", f"the body's JSON is nested more than {limits.max_nesting} deep")
@@ -136,9 +137,9 @@ def parsed_bytes(body: bytes | bytearray, limits: LimitsConfig) -> int:
     Of more values than there may be none are made.
     """
     wide = any(not piece.isascii() or b"\\u" in piece for piece in _pieces(body))
-    values, containers = _values(_pieces(body)), _containers(_pieces(body))
+    values, containers = _counted(_pieces(body))
     if values > _MANY_VALUES:
-        values, containers = _values(_structure(body)), _containers(_structure(body))
+        values, containers = _counted(_structure(body))
     made = values <= limits.max_json_values
     return len(body) * (4 if wide else 1) + made * (values * _VALUE_BYTES + containers * _CONTAINER_BYTES)
 
@@ -149,9 +150,10 @@ def _pieces(body: bytes | bytearray) -> Iterator[bytes | bytearray]:
         yield body[start : start + _PIECE_BYTES]
 
 
-def _values(pieces: Iterable[bytes | bytearray]) -> int:
-    return sum(piece.count(b",") + piece.count(b"[") + piece.count(b"{") for piece in pieces)
-
-
-def _containers(pieces: Iterable[bytes | bytearray]) -> int:
-    return sum(piece.count(b"[") + piece.count(b"{") for piece in pieces)
+def _counted(pieces: Iterable[bytes | bytearray]) -> tuple[int, int]:
+    """Count values, and lists and objects among them."""
+    commas = containers = 0
+    for piece in pieces:
+        commas += piece.count(b",")
+        containers += piece.count(b"[") + piece.count(b"{")
+    return commas + containers, containers

@@ -31,11 +31,11 @@ def plan(pair_tokens: Sequence[int], loads: Sequence[int], config: PlanningConfi
     shards, heaviest = _balance(pair_tokens, busy)
     if heaviest > config.max_shard_tokens:
         # The fewest that fit. One shard more never makes the heaviest heavier, and one pair per shard always fits.
-        counts = range(count, len(pair_tokens))
+        counts = range(len(shards), len(pair_tokens))
         fits = bisect.bisect_left(
             counts, True, key=lambda more: _balance(pair_tokens, [0] * more)[1] <= config.max_shard_tokens
         )
-        shards, _ = _balance(pair_tokens, [0] * (count + fits))
+        shards, _ = _balance(pair_tokens, [0] * (len(shards) + fits))
     return shards
 
 

@@ -172,7 +172,7 @@ def _large_bodies(target: Target) -> Outcome:
 
 
 def _streams(target: Target) -> Outcome:
-    """Streams of events as a page holds one: of sessions that do not exist, and never ending."""
+    """Streams of events as its framework has them, never ending. The service has no such paths: none is held open."""
     outcome = Outcome()
     hold_s = target.seconds(15)
     paths = ("/ui/gradio_api/heartbeat/attack-{}", "/ui/gradio_api/queue/data?session_hash=attack-{}")

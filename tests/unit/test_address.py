@@ -39,6 +39,14 @@ def test_every_kind_of_address_can_be_bound(host: str) -> None:
         assert bound.family == (socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
+def test_kernel_takes_little_of_what_a_client_does_not_read() -> None:
+    """Connections have it from the socket that listens. What they do not read is ours to see, and to end."""
+    with bound_socket("127.0.0.1", 0) as bound:
+        bound.listen()
+        with socket.create_connection(bound.getsockname()), bound.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 128 * 1024
+
+
 def test_address_in_use_is_refused() -> None:
     with bound_socket("::1", 0) as bound:
         bound.listen()

@@ -1,9 +1,12 @@
 """What clients may take of a process: memory, with a share for each caller and small requests refused last; its log."""
 
+import asyncio
 import logging
+import threading
 
 import pytest
 
+from deployments.http import guard
 from deployments.http.guard import BytesInHand, Sparse, trim
 from reranker.errors import CallerMemoryError, MemoryFullError
 
@@ -42,6 +45,26 @@ async def test_small_requests_are_the_last_to_be_refused() -> None:
             late.resize(1 * MIB)
         small.resize(200 * 1024)
     assert memory.total == 0
+
+
+async def test_memory_is_given_back_soon_after_large_bodies_and_later_after_small_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr(guard, "trim", trimmed.set)
+    monkeypatch.setattr(guard, "_TRIM_AFTER_S", 0.01)
+    memory = BytesInHand(100 * MIB)
+    with memory.request("a") as small:
+        small.resize(1_000)
+    assert not await asyncio.to_thread(trimmed.wait, 0.1)  # in a minute
+    with memory.request("a") as large:
+        large.resize(20 * MIB)
+    assert await asyncio.to_thread(trimmed.wait, 10)
+    trimmed.clear()
+    monkeypatch.setattr(guard, "_TRIM_PERIOD_S", 0.01)
+    with memory.request("a") as small:
+        small.resize(1_000)
+    assert await asyncio.to_thread(trimmed.wait, 10)
 
 
 async def test_small_requests_have_room_beside_one_that_seems_larger_than_all() -> None:
