@@ -46,6 +46,6 @@ if [ "$flavour" = gpu ] && ! grep -q "^cuda.*= '" .venv/lib/python3.*/site-packa
     exit 1
 fi
 # pip compiles with one core, and takes as long for that as for the rest; what does not compile is for another Python.
-.venv/bin/python -m compileall -q -j 0 .venv/lib > /dev/null || true
+.venv/bin/python -m compileall -q -j 0 .venv/lib &> /dev/null || true
 [ "$what" = locked ] || "${install[@]}" --no-build-isolation --quiet --editable .
 say "Installed."
