@@ -17,6 +17,7 @@ from deployments.cli import main
 from reranker.config import EngineConfig, RerankerConfig
 from reranker.engine import device
 from reranker.engine.device import Gpu, Machine, device_for, here
+from reranker.engine.vllm import environment
 from reranker.errors import DeviceError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.search.embedding import SIMULATED
@@ -167,6 +168,12 @@ def test_environment_of_these_tests_is_read_right() -> None:
     """It has the CPU build, and a torch without CUDA."""
     machine = here()
     assert (machine.build, machine.cuda) == ("cpu", "")
+
+
+def test_vllm_tells_of_its_start_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which attention it took, how many tokens fit. In a command on a CPU it would stand among the answers."""
+    monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+    assert [environment(1, device=one)["VLLM_LOGGING_LEVEL"] for one in ("cuda", "cpu")] == ["INFO", "ERROR"]
 
 
 @pytest.fixture
