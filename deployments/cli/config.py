@@ -140,8 +140,8 @@ def _require_device(application: Mapping[str, Any], settings: RerankerConfig) ->
     if device == "cpu" or not settings.search.indexes or not local:
         return
     deployments = application.get("deployments") or []
-    options = next((one for one in deployments if one.get("name") == ENGINE_DEPLOYMENT), {}).get("ray_actor_options")
-    engine = (options or {}).get("num_gpus", settings.engine.tensor_parallel_size)
+    options = [one.get("ray_actor_options") or {} for one in deployments if one.get("name") == ENGINE_DEPLOYMENT]
+    engine = (options or [{}])[0].get("num_gpus", settings.engine.tensor_parallel_size)
     if engine + embedding.gpus > (there := len(machine.gpus)):
         said = f"an engine reserves {engine:g} GPUs and the embedding model {embedding.gpus:g}, and here are {there}"
         raise DeviceError(said, "let them share one, as docs/search.md says, or one would wait for the other for ever")
