@@ -104,6 +104,7 @@ check: $(DEV) ## everything that can be checked without running the service; cha
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/python -m tools.dashboard --check
+	$(BIN)/python -m tools.locks
 	$(BIN)/reranker config check serve_config.yaml examples/search/serve.yaml k8s/overlays/*/serve_config.yaml
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m tests.manifests.image check

@@ -33,14 +33,15 @@ def build_app(args: dict[str, object]) -> Application:
     checkpoint = find_checkpoint(config.model)
     # One commit for all replicas, also for those that start after the branch has moved on.
     config = config.model_copy(update={"model": config.model.model_copy(update={"revision": checkpoint.revision})})
-    device = choose_device(config)
+    device = choose_device(config, checkpoint)
     without_search = config.model_copy(update={"search": SearchConfig()})  # so that a change of it restarts no engine
+    variables = environment(config.engine.cpus, config.engine.cpu_threads, device=device)
     engine = (
         serve.deployment(EngineReplica)
         .options(
             ray_actor_options={
                 **resources(config, device),
-                "runtime_env": {"env_vars": SERVE_FLAGS | environment(config.engine.cpus, config.engine.cpu_threads)},
+                "runtime_env": {"env_vars": SERVE_FLAGS | variables},
             },
             graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S,
             request_router_config=RequestRouterConfig(

@@ -29,6 +29,7 @@ from ray.exceptions import RayError
 
 from deployments.engine_replica import choose_device, identity, open_engine, resources
 from reranker.config import RerankerConfig
+from reranker.engine.device import device_for
 from reranker.engine.vllm import environment
 from reranker.errors import BatchError, EngineFailedError
 from reranker.model.checkpoint import find_checkpoint
@@ -74,13 +75,15 @@ def run(job: Job, address: str | None, engines: int | None, *, restart: bool) ->
     """
     started_s = time.time()
     config, folder = job.config, job.folder
+    checkpoint = find_checkpoint(config.model)
+    if address is None and config.engine.simulated is None:
+        device_for(config.engine, checkpoint.dtype_on("cuda"))  # now: Ray takes longer to start than a person waits
     with folder.locked(), _connected(address):
         if restart:
             folder.clear()
-        checkpoint = find_checkpoint(config.model)
         model = config.model.model_copy(update={"revision": checkpoint.revision})
         config = config.model_copy(update={"model": model})
-        device = choose_device(config)
+        device = choose_device(config, checkpoint)
         digest = identity(config, device)
         settings = {
             "model": digest,

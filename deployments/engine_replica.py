@@ -16,12 +16,13 @@ from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
+from reranker.engine.device import device_for, here
 from reranker.engine.loop import Engine
 from reranker.engine.simulated import simulated_engine
 from reranker.engine.startup_check import require_sane, tolerance_for
 from reranker.engine.vllm import VllmEngine
-from reranker.errors import ConfigurationError, EngineFailedError, StartupCheckError
-from reranker.model.checkpoint import SIMULATED, find_checkpoint, model_identity
+from reranker.errors import EngineFailedError, StartupCheckError
+from reranker.model.checkpoint import SIMULATED, Checkpoint, find_checkpoint, model_identity
 from reranker.model.prompt import PromptRenderer
 from reranker.record import request_id
 from reranker.transport.address import tls_context
@@ -124,21 +125,24 @@ class EngineReplica:
             self._engine.shutdown()
 
 
-def choose_device(config: RerankerConfig) -> str:
-    """Choose "cpu" or "cuda" by Ray's resources; ConfigurationError if a model needs GPUs and there are none."""
-    device = config.engine.device
-    if device == "auto":
-        device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
-    if device == "cpu" and config.engine.tensor_parallel_size > 1:
-        raise ConfigurationError("engine.tensor_parallel_size needs GPUs, and Ray knows of none")
-    return device
+def choose_device(config: RerankerConfig, checkpoint: Checkpoint) -> str:
+    """Choose "cpu" or "cuda"; DeviceError if no engine can run on the only machine there is."""
+    if config.engine.device != "auto":
+        return config.engine.device  # there may be no GPU node yet
+    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+    if config.engine.simulated is not None or (has_gpus and sum(node["Alive"] for node in ray.nodes()) > 1):
+        return "cuda" if has_gpus else "cpu"  # what is installed on another machine, its replica sees
+    machine = here(every_gpu=True)  # Ray hides them from who has reserved none
+    if machine.gpus and not has_gpus:
+        machine = dataclasses.replace(machine, gpus=(), trouble="Ray has none to give")
+    return device_for(config.engine, checkpoint.dtype_on("cuda"), machine)
 
 
 def resources(config: RerankerConfig, device: str) -> dict[str, float]:
     """Ray's reservation for an engine: `num_cpus` and `num_gpus`."""
     return {
         "num_cpus": 0 if config.engine.simulated else config.engine.cpus,  # a simulated one only sleeps
-        "num_gpus": config.engine.tensor_parallel_size if device == "cuda" else 0,
+        "num_gpus": config.engine.tensor_parallel_size if device == "cuda" and not config.engine.simulated else 0,
     }
 
 
@@ -155,12 +159,14 @@ def open_engine(config: RerankerConfig, device: str, stage: Callable[[str], obje
         return simulated_engine(config.engine, config.engine.simulated)
     stage("finding or downloading the model")
     checkpoint = find_checkpoint(config.model)
+    # Again: the replica may be on another machine than who chose.
+    device_for(config.engine.model_copy(update={"device": device}), checkpoint.dtype_on("cuda"))
     stage("loading the weights and warming up")
     engine = VllmEngine(checkpoint, config.engine, device=device)
     if config.engine.startup_check:
         stage("checking the scores")
         renderer = PromptRenderer.of(checkpoint, config.model)
-        tolerance = tolerance_for(checkpoint.dtype, config.engine.quantization)
+        tolerance = tolerance_for(checkpoint.dtype_on(device), config.engine.quantization, device)
         try:
             require_sane(engine, renderer, tolerance, tuple(config.engine.lora_adapters))
         except StartupCheckError as error:

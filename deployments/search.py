@@ -22,7 +22,8 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.http.search import call_replica
 from deployments.telemetry import join_serve
-from reranker.config import EmbeddingConfig, RerankerConfig, SearchConfig, SearchIndexConfig
+from reranker.config import EmbeddingConfig, EngineConfig, RerankerConfig, SearchConfig, SearchIndexConfig
+from reranker.engine.device import device_for
 from reranker.engine.vllm import environment
 from reranker.errors import ConfigurationError, IndexUnavailableError, InvalidRequestError, UnknownIndexError
 from reranker.search.embedding import SIMULATED, HttpEmbedder, VllmEmbedder, simulated_vectors
@@ -151,7 +152,7 @@ class EmbeddingReplica:
         if config.model == SIMULATED:
             logger.warning("SIMULATED embedding model: it knows words only")
         else:
-            self.model = VllmEmbedder(config, device=device)
+            self.model = VllmEmbedder(config, device=device_for(EngineConfig(device=device), config.dtype))
 
     async def embed(self, texts: Sequence[str], kind: TextKind) -> FloatArray:
         if self.model is None:

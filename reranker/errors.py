@@ -165,6 +165,12 @@ class ConfigurationError(RerankerError, code="configuration_error"):
     """The service cannot start as configured."""
 
 
+class DeviceError(ConfigurationError, code="unusable_device", takes="problem remedy"):
+    """An engine cannot run on this machine, or not with what is installed."""
+
+    sentence = "{problem}: {remedy}"
+
+
 class ModelNotFoundError(ConfigurationError, code="model_not_found", takes="name reason"):
     """The model is neither a folder here nor to be had from the hub."""
 

@@ -32,7 +32,7 @@ echo "$flavour" > .venv/flavour
 files=("requirements/$flavour.txt")
 [ "$what" != dev ] || files+=(requirements/dev.txt)
 locks=("${files[@]/#/--requirement=}")
-say "Installing $(cat "${files[@]}" | grep -c '==') packages from ${files[*]} into .venv (4 GB on disk; minutes the first time)"
+say "Installing $(cat "${files[@]}" | grep -c '==') packages from ${files[*]} into .venv ($([ "$flavour" = gpu ] && echo 9 || echo 4) GB on disk; minutes the first time)"
 # --no-deps: the lock files are complete, and leave out packages that would break torch on a CPU (tools/lock.sh).
 install=(.venv/bin/pip install --disable-pip-version-check --no-deps --no-compile)
 if ! "${install[@]}" "${locks[@]}"; then
@@ -40,7 +40,12 @@ if ! "${install[@]}" "${locks[@]}"; then
     say "Trying again with PyTorch's own index, for the CPU build of torch"
     "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu "${locks[@]}"
 fi
+# A torch of another build may come from a folder or an index that pip is configured with.
+if [ "$flavour" = gpu ] && ! grep -q "^cuda.*= '" .venv/lib/python3.*/site-packages/torch/version.py; then
+    echo "pip installed a torch without CUDA; remove the indexes and folders from pip's configuration that have one" >&2
+    exit 1
+fi
 # pip compiles with one core, and takes as long for that as for the rest; what does not compile is for another Python.
-.venv/bin/python -m compileall -q -j 0 .venv/lib > /dev/null || true
+.venv/bin/python -m compileall -q -j 0 .venv/lib &> /dev/null || true
 [ "$what" = locked ] || "${install[@]}" --no-build-isolation --quiet --editable .
 say "Installed."

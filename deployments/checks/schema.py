@@ -209,7 +209,10 @@ def unknown_engine_arguments(settings: RerankerConfig) -> Iterator[Row]:
         for place, name in ((place, name) for place, names in given.items() for name in names if name not in known):
             meant = _near(name.replace("-", "_"), known, otherwise)
             yield f"args.{place}.vllm_args.{name}", f"vLLM has no argument {name}", meant
-    if quantization is not None:
+    if quantization == "fp8":
+        meant = "Give fp8_per_channel; a checkpoint that is in FP8 needs nothing"
+        yield "args.engine.quantization", "vLLM has deprecated this name", meant
+    elif quantization is not None:
         from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
         from vllm.plugins import load_general_plugins
 

@@ -16,8 +16,10 @@ from deployments.cli import Subparsers
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.address import bound_socket, configured_address, shown_address
 from reranker.config import RerankerConfig, UIConfig
-from reranker.errors import ConfigurationError
+from reranker.engine.device import device_for, here
+from reranker.errors import ConfigurationError, DeviceError
 from reranker.model.checkpoint import find_checkpoint
+from reranker.search.embedding import SIMULATED
 from reranker.search.index import IndexFolder, IndexInfo
 
 SERVE_CONFIG = Path("serve_config.yaml")
@@ -120,11 +122,29 @@ def startable_config(
         for name, index in settings.search.indexes.items():  # a replica may be started elsewhere
             if index.path is not None:
                 arguments["search"]["indexes"][name]["path"] = str(index.path.resolve())
-        find_checkpoint(settings.model)
+        _require_device(application, settings)
         keys = Keyring(settings.access, os.environ.get(ENVIRONMENT, ""))
         require_keys(configured_address(config)[0], settings.access, keys)
     _require_free_port(*configured_address(config))
     return config
+
+
+def _require_device(application: Mapping[str, Any], settings: RerankerConfig) -> None:
+    """Raise DeviceError unless this machine can run an engine, and an embedding model beside it where there is one."""
+    dtype, embedding = find_checkpoint(settings.model).dtype_on("cuda"), settings.search.embedding
+    if settings.engine.simulated is not None:
+        return
+    machine = here()
+    device = device_for(settings.engine, dtype, machine)
+    local = embedding.model not in (None, SIMULATED) and embedding.url is None
+    if device == "cpu" or not settings.search.indexes or not local:
+        return
+    deployments = application.get("deployments") or []
+    options = [one.get("ray_actor_options") or {} for one in deployments if one.get("name") == ENGINE_DEPLOYMENT]
+    engine = (options or [{}])[0].get("num_gpus", settings.engine.tensor_parallel_size)
+    if engine + embedding.gpus > (there := len(machine.gpus)):
+        said = f"an engine reserves {engine:g} GPUs and the embedding model {embedding.gpus:g}, and here are {there}"
+        raise DeviceError(said, "let them share one, as docs/search.md says, or one would wait for the other for ever")
 
 
 def _serve_indexes(search: dict[str, Any], indexes: Mapping[str, Path]) -> None:

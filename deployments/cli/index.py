@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployments.cli import Subparsers, rankers
-from reranker.config import EmbeddingConfig
+from deployments.cli import Subparsers
+from reranker.config import EmbeddingConfig, EngineConfig
+from reranker.engine.device import device_for
 from reranker.engine.vllm import environment
 from reranker.errors import ConfigurationError
 from reranker.search import documents
@@ -139,7 +140,7 @@ def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
     os.environ.update(environment(os.cpu_count() or 1) | dict(os.environ))
-    embedder = VllmEmbedder(config, device=rankers.device())
+    embedder = VllmEmbedder(config, device=device_for(EngineConfig(), config.dtype))
     try:
         yield lambda texts: embedder.embed(texts, "document")
     finally:

@@ -21,6 +21,7 @@ from deployments.cli import Subparsers
 from deployments.cli.config import SERVE_CONFIG, load_config
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
+from reranker.engine.device import device_for
 from reranker.engine.loop import Engine
 from reranker.engine.startup_check import run_checks, tolerance_for
 from reranker.engine.vllm import VllmEngine, environment
@@ -51,6 +52,8 @@ class LocalReranker(NamedTuple):
     checkpoint: Checkpoint
     renderer: PromptRenderer
     engine: Engine
+    tolerance: float
+    """Of the start-up check."""
 
 
 class LocalFleet:
@@ -75,23 +78,19 @@ def open_local(config: RerankerConfig) -> Iterator[LocalReranker]:
     checkpoint = find_checkpoint(config.model)
     renderer = PromptRenderer.of(checkpoint, config.model)
     os.environ.update(environment(config.engine.cpus, config.engine.cpu_threads) | dict(os.environ))
-    where = device() if config.engine.device == "auto" else config.engine.device
+    device = device_for(config.engine, checkpoint.dtype_on("cuda"))
     try:
-        engine = VllmEngine(checkpoint, config.engine, device=where)
+        engine = VllmEngine(checkpoint, config.engine, device=device)
     except RerankerError:
         raise
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise ConfigurationError(f"vLLM cannot load the model: {type(error).__name__}: {first_line}") from error
     try:
-        yield LocalReranker(checkpoint, renderer, engine)
+        tolerance = tolerance_for(checkpoint.dtype_on(device), config.engine.quantization, device)
+        yield LocalReranker(checkpoint, renderer, engine, tolerance)
     finally:
         engine.shutdown()
-
-
-def device() -> str:
-    """The device of this machine, for `device: auto`."""
-    return "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -269,11 +268,10 @@ def _check_model(parsed: argparse.Namespace) -> int:
     print(f"Loading {config.model.name} …", flush=True)
     with open_local(config) as local:
         started = time.perf_counter()
-        tolerance = tolerance_for(local.checkpoint.dtype, config.engine.quantization)
         results = [
             (f"{result.name} {adapter}".strip(), result)
             for adapter in ("", *config.engine.lora_adapters)
-            for result in asyncio.run(run_checks(local.engine, local.renderer, tolerance, adapter))
+            for result in asyncio.run(run_checks(local.engine, local.renderer, local.tolerance, adapter))
         ]
         seconds = time.perf_counter() - started
     for name, result in results:

@@ -34,6 +34,7 @@ Report = Callable[[str, str], None]
 _RAY_REMEDY = "See whether memory, disk (/tmp/ray) or processes (`ulimit -u`) have run out"
 _REMEDIES = {
     r"StartupCheckError": "`reranker check --model …` shows every check; docs/models.md says which models work",
+    r"DeviceError": "docs/models.md says what a GPU needs",
     r"[Oo]ut of memory|MemoryError|[Nn]o available memory|[Cc]annot allocate|OOM|[Nn]ot enough memory|free memory"
     r"|Available memory on node": (
         "Give it more memory or less to hold: a smaller model, engine.cpu_kv_cache_gib on a CPU, "

@@ -30,7 +30,7 @@ class ModelConfig(Group):
     revision: str | None = None
     """Branch, tag or commit on the hub. None: the default branch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """"auto": float32 for the demo model (it is tiny), else what the checkpoint says."""
+    """"auto": what the checkpoint says; for the demo model, which is tiny, float32 on a CPU and float16 on a GPU."""
     max_pair_tokens: PositiveInt = 8_192
     """Tokens one prompt may have, template included. Never more than the model's own limit."""
     instruction: str = Field(
@@ -156,7 +156,8 @@ class EngineConfig(Group):
     """How a replica holds its vLLM engine."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """"auto": one GPU per replica if the cluster has any when the application is built, else the CPU."""
+    """"auto": one GPU per replica if the cluster has any when the application is built, else the CPU. On one machine
+    the vLLM build that is installed decides."""
     simulated: SimulatedConfig | None = None
     """Simulate an engine instead of holding one: meaningless scores in a realistic time. None: vLLM."""
     max_batch_tokens: PositiveInt = 8_192
@@ -180,7 +181,8 @@ class EngineConfig(Group):
     tensor_parallel_size: PositiveInt = 1
     """GPUs that share one model; a replica then takes as many. For models that do not fit one."""
     quantization: str | None = None
-    """vLLM's name of a quantization ("fp8", "awq", "gptq", …). None: what the checkpoint's own configuration says."""
+    """vLLM's name of a quantization ("fp8_per_channel", "awq", "gptq", …). None: what the checkpoint's own
+    configuration says."""
     lora_adapter: str | None = None
     """A folder with a LoRA adapter as PEFT saves it, for every pair. For Qwen3 models."""
     lora_adapters: dict[AdapterName, str] = Field(default_factory=dict)

@@ -13,9 +13,12 @@ from reranker.model.checkpoint import Checkpoint
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 
 
-def environment(cpus: float, threads: int | None = None) -> dict[str, str]:
-    """Variables that OpenMP and vLLM read when they load: they must be set before. None: a thread for each core."""
-    ours = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+def environment(cpus: float, threads: int | None = None, *, device: str = "cpu") -> dict[str, str]:
+    """Variables that OpenMP and vLLM read when they load: they must be set before. None: a thread for each core.
+
+    On "cuda" vLLM says at its start which attention it takes, how many tokens its cache holds, what it compiles.
+    """
+    ours = {"VLLM_LOGGING_LEVEL": "INFO" if device == "cuda" else "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     own = {name: os.environ.get(name, value) for name, value in ours.items()}
     return {"OMP_NUM_THREADS": str(threads or max(1, int(cpus)))} | own
 
@@ -129,7 +132,7 @@ def engine_args(
     arguments: dict[str, Any] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
-        "dtype": checkpoint.dtype,
+        "dtype": checkpoint.dtype_on(device),
         "runner": "pooling",
         "hf_overrides": dict(checkpoint.family.hf_overrides),
         "max_model_len": checkpoint.max_pair_tokens,

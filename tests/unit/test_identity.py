@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,16 +68,16 @@ def test_every_part_counts(model: Path, tmp_path: Path, monkeypatch: pytest.Monk
     }
     (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
     identities.add(_identity(model, lora_adapter=str(adapter)))
-    monkeypatch.setattr(checkpoints, "version", lambda name: "another")
+    monkeypatch.setattr(checkpoints, "vllm_distribution", lambda: SimpleNamespace(version="another"))
     identities.add(_identity(model))
     assert len(identities) == 11
 
 
 def test_service_without_vllm_has_an_identity_too(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
+    def missing(name: str) -> Distribution:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(checkpoints, "version", missing)
+    monkeypatch.setattr(checkpoints, "distribution", missing)
     assert _identity(model)
 
 

@@ -165,4 +165,5 @@ def test_reduced_precision_is_given_more_room() -> None:
     require_sane(FakeEngine(rounded), RENDERER, tolerance_for("auto"))
     require_sane(FakeEngine(rounded), RENDERER, tolerance_for("bfloat16"))
     require_sane(FakeEngine(rounded), RENDERER, tolerance_for("float32", "fp8"))
+    assert tolerance_for("float32") < tolerance_for("float32", device="cuda") < tolerance_for("float16", device="cuda")
     assert _refusal(FakeEngine(rounded)).check == "batch"
