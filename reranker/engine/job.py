@@ -24,7 +24,7 @@ class Job:
         # The rest belongs to the engine's thread.
         self.head: list[int] = shard.head.tolist()
         self.tail: list[int] = shard.tail.tolist()
-        self.costs = shard.pair_tokens
+        self.costs = shard.pair_tokens  # as the sender counts; what the device computes is a little more
         if self.costs:
             self.costs[0] += len(self.head)  # computed once; the other pairs find it in the prefix cache
         self.stepping: set[int] = set()  # numbers of the pairs that the stepper has

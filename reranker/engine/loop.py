@@ -42,6 +42,9 @@ class Stepper(Protocol):
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair by its number, whose prompt begins with the list's head. A lower priority goes first."""
 
+    def repeated_tokens(self, head_tokens: int) -> int:
+        """How much of such a head is computed for every pair of its list, not only for the first."""
+
     def step(self) -> Iterable[tuple[int, float]]:
         """Compute a batch; give the number and logit of each pair that is done."""
 
@@ -239,7 +242,10 @@ class Engine:
             return
         self._jobs.add(job)
         self._pending_tokens += sum(job.costs)
-        self._turns.push(job, job.costs, job.weight, job.list_id)
+        repeated = self._stepper.repeated_tokens(len(job.head))
+        computed = [cost + repeated for cost in job.costs]
+        computed[0] -= repeated  # it has the whole head
+        self._turns.push(job, computed, job.weight, job.list_id)
 
     def _feed(self) -> None:
         """Give the stepper what its next step can use, and no more: what waits there can no longer be reordered.
@@ -287,11 +293,12 @@ class Engine:
         job.left -= 1
         self._done_pairs += 1
         self._stepping_tokens -= turn.cost
-        self._pending_tokens -= turn.cost
+        tokens = job.costs[turn.position]
+        self._pending_tokens -= tokens
         if not job.left:
             self._jobs.discard(job)
             job.end()
-        return turn.cost
+        return tokens
 
     def _drop(self, job: Job) -> None:
         """Take what a job has left out of the engine; nothing if it is done or was never added."""

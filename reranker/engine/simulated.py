@@ -42,6 +42,10 @@ class SimulatedStepper:
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
 
+    def repeated_tokens(self, head_tokens: int) -> int:
+        """None: the prefix cache of this device has no blocks."""
+        return 0
+
     def stats(self) -> metrics.EngineStats:
         return {metrics.VLLM_WAITING: len(self._waiting), metrics.VLLM_RUNNING: 0, metrics.VLLM_KV_USAGE: 0}
 

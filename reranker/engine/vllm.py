@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from reranker.config import EngineConfig
@@ -11,6 +12,7 @@ from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
 
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
+_KNOWN_HEADS = 256  # more lists than take turns at once
 
 
 def environment(cpus: float, threads: int | None = None) -> dict[str, str]:
@@ -59,6 +61,7 @@ class VllmStepper:
         self.max_batch_pairs: int = scheduler.max_num_seqs
         self._token_types = token_types
         self._params: dict[int, Any] = {}  # vllm's PoolingParams, by where the document begins
+        self._head_hashes = lru_cache(_KNOWN_HEADS)(self._hash_head)
         self._lora_requests: dict[str, Any] = {"": None}  # vllm's LoRARequest; its import is heavy
         for number, (name, adapter) in enumerate(adapters.items(), start=1):
             from vllm.lora.request import LoRARequest
@@ -80,9 +83,27 @@ class VllmStepper:
             self._pooling_params(head_tokens if self._token_types else 0),
             lora_request=self._lora_requests[adapter],
             priority=priority,
-            block_hasher=self._core.request_block_hasher,
         )
-        self._core.add_request(request)
+        request.block_hashes = self._head_hashes(tuple(prompt[:head_tokens]), adapter)
+        self._core.scheduler.add_request(request)  # the core's own asks the workers for their tasks, for every pair
+
+    def repeated_tokens(self, head_tokens: int) -> int:
+        """See `Stepper`: what fills no block of the prefix cache, or all of it where there is no such cache."""
+        cached = self._core.request_block_hasher is not None
+        return head_tokens % self._core.scheduler.block_size if cached else head_tokens
+
+    def _hash_head(self, head: tuple[int, ...], adapter: str) -> list[bytes]:
+        """The keys of a head's blocks in the prefix cache, which are vLLM's own: of all tokens before, and the adapter.
+
+        A pair has no others. Only heads are ever shared, and to hash the documents' blocks, to keep them and to throw
+        them out again took more of this thread's time than all the rest.
+        """
+        hasher, lora = self._core.request_block_hasher, self._lora_requests[adapter]
+        if hasher is None:
+            return []
+        request = self._request("head", list(head), None, self._pooling_params(0), lora_request=lora)
+        hashes: list[bytes] = hasher(request)
+        return hashes
 
     def _pooling_params(self, second_type_from: int) -> Any:
         if second_type_from not in self._params:
@@ -178,4 +199,7 @@ def _build(arguments: dict[str, Any]) -> Any:  # Any: vLLM's EngineCore; vllm is
     core = EngineCore(config, Executor.get_class(config), log_stats=False)
     cache = core.scheduler.kv_cache_manager
     cache.log_stats, cache.prefix_cache_stats = True, PrefixCacheStats()
+    keep, block = cache.coordinator.cache_blocks, core.scheduler.hash_block_size
+    # Of a pair only the blocks that have a hash, those of its head, go into the prefix cache: see `_hash_head`.
+    cache.coordinator.cache_blocks = lambda request, tokens: keep(request, min(tokens, len(request.block_hashes) * block))
     return core

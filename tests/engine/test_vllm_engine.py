@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from reranker.config import EngineConfig, ModelConfig
+from reranker.engine import metrics
 from reranker.engine.vllm import VllmEngine
 from reranker.errors import EngineFailedError
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
@@ -84,6 +85,40 @@ async def test_scores_do_not_depend_on_the_neighbours(engine: VllmEngine) -> Non
         alone = await engine.score(shard)
         np.testing.assert_allclose(logits, alone, atol=1e-3)
         np.testing.assert_allclose(logits, np.tile(logits[: len(DOCUMENTS)], 10), atol=1e-3)
+
+
+async def test_no_two_heads_share_a_block_unless_it_and_all_before_it_are_equal(
+    engine: VllmEngine, reference: Callable[[Shard], FloatArray]
+) -> None:
+    """Heads that go on where another's document begins, that differ in one token or end on or beside a block's end."""
+    block: int = engine._stepper._core.scheduler.block_size  # type: ignore[attr-defined]
+    real = _shard(DOCUMENTS[:2])
+    long = np.concatenate([real.head, *[real.tokens] * 40])[: 4 * block].astype(np.int32)
+    heads = [long[:length] for length in (2 * block, 2 * block - 1, 2 * block + 1, 3 * block, block, block - 1, 3)]
+    for place in (0, block - 1, block, 2 * block - 1):  # one other token
+        heads.append(long[: 2 * block].copy())
+        heads[-1][place] = 7
+    documents = [long[block : 3 * block], long[2 * block :], real.tokens[:5]]
+    shards = [Shard.of(head, real.tail, documents) for head in heads]
+    wanted = [reference(shard) for shard in shards]
+    for _ in range(2):  # all at once, in mixed batches; then from the prefix cache
+        found = await asyncio.gather(*(engine.score(shard) for shard in shards))
+        np.testing.assert_allclose(np.stack(found), np.stack(wanted), atol=2e-3)
+
+
+async def test_only_heads_are_in_the_prefix_cache(engine: VllmEngine) -> None:
+    """Each once, under the keys that vLLM itself gives them; a pair's own blocks are never looked for."""
+    core = engine._stepper._core  # type: ignore[attr-defined]
+    pool, block = core.scheduler.kv_cache_manager.block_pool, core.scheduler.block_size
+    shard = _shard([f"{number} " + "capital " * 100 for number in range(20)], QUERY * 5)
+    await engine.score(shard)
+    assert core.scheduler.reset_prefix_cache()
+    before = engine._stepper.stats()[metrics.VLLM_HIT_TOKENS]
+    await engine.score(shard)
+    whole = len(shard.head) // block * block
+    assert len(pool.cached_block_hash_to_block) == whole // block > 1
+    assert engine._stepper.stats()[metrics.VLLM_HIT_TOKENS] - before == 19 * whole
+    assert engine._stepper.repeated_tokens(len(shard.head)) == len(shard.head) - whole
 
 
 async def test_empty_shard_is_answered(engine: VllmEngine) -> None:

@@ -29,7 +29,12 @@ class GatedStepper(SimulatedStepper):
         self.fail = self.closed = False
         self.forgets = True
         """Whether a pair that is taken back is not computed."""
+        self.repeated = 0
+        """Tokens of a head that each pair computes."""
         self._prompts: dict[int, list[int]] = {}
+
+    def repeated_tokens(self, head_tokens: int) -> int:
+        return self.repeated
 
     @property
     def added(self) -> int:

@@ -317,3 +317,21 @@ async def test_step_has_whole_pairs_only_and_one_where_it_has_room_for_none(budg
     stepper.let()
     await scoring
     engine.shutdown()
+
+
+@pytest.mark.parametrize(("budget", "taken"), [(17, 1), (19, 2), (27, 2), (28, 3)])
+async def test_step_has_room_for_what_every_pair_computes_of_its_head(budget: int, taken: int) -> None:
+    """Two of the head's three tokens fill no block of the cache: pairs of 10, 9 and 9 tokens. The books say 10, 7, 7."""
+    stepper = GatedStepper(max_batch_tokens=budget)
+    stepper.repeated = 2
+    engine = Engine(lambda: stepper)
+    one = shard(10, 3, document_tokens=6)
+    scoring = asyncio.create_task(engine.score_within(one, 1.0, None))
+    await until(lambda: stepper.steps_begun == 1)
+    assert stepper.added == taken
+    assert engine.load.pending_tokens == one.work_tokens
+    stepper.let()
+    await scoring
+    await engine.check_integrity()
+    assert engine.load.pending_tokens == 0
+    engine.shutdown()
