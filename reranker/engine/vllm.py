@@ -1,7 +1,7 @@
 """A vLLM pooling engine in this process. Why not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +30,7 @@ class VllmEngine(Engine):
         adapters = find_adapters(checkpoint, config, device)
         arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
         super().__init__(
-            lambda: VllmStepper(arguments, adapters, device=device, token_types=checkpoint.token_types),
+            lambda: VllmStepper(arguments, adapters, device=device, token_types=checkpoint.token_types, fail=self.fail),
             by_arrival=config.scheduling == "fcfs",
             target_step_s=config.target_step_s,
         )
@@ -43,22 +43,32 @@ class VllmStepper:
     """
 
     def __init__(
-        self, arguments: dict[str, Any], adapters: Mapping[str, Adapter], *, device: str, token_types: bool
+        self,
+        arguments: dict[str, Any],
+        adapters: Mapping[str, Adapter],
+        *,
+        device: str,
+        token_types: bool,
+        fail: Callable[[str], None] = lambda why: None,
     ) -> None:
-        """Load the model. With `token_types` it is told where the document begins."""
+        """Load the model. With `token_types` it is told where the document begins.
+
+        `fail` is called from another thread when a worker process dies, of which a model on several GPUs has one each.
+        """
         from vllm.v1.request import Request
 
         if device == "cpu":
             from reranker.engine import vllm_cpu
 
             vllm_cpu.register_kernels(_CPU_KERNELS)
-        self._core = _build(arguments)
+        self._core = _build(arguments, lambda: fail("a worker process of the engine has died"))
         self._request = Request
         model, scheduler = self._core.vllm_config.model_config, self._core.vllm_config.scheduler_config
         self._max_tokens: int = model.max_model_len
         self._vocabulary: int = model.get_vocab_size()
         self.max_batch_tokens: int = scheduler.max_num_batched_tokens
-        self.max_batch_pairs: int = scheduler.max_num_seqs
+        self.depth: int = self._core.batch_queue_size
+        self.max_batch_pairs: int = max(1, scheduler.max_num_seqs // self.depth)
         self._token_types = token_types
         self._params: dict[int, Any] = {}  # vllm's PoolingParams, by where the document begins
         self._head_hashes = lru_cache(_KNOWN_HEADS)(self._hash_head)
@@ -116,7 +126,8 @@ class VllmStepper:
             self._params[second_type_from] = params
         return self._params[second_type_from]
 
-    def step(self) -> Iterator[tuple[int, float]]:
+    def step(self, tokens: int) -> Iterator[tuple[int, float]]:
+        self._core.scheduler.max_num_scheduled_tokens = tokens
         outputs, executed = self._core.step_fn()
         self._core.post_step(executed)
         for client in (outputs or {}).values():  # None: vLLM has several batches under way, and none is done
@@ -182,10 +193,16 @@ def engine_args(
             arguments["block_size"] = 32
     else:
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        # The next batch is prepared while the GPU computes one. vLLM's default for pooling models is off, because a
+        # newcomer waits for two batches then; ours are half as long: see `Engine`. The pairs of both count as running.
+        arguments["async_scheduling"] = True
+        arguments["max_num_seqs"] = 2 * config.max_batch_pairs
     return arguments | config.vllm_args
 
 
-def _build(arguments: dict[str, Any]) -> Any:  # Any: vLLM's EngineCore; vllm is untyped here
+def _build(
+    arguments: dict[str, Any], worker_died: Callable[[], None]
+) -> Any:  # Any: vLLM's EngineCore; vllm is untyped here
     """Load vLLM. Of its statistics it keeps those of the prefix cache only: `log_stats` costs time for every pair."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
@@ -196,10 +213,14 @@ def _build(arguments: dict[str, Any]) -> Any:  # Any: vLLM's EngineCore; vllm is
     # On a CPU vLLM would move the worker to a process of its own; this variable is the only way to say no.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
-    core = EngineCore(config, Executor.get_class(config), log_stats=False)
+    core = EngineCore(config, Executor.get_class(config), log_stats=False, executor_fail_callback=worker_died)
     cache = core.scheduler.kv_cache_manager
     cache.log_stats, cache.prefix_cache_stats = True, PrefixCacheStats()
-    keep, block = cache.coordinator.cache_blocks, core.scheduler.hash_block_size
-    # Of a pair only the blocks that have a hash, those of its head, go into the prefix cache: see `_hash_head`.
-    cache.coordinator.cache_blocks = lambda request, tokens: keep(request, min(tokens, len(request.block_hashes) * block))
+    keep, block_tokens = cache.coordinator.cache_blocks, core.scheduler.hash_block_size
+
+    def keep_hashed(request: Any, tokens: int) -> None:
+        """Of a pair only the blocks that have a hash, those of its head, go into the prefix cache."""
+        keep(request, min(tokens, len(request.block_hashes) * block_tokens))
+
+    cache.coordinator.cache_blocks = keep_hashed
     return core

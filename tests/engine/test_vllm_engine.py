@@ -11,7 +11,7 @@ import pytest
 
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine import metrics
-from reranker.engine.vllm import VllmEngine
+from reranker.engine.vllm import VllmEngine, engine_args
 from reranker.errors import EngineFailedError
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.model.prompt import PromptRenderer
@@ -31,6 +31,10 @@ DOCUMENTS = [
 ]
 
 
+WORKER_DIED: list[Callable[[], None]] = []
+"""What vLLM would call of the module's engine; with one worker, in this process, it never does."""
+
+
 def _start() -> VllmEngine:
     return VllmEngine(find_checkpoint(ModelConfig()), EngineConfig(max_batch_pairs=16), device="cpu")
 
@@ -38,8 +42,12 @@ def _start() -> VllmEngine:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VllmEngine]:
     """One engine for the module: starting it takes ten seconds and more."""
+    from vllm.v1.executor import UniProcExecutor
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a replica; two threads on busy cores spin
-    engine = _start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UniProcExecutor, "register_failure_callback", lambda _, callback: WORKER_DIED.append(callback))
+        engine = _start()
     yield engine
     engine.shutdown()
     assert not engine.healthy
@@ -175,6 +183,21 @@ async def test_prompt_that_would_bring_down_the_engine_fails_alone(
         await engine.score(bad)
     assert np.isfinite(await engine.score(good)).all()
     await engine.check_integrity()
+
+
+def test_gpu_has_a_second_batch_while_it_computes_one() -> None:
+    """Off for pooling models where one does not say so; and both batches' pairs count as running."""
+    arguments = engine_args(find_checkpoint(ModelConfig()), EngineConfig(max_batch_pairs=100), device="cuda")
+    assert (arguments["async_scheduling"], arguments["max_num_seqs"]) == (True, 200)
+    off = EngineConfig(vllm_args={"async_scheduling": False})
+    assert engine_args(find_checkpoint(ModelConfig()), off, device="cuda")["async_scheduling"] is False
+
+
+async def test_engine_whose_worker_dies_is_not_healthy_even_if_nothing_is_asked_of_it(engine: VllmEngine) -> None:
+    """The last test of the module's engine."""
+    WORKER_DIED.pop()()
+    while engine.healthy:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+        await asyncio.sleep(0.01)
 
 
 async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
