@@ -63,6 +63,7 @@ class VllmStepper:
             vllm_cpu.register_kernels(_CPU_KERNELS)
         self._core = _build(arguments, lambda: fail("a worker process of the engine has died"))
         self._request = Request
+        self._heads = _SharedHeads(self._core.scheduler)
         model, scheduler = self._core.vllm_config.model_config, self._core.vllm_config.scheduler_config
         self._max_tokens: int = model.max_model_len
         self._vocabulary: int = model.get_vocab_size()
@@ -95,6 +96,7 @@ class VllmStepper:
             priority=priority,
         )
         request.block_hashes = self._head_hashes(tuple(prompt[:head_tokens]), adapter)
+        request.prefill_stats = None  # counted for every pair, and read by nobody
         self._core.scheduler.add_request(request)  # the core's own asks the workers for their tasks, for every pair
 
     def repeated_tokens(self, head_tokens: int) -> int:
@@ -128,6 +130,7 @@ class VllmStepper:
 
     def step(self, tokens: int) -> Iterator[tuple[int, float]]:
         self._core.scheduler.max_num_scheduled_tokens = tokens
+        self._heads.forget()
         outputs, executed = self._core.step_fn()
         self._core.post_step(executed)
         for client in (outputs or {}).values():  # None: vLLM has several batches under way, and none is done
@@ -152,6 +155,34 @@ class VllmStepper:
 
     def close(self) -> None:
         self._core.shutdown()
+
+
+class _SharedHeads:
+    """Between vLLM's scheduler and its prefix cache, of which a pair uses the blocks of its list's head only."""
+
+    def __init__(self, scheduler: Any) -> None:
+        coordinator = scheduler.kv_cache_manager.coordinator
+        self._find, self._keep = coordinator.find_longest_cache_hit, coordinator.cache_blocks
+        coordinator.find_longest_cache_hit, coordinator.cache_blocks = self.find, self.keep
+        self._block_tokens: int = scheduler.hash_block_size
+        self._found: dict[int, Any] = {}
+
+    def keep(self, request: Any, tokens: int) -> None:
+        """Keep the blocks that have a hash."""
+        self._keep(request, min(tokens, len(request.block_hashes) * self._block_tokens))
+
+    def find(self, hashes: list[bytes], most_tokens: int) -> Any:
+        """Look a head's blocks up once in a step: the pair that found them all keeps them from going until its end."""
+        found = self._found.get(id(hashes))
+        if found is None or found[1] > most_tokens:
+            found = self._find(hashes, most_tokens)
+            if found[1] == len(hashes) * self._block_tokens:
+                self._found[id(hashes)] = found
+        return found
+
+    def forget(self) -> None:
+        """A step begins."""
+        self._found.clear()
 
 
 def engine_args(
@@ -216,11 +247,4 @@ def _build(
     core = EngineCore(config, Executor.get_class(config), log_stats=False, executor_fail_callback=worker_died)
     cache = core.scheduler.kv_cache_manager
     cache.log_stats, cache.prefix_cache_stats = True, PrefixCacheStats()
-    keep, block_tokens = cache.coordinator.cache_blocks, core.scheduler.hash_block_size
-
-    def keep_hashed(request: Any, tokens: int) -> None:
-        """Of a pair only the blocks that have a hash, those of its head, go into the prefix cache."""
-        keep(request, min(tokens, len(request.block_hashes) * block_tokens))
-
-    cache.coordinator.cache_blocks = keep_hashed
     return core
