@@ -222,7 +222,7 @@ def rows(card: str, model: str, cells: list[tuple[int, int]], **how: Any) -> lis
     """A row for each (document tokens, documents)."""
     found = []
     with emulated(card, model, **how) as engine:
-        seconds = max(4.0, 8 * (Gpu.fixed_s + Gpu.token_s * CARDS[card].batch_tokens))
+        seconds = max(3.0, 5 * (Gpu.fixed_s + Gpu.token_s * CARDS[card].batch_tokens))
         for cell in cells:
             figures = asyncio.run(measure(engine, *cell, seconds))
             figures = {name: short(value, 3) for name, value in figures.items()}
