@@ -37,10 +37,14 @@ class _Waiting(Generic[Flow]):
     order: int
     list_id: str
     position: int = 0
+    tag: int = 0
 
-    @property
-    def tag(self) -> int:
-        return int(self.reached + self.costs[self.position] * self.ticks_per_token)
+    def __post_init__(self) -> None:
+        self.update_tag()
+
+    def update_tag(self) -> None:
+        if self.position < len(self.costs):
+            self.tag = int(self.reached + self.costs[self.position] * self.ticks_per_token)
 
     def __lt__(self, other: "_Waiting[Flow]") -> bool:
         return (self.tag, self.order) < (other.tag, other.order)
@@ -92,6 +96,7 @@ class FairQueue(Generic[Flow]):
             self._time = turn.tag
             first.reached += turn.cost * first.ticks_per_token
             first.position += 1
+            first.update_tag()
             if first.position == len(first.costs):
                 heapq.heappop(self._heap)
                 self.remove(first.flow)

@@ -168,8 +168,9 @@ class _SharedHeads:
         self._found: dict[int, Any] = {}
 
     def keep(self, request: Any, tokens: int) -> None:
-        """Keep the blocks that have a hash."""
-        self._keep(request, min(tokens, len(request.block_hashes) * self._block_tokens))
+        """Keep the blocks that have a hash, unless they were found."""
+        if id(request.block_hashes) not in self._found:
+            self._keep(request, min(tokens, len(request.block_hashes) * self._block_tokens))
 
     def find(self, hashes: list[bytes], most_tokens: int) -> Any:
         """Look a head's blocks up once in a step: the pair that found them all keeps them from going until its end."""
