@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
-from reranker.engine.loop import Engine
+from reranker.engine.loop import Engine, prepare_interpreter
 from reranker.engine.simulated import simulated_engine
 from reranker.engine.startup_check import require_sane, tolerance_for
 from reranker.engine.vllm import VllmEngine
@@ -31,10 +30,6 @@ from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
 
-# The engine's thread and the event loop take turns at Python. With Python's 5 ms a shard that arrives while a batch is
-# prepared waits so long, and its scores again: much, beside the 20 ms that a batch takes on a large GPU.
-_SWITCH_S = 0.0005
-
 
 class EngineReplica:
     """A replica gets shards once its constructor has returned: Serve calls it RUNNING then."""
@@ -42,7 +37,7 @@ class EngineReplica:
     def __init__(self, config: RerankerConfig, device: str) -> None:
         """Load the model, and check it. After a StartupCheckError Serve tries again a few times, then gives up."""
         began_s = time.monotonic()
-        sys.setswitchinterval(_SWITCH_S)
+        prepare_interpreter()
         join_serve()
         seen = config.observability
         self._slow_s = seen.slow_request_s

@@ -83,10 +83,11 @@ class VllmStepper:
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair; ValueError for one that would bring down the engine. No renderer makes such a pair."""
-        if len(prompt) > self._max_tokens or max(prompt) >= self._vocabulary:
-            raise ValueError("too long for the model, or with a token that it does not know")
         if adapter not in self._lora_requests:
             raise ValueError("for an adapter that this engine does not have")
+        hashes = self._head_hashes(tuple(prompt[:head_tokens]), adapter)
+        if len(prompt) > self._max_tokens or max(prompt[head_tokens:]) >= self._vocabulary:
+            raise ValueError("too long for the model, or with a token that it does not know")
         request = self._request(
             str(pair),
             prompt,
@@ -95,7 +96,7 @@ class VllmStepper:
             lora_request=self._lora_requests[adapter],
             priority=priority,
         )
-        request.block_hashes = self._head_hashes(tuple(prompt[:head_tokens]), adapter)
+        request.block_hashes = hashes
         request.prefill_stats = None  # counted for every pair, and read by nobody
         self._core.scheduler.add_request(request)  # the core's own asks the workers for their tasks, for every pair
 
@@ -108,8 +109,10 @@ class VllmStepper:
         """The keys of a head's blocks in the prefix cache, which are vLLM's own: of all tokens before, and the adapter.
 
         A pair has no others. Only heads are ever shared, and to hash the documents' blocks, to keep them and to throw
-        them out again took more of this thread's time than all the rest.
+        them out again took more of this thread's time than all the rest. ValueError as in `add`.
         """
+        if max(head, default=0) >= self._vocabulary:
+            raise ValueError("with a token that the model does not know")
         hasher, lora = self._core.request_block_hasher, self._lora_requests[adapter]
         if hasher is None:
             return []
@@ -164,6 +167,8 @@ class _SharedHeads:
         coordinator = scheduler.kv_cache_manager.coordinator
         self._find, self._keep = coordinator.find_longest_cache_hit, coordinator.cache_blocks
         coordinator.find_longest_cache_hit, coordinator.cache_blocks = self.find, self.keep
+        pool = coordinator.block_pool
+        self._evict, pool._maybe_evict_cached_block = pool._maybe_evict_cached_block, self.evict
         self._block_tokens: int = scheduler.hash_block_size
         self._found: dict[int, Any] = {}
 
@@ -180,6 +185,10 @@ class _SharedHeads:
             if found[1] == len(hashes) * self._block_tokens:
                 self._found[id(hashes)] = found
         return found
+
+    def evict(self, block: Any) -> bool:
+        """Called for every block that a pair gets: most never were in the cache."""
+        return block.block_hash is not None and self._evict(block)
 
     def forget(self) -> None:
         """A step begins."""

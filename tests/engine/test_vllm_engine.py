@@ -179,8 +179,10 @@ async def test_prompt_that_would_bring_down_the_engine_fails_alone(
     good = _shard(DOCUMENTS[:2])
     document = np.full(length, tokens, dtype=np.int32)
     bad = Shard(good.head, good.tail, document, np.array([0, length], dtype=np.int32))
-    with pytest.raises(RuntimeError, match="refused a prompt"):
-        await engine.score(bad)
+    in_its_head = Shard(np.append(good.head, document[:1]), good.tail, good.tokens, good.offsets)
+    for one in (bad, in_its_head) if tokens else (bad,):
+        with pytest.raises(RuntimeError, match="refused a prompt"):
+            await engine.score(one)
     assert np.isfinite(await engine.score(good)).all()
     await engine.check_integrity()
 
