@@ -124,7 +124,7 @@ class TimeOnly(Executor):  # type: ignore[misc]
         return [] if method == "compile_or_warm_up_model" else [answers.get(method)]
 
     def execute_model(self, scheduled: Any, non_block: bool = False) -> Batch:
-        sizes, old, lengths = scheduled.num_scheduled_tokens, scheduled.scheduled_cached_reqs, vars(self)
+        sizes, old, lengths = scheduled.num_scheduled_tokens, scheduled.scheduled_cached_reqs, self.__dict__
         known = dict(zip(old.req_ids, old.num_computed_tokens, strict=True))
         for new in scheduled.scheduled_new_reqs:
             known[new.req_id], lengths[new.req_id] = new.num_computed_tokens, len(new.prompt_token_ids)
