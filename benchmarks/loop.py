@@ -40,8 +40,8 @@ from vllm.v1.outputs import ModelRunnerOutput
 
 from benchmarks.results import RESULTS, SCRATCH, describe, parser, percentiles, say, short, write
 from reranker.config import EngineConfig, ModelConfig
-from reranker.engine.loop import Engine, Pace, prepare_interpreter
-from reranker.engine.vllm import VllmStepper, engine_args
+from reranker.engine.loop import Engine, Pace
+from reranker.engine.vllm import VllmStepper, engine_args, prepare_interpreter
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.types import Shard
 

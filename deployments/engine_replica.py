@@ -16,10 +16,10 @@ from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
-from reranker.engine.loop import Engine, prepare_interpreter
+from reranker.engine.loop import Engine
 from reranker.engine.simulated import simulated_engine
 from reranker.engine.startup_check import require_sane, tolerance_for
-from reranker.engine.vllm import VllmEngine
+from reranker.engine.vllm import VllmEngine, prepare_interpreter
 from reranker.errors import ConfigurationError, EngineFailedError, StartupCheckError
 from reranker.model.checkpoint import SIMULATED, find_checkpoint, model_identity
 from reranker.model.prompt import PromptRenderer

@@ -7,12 +7,10 @@ per pair. Pairs wait here and not in the stepper, so a list that arrives late or
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import logging
 import math
 import queue
-import sys
 import threading
 import time
 from collections import deque
@@ -41,16 +39,6 @@ _EVERY_STEPS = 16  # costs are estimated anew: it takes 0.2 ms
 # Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow a
 # change from small lists to full batches.
 _MEMORY_S = 5.0
-
-
-def prepare_interpreter() -> None:
-    """For a process that serves an engine beside an event loop: both of its threads take turns at Python.
-
-    With Python's 5 ms a shard that comes while a batch is prepared waits so long, and its scores again: much, beside
-    the 20 ms of a batch on a large GPU. And the garbage collector would look several times a batch at what is in use.
-    """
-    sys.setswitchinterval(0.0005)
-    gc.set_threshold(20_000, 20, 50)
 
 
 class Stepper(Protocol):
