@@ -164,6 +164,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, args=(started, make_stepper), name="engine", daemon=True)
         self._thread.start()
         started.result()
+        self._begun: deque[int] = deque(maxlen=self._stepper.depth - 1)  # batches beside the next one, in tokens
         self._batch = BatchSize(target_step_s and target_step_s / self._stepper.depth, self._stepper.max_batch_tokens)
 
     @property
@@ -323,11 +324,13 @@ class Engine:
         Of pairs longer than a batch there is one at a time. Returns the tokens of the next step: a step cannot be
         interrupted, so whoever comes or goes waits for the end of those under way.
         """
-        depth, most_pairs = self._stepper.depth, self._stepper.max_batch_pairs
+        most_pairs = self._stepper.max_batch_pairs
         tokens = pairs = 0
-        while pairs < most_pairs and len(self._stepping) < depth * most_pairs:
-            left = min(self._batch.next - tokens, depth * self._batch.tokens - self._stepping_tokens)
-            turn = self._turns.pop(most=left if self._stepping else math.inf)
+        room = self._batch.next - max(
+            0, self._stepping_tokens - sum(self._begun)
+        )  # but for what it could not begin yet
+        while pairs < most_pairs and len(self._stepping) < self._stepper.depth * most_pairs:
+            turn = self._turns.pop(most=room - tokens if self._stepping else math.inf)
             if turn is None:
                 break
             tokens, pairs = tokens + turn.cost, pairs + 1
@@ -345,6 +348,7 @@ class Engine:
                 logger.exception(message, len(prompt), job.request_id, extra={"request_id": job.request_id})
                 self._drop(job)
                 job.end(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
+        self._begun.append(tokens)
         self._steps += bool(pairs)
         return min(self._stepper.max_batch_tokens, max(self._batch.next, tokens))
 

@@ -30,6 +30,8 @@ class GatedStepper(SimulatedStepper):
         self.fail = self.closed = False
         self.forgets = True
         """Whether a pair that is taken back is not computed."""
+        self.begun: list[int] = []
+        """How many pairs each step began."""
         self.repeated = 0
         """Tokens of a head that each pair computes."""
         self._prompts: dict[int, list[int]] = {}
@@ -62,6 +64,7 @@ class GatedStepper(SimulatedStepper):
         if self.fail:
             raise RuntimeError("device lost")
         done = super().step(tokens)
+        self.begun.append(len(done))
         self.served += [self._prompts[pair][0] for pair, _ in done]
         return done
 
@@ -81,6 +84,7 @@ class DeepStepper(GatedStepper):
 
     def step(self, tokens: int | None = None) -> list[tuple[int, float]]:
         begun = SimulatedStepper.step(self, tokens)
+        self.begun.append(len(begun))
         self.served += [self._prompts[pair][0] for pair, _ in begun]
         self.under_way.append(begun)
         self.most_under_way = max(self.most_under_way, sum(map(bool, self.under_way)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from reranker.engine.loop import Engine
+from reranker.engine.loop import BatchSize, Engine
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, Shard
 from tests.counted import Counted, gauge
@@ -374,6 +374,37 @@ async def test_cancelled_list_is_out_of_a_deep_device_within_a_step(deep: Bench)
     assert (await deep.engine.score(shard(2, 5))).tolist() == expected(shard(2, 5))
     await deep.require_idle()
     assert deep.stepper.served == [1] * 8 + [2] * 5
+
+
+class Trials(BatchSize):
+    """Sizes that a test wants, the next after each step."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(0.05, 1_000)
+        self._sizes = sizes
+        self.tokens = self.next = sizes[0]
+
+    def record(self, tokens: int, took_s: float) -> None:
+        self._recorded += 1
+        self.next = self._sizes[min(self._recorded, len(self._sizes) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("stepper", "taken"), [(GatedStepper, [2, 6, 2, 1, 2, 2]), (DeepStepper, [2, 2, 6, 2, 1, 2])], ids=["one", "two"]
+)
+async def test_batch_on_trial_has_its_own_size_whatever_is_under_way(
+    stepper: type[GatedStepper], taken: list[int]
+) -> None:
+    """Larger than the others too: or a device whose batches are small could not tell what a step costs."""
+    device = stepper(max_batch_tokens=1_000, max_batch_pairs=100)
+    engine = Engine(lambda: device)
+    engine._batch = Trials(11, 27, 11, 7, 11)
+    device.let()
+    # Pairs of 4 tokens, the first with its head of 3.
+    await engine.score(shard(10, 30))
+    assert device.begun[:6] == taken
+    await engine.check_integrity()
+    engine.shutdown()
 
 
 async def test_batches_under_way_take_the_target_together() -> None:
