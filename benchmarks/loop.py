@@ -206,16 +206,20 @@ async def measure(engine: Engine, document_tokens: int, documents: int, seconds:
                 waits.append(time.perf_counter() - began_s)
                 await asyncio.sleep(0.05)
 
-    def figures() -> tuple[float, ...]:
+    async def figures() -> tuple[float, ...]:
+        """At the end of a step, so that there are whole ones between two."""
+        done = engine._done_pairs
+        while engine._done_pairs == done:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+            await asyncio.sleep(0.0005)
         clock = time.pthread_getcpuclockid(engine._thread.ident or 0)
         return time.perf_counter(), Gpu.busy_s(), time.clock_gettime(clock), engine._done_pairs, engine._steps
 
     tasks = [asyncio.create_task(send(documents)) for _ in range(4_000 // documents)]
     await asyncio.sleep(seconds / 2)  # until it knows what a step costs
     tasks += [asyncio.create_task(send(10, waits))] if documents > 10 else []
-    first = figures()
+    first = await figures()
     await asyncio.sleep(seconds)
-    wall_s, busy_s, host_s, pairs, steps = np.subtract(figures(), first)
+    wall_s, busy_s, host_s, pairs, steps = np.subtract(await figures(), first)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
