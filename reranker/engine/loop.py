@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 _LOGGED_REQUESTS = 20
 _FIRST_BATCH_TOKENS = 1_024  # before any cost is known
-_SHARE = (
-    0.98  # of the largest batch's throughput, for any batch: whole pairs may fill but half of it, and 0.95 is promised
-)
+# Of the largest batch's throughput, that any batch gives. For a GPU 0.95 is promised, and whole pairs may fill no more
+# than half a batch. On a CPU, which is slow, a newcomer would wait too long.
+_SHARE, _SHARE_OF_ONE = 0.98, 0.96
 _RECENT_STEPS = 64  # that tell what a step costs
 _EVERY_STEPS = 16  # costs are estimated anew: it takes 0.2 ms
 # Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow a
@@ -94,9 +94,10 @@ class BatchSize:
     time alone is longer than the target, as on a small GPU with a large model, batches would shrink to single pairs.
     """
 
-    def __init__(self, target_s: float | None, most: int) -> None:
-        """Without a target every batch has the most tokens."""
-        self._target_s, self._most = target_s, most
+    def __init__(self, target_s: float | None, most: int, depth: int = 1) -> None:
+        """The target is for all batches under way together; without one every batch has the most tokens."""
+        self._target_s, self._most = target_s and target_s / depth, most
+        self._share = _SHARE if depth > 1 else _SHARE_OF_ONE
         self._steps: deque[tuple[int, float]] = deque(maxlen=_RECENT_STEPS)
         self._recorded, self._fixed_s = 0, 0.0
         self.tokens = most if target_s is None else min(_FIRST_BATCH_TOKENS, most)
@@ -116,7 +117,7 @@ class BatchSize:
         differ = bool((sizes < sizes.max() / 2).any())
         full = tokens >= self.tokens / 2  # the size of a smaller step tells what is asked for, not what is given
         token_s = self._costs(sizes, times, differ)
-        rate = _SHARE * self._most / (self._fixed_s + token_s * self._most)
+        rate = self._share * self._most / (self._fixed_s + token_s * self._most)
         least = rate * self._fixed_s / (1 - rate * token_s)
         if self._fixed_s > token_s * self._most / 2:
             least = self._most  # hardly shorter with a pair less
@@ -165,7 +166,7 @@ class Engine:
         self._thread.start()
         started.result()
         self._begun: deque[int] = deque(maxlen=self._stepper.depth - 1)  # batches beside the next one, in tokens
-        self._batch = BatchSize(target_step_s and target_step_s / self._stepper.depth, self._stepper.max_batch_tokens)
+        self._batch = BatchSize(target_step_s, self._stepper.max_batch_tokens, self._stepper.depth)
 
     @property
     def healthy(self) -> bool:
