@@ -155,9 +155,9 @@ bench-check: $(DEV) ## what CI asks of speed: two ratios to `vllm serve`, with w
 bench-beside: $(DEV) ## another state of this repository beside this one: half an hour (OLD=checkout SHAPES=nano,small ROUNDS=3)
 	$(BIN)/python -m benchmarks.beside --old $(OLD) $(if $(SHAPES),--shapes $(SHAPES)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
-.PHONY: bench-engine
-bench-engine: $(DEV) ## the two ways of holding vLLM, side by side (minutes)
-	$(BIN)/python -m benchmarks.engine_holding
+.PHONY: bench-loop
+bench-loop: $(DEV) ## how busy the engine's loop would keep an L4, an A100, an H100: emulated, no GPU needed; ten minutes (BENCH=--quick)
+	$(BIN)/python -m benchmarks.loop $(BENCH)
 
 .PHONY: bench-batch
 bench-batch: $(DEV) ## `reranker batch` beside the engine alone, and its memory: half an hour (BENCH="--shape nano --pairs 5000")

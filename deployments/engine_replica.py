@@ -20,7 +20,7 @@ from reranker.engine.device import device_for, here
 from reranker.engine.loop import Engine
 from reranker.engine.simulated import simulated_engine
 from reranker.engine.startup_check import require_sane, tolerance_for
-from reranker.engine.vllm import VllmEngine
+from reranker.engine.vllm import VllmEngine, prepare_interpreter
 from reranker.errors import EngineFailedError, StartupCheckError
 from reranker.model.checkpoint import SIMULATED, Checkpoint, find_checkpoint, model_identity
 from reranker.model.prompt import PromptRenderer
@@ -38,6 +38,7 @@ class EngineReplica:
     def __init__(self, config: RerankerConfig, device: str) -> None:
         """Load the model, and check it. After a StartupCheckError Serve tries again a few times, then gives up."""
         began_s = time.monotonic()
+        prepare_interpreter()
         join_serve()
         seen = config.observability
         self._slow_s = seen.slow_request_s

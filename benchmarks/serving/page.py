@@ -41,7 +41,9 @@ def load_all(prefix: str = "serving-") -> dict[str, Result]:
 
 def write() -> None:
     kinds = {kind: load_all(f"serving-{kind}-") for kind in ("variants", "soak", "sweep")}
-    PAGE.write_text(text(load_all(), kinds["variants"], kinds["soak"], read(HOPS), kinds["sweep"]), encoding="utf-8")
+    loop = read(RESULTS / "loop.json")
+    page = text(load_all(), kinds["variants"], kinds["soak"], read(HOPS), kinds["sweep"], loop)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def text(
@@ -50,6 +52,7 @@ def text(
     soaks: dict[str, Result],
     hops: Result | None = None,
     sweeps: dict[str, Result] | None = None,
+    loop: Result | None = None,
 ) -> str:
     """The page: results, runs over the peer's settings, soaks and sweeps over our settings by shape, and the hops."""
     reasons = {(name, reason) for result in results.values() for name, reason in result["skipped"].items()}
@@ -69,6 +72,7 @@ def text(
         variants=variants,
         skipped=sorted(f"{name}: {reason.replace(str(ROOT), '.')}" for name, reason in reasons),
         sweeps=sweeps or {},
+        loop=loop,
     )
     return page.rstrip() + "\n"
 

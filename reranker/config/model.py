@@ -163,9 +163,10 @@ class EngineConfig(Group):
     max_batch_tokens: PositiveInt = 8_192
     """Tokens the engine computes in one step, at most."""
     target_step_s: PositiveFloat | None = 0.05
-    """Seconds a step should take. Shorter: a small list waits less behind a big one; steps cost. None: full batches."""
+    """Seconds of work that a newcomer finds begun, at most: one step; on a GPU two, each half as long. Steps cost, so
+    none is so short that more than a twentieth of the throughput is lost. None: full batches."""
     max_batch_pairs: PositiveInt = 256
-    """Pairs vLLM computes in one step."""
+    """Pairs the engine computes in one step, at most."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of the GPU's memory vLLM may take. On a CPU it has no meaning."""
     cpu_kv_cache_gib: PositiveInt = 1

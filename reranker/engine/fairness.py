@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 Flow = TypeVar("Flow", bound=Hashable)
 _SCALE = 64  # ticks of virtual time per token at weight 1: tags are integers, as vLLM's priorities are
@@ -38,12 +38,9 @@ class _Waiting(Generic[Flow]):
     list_id: str
     position: int = 0
 
-    @property
-    def tag(self) -> int:
-        return int(self.reached + self.costs[self.position] * self.ticks_per_token)
-
-    def __lt__(self, other: "_Waiting[Flow]") -> bool:
-        return (self.tag, self.order) < (other.tag, other.order)
+    def key(self) -> tuple[int, int, Self]:
+        """Its place in the heap: the tag of its next pair, then its order, which no other has."""
+        return int(self.reached + self.costs[self.position] * self.ticks_per_token), self.order, self
 
 
 class FairQueue(Generic[Flow]):
@@ -52,7 +49,7 @@ class FairQueue(Generic[Flow]):
     def __init__(self, *, by_arrival: bool = False) -> None:
         """With `by_arrival` all pairs of a flow have its number as their tag: first come, first served."""
         self._by_arrival = by_arrival
-        self._heap: list[_Waiting[Flow]] = []
+        self._heap: list[tuple[int, int, _Waiting[Flow]]] = []
         self._flows: dict[Flow, _Waiting[Flow]] = {}
         self._lists: dict[str, tuple[float, int]] = {}  # where the last shard of a list ends; how many of it wait
         self._time = self._pushed = 0
@@ -77,26 +74,26 @@ class FairQueue(Generic[Flow]):
             self._lists[list_id] = (reached + sum(costs) * ticks, others + 1)
         waiting = _Waiting(flow, costs, reached, ticks, self._pushed, list_id)
         self._flows[flow] = waiting
-        heapq.heappush(self._heap, waiting)
+        heapq.heappush(self._heap, waiting.key())
 
     def pop(self, most: float = math.inf) -> Turn[Flow] | None:
         """Take the next pair; None: nothing waits, or it costs more than `most`."""
         while self._heap:
-            first = self._heap[0]
+            tag, _, first = self._heap[0]
             if self._flows.get(first.flow) is not first:  # removed meanwhile
                 heapq.heappop(self._heap)
                 continue
-            turn = Turn(first.flow, first.position, first.costs[first.position], first.tag)
+            turn = Turn(first.flow, first.position, first.costs[first.position], tag)
             if turn.cost > most:
                 return None
-            self._time = turn.tag
+            self._time = tag
             first.reached += turn.cost * first.ticks_per_token
             first.position += 1
             if first.position == len(first.costs):
                 heapq.heappop(self._heap)
                 self.remove(first.flow)
             else:
-                heapq.heapreplace(self._heap, first)
+                heapq.heapreplace(self._heap, first.key())
             return turn
         return None
 

@@ -24,7 +24,8 @@ class Job:
         # The rest belongs to the engine's thread.
         self.head: list[int] = shard.head.tolist()
         self.tail: list[int] = shard.tail.tolist()
-        self.costs = shard.pair_tokens
+        self._offsets: list[int] = shard.offsets.tolist()  # numbers of Python's: NumPy's take longer, for every pair
+        self.costs = shard.pair_tokens  # as the sender counts; what the device computes is a little more
         if self.costs:
             self.costs[0] += len(self.head)  # computed once; the other pairs find it in the prefix cache
         self.stepping: set[int] = set()  # numbers of the pairs that the stepper has
@@ -33,9 +34,8 @@ class Job:
         self.ended_s: float | None = None
 
     def prompt(self, position: int) -> list[int]:
-        start, end = self.shard.offsets[position : position + 2]
-        document: list[int] = self.shard.tokens[start:end].tolist()
-        return self.head + document + self.tail
+        document: list[int] = self.shard.tokens[self._offsets[position] : self._offsets[position + 1]].tolist()
+        return [*self.head, *document, *self.tail]
 
     @property
     def left_tokens(self) -> int:

@@ -6,16 +6,19 @@ per pair. Pairs wait here and not in the stepper, so a list that arrives late or
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+import numpy as np
 from prometheus_client import Counter
 
 from reranker.engine import metrics
@@ -27,7 +30,12 @@ from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 logger = logging.getLogger(__name__)
 
 _LOGGED_REQUESTS = 20
-_FIRST_BATCH_TOKENS = 1_024  # before any pace is known
+_FIRST_BATCH_TOKENS = 1_024  # before any cost is known
+# Of the largest batch's throughput, that any batch gives. For a GPU 0.95 is promised, and whole pairs may fill no more
+# than half a batch. On a CPU, which is slow, a newcomer would wait too long.
+_SHARE, _SHARE_OF_ONE = 0.98, 0.96
+_RECENT_STEPS = 64  # that tell what a step costs
+_EVERY_STEPS = 16  # costs are estimated anew: it takes 0.2 ms
 # Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow a
 # change from small lists to full batches.
 _MEMORY_S = 5.0
@@ -38,12 +46,19 @@ class Stepper(Protocol):
 
     max_batch_tokens: int
     max_batch_pairs: int
+    depth: int  # batches that it holds at a time: with two, one is prepared while the other is computed
 
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         """Take in a pair by its number, whose prompt begins with the list's head. A lower priority goes first."""
 
-    def step(self) -> Iterable[tuple[int, float]]:
-        """Compute a batch; give the number and logit of each pair that is done."""
+    def repeated_tokens(self, head_tokens: int) -> int:
+        """How much of such a head is computed for every pair of its list, not only for the first."""
+
+    def step(self, tokens: int) -> Iterable[tuple[int, float]]:
+        """Begin a batch of at most so many tokens, and wait for one if there are `depth`, or nothing is left to begin.
+
+        Gives the number and logit of each pair that is done.
+        """
 
     def abort(self, pairs: Sequence[int]) -> None:
         """Forget these pairs."""
@@ -72,6 +87,57 @@ class Pace:
         return self._tokens / self._busy_s if self._tokens and self._busy_s else None
 
 
+class BatchSize:
+    """How many tokens a step should have, from what recent ones took: a fixed time, and a time per token.
+
+    As many as take `target_s`, but at least as many as give nearly the throughput of the largest batch. Where the fixed
+    time alone is longer than the target, as on a small GPU with a large model, batches would shrink to single pairs.
+    """
+
+    def __init__(self, target_s: float | None, most: int, depth: int = 1) -> None:
+        """The target is for all batches under way together; without one every batch has the most tokens."""
+        self._target_s, self._most = target_s and target_s / depth, most
+        self._share = _SHARE if depth > 1 else _SHARE_OF_ONE
+        self._steps: deque[tuple[int, float]] = deque(maxlen=_RECENT_STEPS)
+        self._recorded, self._fixed_s = 0, 0.0
+        self.tokens = most if target_s is None else min(_FIRST_BATCH_TOKENS, most)
+        self.next = self.tokens
+        """Not always `tokens`: from steps that are all alike nobody can tell the two costs apart."""
+
+    def record(self, tokens: int, took_s: float) -> None:
+        """Learn from a step that had so many tokens."""
+        if self._target_s is None or not tokens or took_s <= 0:
+            return
+        self._steps.append((tokens, took_s))
+        self._recorded += 1
+        if self._recorded % _EVERY_STEPS and self._recorded > _EVERY_STEPS:
+            self.next = self.tokens
+            return
+        sizes, times = np.array(self._steps).T
+        differ = bool((sizes < sizes.max() / 2).any())
+        full = tokens >= self.tokens / 2  # the size of a smaller step tells what is asked for, not what is given
+        token_s = self._costs(sizes, times, differ)
+        rate = self._share * self._most / (self._fixed_s + token_s * self._most)
+        least = rate * self._fixed_s / (1 - rate * token_s)
+        if self._fixed_s > token_s * self._most / 2:
+            least = self._most  # hardly shorter with a pair less
+        self.tokens = int(min(self._most, max(1, least, (self._target_s - self._fixed_s) / token_s)))
+        other = self.tokens // 4 if self.tokens > 4 * _FIRST_BATCH_TOKENS else min(self._most, int(sizes.max()) * 3)
+        self.next = self.tokens if differ or not full else other
+
+    def _costs(self, sizes: FloatArray, times: FloatArray, differ: bool) -> float:
+        """Estimate the fixed time, and give that per token. By least squares of relative errors, without outliers."""
+        ones = np.ones(len(sizes))
+        design = np.stack([ones / times, sizes / times], axis=1)
+        used = ones > 0
+        for _ in range(3 if differ else 0):
+            (fixed_s, token_s), *_ = np.linalg.lstsq(design[used], ones[used], rcond=None)
+            errors = np.abs(design @ (fixed_s, token_s) - 1)
+            used = errors <= 3 * np.median(errors) + 1e-9
+            self._fixed_s = min(max(0.0, float(fixed_s)), 0.99 * float(times.min()))
+        return max(1e-12, float(np.median((times - self._fixed_s) / sizes)))
+
+
 class Engine:
     """Holds one model on one device and scores shards."""
 
@@ -80,25 +146,27 @@ class Engine:
     ) -> None:
         """Start the thread and make the stepper on it, whose error is raised here; returns when it can score.
 
-        `by_arrival` serves lists one after the other instead of in turns. A step's batch is limited to what takes
-        `target_step_s`; None: only by the stepper.
+        `by_arrival` serves lists one after the other instead of in turns. The batches under way are limited to what
+        takes `target_step_s`, see `BatchSize`; None: only by the stepper.
         """
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: set[Job] = set()
         self._turns: FairQueue[Job] = FairQueue(by_arrival=by_arrival)
-        self._target_step_s = target_step_s
         self._stepping: dict[int, Turn[Job]] = {}  # the stepper's pairs, by number
         self._stepping_tokens = self._pending_tokens = 0
         self._numbers = itertools.count()
         self._pace = Pace()
         self._steps = self._done_pairs = self._done_tokens = 0
         self._busy_s = self._began_s = 0.0  # when the work began whose duration is not recorded yet
+        self._step_began_s = 0.0  # when the device began the batch that it is in
         self._counted: metrics.EngineStats = {}
         self._healthy, self._stopping = True, False
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started, make_stepper), name="engine", daemon=True)
         self._thread.start()
         started.result()
+        self._begun: deque[int] = deque(maxlen=self._stepper.depth - 1)  # batches beside the next one, in tokens
+        self._batch = BatchSize(target_step_s, self._stepper.max_batch_tokens, self._stepper.depth)
 
     @property
     def healthy(self) -> bool:
@@ -174,6 +242,10 @@ class Engine:
         if self.healthy:
             await asyncio.wrap_future(checked)
 
+    def fail(self, why: str) -> None:
+        """Score no more: the device is gone. From any thread."""
+        self._commands.put(lambda: _fail(why))
+
     def shutdown(self) -> None:
         """Stop the thread; waiting shards fail with EngineFailedError."""
         self._stopping = True
@@ -199,7 +271,8 @@ class Engine:
         finally:
             self._healthy = False
             while not self._commands.empty():  # this thread alone takes them; a shard among them must not wait for ever
-                self._commands.get_nowait()()
+                with contextlib.suppress(RuntimeError):  # of `fail`
+                    self._commands.get_nowait()()
             for job in self._jobs:
                 job.end(EngineFailedError())
             self._jobs.clear()
@@ -214,18 +287,20 @@ class Engine:
             except queue.Empty:
                 return True
             if idle:
-                self._began_s = time.monotonic()
+                self._began_s = self._step_began_s = time.monotonic()
             command()
         return False
 
     def _work(self) -> None:
         """Feed the stepper, step it, hand out the scores and record the pace."""
-        self._feed()
-        done_tokens = 0
-        self._steps += bool(self._stepping)
-        for pair, logit in self._stepper.step() if self._stepping else ():
+        step_tokens = self._feed()
+        given, done_tokens = self._stepping_tokens, 0
+        for pair, logit in self._stepper.step(step_tokens) if self._stepping else ():
             done_tokens += self._deliver(pair, logit)
         now_s = time.monotonic()
+        if done_tokens:
+            self._batch.record(given - self._stepping_tokens, now_s - self._step_began_s)
+            self._step_began_s = now_s
         self._pace.record(done_tokens, now_s - self._began_s)  # with everything between two steps: it is no faster
         self._done_tokens += done_tokens
         self._busy_s += now_s - self._began_s
@@ -239,19 +314,27 @@ class Engine:
             return
         self._jobs.add(job)
         self._pending_tokens += sum(job.costs)
-        self._turns.push(job, job.costs, job.weight, job.list_id)
+        repeated = self._stepper.repeated_tokens(len(job.head))
+        computed = [cost + repeated for cost in job.costs]
+        computed[0] -= repeated  # it has the whole head
+        self._turns.push(job, computed, job.weight, job.list_id)
 
-    def _feed(self) -> None:
-        """Give the stepper what its next step can use, and no more: what waits there can no longer be reordered.
+    def _feed(self) -> int:
+        """Give the stepper its next batch, and no more: what waits there can no longer be reordered.
 
-        Of pairs longer than a step there is one at a time.
+        Of pairs longer than a batch there is one at a time. Returns the tokens of the next step: a step cannot be
+        interrupted, so whoever comes or goes waits for the end of those under way.
         """
-        batch_tokens = self._batch_tokens()
-        while len(self._stepping) < self._stepper.max_batch_pairs:
-            room = batch_tokens - self._stepping_tokens if self._stepping else math.inf
-            turn = self._turns.pop(most=room)
+        most_pairs = self._stepper.max_batch_pairs
+        tokens = pairs = 0
+        room = self._batch.next - max(
+            0, self._stepping_tokens - sum(self._begun)
+        )  # but for what it could not begin yet
+        while pairs < most_pairs and len(self._stepping) < self._stepper.depth * most_pairs:
+            turn = self._turns.pop(most=room - tokens if self._stepping else math.inf)
             if turn is None:
                 break
+            tokens, pairs = tokens + turn.cost, pairs + 1
             job, pair = turn.flow, next(self._numbers)
             if job.began_s is None:
                 job.began_s = time.monotonic()
@@ -266,14 +349,9 @@ class Engine:
                 logger.exception(message, len(prompt), job.request_id, extra={"request_id": job.request_id})
                 self._drop(job)
                 job.end(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
-
-    def _batch_tokens(self) -> int:
-        """The size of the next step. A step cannot be interrupted, so whoever comes or goes waits for its end."""
-        if self._target_step_s is None:
-            return self._stepper.max_batch_tokens
-        pace = self._pace.tokens_per_s
-        wanted = _FIRST_BATCH_TOKENS if pace is None else int(pace * self._target_step_s)
-        return min(self._stepper.max_batch_tokens, max(1, wanted))
+        self._begun.append(tokens)
+        self._steps += bool(pairs)
+        return min(self._stepper.max_batch_tokens, max(self._batch.next, tokens))
 
     def _deliver(self, pair: int, logit: float) -> int:
         """Note a score; give the pair's work in tokens."""
@@ -287,11 +365,12 @@ class Engine:
         job.left -= 1
         self._done_pairs += 1
         self._stepping_tokens -= turn.cost
-        self._pending_tokens -= turn.cost
+        tokens = job.costs[turn.position]
+        self._pending_tokens -= tokens
         if not job.left:
             self._jobs.discard(job)
             job.end()
-        return turn.cost
+        return tokens
 
     def _drop(self, job: Job) -> None:
         """Take what a job has left out of the engine; nothing if it is done or was never added."""
@@ -315,3 +394,7 @@ class Engine:
         else:
             what = "pairs in the stepper, pairs and tokens pending"
             checked.set_exception(RuntimeError(f"{what}: {counted} counted, {known} in shards. This is a bug."))
+
+
+def _fail(why: str) -> None:
+    raise RuntimeError(why)

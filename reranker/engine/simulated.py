@@ -30,6 +30,8 @@ def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:
 class SimulatedStepper:
     """See `reranker.engine.loop.Stepper`."""
 
+    depth = 1
+
     def __init__(self, costs: SimulatedConfig, max_batch_tokens: int, max_batch_pairs: int) -> None:
         self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
         self._costs = costs
@@ -42,6 +44,10 @@ class SimulatedStepper:
     def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
         heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
 
+    def repeated_tokens(self, head_tokens: int) -> int:
+        """None: the prefix cache of this device has no blocks."""
+        return 0
+
     def stats(self) -> metrics.EngineStats:
         return {metrics.VLLM_WAITING: len(self._waiting), metrics.VLLM_RUNNING: 0, metrics.VLLM_KV_USAGE: 0}
 
@@ -50,15 +56,16 @@ class SimulatedStepper:
         self._waiting = [waiting for waiting in self._waiting if waiting[1] not in gone]
         heapq.heapify(self._waiting)
 
-    def step(self) -> list[tuple[int, float]]:
+    def step(self, tokens: int | None = None) -> list[tuple[int, float]]:
         """Compute a batch, by priority, in the time that it costs."""
+        most = min(self.max_batch_tokens, tokens or self.max_batch_tokens)
         done: list[tuple[int, float]] = []
-        tokens = 0
+        taken = 0
         while self._waiting and len(done) < self.max_batch_pairs:
             _, pair, prompt, head_tokens, adapter = self._waiting[0]
             head = hash((adapter, *prompt[:head_tokens]))
             cost = len(prompt) - (head_tokens if head in self._heads else 0)
-            if done and tokens + cost > self.max_batch_tokens:
+            if done and taken + cost > most:
                 break
             heapq.heappop(self._waiting)
             self._heads[head] = None
@@ -66,10 +73,10 @@ class SimulatedStepper:
             if len(self._heads) > _HEADS:
                 self._heads.popitem(last=False)
             done.append((pair, simulated_logit(prompt, adapter)))
-            tokens += cost
+            taken += cost
         if self._random.random() < self._costs.failure_rate:
             raise RuntimeError("a simulated failure, as failure_rate asks")
-        took_s = self._costs.step_s + tokens / self._costs.tokens_per_s
+        took_s = self._costs.step_s + taken / self._costs.tokens_per_s
         took_s *= self._random.lognormvariate(0, self._costs.jitter) if self._costs.jitter else 1
         # From when the device was free, not from now: a late wake-up of this thread is not the device's slowness.
         now_s = time.monotonic()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from reranker.config import EngineConfig, ModelConfig
-from reranker.engine.vllm import VllmEngine
+from reranker.engine import metrics
+from reranker.engine.vllm import VllmEngine, engine_args
 from reranker.errors import EngineFailedError
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.model.prompt import PromptRenderer
@@ -30,6 +31,10 @@ DOCUMENTS = [
 ]
 
 
+WORKER_DIED: list[Callable[[], None]] = []
+"""What vLLM would call of the module's engine; with one worker, in this process, it never does."""
+
+
 def _start() -> VllmEngine:
     return VllmEngine(find_checkpoint(ModelConfig()), EngineConfig(max_batch_pairs=16), device="cpu")
 
@@ -37,8 +42,12 @@ def _start() -> VllmEngine:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VllmEngine]:
     """One engine for the module: starting it takes ten seconds and more."""
+    from vllm.v1.executor import UniProcExecutor
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a replica; two threads on busy cores spin
-    engine = _start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UniProcExecutor, "register_failure_callback", lambda _, callback: WORKER_DIED.append(callback))
+        engine = _start()
     yield engine
     engine.shutdown()
     assert not engine.healthy
@@ -84,6 +93,40 @@ async def test_scores_do_not_depend_on_the_neighbours(engine: VllmEngine) -> Non
         alone = await engine.score(shard)
         np.testing.assert_allclose(logits, alone, atol=1e-3)
         np.testing.assert_allclose(logits, np.tile(logits[: len(DOCUMENTS)], 10), atol=1e-3)
+
+
+async def test_no_two_heads_share_a_block_unless_it_and_all_before_it_are_equal(
+    engine: VllmEngine, reference: Callable[[Shard], FloatArray]
+) -> None:
+    """Heads that go on where another's document begins, that differ in one token or end on or beside a block's end."""
+    block: int = engine._stepper._core.scheduler.block_size  # type: ignore[attr-defined]
+    real = _shard(DOCUMENTS[:2])
+    long = np.concatenate([real.head, *[real.tokens] * 40])[: 4 * block].astype(np.int32)
+    heads = [long[:length] for length in (2 * block, 2 * block - 1, 2 * block + 1, 3 * block, block, block - 1, 3)]
+    for place in (0, block - 1, block, 2 * block - 1):  # one other token
+        heads.append(long[: 2 * block].copy())
+        heads[-1][place] = 7
+    documents = [long[block : 3 * block], long[2 * block :], real.tokens[:5]]
+    shards = [Shard.of(head, real.tail, documents) for head in heads]
+    wanted = [reference(shard) for shard in shards]
+    for _ in range(2):  # all at once, in mixed batches; then from the prefix cache
+        found = await asyncio.gather(*(engine.score(shard) for shard in shards))
+        np.testing.assert_allclose(np.stack(found), np.stack(wanted), atol=2e-3)
+
+
+async def test_only_heads_are_in_the_prefix_cache(engine: VllmEngine) -> None:
+    """Each once, under the keys that vLLM itself gives them; a pair's own blocks are never looked for."""
+    core = engine._stepper._core  # type: ignore[attr-defined]
+    pool, block = core.scheduler.kv_cache_manager.block_pool, core.scheduler.block_size
+    shard = _shard([f"{number} " + "capital " * 100 for number in range(20)], QUERY * 5)
+    await engine.score(shard)
+    assert core.scheduler.reset_prefix_cache()
+    before = engine._stepper.stats()[metrics.VLLM_HIT_TOKENS]
+    await engine.score(shard)
+    whole = len(shard.head) // block * block
+    assert len(pool.cached_block_hash_to_block) == whole // block > 1
+    assert engine._stepper.stats()[metrics.VLLM_HIT_TOKENS] - before == 19 * whole
+    assert engine._stepper.repeated_tokens(len(shard.head)) == len(shard.head) - whole
 
 
 async def test_empty_shard_is_answered(engine: VllmEngine) -> None:
@@ -136,10 +179,27 @@ async def test_prompt_that_would_bring_down_the_engine_fails_alone(
     good = _shard(DOCUMENTS[:2])
     document = np.full(length, tokens, dtype=np.int32)
     bad = Shard(good.head, good.tail, document, np.array([0, length], dtype=np.int32))
-    with pytest.raises(RuntimeError, match="refused a prompt"):
-        await engine.score(bad)
+    in_its_head = Shard(np.append(good.head, document[:1]), good.tail, good.tokens, good.offsets)
+    for one in (bad, in_its_head) if tokens else (bad,):
+        with pytest.raises(RuntimeError, match="refused a prompt"):
+            await engine.score(one)
     assert np.isfinite(await engine.score(good)).all()
     await engine.check_integrity()
+
+
+def test_gpu_has_a_second_batch_while_it_computes_one() -> None:
+    """Off for pooling models where one does not say so; and both batches' pairs count as running."""
+    arguments = engine_args(find_checkpoint(ModelConfig()), EngineConfig(max_batch_pairs=100), device="cuda")
+    assert (arguments["async_scheduling"], arguments["max_num_seqs"]) == (True, 200)
+    off = EngineConfig(vllm_args={"async_scheduling": False})
+    assert engine_args(find_checkpoint(ModelConfig()), off, device="cuda")["async_scheduling"] is False
+
+
+async def test_engine_whose_worker_dies_is_not_healthy_even_if_nothing_is_asked_of_it(engine: VllmEngine) -> None:
+    """The last test of the module's engine."""
+    WORKER_DIED.pop()()
+    while engine.healthy:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+        await asyncio.sleep(0.01)
 
 
 async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,7 +30,14 @@ class GatedStepper(SimulatedStepper):
         self.fail = self.closed = False
         self.forgets = True
         """Whether a pair that is taken back is not computed."""
+        self.begun: list[int] = []
+        """How many pairs each step began."""
+        self.repeated = 0
+        """Tokens of a head that each pair computes."""
         self._prompts: dict[int, list[int]] = {}
+
+    def repeated_tokens(self, head_tokens: int) -> int:
+        return self.repeated
 
     @property
     def added(self) -> int:
@@ -50,17 +58,41 @@ class GatedStepper(SimulatedStepper):
         if self.forgets:
             super().abort(pairs)
 
-    def step(self) -> list[tuple[int, float]]:
+    def step(self, tokens: int | None = None) -> list[tuple[int, float]]:
         self.steps_begun += 1
         self.gate.acquire()
         if self.fail:
             raise RuntimeError("device lost")
-        done = super().step()
+        done = super().step(tokens)
+        self.begun.append(len(done))
         self.served += [self._prompts[pair][0] for pair, _ in done]
         return done
 
     def close(self) -> None:
         self.closed = True
+
+
+class DeepStepper(GatedStepper):
+    """Has two batches under way, as a GPU has: it begins one, and then gives the results of the one before."""
+
+    depth = 2
+
+    def __init__(self, max_batch_tokens: int = 1_000_000, max_batch_pairs: int = 4) -> None:
+        super().__init__(max_batch_tokens, max_batch_pairs)
+        self.under_way: deque[list[tuple[int, float]]] = deque()
+        self.most_under_way = 0
+
+    def step(self, tokens: int | None = None) -> list[tuple[int, float]]:
+        begun = SimulatedStepper.step(self, tokens)
+        self.begun.append(len(begun))
+        self.served += [self._prompts[pair][0] for pair, _ in begun]
+        self.under_way.append(begun)
+        self.most_under_way = max(self.most_under_way, sum(map(bool, self.under_way)))
+        if begun and len(self.under_way) < self.depth:
+            return []
+        self.steps_begun += 1
+        self.gate.acquire()
+        return self.under_way.popleft()
 
 
 def shard(name: int, pairs: int, document_tokens: int = 3) -> Shard:

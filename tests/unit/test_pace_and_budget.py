@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reranker.engine.loop import Pace
+from reranker.engine.loop import BatchSize, Pace
 from reranker.ranking.scatter import Budget
 
 
@@ -46,6 +49,72 @@ def test_pace_follows_a_change_within_seconds_of_work() -> None:
     for _ in range(15):
         pace.record(1_000, 1)
     assert pace.tokens_per_s == pytest.approx(1_000, rel=0.5)
+
+
+def _steps(
+    size: BatchSize, fixed_s: float, token_s: float, pair: int, steps: int = 150, noise: random.Random | None = None
+) -> list[int]:
+    """The steps of a device that computes equal pairs and is never without work, once it is known."""
+    taken = []
+    for number in range(steps):
+        tokens = max(1, size.next // pair) * pair
+        took_s = fixed_s + token_s * tokens
+        if noise is not None:
+            took_s *= noise.lognormvariate(0, 0.05) * (10 if noise.random() < 0.05 else 1)
+        size.record(tokens, took_s)
+        if number >= 50:
+            taken.append(tokens)
+    return taken
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    fixed_s=st.floats(0, 0.1),
+    token_s=st.floats(1e-6, 1e-3),
+    pair=st.integers(20, 600),
+    target_s=st.floats(1e-4, 1),
+    noise=st.none() | st.builds(random.Random, st.integers(0, 9)),
+)
+def test_no_target_takes_more_than_a_twentieth_of_the_largest_batchs_throughput(
+    fixed_s: float, token_s: float, pair: int, target_s: float, noise: random.Random | None
+) -> None:
+    """55 ms and 230 µs a token (8B on an L4) with a target of 50 ms: one pair a step, and half the throughput.
+
+    Where one batch is under way, on a CPU, a little less is kept.
+    """
+    most = 8_192
+    taken = _steps(BatchSize(2 * target_s, most, depth=2), fixed_s, token_s, pair, noise=noise)
+    whole = most // pair * pair
+    best = whole / (fixed_s + token_s * whole)
+    assert max(taken) <= most
+    assert sum(taken) / (fixed_s * len(taken) + token_s * sum(taken)) >= (0.95 if noise is None else 0.9) * best
+    alone = _steps(BatchSize(target_s, most), fixed_s, token_s, pair, noise=noise)
+    assert sum(alone) / (fixed_s * len(alone) + token_s * sum(alone)) >= (0.9 if noise is None else 0.8) * best
+
+
+@settings(deadline=None, max_examples=40)
+@given(token_s=st.floats(1e-6, 1e-4), share=st.floats(0, 0.02), target_s=st.floats(0.02, 0.5))
+def test_step_takes_its_target_where_the_fixed_cost_is_small(token_s: float, share: float, target_s: float) -> None:
+    taken = _steps(BatchSize(target_s, 1_000_000), share * target_s, token_s, 1)
+    assert np.median(taken) * token_s == pytest.approx(min(target_s, token_s * 1_000_000), rel=0.1)
+
+
+def test_batch_follows_a_device_that_became_slower() -> None:
+    size = BatchSize(0.05, 100_000)
+    assert np.median(_steps(size, 0.001, 1e-6, 10)) == pytest.approx(49_000, rel=0.05)
+    assert np.median(_steps(size, 0.001, 1e-5, 10)[70:]) == pytest.approx(4_900, rel=0.05)
+
+
+def test_without_a_target_all_batches_are_full_and_small_lists_teach_no_size() -> None:
+    size = BatchSize(None, 8_192)
+    size.record(100, 1.0)
+    assert (size.next, size.tokens) == (8_192, 8_192)
+    size = BatchSize(0.05, 8_192)
+    for _ in range(200):
+        size.record(100, 0.001)
+        assert size.next == size.tokens  # no trial batches cut a list in two that is small anyway
+    size.record(0, 1.0)
+    assert size.tokens == 5_000
 
 
 def test_budget_starts_full_and_ends() -> None:

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from reranker.engine.loop import Engine
+from reranker.engine.loop import BatchSize, Engine
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, Shard
 from tests.counted import Counted, gauge
-from tests.unit.steppers import REFUSED_TOKEN, GatedStepper, expected, shard, until
+from tests.unit.steppers import REFUSED_TOKEN, DeepStepper, GatedStepper, expected, shard, until
 
 
 class Bench:
     """An engine and its device."""
 
-    def __init__(self, *, by_arrival: bool = False) -> None:
-        self.stepper = GatedStepper()
+    def __init__(self, stepper: GatedStepper | None = None, *, by_arrival: bool = False) -> None:
+        self.stepper = stepper or GatedStepper()
         self.engine = Engine(lambda: self.stepper, by_arrival=by_arrival)
 
     async def in_a_step(self, steps: int = 1) -> None:
@@ -317,3 +317,117 @@ async def test_step_has_whole_pairs_only_and_one_where_it_has_room_for_none(budg
     stepper.let()
     await scoring
     engine.shutdown()
+
+
+@pytest.mark.parametrize(("budget", "taken"), [(17, 1), (19, 2), (27, 2), (28, 3)])
+async def test_step_has_room_for_what_every_pair_computes_of_its_head(budget: int, taken: int) -> None:
+    """Two of a head's three tokens fill no block of the cache: pairs of 10, 9, 9 tokens. The books say 10, 7, 7."""
+    stepper = GatedStepper(max_batch_tokens=budget)
+    stepper.repeated = 2
+    engine = Engine(lambda: stepper)
+    one = shard(10, 3, document_tokens=6)
+    scoring = asyncio.create_task(engine.score_within(one, 1.0, None))
+    await until(lambda: stepper.steps_begun == 1)
+    assert stepper.added == taken
+    assert engine.load.pending_tokens == one.work_tokens
+    stepper.let()
+    await scoring
+    await engine.check_integrity()
+    assert engine.load.pending_tokens == 0
+    engine.shutdown()
+
+
+@pytest.fixture
+def deep() -> Iterator[Bench]:
+    """An engine whose device has two batches of four pairs under way."""
+    bench = Bench(DeepStepper())
+    yield bench
+    bench.stepper.let()
+    bench.engine.shutdown()
+
+
+async def test_device_that_holds_two_batches_has_the_next_while_it_computes_one(deep: Bench) -> None:
+    shards = [shard(name, pairs) for name, pairs in enumerate((1, 2, 3, 5, 8, 13, 40), start=10)]
+    tasks = [await deep.send(one) for one in shards]
+    deep.stepper.let()
+    for one, scores in zip(shards, await asyncio.gather(*tasks), strict=True):
+        assert scores.logits.tolist() == expected(one)
+    assert deep.stepper.most_under_way == 2  # type: ignore[attr-defined]
+    await deep.require_idle()
+    assert (await deep.engine.score(shards[2])).tolist() == expected(shards[2])  # and after it was idle
+    await deep.require_idle()
+
+
+async def test_small_list_waits_for_the_batches_under_way_and_no_more(deep: Bench) -> None:
+    served = await _order(deep, (1, 1_000, 1.0), (2, 3, 1.0))
+    assert served[:8] == [1] * 8
+    assert served[8:12].count(2) >= 2  # its share of the first batch that was not begun when it came
+    assert served[12:16].count(2) + served[8:12].count(2) == 3
+
+
+async def test_cancelled_list_is_out_of_a_deep_device_within_a_step(deep: Bench) -> None:
+    """What was begun is computed; of what was not, nothing."""
+    task = await deep.send(shard(1, 1_000))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    deep.stepper.let()
+    assert (await deep.engine.score(shard(2, 5))).tolist() == expected(shard(2, 5))
+    await deep.require_idle()
+    assert deep.stepper.served == [1] * 8 + [2] * 5
+
+
+class Trials(BatchSize):
+    """Sizes that a test wants, the next after each step."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(0.05, 1_000)
+        self._sizes = sizes
+        self.tokens = self.next = sizes[0]
+
+    def record(self, tokens: int, took_s: float) -> None:
+        self._recorded += 1
+        self.next = self._sizes[min(self._recorded, len(self._sizes) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("stepper", "taken"), [(GatedStepper, [2, 6, 2, 1, 2, 2]), (DeepStepper, [2, 2, 6, 2, 1, 2])], ids=["one", "two"]
+)
+async def test_batch_on_trial_has_its_own_size_whatever_is_under_way(
+    stepper: type[GatedStepper], taken: list[int]
+) -> None:
+    """Larger than the others too: or a device whose batches are small could not tell what a step costs."""
+    device = stepper(max_batch_tokens=1_000, max_batch_pairs=100)
+    engine = Engine(lambda: device)
+    engine._batch = Trials(11, 27, 11, 7, 11)
+    device.let()
+    # Pairs of 4 tokens, the first with its head of 3.
+    await engine.score(shard(10, 30))
+    assert device.begun[:6] == taken
+    await engine.check_integrity()
+    engine.shutdown()
+
+
+async def test_batches_under_way_take_the_target_together() -> None:
+    """Whoever comes waits for all of them."""
+    for stepper, step_s in ((GatedStepper(), 0.05), (DeepStepper(), 0.025)):
+        engine = Engine(lambda stepper=stepper: stepper, target_step_s=0.05)  # type: ignore[misc]
+        assert engine._batch._target_s == step_s
+        engine.shutdown()
+
+
+async def test_device_that_dies_while_nothing_is_asked_of_it_is_noticed_at_once(bench: Bench) -> None:
+    """A worker process of a tensor-parallel engine: without this the next list would find out."""
+    bench.engine.fail("a worker of the engine has died")
+    await until(lambda: not bench.engine.healthy)
+    with pytest.raises(EngineFailedError):
+        await bench.engine.score(shard(1, 1))
+    assert bench.stepper.closed
+
+
+async def test_device_that_dies_fails_what_waits_for_it(bench: Bench) -> None:
+    waiting = [await bench.send(shard(name, 10)) for name in (1, 2)]
+    bench.engine.fail("a worker of the engine has died")
+    bench.stepper.let(1)
+    for result in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(result, EngineFailedError)
+    assert bench.stepper.steps_begun == 1

@@ -1,0 +1,270 @@
+"""How busy the engine's loop would keep a GPU. An emulation, on a machine without one: no figure of a GPU's.
+
+vLLM's own EngineCore and scheduler run with the configuration of a CUDA card, and our loop drives them as in a replica.
+The executor computes nothing; a batch takes a fixed time and one per token, by the data sheet: 55 % of the card's peak
+in bf16, its weights read once, 2 ms. What is real is all that Python does between two batches. Missing are vLLM's own
+preparation of a batch's inputs (20 to 30 µs a pair) and the launches of kernels.
+
+    make bench-loop    (BENCH=--quick: the one cell of which much is asked, in two minutes)
+
+"Before" is what the loop once was: every block hashed, one batch at a time, its size by the pace.
+"""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+sys.modules.setdefault("vllm._C_stable_libtorch", ModuleType("vllm._C_stable_libtorch"))  # vLLM's CPU build has none
+
+import numpy as np
+import torch
+import vllm.config.vllm
+import vllm.platforms
+import vllm.v1.engine.core
+from vllm.platforms.cuda import CudaPlatformBase
+from vllm.platforms.interface import DeviceCapability
+from vllm.v1.executor import Executor
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.outputs import ModelRunnerOutput
+
+from benchmarks.results import RESULTS, SCRATCH, describe, parser, percentiles, say, short, write
+from reranker.config import EngineConfig, ModelConfig
+from reranker.engine.loop import Engine, Pace
+from reranker.engine.vllm import VllmStepper, engine_args, prepare_interpreter
+from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
+from reranker.types import Shard
+
+
+class Card(NamedTuple):
+    capability: tuple[int, int]
+    gib: int
+    flops: float  # bf16, dense
+    bytes_per_s: float
+    batch_tokens: int
+
+
+CARDS = {
+    "L4": Card((8, 9), 22, 121e12, 0.30e12, 8_192),
+    "A100": Card((8, 0), 80, 312e12, 2.04e12, 8_192),
+    "H100": Card((9, 0), 80, 989e12, 3.35e12, 16_384),
+}
+# Parameters without and with the embedding, then the shape: width, of the MLP, layers, heads.
+MODELS = {
+    "0.6B": (0.44e9, 0.60e9, 1024, 3072, 28, 16),
+    "4B": (3.63e9, 4.02e9, 2560, 9728, 36, 32),
+    "8B": (6.95e9, 8.19e9, 4096, 12288, 36, 32),
+}
+
+
+class Gpu(CudaPlatformBase):  # type: ignore[misc]  # vllm is untyped here
+    """The card that vLLM believes in. It computes one batch after the other."""
+
+    card, fixed_s, token_s, kv_bytes, free_s, computed_s = CARDS["H100"], 0.0, 0.0, 0, 0.0, 0.0
+
+    @classmethod
+    def become(cls, card: Card, computed: float, stored: float) -> None:
+        cls.card, cls.kv_bytes = card, int(card.gib * 2**30 * 0.9 - 2 * stored)
+        cls.fixed_s, cls.token_s = 0.002 + 2 * computed / card.bytes_per_s, 2 * computed / (0.55 * card.flops)
+
+    @classmethod
+    def busy_s(cls) -> float:
+        """Until now."""
+        return cls.computed_s - max(0.0, cls.free_s - time.perf_counter())
+
+    get_device_capability = classmethod(lambda cls, device_id=0: DeviceCapability(*cls.card.capability))
+    get_device_name = classmethod(lambda cls, device_id=0: "NVIDIA H100")
+    get_device_total_memory = classmethod(lambda cls, device_id=0: cls.card.gib * 2**30)
+    device_count = num_compute_units = classmethod(lambda cls, device_id=0: 1)
+    is_integrated_gpu = classmethod(lambda cls, device_id=0: False)
+
+
+vllm.platforms._current_platform = Gpu()
+vllm.config.vllm.HAS_TRITON = True
+vllm.v1.engine.core.cleanup_dist_env_and_memory = lambda: None
+
+
+LOGIT = torch.zeros(1)
+
+
+class Batch(NamedTuple):
+    output: Any
+    done_s: float
+
+    def result(self) -> Any:
+        time.sleep(max(0.0, self.done_s - time.perf_counter()))
+        return self.output
+
+
+class TimeOnly(Executor):  # type: ignore[misc]
+    """Takes the time of a card, and gives every pair the logit 0."""
+
+    _init_executor = check_health = shutdown = lambda self, *_: None
+    supports_async_scheduling = classmethod(lambda cls: True)
+
+    def collective_rpc(self, method: Any, *_: Any, **__: Any) -> list[Any]:
+        kv = FullAttentionSpec(self.cache_config.block_size, num_kv_heads=8, head_size=128, dtype=torch.bfloat16)
+        layers = self.vllm_config.model_config.get_num_layers(self.parallel_config)
+        answers: dict[Any, Any] = {
+            "get_kv_cache_spec": {f"model.layers.{i}.self_attn.attn": kv for i in range(layers)},
+            "determine_available_memory": Gpu.kv_bytes,
+            "get_supported_kv_cache_layouts": ["LBNHC"],
+            "get_supported_tasks": ("classify",),
+        }
+        return [] if method == "compile_or_warm_up_model" else [answers.get(method)]
+
+    def execute_model(self, scheduled: Any, non_block: bool = False) -> Batch:
+        sizes, old, lengths = scheduled.num_scheduled_tokens, scheduled.scheduled_cached_reqs, self.__dict__
+        known = dict(zip(old.req_ids, old.num_computed_tokens, strict=True))
+        for new in scheduled.scheduled_new_reqs:
+            known[new.req_id], lengths[new.req_id] = new.num_computed_tokens, len(new.prompt_token_ids)
+        outputs = [LOGIT if known[pair] + size >= lengths[pair] else None for pair, size in sizes.items()]
+        for pair in scheduled.finished_req_ids:
+            lengths.pop(pair, None)
+        took_s = Gpu.fixed_s + Gpu.token_s * scheduled.total_num_scheduled_tokens if sizes else 0.0
+        Gpu.free_s, Gpu.computed_s = max(time.perf_counter(), Gpu.free_s) + took_s, Gpu.computed_s + took_s
+        places = {pair: place for place, pair in enumerate(sizes)}
+        return Batch(ModelRunnerOutput(list(sizes), places, pooler_output=outputs), Gpu.free_s)
+
+
+class Before(VllmStepper):
+    """Hashes and keeps the blocks of every pair."""
+
+    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
+        hasher, params = self._core.request_block_hasher, self._pooling_params(0)
+        self._core.add_request(self._request(str(pair), prompt, None, params, priority=priority, block_hasher=hasher))
+
+    def repeated_tokens(self, head_tokens: int) -> int:
+        return 0
+
+
+class ByPace(Pace):
+    """Batches of what the pace so far computes in 50 ms."""
+
+    most = 0
+    tokens = next = property(lambda self: min(self.most, max(1, int((self.tokens_per_s or 2e4) * 0.05))))
+
+
+@contextlib.contextmanager
+def emulated(card: str, model: str, *, before: bool = False, **settings: Any) -> Iterator[Engine]:
+    """An engine as a replica has it, on an emulated card."""
+    computed, stored, *shape = MODELS[model]
+    Gpu.become(CARDS[card], computed, stored)
+    folder = SCRATCH / "loop" / model
+    shutil.copytree(DEMO_MODEL, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = json.loads((folder / "config.json").read_text()) | dict(zip(names, shape, strict=True))
+    config |= {
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "dtype": "bfloat16",
+        "max_position_embeddings": 40_960,
+        "vocab_size": 151_669,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    ours = {"distributed_executor_backend": TimeOnly} | ({"async_scheduling": False} if before else {})
+    limits = EngineConfig(max_batch_tokens=CARDS[card].batch_tokens, vllm_args=ours, **settings)
+    arguments = engine_args(find_checkpoint(ModelConfig(name=str(folder))), limits, device="cuda")
+    made = Before if before else VllmStepper
+    make = lambda: made(arguments, {}, device="cuda", token_types=False)  # noqa: E731 - one line
+    prepare_interpreter()
+    engine = Engine(make, target_step_s=limits.target_step_s)
+    if before:
+        sys.setswitchinterval(0.005)
+        gc.set_threshold(700, 10, 10)
+        engine._batch = by_pace = ByPace()  # type: ignore[assignment]
+        by_pace.most = limits.max_batch_tokens
+        coordinator = engine._stepper._core.scheduler.kv_cache_manager.coordinator  # type: ignore[attr-defined]
+        del coordinator.cache_blocks, coordinator.find_longest_cache_hit  # ours, over the class's own
+        del coordinator.block_pool._maybe_evict_cached_block
+    yield engine
+    engine.shutdown()
+
+
+async def measure(engine: Engine, document_tokens: int, documents: int, seconds: float) -> dict[str, float]:
+    """Keep the engine full with lists of one size; beside those of 1,000 also send one of 10 after the other."""
+    waits: list[float] = []
+
+    async def send(size: int, waits: list[float] | None = None) -> None:
+        numbers, tail = np.random.default_rng(), np.arange(13, dtype=np.int32)
+        texts = numbers.integers(0, 150_000, size * document_tokens, np.int32)  # made once: an ingress is elsewhere
+        offsets = np.arange(size + 1, dtype=np.int32) * document_tokens
+        while True:
+            head, began_s = numbers.integers(0, 150_000, 100, np.int32), time.perf_counter()
+            await engine.score(Shard(head, tail, texts, offsets))
+            if waits is not None:
+                waits.append(time.perf_counter() - began_s)
+                await asyncio.sleep(0.05)
+
+    async def figures() -> tuple[float, ...]:
+        """At the end of a step, so that there are whole ones between two."""
+        done = engine._done_pairs
+        while engine._done_pairs == done:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+            await asyncio.sleep(0.0005)
+        clock = time.pthread_getcpuclockid(engine._thread.ident or 0)
+        return time.perf_counter(), Gpu.busy_s(), time.clock_gettime(clock), engine._done_pairs, engine._steps
+
+    tasks = [asyncio.create_task(send(documents)) for _ in range(4_000 // documents)]
+    await asyncio.sleep(seconds / 2)  # until it knows what a step costs
+    tasks += [asyncio.create_task(send(10, waits))] if documents > 10 else []
+    first = await figures()
+    await asyncio.sleep(seconds)
+    wall_s, busy_s, host_s, pairs, steps = np.subtract(await figures(), first)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    found = {"pairs_per_s": pairs / wall_s, "busy": busy_s / wall_s, "host_us_per_pair": host_s / max(1, pairs) * 1e6}
+    found |= {"step_ms": wall_s / max(1, steps) * 1e3}
+    return found | {f"small_list_{name}_s": s for name, s in percentiles(waits).items() if name in ("p50", "max")}
+
+
+def rows(card: str, model: str, cells: list[tuple[int, int]], **how: Any) -> list[dict[str, Any]]:
+    """A row for each (document tokens, documents)."""
+    found = []
+    with emulated(card, model, **how) as engine:
+        seconds = max(3.0, 5 * (Gpu.fixed_s + Gpu.token_s * CARDS[card].batch_tokens))
+        for cell in cells:
+            figures = asyncio.run(measure(engine, *cell, seconds))
+            figures = {name: short(value, 3) for name, value in figures.items()}
+            found.append(
+                {"card": card, "model": model, "document_tokens": cell[0], "documents": cell[1]} | how | figures
+            )
+            say(found[-1])
+    return found
+
+
+def main() -> int:
+    options = parser(__doc__)
+    options.add_argument("--quick", action="store_true", help="the one cell, before and now")
+    options.add_argument("--out", type=Path, help="(benchmarks/results/loop.json; --quick: build/bench/loop.json)")
+    arguments = options.parse_args()
+    found = [rows("H100", "0.6B", [(200, 1_000)], before=before)[0] for before in (True, False) * 4]
+    host = [np.median([one["host_us_per_pair"] for one in found[i::2]]) for i in (0, 1)]
+    busy, ratio = np.median([one["busy"] for one in found[1::2]]), host[1] / host[0]
+    held = {f"busy {busy:.3f} >= 0.90": bool(busy >= 0.90), f"host {ratio:.3f} <= 0.45": bool(ratio <= 0.45)}
+    for card, model in [] if arguments.quick else itertools.product(CARDS, MODELS):
+        cells = rows(card, model, list(itertools.product((40, 150, 500), (10, 1_000))))
+        full, short_steps = (rows(card, model, [(150, 1_000)], target_step_s=target_s)[0] for target_s in (None, 0.001))
+        found += [*cells, full, short_steps]
+        share = min(cells[3]["pairs_per_s"], short_steps["pairs_per_s"]) / full["pairs_per_s"]
+        held[f"{card}, {model}: {share:.2f} of the largest batch's pairs/s"] = share >= 0.95
+    say(held)
+    path = arguments.out or (SCRATCH if arguments.quick else RESULTS) / "loop.json"
+    write(path, {"emulation": True, "run": describe(), "held": held, "rows": found})
+    return 0 if all(held.values()) else 1
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # what vLLM leaves for the interpreter's end talks a lot
