@@ -19,7 +19,7 @@ import numpy as np
 from reranker.config import LongDocumentsConfig, ModelConfig
 from reranker.errors import QueryTooLongError
 from reranker.model.checkpoint import Checkpoint
-from reranker.model.families import Qwen3Template, Template
+from reranker.model.families import FAMILIES, Template
 from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, TokenArray, TruncationSide
 
 _CHARACTERS_PER_TOKEN = (8, 64)
@@ -115,17 +115,21 @@ class PromptRenderer:
         folder: Path,
         max_pair_tokens: int,  # of a prompt, template included
         default_instruction: str,
-        template: Callable[[Path], Template] = Qwen3Template,
+        template: Callable[[Path], Template] = FAMILIES[0].template,
+        scale: float = 1,
     ) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the family's template."""
         self._tokenizer_digest = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
         self._template = template(folder)
         self._max_pair_tokens = max_pair_tokens
         self._default_instruction = default_instruction
+        self.scale = scale  # the relevance score of such a prompt is the sigmoid of logit / scale
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: ModelConfig) -> Self:
-        return cls(checkpoint.folder, checkpoint.max_pair_tokens, model.instruction_text(), checkpoint.family.template)
+        family = checkpoint.family
+        instruction = model.instruction_text()
+        return cls(checkpoint.folder, checkpoint.max_pair_tokens, instruction, family.template, family.scale)
 
     @property
     def takes_instruction(self) -> bool:
@@ -133,13 +137,13 @@ class PromptRenderer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything but the request that changes the prompts: tokenizer, template and limit.
+        """Digest of everything but the request that changes prompts and scores: tokenizer, template, limit, scale.
 
         The template is probed with a few texts, so that no change of its code is forgotten.
         """
         of = self._template
-        probe = (of.head("query", "instruction"), *of.documents(("document", "")), of.tail)
-        parts = (self._tokenizer_digest, self._max_pair_tokens, *(ids.tolist() for ids in probe))
+        probe = (*of.around("query", "instruction"), *of.documents(("document", "")))
+        parts = (self._tokenizer_digest, self._max_pair_tokens, self.scale, *(ids.tolist() for ids in probe))
         return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     def require_room(self, query: str, instruction: str) -> None:
@@ -169,33 +173,38 @@ class PromptRenderer:
         cutting: CuttingPolicy = CUT_THE_END,
     ) -> RenderedList:
         """Make the prompts of one list; QueryTooLongError if head and tail leave no token for a document."""
-        head, tail = self._head(query, instruction or self._default_instruction), self._template.tail
-        room = self._max_pair_tokens - len(head) - len(tail)
+        head, tail = self._around(query, instruction or self._default_instruction)
+        opening, closing = self._template.opening, self._template.closing
+        room = self._max_pair_tokens - sum(map(len, (head, tail, opening, closing)))
 
         pieces: list[TokenArray] = []
         document_of_pair: list[int] = []
         truncated: list[int] = []
         for index, (ids, clipped) in enumerate(self._documents(documents, *cutting.reach(room))):
             cut = cutting.cut(len(ids), room)
-            pieces += [ids[start:end] for start, end in cut.spans]
+            for start, end in cut.spans:
+                parts = [opening] * (start > 0) + [ids[start:end]] + [closing] * (end < len(ids))
+                pieces.append(np.concatenate(parts) if len(parts) > 1 else parts[0])
             document_of_pair += [index] * len(cut.spans)
             if cut.truncated or clipped:
                 truncated.append(index)
         owners = np.asarray(document_of_pair, dtype=np.int32)
         return RenderedList(Shard.of(head, tail, pieces), owners, frozenset(truncated))
 
-    def _head(self, query: str, instruction: str) -> TokenArray:
+    def _around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]:
+        """Make head and tail."""
         self.require_room(query, instruction)
-        limit, tail = self._max_pair_tokens, len(self._template.tail)
+        limit = self._max_pair_tokens
         for per_token in _CHARACTERS_PER_TOKEN:
             most = per_token * limit
             whole = len(query) <= most and len(instruction) <= most
-            head = self._template.head(query[:most], instruction[:most])
-            if len(head) + tail >= limit:
-                raise QueryTooLongError(len(head) + tail, limit, whole)
+            head, tail = self._template.around(query[:most], instruction[:most])
+            parts = (head, tail, self._template.opening, self._template.closing)
+            if (tokens := sum(map(len, parts))) >= limit:
+                raise QueryTooLongError(tokens, limit, whole)
             if whole:
                 break
-        return head
+        return head, tail
 
     def _documents(
         self, documents: Sequence[str], tokens: int, side: TruncationSide

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from reranker.config import ModelConfig
 from reranker.errors import QueryTooLongError, UnsupportedModelError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.model.families import Qwen3Template
+from reranker.model.families import PromptTemplate
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.types import RenderedList, TokenArray
 
@@ -161,13 +161,13 @@ def test_encoding_has_a_bound_whatever_the_text(
     text: str, cutting: CuttingPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
-    encode = Qwen3Template.documents
+    encode = PromptTemplate.documents
 
-    def counted(self: Qwen3Template, documents: Sequence[str]) -> list[TokenArray]:
+    def counted(self: PromptTemplate, documents: Sequence[str]) -> list[TokenArray]:
         encoded.extend(map(len, documents))
         return encode(self, documents)
 
-    monkeypatch.setattr(Qwen3Template, "documents", counted)
+    monkeypatch.setattr(PromptTemplate, "documents", counted)
     rendered = RENDERER.render("query", [text * 2_000_000], cutting=cutting)
     assert rendered.truncated == {0}
     assert sum(encoded) <= 2 * 72 * (512 + 64)
