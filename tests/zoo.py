@@ -1,6 +1,4 @@
-"""A tiny random checkpoint for every family, made on the spot: config, weights, tokenizer, and the files that say how it is
-prompted and scored, as Sentence Transformers writes them.
-"""
+"""A tiny random checkpoint for each family, made on the spot, with the files that say how it is prompted and scored."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ def chat_template(prompt: str) -> str:
 
 
 def save_tokenizer(family: Family, folder: Path) -> Tokenizer:
-    """Write the family's tokenizer: the demo model's with the tokens of the prompt, or one with an encoding of pairs."""
+    """Write the family's tokenizer: the demo model's with the prompt's tokens, or one with an encoding of pairs."""
     if family.prompt is not None:
         shutil.copy(DEMO_MODEL / "tokenizer_config.json", folder)
         tokenizer = _with_tokens("<bos>" in family.prompt, family.answer)

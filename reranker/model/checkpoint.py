@@ -1,8 +1,8 @@
 """Find a model that is bundled, in a folder or on the hub, and refuse one that we cannot score with.
 
 A model is of the family that its files say: its chat template's prompt for a query and a document, the answer's tokens
-in the modules of Sentence Transformers, or else its name. What contradicts itself, or says nothing, is refused. Only small
-files are read, and of the weights their names; the engine fetches them.
+in the modules of Sentence Transformers, or else its name. What contradicts itself, or says nothing, is refused. Only
+small files are read, and of the weights their names; the engine fetches them.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _require_own_answer(name: str, folder: Path, family: Family) -> None:
 
 
 def _own_prompts(name: str, folder: Path) -> list[str]:
-    """Find what the chat template makes of a query and a document: with {query}, {document} and {instruction} in their places.
+    """Find what the chat template makes of a query and a document: {query} and {document} stand in their places.
 
     Empty: there is no template, or it is for chats.
     """

@@ -310,7 +310,7 @@ FAMILIES = (
 
 # Architectures of well-known rerankers that are not served, and why.
 _NOT_SERVED = {
-    "ModernBertModel": "ettin-reranker keeps its head in modules of Sentence Transformers, which the engine does not have",
+    "ModernBertModel": "ettin-reranker has its head in modules of Sentence Transformers, which the engine lacks",
     "NewForSequenceClassification": "gte-multilingual-reranker needs code of its own repository",
     "LlamaBidirectionalForSequenceClassification": "llama-nemotron-rerank needs code of its own repository",
     "JinaForRanking": "jina-reranker-v3 scores a list as one prompt, whose documents see each other",
@@ -359,7 +359,7 @@ WEIGHTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def of_architecture(name: str, settings: Mapping[str, Any]) -> tuple[Family, ...]:  # Any: JSON
-    """Find the families that config.json leaves; UnsupportedModelError if there is none, or the head gives several scores."""
+    """Find the families that config.json leaves; UnsupportedModelError: none, or the head gives several scores."""
     architectures = settings.get("architectures") or []
     families = tuple(one for one in FAMILIES if architectures == [one.architecture])
     if not families:

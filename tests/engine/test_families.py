@@ -57,7 +57,7 @@ def _reference(name: str, folder: Path) -> list[float]:
 
 @pytest.mark.parametrize("name", [one.name for one in FAMILIES])
 async def test_tiny_checkpoint_scores_as_in_its_own_library(name: str, tmp_path: Path) -> None:
-    """Template, answer, special tokens, token types, positions: any of them wrong, and a random model's logits are far off."""
+    """Template, answer, special tokens, types, positions: one of them wrong, and random logits are far off."""
     save(name, tmp_path)
     ours, theirs = await _score(tmp_path), _reference(name, tmp_path)
     assert np.std(theirs) > 0.01  # the documents' logits differ, so agreement means something

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,23 @@ def _weights(*names: str) -> Callable[[Path], None]:
     return lambda folder: save_file({name: np.zeros(1) for name in names}, folder / "model.safetensors")
 
 
+def _config(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: change_json(folder / "config.json", **values)
+
+
+def _answer(*tokens: str) -> Callable[[Path], None]:
+    return lambda folder: save_answer(tokens, _tokenizer(folder), folder)
+
+
+def _tokens(folder: Path) -> None:
+    change_json(folder / "tokenizer.json", model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[])
+
+
+def _untie(folder: Path) -> None:
+    _weights("model.norm.weight")(folder)
+    _config(tie_word_embeddings=False)(folder)
+
+
 LAYERS = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(2)]
 TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "chat model": ("qwen3-reranker", _forget, "says that it is a reranker.*model.family: qwen3-reranker, zerank, ctxl"),
@@ -98,7 +116,7 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "no suffix": ("qwen3-reranker", _other_suffix, "another prompt"),
     "wrong tokens": (
         "qwen3-reranker",
-        lambda folder: save_answer(("yes", "no"), _tokenizer(folder), folder),
+        _answer("yes", "no"),
         "read at 'yes' and 'no', that of qwen3-reranker at 'no' and 'yes'",
     ),
     "one token of two": (
@@ -115,13 +133,13 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "two labels": (
         "bert",
-        lambda folder: change_json(folder / "config.json", id2label={"0": "a", "1": "b"}),
+        _config(id2label={"0": "a", "1": "b"}),
         "2 labels",
     ),
-    "labels not said": ("bert", lambda folder: change_json(folder / "config.json", id2label=None), "2 labels"),
+    "labels not said": ("bert", _config(id2label=None), "2 labels"),
     "no model_type": (
         "xlm-roberta",
-        lambda folder: change_json(folder / "config.json", model_type=None),
+        _config(model_type=None),
         "no model_type",
     ),
     "embedding model": ("qwen3-reranker-seq-cls", _modules("Transformer", "Pooling"), "not have .Pooling"),
@@ -134,18 +152,18 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "ettin": (
         "modernbert",
-        lambda folder: change_json(folder / "config.json", architectures=["ModernBertModel"]),
+        _config(architectures=["ModernBertModel"]),
         "ettin",
     ),
     "unknown": (
         "bert",
-        lambda folder: change_json(folder / "config.json", architectures=["T5"]),
+        _config(architectures=["T5"]),
         "Known are Qwen3ForCausalLM",
     ),
     "no head": (
         "qwen3-reranker-seq-cls",
         _weights("model.norm.weight", *LAYERS),
-        "no score.weight: its head would be a random",
+        "no score.weight",
     ),
     "no pooler": ("bert", _weights("classifier.weight"), "no bert.pooler.dense.weight"),
     "weight without a layer": (
@@ -206,11 +224,7 @@ def test_family_that_is_asked_for_does_not_win_against_the_files(asked: str, cau
 def test_template_may_have_the_cards_instruction_as_its_default(tmp_path: Path) -> None:
     save_small_files("qwen3-reranker", tmp_path)
     path = tmp_path / "chat_template.jinja"
-    fixed = path.read_text().replace(
-        'Instruct>: {{ messages | selectattr("role", "eq", "system") | map(attribute="content") | first }}',
-        f"Instruct>: {ModelConfig().instruction}",
-    )
-    path.write_text(fixed)
+    path.write_text(re.sub(r"Instruct>: {{.*}}", f"Instruct>: {ModelConfig().instruction}", path.read_text()))
     model = ModelConfig(name=str(tmp_path))
     assert not PromptRenderer.of(find_checkpoint(model), model).takes_instruction
 
@@ -229,9 +243,7 @@ def test_template_that_strips_the_texts_is_followed(tmp_path: Path) -> None:
     ("file", "values"),
     [("tokenizer_config.json", {"model_max_length": 100}), ("sentence_bert_config.json", {"max_seq_length": 100})],
 )
-def test_longest_pair_is_the_smallest_limit_that_a_file_names(
-    file: str, values: dict[str, int], tmp_path: Path
-) -> None:
+def test_longest_pair_is_the_smallest_limit_of_all_files(file: str, values: dict[str, int], tmp_path: Path) -> None:
     save_small_files("modernbert", tmp_path)
     assert find_checkpoint(ModelConfig(name=str(tmp_path))).max_pair_tokens == 2048
     change_json(tmp_path / file, **values)
