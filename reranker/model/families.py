@@ -219,13 +219,14 @@ class Family:
         }
 
 
-_TINY = "tiny checkpoints against Transformers: ids, and logits within 1e-4"
+_TINY = "a tiny checkpoint against Transformers: ids, and logits within 1e-4"
+_SENTENCE = "a tiny checkpoint against Sentence Transformers: logits within 1e-4"
 FAMILIES = (
     Family(
         "qwen3-reranker",
         "Qwen3ForCausalLM",
         "Qwen/Qwen3-Reranker-0.6B, -4B, -8B (Apache-2.0) and fine-tunes of them",
-        "golden ids of the card's code; the demo model and " + _TINY,
+        "golden ids of the card's code; the demo model and " + _SENTENCE,
         _QWEN3,
         ("no", "yes"),
         r"qwen3-reranker(?!.*seq-?cls)",
@@ -234,7 +235,7 @@ FAMILIES = (
         "qwen3-reranker-seq-cls",
         "Qwen3ForSequenceClassification",
         "the same, converted to a classifier (tomaarsen/Qwen3-Reranker-0.6B-seq-cls, …; Apache-2.0)",
-        "the demo model, converted; " + _TINY,
+        "the demo model, converted; " + _SENTENCE,
         _QWEN3,
         names=r"qwen3-reranker",
     ),
@@ -242,7 +243,7 @@ FAMILIES = (
         "zerank",
         "Qwen3ForCausalLM",
         "zeroentropy/zerank-1, zerank-2 (CC BY-NC 4.0), zerank-1-small (Apache-2.0)",
-        _TINY,
+        _SENTENCE,
         _ZERANK,
         ("Yes",),
         r"zerank-[12]",
@@ -252,7 +253,7 @@ FAMILIES = (
         "zerank-seq-cls",
         "Qwen3ForSequenceClassification",
         "the same, converted to a classifier (polaria-tech/zerank-2-reranker-vllm, …)",
-        _TINY,
+        _SENTENCE,
         _ZERANK,
         names=r"zerank-[12]",
         scale=5,
@@ -261,7 +262,7 @@ FAMILIES = (
         "ctxl-rerank-v2",
         "Qwen3ForCausalLM",
         "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b, -2b (CC BY-NC-SA 4.0), without their instructions",
-        _TINY,
+        _SENTENCE,
         _CTXL,
         ("!",),
         r"ctxl-rerank-v2",
@@ -270,7 +271,7 @@ FAMILIES = (
         "ctxl-rerank-v2-seq-cls",
         "Qwen3ForSequenceClassification",
         "the same, converted to a classifier (sigridjineth/ctxl-rerank-v2-1b-seq-cls, …)",
-        _TINY,
+        _SENTENCE,
         _CTXL,
         names=r"ctxl-rerank-v2",
     ),
@@ -278,7 +279,7 @@ FAMILIES = (
         "mxbai-rerank-v2",
         "Qwen2ForCausalLM",
         "mixedbread-ai/mxbai-rerank-base-v2, -large-v2 (Apache-2.0), without their instructions",
-        _TINY,
+        _SENTENCE,
         _MXBAI,
         ("0", "1"),
         r"mxbai-rerank-\w+-v2",
@@ -287,7 +288,7 @@ FAMILIES = (
         "bge-reranker-v2-gemma",
         "GemmaForCausalLM",
         "BAAI/bge-reranker-v2-gemma (Apache-2.0)",
-        _TINY,
+        _SENTENCE,
         _GEMMA,
         ("Yes",),
         r"bge-reranker-v2-gemma",
@@ -309,7 +310,7 @@ FAMILIES = (
 )
 
 # Architectures of well-known rerankers that are not served, and why.
-_NOT_SERVED = {
+NOT_SERVED = {
     "ModernBertModel": "ettin-reranker has its head in modules of Sentence Transformers, which the engine lacks",
     "NewForSequenceClassification": "gte-multilingual-reranker needs code of its own repository",
     "LlamaBidirectionalForSequenceClassification": "llama-nemotron-rerank needs code of its own repository",
@@ -364,7 +365,7 @@ def of_architecture(name: str, settings: Mapping[str, Any]) -> tuple[Family, ...
     families = tuple(one for one in FAMILIES if architectures == [one.architecture])
     if not families:
         known = ", ".join(dict.fromkeys(one.architecture for one in FAMILIES))
-        why = next((f" ({_NOT_SERVED[one]})" for one in architectures if one in _NOT_SERVED), "")
+        why = next((f" ({NOT_SERVED[one]})" for one in architectures if one in NOT_SERVED), "")
         raise UnsupportedModelError(name, f"its architecture is {architectures}{why}. Known are {known}")
     if not settings.get("model_type"):
         raise UnsupportedModelError(name, "its config.json has no model_type: the engine cannot tell how to load it")

@@ -9,11 +9,10 @@ import pytest
 
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine
-from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
+from reranker.model.checkpoint import find_checkpoint
 from reranker.model.families import FAMILIES
 from reranker.model.prompt import PromptRenderer
 from reranker.types import FloatArray
-from tests.models import save_converted_demo
 from tests.zoo import BY_NAME, DOCUMENTS, QUERY, save
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -62,8 +61,3 @@ async def test_tiny_checkpoint_scores_as_in_its_own_library(name: str, tmp_path:
     ours, theirs = await _score(tmp_path), _reference(name, tmp_path)
     assert np.std(theirs) > 0.01  # the documents' logits differ, so agreement means something
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
-
-
-async def test_converted_qwen3_scores_as_the_original(tmp_path: Path) -> None:
-    save_converted_demo(tmp_path)
-    np.testing.assert_allclose(await _score(tmp_path), await _score(DEMO_MODEL), atol=2e-3)
