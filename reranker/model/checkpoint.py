@@ -95,25 +95,25 @@ def _read(name: str, path: Path) -> Any:  # Any: JSON
 def _family_of(name: str, served_name: str, folder: Path, settings: Mapping[str, Any], asked: str | None) -> Family:
     """Find the family that the files say, or the one that is asked for where they do not say another."""
     families = of_architecture(name, settings)
-    if asked is not None:
-        families = tuple(one for one in families if one.name == asked)
-        if not families:
-            known = " or ".join(one.name for one in of_architecture(name, settings))
-            raise UnsupportedModelError(name, f"model.family is {asked}, and its architecture that of {known}")
+    choice = " or ".join(one.name for one in families)
     prompts, named = _own_prompts(name, folder), f"{served_name} {settings.get('_name_or_path')}"
-    if prompts:
-        matching = [replace(one, prompt=text) for one in families for text in prompts if _same_prompt(one, text)]
-    else:
-        matching = [one for one in families if one.prompt is None or asked]
+    matching = [replace(one, prompt=text) for one in families for text in prompts if _same_prompt(one, text)]
+    if not prompts:
+        matching = [one for one in families if one.prompt is None]
         matching += [one for one in families if one.names and re.search(one.names, named, re.IGNORECASE)]
+    if asked is not None:
+        others = [one.name for one in matching if prompts and one.name != asked]
+        if others or asked not in [one.name for one in families]:
+            says = f"its chat template is that of {others[0]}" if others else f"its architecture is that of {choice}"
+            raise UnsupportedModelError(name, f"model.family is {asked}, and {says}")
+        matching = [one for one in matching if one.name == asked] or [one for one in families if one.name == asked]
     if not matching:
         says = "its chat template makes another prompt" if prompts else "nothing in it says that it is a reranker"
-        choice = ", ".join(one.name for one in families)
-        cure = "it is not served as that" if asked else f"if it is one of these, set model.family: {choice}"
-        raise UnsupportedModelError(name, f"{says} ({families[0].architecture}); {cure}")
-    [family] = matching[:1]
+        cure = f"if it is one of those that we know, say so with model.family: {choice}"
+        raise UnsupportedModelError(name, f"it is a {families[0].architecture}, and {says}; {cure}")
+    family = matching[0]
     if any(one.name != family.name for one in matching):
-        raise UnsupportedModelError(name, f"it could be {' or '.join(one.name for one in matching)}: set model.family")
+        raise UnsupportedModelError(name, f"it could be {choice}: set model.family")
     if _strips(name, folder):
         family = replace(family, strips=True)
     _require_own_answer(name, folder, family)
@@ -158,7 +158,7 @@ def _require_own_answer(name: str, folder: Path, family: Family) -> None:
 def _own_prompts(name: str, folder: Path) -> list[str]:
     """Find what the chat template makes of a query and a document: {query} and {document} stand in their places.
 
-    Empty: there is no template, or it is for chats.
+    Empty: there is no template, or it is for chats and takes no part in the score.
     """
     pair = [{"role": role, "content": f"{{{role}}}"} for role in ("query", "document")]
     made = (_render(name, folder, [{"role": "system", "content": "{instruction}"}, *pair]), _render(name, folder, pair))
@@ -176,7 +176,8 @@ def _render(name: str, folder: Path, messages: Sequence[Mapping[str, str]]) -> s
     source = path.read_text(encoding="utf-8") if path.is_file() else tokenizer.get("chat_template")
     if isinstance(source, list):
         source = next((one["template"] for one in source if one["name"] == "default"), None)
-    if source is None:
+    # Some templates for chats take any role. Sentence Transformers makes a prompt even of these.
+    if source is None or not (re.search(r"[\"']query[\"']", source) or (folder / "modules.json").is_file()):
         return ""
     # As Transformers sets it up. A template for chats raises on these roles, or leaves them out.
     jinja = ImmutableSandboxedEnvironment(

@@ -105,7 +105,11 @@ def _untie(folder: Path) -> None:
 
 LAYERS = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(2)]
 TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "chat model": ("qwen3-reranker", _forget, "says that it is a reranker.*model.family: qwen3-reranker, zerank, ctxl"),
+    "chat model": (
+        "qwen3-reranker",
+        _forget,
+        "says that it is a reranker.*model.family: qwen3-reranker or z",
+    ),
     "chat template": (
         "qwen3-reranker",
         lambda folder: (folder / "chat_template.jinja").write_text("{{ raise_exception('unknown role') }}"),
@@ -213,12 +217,36 @@ def test_family_that_is_asked_for_serves_what_says_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("asked", "cause"), [("ctxl-rerank-v2", "not served as that"), ("bert", "that of qwen3-reranker")]
+    ("name", "asked", "cause"),
+    [
+        ("zerank", "ctxl-rerank-v2", "template is that of zerank"),
+        ("zerank", "bert", "template is that of zerank"),
+        ("bert", "zerank", "architecture is that of bert"),
+    ],
 )
-def test_family_that_is_asked_for_does_not_win_against_the_files(asked: str, cause: str, tmp_path: Path) -> None:
-    save_small_files("zerank", tmp_path)
+def test_family_that_is_asked_for_does_not_win_against_the_files(
+    name: str, asked: str, cause: str, tmp_path: Path
+) -> None:
+    save_small_files(name, tmp_path)
     with pytest.raises(UnsupportedModelError, match=cause):
         find_checkpoint(ModelConfig(name=str(tmp_path), family=asked))
+
+
+def test_family_that_is_asked_for_wins_against_a_template_of_none(tmp_path: Path) -> None:
+    save_small_files("qwen3-reranker-seq-cls", tmp_path)
+    _other_suffix(tmp_path)
+    found = find_checkpoint(ModelConfig(name=str(tmp_path), family="qwen3-reranker-seq-cls"))
+    assert found.family == BY_NAME["qwen3-reranker-seq-cls"]
+
+
+def test_template_for_any_role_says_nothing_beside_a_name(tmp_path: Path) -> None:
+    """Of a folder from before Sentence Transformers 5.4, where it makes no prompt for pairs."""
+    folder = tmp_path / "Qwen3-Reranker-4B"
+    folder.mkdir()
+    save_small_files("qwen3-reranker", folder)
+    (folder / "modules.json").unlink()
+    (folder / "chat_template.jinja").write_text(CHAT)
+    assert find_checkpoint(ModelConfig(name=str(folder))).family == BY_NAME["qwen3-reranker"]
 
 
 def test_template_may_have_the_cards_instruction_as_its_default(tmp_path: Path) -> None:
