@@ -77,9 +77,9 @@ def _other_suffix(folder: Path) -> None:
     path.write_text(path.read_text().replace("<think>\n\n</think>\n\n", ""))
 
 
-def _modules(*kinds: str) -> Callable[[Path], None]:
+def _modules(*kinds: str) -> Callable[[Path], object]:
     modules = [{"path": f"{i}_{kind}", "type": f"sentence_transformers.{kind}"} for i, kind in enumerate(kinds)]
-    return lambda folder: (folder / "modules.json").write_text(json.dumps(modules)) and None
+    return lambda folder: (folder / "modules.json").write_text(json.dumps(modules))
 
 
 def _weights(*names: str) -> Callable[[Path], None]:
@@ -96,6 +96,16 @@ def _answer(*tokens: str) -> Callable[[Path], None]:
 
 def _tokens(folder: Path) -> None:
     change_json(folder / "tokenizer.json", model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[])
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    change_json(folder / "adapter_config.json", base_model_name_or_path="Qwen/Qwen3-Reranker-0.6B")
+
+
+def _prompted(folder: Path) -> None:
+    path = folder / "config_sentence_transformers.json"
+    change_json(path, prompts={"q": "query: "}, default_prompt_name="q")
 
 
 def _untie(folder: Path) -> None:
@@ -149,9 +159,7 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "embedding model": ("qwen3-reranker-seq-cls", _modules("Transformer", "Pooling"), "not have .Pooling"),
     "prompt before texts": (
         "bert",
-        lambda folder: change_json(
-            folder / "config_sentence_transformers.json", prompts={"q": "query: "}, default_prompt_name="q"
-        ),
+        _prompted,
         "a prompt goes before",
     ),
     "ettin": (
@@ -191,10 +199,7 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "adapter": (
         "qwen3-reranker",
-        lambda folder: (
-            (folder / "config.json").unlink(),
-            change_json(folder / "adapter_config.json", base_model_name_or_path="Qwen/Qwen3-Reranker-0.6B"),
-        ),
+        _adapter,
         "an adapter: set model.name to 'Qwen/Qwen3-Reranker-0.6B'",
     ),
 }
