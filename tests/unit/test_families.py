@@ -94,7 +94,7 @@ def _answer(*tokens: str) -> Callable[[Path], None]:
     return lambda folder: save_answer(tokens, _tokenizer(folder), folder)
 
 
-def _tokens(folder: Path) -> None:
+def _no_tokens(folder: Path) -> None:
     change_json(folder / "tokenizer.json", model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[])
 
 
@@ -140,9 +140,7 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "no such answer": (
         "mxbai-rerank-v2",
-        lambda folder: change_json(
-            folder / "tokenizer.json", model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[]
-        ),
+        _no_tokens,
         "no token '0'",
     ),
     "two labels": (
@@ -186,10 +184,7 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "layer too few": ("qwen3-reranker-seq-cls", _weights("score.weight", *LAYERS[:1]), "weights of 1 layers.* says 2"),
     "no lm_head": (
         "qwen3-reranker",
-        lambda folder: (
-            _weights("model.norm.weight")(folder),
-            change_json(folder / "config.json", tie_word_embeddings=False),
-        ),
+        _untie,
         "no lm_head.weight",
     ),
     "torn weights": (
@@ -284,9 +279,9 @@ def test_longest_pair_is_the_smallest_limit_of_all_files(file: str, values: dict
 
 
 def test_roberta_counts_positions_from_behind_its_padding() -> None:
-    assert max_tokens({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}) == 512
-    assert max_tokens({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}) == 512
-    assert max_tokens({}) is None
+    assert max_no_tokens({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}) == 512
+    assert max_no_tokens({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}) == 512
+    assert max_no_tokens({}) is None
 
 
 def test_token_types() -> None:
