@@ -279,9 +279,9 @@ def test_longest_pair_is_the_smallest_limit_of_all_files(file: str, values: dict
 
 
 def test_roberta_counts_positions_from_behind_its_padding() -> None:
-    assert max_no_tokens({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}) == 512
-    assert max_no_tokens({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}) == 512
-    assert max_no_tokens({}) is None
+    assert max_tokens({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}) == 512
+    assert max_tokens({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}) == 512
+    assert max_tokens({}) is None
 
 
 def test_token_types() -> None:
