@@ -324,12 +324,12 @@ NOT_SERVED = {
 
 _DECODER = (
     r"(model\.)?(embed_tokens|norm|layers\.\d+\.(input_layernorm|post_attention_layernorm"
-    r"|self_attn\.([qkvo]_proj|[qk]_norm)|mlp\.(gate|up|down)_proj))\.(weight|bias)"
+    r"|self_attn\.([qkvo]_proj|[qk]_norm)|mlp\.(gate|up|down)_proj))\.(weight|bias)|.*\.rotary_emb\.inv_freq"
 )
 _BERT = (
     r"(embeddings\.((word|position|token_type)_embeddings\.weight|LayerNorm\.(weight|bias)|position_ids|token_type_ids)"
     r"|encoder\.layer\.\d+\.(attention\.(self\.(query|key|value)|output\.(dense|LayerNorm))|intermediate\.dense"
-    r"|output\.(dense|LayerNorm))\.(weight|bias|gamma|beta))"
+    r"|output\.(dense|LayerNorm))\.(weight|bias))"
 )
 _MODERNBERT = (
     r"model\.(embeddings\.(tok_embeddings|norm)|final_norm|layers\.\d+\.(attn_norm|attn\.(Wqkv|Wo)|mlp_norm"
