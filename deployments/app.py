@@ -21,7 +21,7 @@ _SHUTDOWN_LOOK_S = 0.1
 Serve's own two seconds would only be added to every stop and update."""
 
 # The tokenizers' own threads are one pool for everybody: a small list would wait for all of a huge one.
-_INGRESS_ENVIRONMENT = FEW_ARENAS | {"TOKENIZERS_PARALLELISM": "false"}
+_INGRESS_ENVIRONMENT = FEW_ARENAS | {"TOKENIZERS_PARALLELISM": "false", "FASTOKENS_BPE_THREADS": "1"}
 
 
 def build_app(args: dict[str, object]) -> Application:

@@ -23,6 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from reranker.errors import UnsupportedModelError
+from reranker.model.tokenizer import BatchTokenizer, EncodedTexts
 from reranker.types import TokenArray
 
 PREFIX = (
@@ -42,10 +43,11 @@ class Template(ABC):
     takes_instruction: ClassVar[bool]
     document: ClassVar[str] = "{document}"
     tail: TokenArray  # follows every document
+    plain: BatchTokenizer  # for user text: without control tokens
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the template."""
-        with_control, self._plain = _tokenizers(folder)
+        with_control, self.plain = _tokenizers(folder)
         self._prepare(with_control, folder)
 
     @abstractmethod
@@ -54,9 +56,8 @@ class Template(ABC):
     @abstractmethod
     def head(self, query: str, instruction: str) -> TokenArray: ...  # everything before the document
 
-    def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        texts = [self.document.format(document=document) for document in documents]
-        return [_ids(encoding.ids) for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
+    def documents(self, documents: Sequence[str]) -> EncodedTexts:
+        return self.plain.encode_batch([self.document.format(document=document) for document in documents])
 
 
 class Qwen3Template(Template):
@@ -73,12 +74,13 @@ class Qwen3Template(Template):
         for token in (*_CONTROL_TOKENS, "yes", "no"):
             if with_control.token_to_id(token) is None:
                 raise UnsupportedModelError(str(folder), f"its tokenizer has no token {token!r}")
-        self._prefix = _encode(with_control, PREFIX)
-        self.tail = _encode(with_control, SUFFIX)
+        whole = BatchTokenizer(with_control)
+        self._prefix = whole.encode(PREFIX)
+        self.tail = whole.encode(SUFFIX)
 
     def head(self, query: str, instruction: str) -> TokenArray:
         # One string: a query that ends in punctuation merges with the newline after it.
-        return np.concatenate([self._prefix, _encode(self._plain, HEAD.format(instruction=instruction, query=query))])
+        return np.concatenate([self._prefix, self.plain.encode(HEAD.format(instruction=instruction, query=query))])
 
 
 class PairTemplate(Template):
@@ -100,10 +102,10 @@ class PairTemplate(Template):
         self.tail = _ids(pair.ids[after_document:])
 
     def head(self, query: str, instruction: str) -> TokenArray:
-        return np.concatenate([self._before, _encode(self._plain, query), self._between])
+        return np.concatenate([self._before, self.plain.encode(query), self._between])
 
 
-def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+def _tokenizers(folder: Path) -> tuple[Tokenizer, BatchTokenizer]:
     """A model's tokenizer, and the same without control tokens: it makes none, whatever the text.
 
     The library's option (encode_special_tokens) leaves out added tokens not marked special, such as `<think>`.
@@ -116,12 +118,7 @@ def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
         # Its control tokens are pieces like any other, and `</s>` in a text would become one.
         vocabulary = [[piece, _NEVER if piece in added else score] for piece, score in serialized["model"]["vocab"]]
         plain["model"] = {**serialized["model"], "vocab": vocabulary}
-    return Tokenizer.from_str(json.dumps(serialized)), Tokenizer.from_str(json.dumps(plain))
-
-
-def _encode(tokenizer: Tokenizer, text: str) -> TokenArray:
-    [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)  # unlike `encode`, frees the interpreter
-    return _ids(encoding.ids)
+    return Tokenizer.from_str(json.dumps(serialized)), BatchTokenizer(Tokenizer.from_str(json.dumps(plain)))
 
 
 def _ids(ids: Sequence[int]) -> TokenArray:
