@@ -138,6 +138,10 @@ class PromptRenderer:
         return cls(checkpoint.folder, checkpoint.max_pair_tokens, instruction, template, few)
 
     @property
+    def fast(self) -> bool:
+        return self._template.plain.fast
+
+    @property
     def takes_instruction(self) -> bool:
         return self._template.takes_instruction
 

@@ -1,6 +1,6 @@
-"""Encode texts in batches, into flat arrays: with fastokens where its ids are known to be equal, else as they always were.
+"""Encode texts in batches, into flat arrays: with fastokens where its ids are known to be equal, else the slow way.
 
-The reference is Hugging Face's tokenizer; tests/prompts/test_fast_tokenizer.py compares the two
+The slow way, and the reference, is Hugging Face's tokenizer; tests/prompts/test_fast_tokenizer.py compares the two
 (docs/decisions/0017-fastokens.md).
 """
 
