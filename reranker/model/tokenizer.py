@@ -20,6 +20,10 @@ from reranker.types import TokenArray
 
 logger = logging.getLogger(__name__)
 
+IN_THE_CALLERS_THREAD = {"TOKENIZERS_PARALLELISM": "false", "FASTOKENS_BPE_THREADS": "1"}
+"""For a process's environment, before the first text. The tokenizers' own threads are one pool for everybody, so that a
+small list would wait for all of a huge one; and one for each core of the machine, whatever a pod has of them."""
+
 # How text is split into words, in the tokenizers that were compared.
 _QWEN2_SPLIT = (  # all of Qwen's since the second
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -173,6 +174,31 @@ def test_fastokens_that_differs_is_not_used(
     assert not fast.fast
     assert kind in caplog.text.replace("refuses the model's", "refuses it")
     assert fast.encode("e\u0301").tolist() == reference.encode("e\u0301").tolist()
+
+
+_COUNT_THREADS = """
+import os, sys
+from pathlib import Path
+from reranker.model.prompt import PromptRenderer
+from reranker.model.tokenizer import IN_THE_CALLERS_THREAD
+
+if sys.argv[2] == "ours":
+    os.environ.update(IN_THE_CALLERS_THREAD)
+renderer = PromptRenderer(Path(sys.argv[1]), 512, "instruction")
+assert renderer.fast
+renderer.render("query", ["some words, " * 100] * 1_000)
+names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+print(sum(name.startswith("fastokens") for name in names))
+"""
+
+
+@pytest.mark.parametrize("environment", ["ours", "none"])
+def test_an_ingress_has_no_threads_of_fastokens(qwen: Sides, environment: str) -> None:
+    if environment == "none" and (os.cpu_count() or 1) < 2:
+        pytest.skip("one core: it has no threads anyway")
+    command = [sys.executable, "-c", _COUNT_THREADS, str(qwen.folder), environment]
+    threads = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (threads > 0) == (environment == "none")
 
 
 @pytest.mark.parametrize("limit", [90, 120, 512])
