@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,9 @@ class EncodedTexts:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __iter__(self) -> Iterator[TokenArray]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, index: int) -> TokenArray:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
@@ -66,6 +69,8 @@ class BatchTokenizer:
     def use_fast(self) -> None:
         """Load fastokens for the same tokenizer, if it gives the same ids: a second, for a large vocabulary."""
         serialized = json.loads(self._reference.to_str())
+        if self._reference.encode_special_tokens:  # they stay text, as if there were none; it is no part of the file
+            serialized["added_tokens"] = [one for one in serialized["added_tokens"] if not one["special"]]
         if (reason := _strange(serialized)) is not None:
             logger.info("tokenizing with Hugging Face's tokenizer: %s", reason)
             return

@@ -39,17 +39,27 @@ def serialized(qwen: Sides) -> dict[str, Any]:
     return whole | {"added_tokens": []}
 
 
-def _pair(serialized: dict[str, Any]) -> tuple[BatchTokenizer, BatchTokenizer]:
+def _pair(serialized: dict[str, Any], special_as_text: bool = False) -> tuple[BatchTokenizer, BatchTokenizer]:
     tokenizer = Tokenizer.from_str(json.dumps(serialized))
+    tokenizer.encode_special_tokens = special_as_text
     fast = BatchTokenizer(tokenizer)
     fast.use_fast()
     return fast, BatchTokenizer(tokenizer)
 
 
-@pytest.fixture(scope="module", params=["qwen", "roberta", "modernbert"])
-def pair(serialized: dict[str, Any], request: pytest.FixtureRequest) -> tuple[BatchTokenizer, BatchTokenizer]:
+@pytest.fixture(scope="module", params=["qwen", "roberta", "modernbert", "special tokens as text"])
+def pair(
+    qwen: Sides, serialized: dict[str, Any], request: pytest.FixtureRequest
+) -> tuple[BatchTokenizer, BatchTokenizer]:
     """Fast and reference: Qwen's, and its vocabulary in the form of RoBERTa's and of ModernBERT's tokenizer."""
-    forms = {"qwen": {}, "roberta": {"pre_tokenizer": GPT2, "normalizer": None}, "modernbert": {"pre_tokenizer": GPT2}}
+    if request.param == "special tokens as text":
+        whole = json.loads((qwen.folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return _pair(whole | {"added_tokens": [one | {"special": True} for one in whole["added_tokens"]]}, True)
+    forms: dict[str, dict[str, Any]] = {
+        "qwen": {},
+        "roberta": {"pre_tokenizer": GPT2, "normalizer": None},
+        "modernbert": {"pre_tokenizer": GPT2},
+    }
     return _pair(serialized | forms[request.param])
 
 
