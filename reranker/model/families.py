@@ -27,6 +27,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from reranker.errors import UnsupportedModelError
+from reranker.model.tokenizer import BatchTokenizer, EncodedTexts
 from reranker.types import TokenArray
 
 PREFIX = (
@@ -65,19 +66,21 @@ class Template(ABC):
     """Makes the parts of a family's prompts."""
 
     takes_instruction: bool = False
+    plain: BatchTokenizer  # for user text: without the tokens that steer a model
     opening: TokenArray  # goes before a piece of a document that is not its beginning
     closing: TokenArray  # goes after one that is not its end
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the template."""
-        self._with_control, self._plain = _tokenizers(folder)
+        self._with_control, plain = _tokenizers(folder)
+        self._whole, self.plain = BatchTokenizer(self._with_control), BatchTokenizer(plain)
         self.opening = self.closing = _ids(())
 
     @abstractmethod
     def around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]: ...  # head and tail
 
-    def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        return [_ids(one.ids) for one in self._plain.encode_batch_fast(documents, add_special_tokens=False)]
+    def documents(self, documents: Sequence[str]) -> EncodedTexts:
+        return self.plain.encode_batch(documents)
 
 
 class PromptTemplate(Template):
@@ -104,20 +107,20 @@ class PromptTemplate(Template):
         opening, closing = before[len(head) :], after[: len(after) - len(tail)]
         self._document = f"{opening}{{document}}{closing}"
         if "\n" in opening:  # a space is a part of the first word
-            self.opening = _encode(self._plain, opening)
+            self.opening = self.plain.encode(opening)
         if closing:
-            self.closing = _encode(self._plain, closing)
+            self.closing = self.plain.encode(closing)
         self._head, self._tail = self._parts(head), self._parts(tail)
         for query, document in _PROBES:
             whole = text.format(query=query, document=document, instruction="Find.")
             [part], (first, last) = self.documents([document]), self.around(query, "Find.")
-            if not strips and [*first, *part, *last] != _encode(self._with_control, whole).tolist():
+            if not strips and [*first, *part, *last] != self._whole.encode(whole).tolist():
                 raise UnsupportedModelError(str(folder), "its tokenizer joins the template of its family to the texts")
 
     def _parts(self, text: str) -> list[TokenArray | str]:
         """Encode what is the same in every prompt."""
         parts = [one for one in _STEERING.split(text) if one]
-        return [one if "{" in one else _encode(self._with_control, one) for one in parts]
+        return [one if "{" in one else self._whole.encode(one) for one in parts]
 
     def around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]:
         texts = {"query": query.strip() if self._strips else query, "instruction": instruction}
@@ -125,10 +128,10 @@ class PromptTemplate(Template):
 
     def _filled(self, parts: Sequence[TokenArray | str], texts: Mapping[str, str]) -> TokenArray:
         # Query and what stands around it as one string: one that ends in punctuation merges with the newline after it.
-        ids = [_encode(self._plain, one.format(**texts)) if isinstance(one, str) else one for one in parts]
+        ids = [self.plain.encode(one.format(**texts)) if isinstance(one, str) else one for one in parts]
         return np.concatenate([_ids(()), *ids])
 
-    def documents(self, documents: Sequence[str]) -> list[TokenArray]:
+    def documents(self, documents: Sequence[str]) -> EncodedTexts:
         texts = (document.strip() if self._strips else document for document in documents)
         return super().documents([self._document.format(document=text) for text in texts])
 
@@ -151,7 +154,7 @@ class PairTemplate(Template):
         self._tail = _ids(pair.ids[after_document:])
 
     def around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]:
-        return np.concatenate([self._before, _encode(self._plain, query), self._between]), self._tail
+        return np.concatenate([self._before, self.plain.encode(query), self._between]), self._tail
 
 
 def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
@@ -170,11 +173,6 @@ def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
     plain = Tokenizer.from_str(json.dumps(serialized))
     plain.encode_special_tokens = True
     return with_control, plain
-
-
-def _encode(tokenizer: Tokenizer, text: str) -> TokenArray:
-    [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)  # unlike `encode`, frees the interpreter
-    return _ids(encoding.ids)
 
 
 def _ids(ids: Sequence[int]) -> TokenArray:

@@ -7,7 +7,7 @@ documents in one batch call, and the tail is constant. Only documents are ever c
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -20,6 +20,7 @@ from reranker.config import LongDocumentsConfig, ModelConfig
 from reranker.errors import QueryTooLongError
 from reranker.model.checkpoint import Checkpoint
 from reranker.model.families import FAMILIES, Template
+from reranker.model.tokenizer import EncodedTexts
 from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, TokenArray, TruncationSide
 
 _CHARACTERS_PER_TOKEN = (8, 64)
@@ -73,6 +74,11 @@ class CuttingPolicy:
         spans = tuple((offset + start, offset + stop) for start, stop in inner.spans)
         return Cut(spans, capped.truncated or inner.truncated)
 
+    def uncut(self, room: int) -> int:
+        """Tell how many tokens a document may have that stays whole, in one pair."""
+        window = room if self.mode == "truncate" else min(room, self.window_tokens or room)
+        return min(self.max_document_tokens or sys.maxsize, window)
+
     def reach(self, room: int) -> tuple[int, TruncationSide]:
         """Tell how many tokens of a document matter, and from which end: what lies beyond never changes a cut."""
         capped = self.max_document_tokens or sys.maxsize
@@ -117,19 +123,26 @@ class PromptRenderer:
         default_instruction: str,
         template: Callable[[Path], Template] = FAMILIES[0].template,
         scale: float = 1,
+        few: bool = False,  # texts are to come: what makes many fast takes a second to load, and memory
     ) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the family's template."""
         self._tokenizer_digest = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
         self._template = template(folder)
+        if not few:
+            self._template.plain.use_fast()
         self._max_pair_tokens = max_pair_tokens
         self._default_instruction = default_instruction
         self.scale = scale  # the relevance score of such a prompt is the sigmoid of logit / scale
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, model: ModelConfig) -> Self:
+    def of(cls, checkpoint: Checkpoint, model: ModelConfig, few: bool = False) -> Self:
         family = checkpoint.family
         instruction = model.instruction_text()
-        return cls(checkpoint.folder, checkpoint.max_pair_tokens, instruction, family.template, family.scale)
+        return cls(checkpoint.folder, checkpoint.max_pair_tokens, instruction, family.template, family.scale, few)
+
+    @property
+    def fast(self) -> bool:
+        return self._template.plain.fast
 
     @property
     def takes_instruction(self) -> bool:
@@ -177,10 +190,16 @@ class PromptRenderer:
         opening, closing = self._template.opening, self._template.closing
         room = self._max_pair_tokens - sum(map(len, (head, tail, opening, closing)))
 
+        encoded, long = self._documents(documents, *cutting.reach(room))
+        if not long and np.diff(encoded.offsets).max(initial=0) <= cutting.uncut(room):  # as they lie there
+            owners = np.arange(len(documents), dtype=np.int32)
+            return RenderedList(Shard(head, tail, encoded.ids, encoded.offsets), owners, frozenset())
+
         pieces: list[TokenArray] = []
         document_of_pair: list[int] = []
         truncated: list[int] = []
-        for index, (ids, clipped) in enumerate(self._documents(documents, *cutting.reach(room))):
+        for index in range(len(encoded)):
+            ids, clipped = long.get(index) or (encoded[index], False)
             cut = cutting.cut(len(ids), room)
             for start, end in cut.spans:
                 parts = [opening] * (start > 0) + [ids[start:end]] + [closing] * (end < len(ids))
@@ -208,16 +227,23 @@ class PromptRenderer:
 
     def _documents(
         self, documents: Sequence[str], tokens: int, side: TruncationSide
-    ) -> Iterator[tuple[TokenArray, bool]]:
-        """Encode what `tokens` tokens from one end of each document need, and say whether any text was left out."""
+    ) -> tuple[EncodedTexts, dict[int, tuple[TokenArray, bool]]]:
+        """Encode what `tokens` tokens from one end of each document need.
+
+        Of documents that were not taken whole at first, by index: their ids, and whether any text was left out.
+        """
         first, last = (per_token * (tokens + _UNSURE_TOKENS) for per_token in _CHARACTERS_PER_TOKEN)
         clipped = [_clip(document, first, side) for document in documents]
         encoded = self._template.documents(clipped)
+        long: dict[int, tuple[TokenArray, bool]] = {}
         for index, (document, text) in enumerate(zip(documents, clipped, strict=True)):
-            if len(text) < len(document) and len(encoded[index]) < tokens + _UNSURE_TOKENS:
-                clipped[index] = _clip(document, last, side)
-                [encoded[index]] = self._template.documents([clipped[index]])
-            yield encoded[index], len(clipped[index]) < len(document)
+            if len(text) < len(document):
+                ids, more = encoded[index], text
+                if len(ids) < tokens + _UNSURE_TOKENS:
+                    more = _clip(document, last, side)
+                    ids = self._template.documents([more])[0]
+                long[index] = ids, len(more) < len(document)
+        return encoded, long
 
 
 def _clip(text: str, characters: int, side: TruncationSide) -> str:

@@ -14,7 +14,8 @@ from reranker.errors import QueryTooLongError, UnsupportedModelError
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.families import PromptTemplate
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
-from reranker.types import RenderedList, TokenArray
+from reranker.model.tokenizer import EncodedTexts
+from reranker.types import RenderedList
 
 INSTRUCTION = ModelConfig().instruction
 RENDERER = PromptRenderer(DEMO_MODEL, 512, INSTRUCTION)
@@ -163,7 +164,7 @@ def test_encoding_has_a_bound_whatever_the_text(
     encoded: list[int] = []
     encode = PromptTemplate.documents
 
-    def counted(self: PromptTemplate, documents: Sequence[str]) -> list[TokenArray]:
+    def counted(self: PromptTemplate, documents: Sequence[str]) -> EncodedTexts:
         encoded.extend(map(len, documents))
         return encode(self, documents)
 
