@@ -48,7 +48,8 @@ def checkpoint(shape: str, vocabulary: Vocabulary = "qwen") -> Path:
     """The folder of a shape's checkpoint; vocabulary "bytes": with a tokenizer whose tokens are single bytes."""
     if shape == "demo":
         return DEMO_MODEL
-    settings = json.dumps([asdict(SHAPES[shape]), QWEN_VOCABULARY])
+    template = DEMO_MODEL / "chat_template.jinja"  # it says that the model is a reranker
+    settings = json.dumps([asdict(SHAPES[shape]), QWEN_VOCABULARY, template.read_text(encoding="utf-8")])
     suffix = "" if vocabulary == "qwen" else f"-{vocabulary}"
     folder = SCRATCH / f"{shape}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}{suffix}"
     if not folder.exists():
@@ -57,6 +58,7 @@ def checkpoint(shape: str, vocabulary: Vocabulary = "qwen") -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         write_tokenizer(unfinished) if vocabulary == "qwen" else _write_byte_tokenizer(unfinished)
+        shutil.copy(template, unfinished)
         _write_weights(SHAPES[shape], unfinished)
         unfinished.rename(folder)
     return folder

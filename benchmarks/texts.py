@@ -30,7 +30,7 @@ def make_list(kind: TextKind, documents: int, seed: str) -> TextList:
     if kind == "real":
         name = draw.choice(_REAL_SETS)
         # Passages come back in other lists, but behind another query: no prompt comes twice.
-        return TextList(draw.choice(_judged(name, "queries")), draw.choices(_judged(name, "corpus"), k=documents))
+        return TextList(draw.choice(judged(name, "queries")), draw.choices(judged(name, "corpus"), k=documents))
     words, length = _lower_words(), DOCUMENT_WORDS[kind]
     query = " ".join(draw.choices(words, k=QUERY_WORDS))
     return TextList(query, [" ".join(draw.choices(words, k=length)) for _ in range(documents)])
@@ -56,12 +56,12 @@ class Lists:
         return json.dumps({"query": self._text(8), "documents": texts, **fields}).encode()
 
     def _text(self, words: int) -> str:
-        return " ".join(self._random.choices(_corpus_words(), k=words))
+        return " ".join(self._random.choices(corpus_words(), k=words))
 
 
 def pieces(count: int, characters: int = 1_000) -> list[str]:
     """Real English and Chinese text, mixed, in pieces of one length."""
-    lines = [text for name in _REAL_SETS for text in _judged(name, "corpus")]
+    lines = [text for name in _REAL_SETS for text in judged(name, "corpus")]
     step = len(lines) // 2
     mixed = " ".join(text for pair in zip(lines[:step], lines[step:], strict=False) for text in pair)
     mixed *= count * characters // len(mixed) + 1
@@ -71,15 +71,15 @@ def pieces(count: int, characters: int = 1_000) -> list[str]:
 @cache
 def _lower_words() -> tuple[str, ...]:
     """Distinct lower-case words of the English set, punctuation included: 1.8 of Qwen's tokens each, drawn evenly."""
-    return tuple(sorted({word for word in _corpus_words() if word.islower()}))
+    return tuple(sorted({word for word in corpus_words() if word.islower()}))
 
 
 @cache
-def _corpus_words() -> tuple[str, ...]:
-    return tuple(word for text in _judged("medquad-en", "corpus") for word in text.split())
+def corpus_words() -> tuple[str, ...]:
+    return tuple(word for text in judged("medquad-en", "corpus") for word in text.split())
 
 
 @cache
-def _judged(name: str, part: Literal["queries", "corpus"]) -> tuple[str, ...]:
+def judged(name: str, part: Literal["queries", "corpus"]) -> tuple[str, ...]:
     path = ROOT / "benchmarks" / "judged" / name / f"{part}.jsonl"
     return tuple(json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines())

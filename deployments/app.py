@@ -20,9 +20,6 @@ _SHUTDOWN_LOOK_S = 0.1
 """Serve waits so long before it looks whether a replica that is to end has calls left. Ours drain by themselves, and
 Serve's own two seconds would only be added to every stop and update."""
 
-# The tokenizers' own threads are one pool for everybody: a small list would wait for all of a huge one.
-_INGRESS_ENVIRONMENT = FEW_ARENAS | {"TOKENIZERS_PARALLELISM": "false"}
-
 
 def build_app(args: dict[str, object]) -> Application:
     """Wire the application from its `args` in the Serve configuration; see `RerankerConfig`.
@@ -52,7 +49,7 @@ def build_app(args: dict[str, object]) -> Application:
         .bind(without_search, device)
     )
     # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": SERVE_FLAGS | _INGRESS_ENVIRONMENT}}
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": SERVE_FLAGS | FEW_ARENAS}}
     search = search_application(config, device, SERVE_FLAGS)
     # Only a health check notices that an ingress has died: clients call it, not Serve.
     ingress = serve.deployment(Ingress).options(

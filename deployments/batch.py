@@ -87,7 +87,7 @@ def run(job: Job, address: str | None, engines: int | None, *, restart: bool) ->
         digest = identity(config, device)
         settings = {
             "model": digest,
-            "prompts": PromptRenderer.of(checkpoint, model).fingerprint,
+            "prompts": PromptRenderer.of(checkpoint, model, few=True).fingerprint,
             "adapter": job.adapter,
             "instruction": model.instruction_text(job.instruction),
             "long_documents": config.long_documents.model_dump(mode="json"),

@@ -166,7 +166,7 @@ def open_engine(config: RerankerConfig, device: str, stage: Callable[[str], obje
     engine = VllmEngine(checkpoint, config.engine, device=device)
     if config.engine.startup_check:
         stage("checking the scores")
-        renderer = PromptRenderer.of(checkpoint, config.model)
+        renderer = PromptRenderer.of(checkpoint, config.model, few=True)
         tolerance = tolerance_for(checkpoint.dtype_on(device), config.engine.quantization, device)
         try:
             require_sane(engine, renderer, tolerance, tuple(config.engine.lora_adapters))

@@ -44,6 +44,7 @@ from reranker.dialects.base import JSON
 from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, StartFailedError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
+from reranker.model.tokenizer import IN_THE_CALLERS_THREAD
 from reranker.ranking.ranker import Ranker
 from reranker.ranking.threads import FairThreads, SharedCall
 from reranker.record import RequestRecord
@@ -63,6 +64,7 @@ class Ingress:
         """Load the tokenizer and the API keys, and listen. search: None where there is no index."""
         join_serve()
         limit_log()
+        os.environ.update(IN_THE_CALLERS_THREAD)  # here: a configuration's own `runtime_env` replaces the application's
         sys.setswitchinterval(_SWITCH_S)
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config

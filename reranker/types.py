@@ -168,7 +168,7 @@ class RankedDocument:
 
     index: int  # position in `request.documents`
     relevance_score: float  # in [0, 1]
-    log_odds: float  # logit("yes") - logit("no"); relevance_score is its sigmoid
+    log_odds: float  # the model's logit: logit("yes") - logit("no"), or its head's; of it relevance_score is made
     truncated: bool = False
     windows: int = 1  # its prompts
 

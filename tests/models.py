@@ -124,7 +124,7 @@ def save_int8_demo(folder: Path, kept: Sequence[str] = ("model.layers.2.self_att
         "ignore": ["lm_head", *kept],
     }
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(DEMO_MODEL / name, folder)
     tensors = {}
     for name, weight in load_file(DEMO_MODEL / "model.safetensors").items():

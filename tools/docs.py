@@ -1,6 +1,6 @@
 """Write the generated parts of the docs from the code, or check that they are fresh.
 
-python -m tools.docs            writes docs/configuration.md, docs/errors.md, and the table in docs/metrics.md
+python -m tools.docs            writes docs/{configuration,errors}.md, and the tables in docs/{metrics,models}.md
 python -m tools.docs --check    fails when one of them is stale
 """
 
@@ -21,11 +21,13 @@ from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchI
 from reranker.engine import metrics as engine_metrics
 from reranker.errors import for_clients
 from reranker.metrics import metrics_of
+from reranker.model.families import FAMILIES, NOT_SERVED
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 ERRORS = ROOT / "docs" / "errors.md"
 METRICS = ROOT / "docs" / "metrics.md"
+MODELS = ROOT / "docs" / "models.md"
 _TABLE_BEGINS, _TABLE_ENDS = "<!-- the table, made by `make docs` -->\n", "<!-- end of the table -->\n"
 
 _MADE = "<!-- made by `make docs` from here on -->\n"
@@ -68,14 +70,30 @@ def _section(title: str, text: str, rows: Iterable[str]) -> list[str]:
 
 def metrics_page() -> str:
     """docs/metrics.md as it is, with a table that has one row for each metric."""
-    before, _, rest = METRICS.read_text(encoding="utf-8").partition(_TABLE_BEGINS)
-    _, _, after = rest.partition(_TABLE_ENDS)
     table = []
     for title, module in (("an ingress", metrics), ("an engine replica", engine_metrics)):
         table += ["", f"| counted in {title} | kind | labels | meaning |", "|---|---|---|---|"]
         table += [_metric_row(one) for one in metrics_of(module)]
     table += ["", "| set in Serve's controller | kind | labels | meaning |", "|---|---|---|---|"]
     table += [f"| `ray_{name}` | gauge | {_names(labels)} | {text} |" for name, (text, labels) in GAUGES.items()]
+    return _with_table(METRICS, table)
+
+
+def models_page() -> str:
+    """docs/models.md as it is, with a table that has one row for each family."""
+    table = ["", "| family | architecture | models | score | verified |", "|---|---|---|---|---|"]
+    for one in FAMILIES:
+        logit = " − ".join(f'logit("{token}")' for token in reversed(one.answer)) or "the head's logit"
+        score = f"sigmoid({logit})" if one.scale == 1 else f"sigmoid({logit} / {one.scale:g})"
+        table.append(f"| `{one.name}` | `{one.architecture}` | {one.models} | {score} | {one.verified} |")
+    table += ["", "| architecture | not served, because |", "|---|---|"]
+    table += [f"| `{architecture}` | {why} |" for architecture, why in NOT_SERVED.items()]
+    return _with_table(MODELS, table)
+
+
+def _with_table(page: Path, table: Sequence[str]) -> str:
+    before, _, rest = page.read_text(encoding="utf-8").partition(_TABLE_BEGINS)
+    _, _, after = rest.partition(_TABLE_ENDS)
     return before + _TABLE_BEGINS + "\n".join(table) + "\n\n" + _TABLE_ENDS + after
 
 
@@ -112,7 +130,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a page is stale")
     check = parser.parse_args().check
     stale = 0
-    for page, fresh in {CONFIGURATION: configuration_page(), ERRORS: errors_page(), METRICS: metrics_page()}.items():
+    pages = {CONFIGURATION: configuration_page(), ERRORS: errors_page(), METRICS: metrics_page(), MODELS: models_page()}
+    for page, fresh in pages.items():
         if not check:
             page.write_text(fresh, encoding="utf-8")
         elif page.read_text(encoding="utf-8") != fresh:

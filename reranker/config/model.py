@@ -29,6 +29,8 @@ class ModelConfig(Group):
     """"demo" (bundled), a local folder, or a hub id such as Qwen/Qwen3-Reranker-0.6B."""
     revision: str | None = None
     """Branch, tag or commit on the hub. None: the default branch."""
+    family: str | None = None
+    """How the model is prompted and scored ([models](models.md)), where its own files do not say. None: as they say."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """"auto": what the checkpoint says; for the demo model, which is tiny, float32 on a CPU and float16 on a GPU."""
     max_pair_tokens: PositiveInt = 8_192

@@ -1,28 +1,33 @@
-r"""The families of rerankers we can score with, by the architecture in config.json, and their templates.
+r"""The families of rerankers we can score with, as data: a row each, its prompt, its answer, its scale.
 
-An unknown family is refused: a model prompted with another's template gives plausible numbers that are wrong.
+A row says how models are prompted and scored; which row a checkpoint is of, its own files say (checkpoint.py). What is
+of no row is refused: a model prompted with another's template gives plausible numbers that are wrong.
 
-A prompt is head (everything up to the document), document, tail. User text is encoded by a tokenizer without control
-tokens: `<|im_end|>`, `<think>` or `[SEP]` in a document stay text.
+A prompt is head (everything up to the document), document, tail. User text is encoded without the tokens that steer a
+model: `<|im_end|>`, `<think>` or `[SEP]` in a document stay text. Other added tokens (runs of spaces, …) stay tokens.
 
-Source of Qwen3Template, token for token: the model card of Qwen/Qwen3-Reranker-0.6B, Transformers code (prefix and
-suffix tokens around `<Instruct>: …\n<Query>: …\n<Document>: …`). The vLLM example beside it has blank lines between
-the parts: another template, with other scores.
+Sources of the prompts, token for token. Qwen3-Reranker: the model card of Qwen/Qwen3-Reranker-0.6B, Transformers code
+(the vLLM example beside it has blank lines between the parts: another template, with other scores). zerank:
+zerank2.jinja of vLLM. ctxl-rerank-v2: format_prompts of its card. mxbai-rerank-v2: mxbai_rerank_v2.jinja of vLLM.
+bge-reranker-v2-gemma: bge-reranker-v2-gemma.jinja of vLLM, behind the tokenizer's `<bos>`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from reranker.errors import UnsupportedModelError
+from reranker.model.tokenizer import BatchTokenizer, EncodedTexts
 from reranker.types import TokenArray
 
 PREFIX = (
@@ -32,62 +37,111 @@ PREFIX = (
 HEAD = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>:"
 DOCUMENT = " {document}"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-_CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+_QWEN3 = PREFIX + HEAD + DOCUMENT + SUFFIX
+_ZERANK = "<|im_start|>system\n{query}<|im_end|>\n<|im_start|>user\n{document}<|im_end|>\n<|im_start|>assistant\n"
+_CTXL = (
+    "Check whether a given document contains information helpful to answer the query.\n"
+    "<Document> {document}\n<Query> {query} ??"
+)
+_MXBAI = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\nquery: {query}\ndocument: {document}\nYou are a search relevance expert who evaluates how well "
+    "documents match search queries. For each query-document pair, carefully analyze the semantic relationship between "
+    "them, then provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+_GEMMA = (
+    "<bos>A: {query}\nB: {document}\nGiven a query A and a passage B, determine whether the passage contains an answer "
+    "to the query by providing a prediction of either 'Yes' or 'No'."
+)
+
+# Tokens that steer a model though its tokenizer does not call them special: Qwen's `<think>` and `<tool_call>`.
+_STEERING = re.compile(r"(<\|\w+\|>|</?(?:think|tool_call|tool_response)>|<bos>)")
 _NEVER = -1e9  # score of a piece that Unigram must not choose
+# (query, document): where a template's parts would grow together with the texts, one of these shows it.
+_PROBES = (("What is it?", "A text."), ("为什么", " x\n\ny\n"), ("1 ", "\n  return {}"), ("a\n", ""))
 
 
 class Template(ABC):
     """Makes the parts of a family's prompts."""
 
-    takes_instruction: ClassVar[bool]
-    document: ClassVar[str] = "{document}"
-    tail: TokenArray  # follows every document
+    takes_instruction: bool = False
+    plain: BatchTokenizer  # for user text: without the tokens that steer a model
+    opening: TokenArray  # goes before a piece of a document that is not its beginning
+    closing: TokenArray  # goes after one that is not its end
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the template."""
-        with_control, self._plain = _tokenizers(folder)
-        self._prepare(with_control, folder)
+        self._with_control, plain = _tokenizers(folder)
+        self._whole, self.plain = BatchTokenizer(self._with_control), BatchTokenizer(plain)
+        self.opening = self.closing = _ids(())
 
     @abstractmethod
-    def _prepare(self, with_control: Tokenizer, folder: Path) -> None: ...  # encode the template's own parts
+    def around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]: ...  # head and tail
 
-    @abstractmethod
-    def head(self, query: str, instruction: str) -> TokenArray: ...  # everything before the document
-
-    def documents(self, documents: Sequence[str]) -> list[TokenArray]:
-        texts = [self.document.format(document=document) for document in documents]
-        return [_ids(encoding.ids) for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
+    def documents(self, documents: Sequence[str]) -> EncodedTexts:
+        return self.plain.encode_batch(documents)
 
 
-class Qwen3Template(Template):
-    """Qwen3-Reranker's.
+class PromptTemplate(Template):
+    """Makes one text of query and document, with the same ids as the whole text would get.
 
-    The document's part begins with the space after `<Document>:`, which is a pre-token boundary in Qwen's tokenizer,
-    so the parts have the same ids as the whole string.
+    The white space around the document is encoded with it: tokenizers join it to what it touches.
     """
 
-    takes_instruction = True
-    document = DOCUMENT
+    def __init__(self, folder: Path, text: str, strips: bool = False) -> None:
+        """Find where `text` can be cut.
 
-    def _prepare(self, with_control: Tokenizer, folder: Path) -> None:
-        for token in (*_CONTROL_TOKENS, "yes", "no"):
-            if with_control.token_to_id(token) is None:
+        Args:
+            folder: The model's.
+            text: With {query}, {document} and, where the model takes one, {instruction} in their places.
+            strips: The white space at the ends of query and document is no part of the prompt.
+        """
+        super().__init__(folder)
+        for token in _STEERING.findall(text):
+            if self._with_control.token_to_id(token) is None:
                 raise UnsupportedModelError(str(folder), f"its tokenizer has no token {token!r}")
-        self._prefix = _encode(with_control, PREFIX)
-        self.tail = _encode(with_control, SUFFIX)
+        self.takes_instruction, self._strips = "{instruction}" in text, strips
+        before, after = text.split("{document}")
+        head, tail = before.rstrip(), after.lstrip()
+        opening, closing = before[len(head) :], after[: len(after) - len(tail)]
+        self._document = f"{opening}{{document}}{closing}"
+        if "\n" in opening:  # a space is a part of the first word
+            self.opening = self.plain.encode(opening)
+        if closing:
+            self.closing = self.plain.encode(closing)
+        self._head, self._tail = self._parts(head), self._parts(tail)
+        for query, document in _PROBES:
+            whole = text.format(query=query, document=document, instruction="Find.")
+            [part], (first, last) = self.documents([document]), self.around(query, "Find.")
+            if not strips and [*first, *part, *last] != self._whole.encode(whole).tolist():
+                raise UnsupportedModelError(str(folder), "its tokenizer joins the template of its family to the texts")
 
-    def head(self, query: str, instruction: str) -> TokenArray:
-        # One string: a query that ends in punctuation merges with the newline after it.
-        return np.concatenate([self._prefix, _encode(self._plain, HEAD.format(instruction=instruction, query=query))])
+    def _parts(self, text: str) -> list[TokenArray | str]:
+        """Encode what is the same in every prompt."""
+        parts = [one for one in _STEERING.split(text) if one]
+        return [one if "{" in one else self._whole.encode(one) for one in parts]
+
+    def around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]:
+        texts = {"query": query.strip() if self._strips else query, "instruction": instruction}
+        return self._filled(self._head, texts), self._filled(self._tail, texts)
+
+    def _filled(self, parts: Sequence[TokenArray | str], texts: Mapping[str, str]) -> TokenArray:
+        # Query and what stands around it as one string: one that ends in punctuation merges with the newline after it.
+        ids = [self.plain.encode(one.format(**texts)) if isinstance(one, str) else one for one in parts]
+        return np.concatenate([_ids(()), *ids])
+
+    def documents(self, documents: Sequence[str]) -> EncodedTexts:
+        texts = (document.strip() if self._strips else document for document in documents)
+        return super().documents([self._document.format(document=text) for text in texts])
 
 
 class PairTemplate(Template):
     """A classic cross-encoder's: the tokenizer's own encoding of a pair, such as `[CLS] query [SEP] document [SEP]`."""
 
-    takes_instruction = False
-
-    def _prepare(self, with_control: Tokenizer, folder: Path) -> None:
-        pair: Any = with_control.encode("a", "b")  # Any: tokenizers' Encoding, a compiled class
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        pair: Any = self._with_control.encode("a", "b")  # Any: tokenizers' Encoding, a compiled class
         # Special tokens have a sequence too in some tokenizers.
         sequences = zip(pair.special_tokens_mask, pair.sequence_ids, strict=True)
         place = [None if special else sequence for special, sequence in sequences]
@@ -97,31 +151,28 @@ class PairTemplate(Template):
         after_query = max(i for i, sequence in enumerate(place) if sequence == 0) + 1
         after_document = max(i for i, sequence in enumerate(place) if sequence == 1) + 1
         self._before, self._between = _ids(pair.ids[:query]), _ids(pair.ids[after_query:document])
-        self.tail = _ids(pair.ids[after_document:])
+        self._tail = _ids(pair.ids[after_document:])
 
-    def head(self, query: str, instruction: str) -> TokenArray:
-        return np.concatenate([self._before, _encode(self._plain, query), self._between])
+    def around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]:
+        return np.concatenate([self._before, self.plain.encode(query), self._between]), self._tail
 
 
 def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """A model's tokenizer, and the same without control tokens: it makes none, whatever the text.
-
-    The library's option (encode_special_tokens) leaves out added tokens not marked special, such as `<think>`.
-    """
+    """A model's tokenizer, and the same without the tokens that steer a model: it makes none, whatever the text."""
     serialized = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     serialized |= {"truncation": None, "padding": None}  # we cut the document only
-    added = {token["content"] for token in serialized.get("added_tokens", [])}
-    plain = {**serialized, "added_tokens": []}
+    with_control = Tokenizer.from_str(json.dumps(serialized))
+    # The library leaves out those that are marked special; not all are.
+    for token in serialized.get("added_tokens", []):
+        token["special"] = token["special"] or _STEERING.fullmatch(token["content"]) is not None
     if serialized["model"].get("type") == "Unigram":
         # Its control tokens are pieces like any other, and `</s>` in a text would become one.
-        vocabulary = [[piece, _NEVER if piece in added else score] for piece, score in serialized["model"]["vocab"]]
-        plain["model"] = {**serialized["model"], "vocab": vocabulary}
-    return Tokenizer.from_str(json.dumps(serialized)), Tokenizer.from_str(json.dumps(plain))
-
-
-def _encode(tokenizer: Tokenizer, text: str) -> TokenArray:
-    [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)  # unlike `encode`, frees the interpreter
-    return _ids(encoding.ids)
+        steering = {token["content"] for token in serialized.get("added_tokens", []) if token["special"]}
+        pieces = serialized["model"]["vocab"]
+        serialized["model"]["vocab"] = [[one, _NEVER if one in steering else score] for one, score in pieces]
+    plain = Tokenizer.from_str(json.dumps(serialized))
+    plain.encode_special_tokens = True
+    return with_control, plain
 
 
 def _ids(ids: Sequence[int]) -> TokenArray:
@@ -130,47 +181,196 @@ def _ids(ids: Sequence[int]) -> TokenArray:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models of one architecture."""
+    """Models that are prompted and scored in one way."""
 
+    name: str  # as `model.family` has it
     architecture: str
-    description: str
-    template: Callable[[Path], Template]
-    hf_overrides: Mapping[str, object] = field(default_factory=dict)  # for vLLM, to make its classification head
-    causal: bool = True  # tokens see only those before: the pairs of a list can share the computation of their head
+    models: str  # of this family, and their licences
+    verified: str  # how we know that the scores are the model's own
+    prompt: str | None = None  # None: the tokenizer's own encoding of a pair
+    answer: tuple[
+        str, ...
+    ] = ()  # tokens whose logits make the score: (no, yes), or yes alone. (): the checkpoint's head
+    names: str = ""  # pattern of names that say enough about a checkpoint, which has no other sign
+    scale: float = 1  # the relevance score is the sigmoid of logit / scale: the mapping that the card publishes
+    strips: bool = False  # see PromptTemplate
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens see only those before: the pairs of a list can share the computation of their head."""
+        return self.prompt is not None
+
+    @property
+    def template(self) -> Callable[[Path], Template]:
+        return PairTemplate if self.prompt is None else partial(PromptTemplate, text=self.prompt, strips=self.strips)
+
+    @property
+    def hf_overrides(self) -> dict[str, object]:
+        """For vLLM: its classification head is made of rows of the language model's own."""
+        if not self.answer:
+            return {}
+        return {
+            "architectures": [self.architecture.replace("ForCausalLM", "ForSequenceClassification")],
+            "classifier_from_token": list(self.answer),
+            "method": "from_2_way_softmax" if len(self.answer) == 2 else "no_post_processing",
+            "num_labels": 1,
+        }
 
 
-_QWEN3_CARD = "Qwen/Qwen3-Reranker-0.6B, -4B, -8B"
+_TINY = "a tiny checkpoint against Transformers: ids, and logits within 1e-4"
+_SENTENCE = "a tiny checkpoint against Sentence Transformers: logits within 1e-4"
 FAMILIES = (
     Family(
+        "qwen3-reranker",
         "Qwen3ForCausalLM",
-        f"Qwen3-Reranker as published ({_QWEN3_CARD})",
-        Qwen3Template,
-        # logit("yes") - logit("no"), from two rows of the language model's own head.
-        hf_overrides={
-            "architectures": ["Qwen3ForSequenceClassification"],
-            "classifier_from_token": ["no", "yes"],
-            "is_original_qwen3_reranker": True,
-        },
+        "Qwen/Qwen3-Reranker-0.6B, -4B, -8B (Apache-2.0) and fine-tunes of them",
+        "golden ids of the card's code; the demo model and " + _SENTENCE,
+        _QWEN3,
+        ("no", "yes"),
+        r"qwen3-reranker(?!.*seq-?cls)",
     ),
-    Family("Qwen3ForSequenceClassification", "Qwen3-Reranker converted to a classifier (…-seq-cls)", Qwen3Template),
-    Family("BertForSequenceClassification", "classic cross-encoder (ms-marco-MiniLM, …)", PairTemplate, causal=False),
-    Family("RobertaForSequenceClassification", "classic cross-encoder on RoBERTa", PairTemplate, causal=False),
-    Family("XLMRobertaForSequenceClassification", "BAAI/bge-reranker-base, -large, -v2-m3", PairTemplate, causal=False),
-    Family("ModernBertForSequenceClassification", "gte-reranker-modernbert-base, …", PairTemplate, causal=False),
+    Family(
+        "qwen3-reranker-seq-cls",
+        "Qwen3ForSequenceClassification",
+        "the same, converted to a classifier (tomaarsen/Qwen3-Reranker-0.6B-seq-cls, …; Apache-2.0)",
+        "the demo model, converted; " + _SENTENCE,
+        _QWEN3,
+        names=r"qwen3-reranker",
+    ),
+    Family(
+        "zerank",
+        "Qwen3ForCausalLM",
+        "zeroentropy/zerank-1, zerank-2 (CC BY-NC 4.0), zerank-1-small (Apache-2.0)",
+        _SENTENCE,
+        _ZERANK,
+        ("Yes",),
+        r"zerank-[12]",
+        scale=5,
+    ),
+    Family(
+        "zerank-seq-cls",
+        "Qwen3ForSequenceClassification",
+        "the same, converted to a classifier (polaria-tech/zerank-2-reranker-vllm, …)",
+        _SENTENCE,
+        _ZERANK,
+        names=r"zerank-[12]",
+        scale=5,
+    ),
+    Family(
+        "ctxl-rerank-v2",
+        "Qwen3ForCausalLM",
+        "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b, -2b (CC BY-NC-SA 4.0), without their instructions",
+        _SENTENCE,
+        _CTXL,
+        ("!",),
+        r"ctxl-rerank-v2",
+    ),
+    Family(
+        "ctxl-rerank-v2-seq-cls",
+        "Qwen3ForSequenceClassification",
+        "the same, converted to a classifier (sigridjineth/ctxl-rerank-v2-1b-seq-cls, …)",
+        _SENTENCE,
+        _CTXL,
+        names=r"ctxl-rerank-v2",
+    ),
+    Family(
+        "mxbai-rerank-v2",
+        "Qwen2ForCausalLM",
+        "mixedbread-ai/mxbai-rerank-base-v2, -large-v2 (Apache-2.0), without their instructions",
+        _SENTENCE,
+        _MXBAI,
+        ("0", "1"),
+        r"mxbai-rerank-\w+-v2",
+    ),
+    Family(
+        "bge-reranker-v2-gemma",
+        "GemmaForCausalLM",
+        "BAAI/bge-reranker-v2-gemma (Apache-2.0)",
+        _SENTENCE,
+        _GEMMA,
+        ("Yes",),
+        r"bge-reranker-v2-gemma",
+    ),
+    Family("bert", "BertForSequenceClassification", "cross-encoder/ms-marco-MiniLM-L6-v2, … (Apache-2.0)", _TINY),
+    Family("roberta", "RobertaForSequenceClassification", "classic cross-encoders on RoBERTa", _TINY),
+    Family(
+        "xlm-roberta",
+        "XLMRobertaForSequenceClassification",
+        "BAAI/bge-reranker-base, -large (MIT), -v2-m3 (Apache-2.0), maidalun1020/bce-reranker-base_v1, …",
+        _TINY,
+    ),
+    Family(
+        "modernbert",
+        "ModernBertForSequenceClassification",
+        "Alibaba-NLP/gte-reranker-modernbert-base, ibm-granite/granite-embedding-reranker-english-r2 (Apache-2.0), …",
+        _TINY,
+    ),
 )
 
+# Architectures of well-known rerankers that are not served, and why.
+NOT_SERVED = {
+    "ModernBertModel": "ettin-reranker has its head in modules of Sentence Transformers, which the engine lacks",
+    "NewForSequenceClassification": "gte-multilingual-reranker needs code of its own repository",
+    "LlamaBidirectionalForSequenceClassification": "llama-nemotron-rerank needs code of its own repository",
+    "JinaForRanking": "jina-reranker-v3 scores a list as one prompt, whose documents see each other",
+    "JinaVLForRanking": "jina-reranker-m0 ranks images",
+    "Qwen3VLForConditionalGeneration": "Qwen3-VL-Reranker ranks images",
+    "MistralForCausalLM": "of ctxl-rerank-v2 only 1b and 2b are Qwen3 models",
+    "DebertaV2ForSequenceClassification": "the engine has no DeBERTa",
+    "ElectraForSequenceClassification": "the engine has no ELECTRA",
+}
 
-def family_of(name: str, settings: Mapping[str, Any]) -> Family:  # Any: JSON
-    """Find a family by config.json; UnsupportedModelError if there is none, or the head gives more than one score."""
+_DECODER = (
+    r"(model\.)?(embed_tokens|norm|layers\.\d+\.(input_layernorm|post_attention_layernorm"
+    r"|self_attn\.([qkvo]_proj|[qk]_norm)|mlp\.(gate|up|down)_proj))\.(weight|bias)|.*\.rotary_emb\.inv_freq"
+)
+_BERT = (
+    r"(embeddings\.((word|position|token_type)_embeddings\.weight|LayerNorm\.(weight|bias)|position_ids|token_type_ids)"
+    r"|encoder\.layer\.\d+\.(attention\.(self\.(query|key|value)|output\.(dense|LayerNorm))|intermediate\.dense"
+    r"|output\.(dense|LayerNorm))\.(weight|bias))"
+)
+_MODERNBERT = (
+    r"model\.(embeddings\.(tok_embeddings|norm)|final_norm|layers\.\d+\.(attn_norm|attn\.(Wqkv|Wo)|mlp_norm"
+    r"|mlp\.(Wi|Wo)))\.(weight|bias)"
+)
+# By architecture: a pattern of the weights it has, and those of its head, without which the engine would make up one.
+WEIGHTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "Qwen3ForCausalLM": (rf"{_DECODER}|lm_head\.weight", ()),
+    "Qwen2ForCausalLM": (rf"{_DECODER}|lm_head\.weight", ()),
+    "GemmaForCausalLM": (rf"{_DECODER}|lm_head\.weight", ()),
+    "Qwen3ForSequenceClassification": (rf"{_DECODER}|score\.(weight|bias)", ("score.weight",)),
+    "BertForSequenceClassification": (
+        rf"bert\.({_BERT}|pooler\.dense\.(weight|bias))|classifier\.(weight|bias)",
+        ("bert.pooler.dense.weight", "classifier.weight"),
+    ),
+    **dict.fromkeys(
+        ("RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"),
+        (
+            rf"roberta\.{_BERT}|classifier\.(dense|out_proj)\.(weight|bias)",
+            ("classifier.dense.weight", "classifier.out_proj.weight"),
+        ),
+    ),
+    "ModernBertForSequenceClassification": (
+        rf"{_MODERNBERT}|(head\.(dense|norm)|classifier)\.(weight|bias)",
+        ("head.dense.weight", "head.norm.weight", "classifier.weight"),
+    ),
+}
+
+
+def of_architecture(name: str, settings: Mapping[str, Any]) -> tuple[Family, ...]:  # Any: JSON
+    """Find the families that config.json leaves; UnsupportedModelError: none, or the head gives several scores."""
     architectures = settings.get("architectures") or []
-    family = next((one for one in FAMILIES if architectures == [one.architecture]), None)
-    if family is None:
-        known = "; ".join(f"{one.architecture}: {one.description}" for one in FAMILIES)
-        raise UnsupportedModelError(name, f"its architecture is {architectures}. Known are {known}")
+    families = tuple(one for one in FAMILIES if architectures == [one.architecture])
+    if not families:
+        known = ", ".join(dict.fromkeys(one.architecture for one in FAMILIES))
+        why = next((f" ({NOT_SERVED[one]})" for one in architectures if one in NOT_SERVED), "")
+        raise UnsupportedModelError(name, f"its architecture is {architectures}{why}. Known are {known}")
+    if not settings.get("model_type"):
+        raise UnsupportedModelError(name, "its config.json has no model_type: the engine cannot tell how to load it")
     labels = len(settings["id2label"]) if settings.get("id2label") else int(settings.get("num_labels") or 2)
-    if "SequenceClassification" in family.architecture and labels != 1:
+    if "SequenceClassification" in families[0].architecture and labels != 1:
         raise UnsupportedModelError(name, f"its head has {labels} labels; a reranker's has one")
-    return family
+    return families
 
 
 def max_tokens(settings: Mapping[str, Any]) -> int | None:

@@ -7,7 +7,7 @@ documents in one batch call, and the tail is constant. Only documents are ever c
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -19,7 +19,8 @@ import numpy as np
 from reranker.config import LongDocumentsConfig, ModelConfig
 from reranker.errors import QueryTooLongError
 from reranker.model.checkpoint import Checkpoint
-from reranker.model.families import Qwen3Template, Template
+from reranker.model.families import FAMILIES, Template
+from reranker.model.tokenizer import EncodedTexts
 from reranker.types import LongDocuments, RankRequest, RenderedList, Shard, TokenArray, TruncationSide
 
 _CHARACTERS_PER_TOKEN = (8, 64)
@@ -73,6 +74,11 @@ class CuttingPolicy:
         spans = tuple((offset + start, offset + stop) for start, stop in inner.spans)
         return Cut(spans, capped.truncated or inner.truncated)
 
+    def uncut(self, room: int) -> int:
+        """Tell how many tokens a document may have that stays whole, in one pair."""
+        window = room if self.mode == "truncate" else min(room, self.window_tokens or room)
+        return min(self.max_document_tokens or sys.maxsize, window)
+
     def reach(self, room: int) -> tuple[int, TruncationSide]:
         """Tell how many tokens of a document matter, and from which end: what lies beyond never changes a cut."""
         capped = self.max_document_tokens or sys.maxsize
@@ -115,17 +121,28 @@ class PromptRenderer:
         folder: Path,
         max_pair_tokens: int,  # of a prompt, template included
         default_instruction: str,
-        template: Callable[[Path], Template] = Qwen3Template,
+        template: Callable[[Path], Template] = FAMILIES[0].template,
+        scale: float = 1,
+        few: bool = False,  # texts are to come: what makes many fast takes a second to load, and memory
     ) -> None:
         """Load the tokenizer from a model's folder; UnsupportedModelError if it does not fit the family's template."""
         self._tokenizer_digest = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
         self._template = template(folder)
+        if not few:
+            self._template.plain.use_fast()
         self._max_pair_tokens = max_pair_tokens
         self._default_instruction = default_instruction
+        self.scale = scale  # the relevance score of such a prompt is the sigmoid of logit / scale
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, model: ModelConfig) -> Self:
-        return cls(checkpoint.folder, checkpoint.max_pair_tokens, model.instruction_text(), checkpoint.family.template)
+    def of(cls, checkpoint: Checkpoint, model: ModelConfig, few: bool = False) -> Self:
+        family = checkpoint.family
+        instruction = model.instruction_text()
+        return cls(checkpoint.folder, checkpoint.max_pair_tokens, instruction, family.template, family.scale, few)
+
+    @property
+    def fast(self) -> bool:
+        return self._template.plain.fast
 
     @property
     def takes_instruction(self) -> bool:
@@ -133,13 +150,13 @@ class PromptRenderer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything but the request that changes the prompts: tokenizer, template and limit.
+        """Digest of everything but the request that changes prompts and scores: tokenizer, template, limit, scale.
 
         The template is probed with a few texts, so that no change of its code is forgotten.
         """
         of = self._template
-        probe = (of.head("query", "instruction"), *of.documents(("document", "")), of.tail)
-        parts = (self._tokenizer_digest, self._max_pair_tokens, *(ids.tolist() for ids in probe))
+        probe = (*of.around("query", "instruction"), *of.documents(("document", "")))
+        parts = (self._tokenizer_digest, self._max_pair_tokens, self.scale, *(ids.tolist() for ids in probe))
         return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     def require_room(self, query: str, instruction: str) -> None:
@@ -169,46 +186,64 @@ class PromptRenderer:
         cutting: CuttingPolicy = CUT_THE_END,
     ) -> RenderedList:
         """Make the prompts of one list; QueryTooLongError if head and tail leave no token for a document."""
-        head, tail = self._head(query, instruction or self._default_instruction), self._template.tail
-        room = self._max_pair_tokens - len(head) - len(tail)
+        head, tail = self._around(query, instruction or self._default_instruction)
+        opening, closing = self._template.opening, self._template.closing
+        room = self._max_pair_tokens - sum(map(len, (head, tail, opening, closing)))
+
+        encoded, long = self._documents(documents, *cutting.reach(room))
+        if not long and np.diff(encoded.offsets).max(initial=0) <= cutting.uncut(room):  # as they lie there
+            owners = np.arange(len(documents), dtype=np.int32)
+            return RenderedList(Shard(head, tail, encoded.ids, encoded.offsets), owners, frozenset())
 
         pieces: list[TokenArray] = []
         document_of_pair: list[int] = []
         truncated: list[int] = []
-        for index, (ids, clipped) in enumerate(self._documents(documents, *cutting.reach(room))):
+        for index in range(len(encoded)):
+            ids, clipped = long.get(index) or (encoded[index], False)
             cut = cutting.cut(len(ids), room)
-            pieces += [ids[start:end] for start, end in cut.spans]
+            for start, end in cut.spans:
+                parts = [opening] * (start > 0) + [ids[start:end]] + [closing] * (end < len(ids))
+                pieces.append(np.concatenate(parts) if len(parts) > 1 else parts[0])
             document_of_pair += [index] * len(cut.spans)
             if cut.truncated or clipped:
                 truncated.append(index)
         owners = np.asarray(document_of_pair, dtype=np.int32)
         return RenderedList(Shard.of(head, tail, pieces), owners, frozenset(truncated))
 
-    def _head(self, query: str, instruction: str) -> TokenArray:
+    def _around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]:
+        """Make head and tail."""
         self.require_room(query, instruction)
-        limit, tail = self._max_pair_tokens, len(self._template.tail)
+        limit = self._max_pair_tokens
         for per_token in _CHARACTERS_PER_TOKEN:
             most = per_token * limit
             whole = len(query) <= most and len(instruction) <= most
-            head = self._template.head(query[:most], instruction[:most])
-            if len(head) + tail >= limit:
-                raise QueryTooLongError(len(head) + tail, limit, whole)
+            head, tail = self._template.around(query[:most], instruction[:most])
+            parts = (head, tail, self._template.opening, self._template.closing)
+            if (tokens := sum(map(len, parts))) >= limit:
+                raise QueryTooLongError(tokens, limit, whole)
             if whole:
                 break
-        return head
+        return head, tail
 
     def _documents(
         self, documents: Sequence[str], tokens: int, side: TruncationSide
-    ) -> Iterator[tuple[TokenArray, bool]]:
-        """Encode what `tokens` tokens from one end of each document need, and say whether any text was left out."""
+    ) -> tuple[EncodedTexts, dict[int, tuple[TokenArray, bool]]]:
+        """Encode what `tokens` tokens from one end of each document need.
+
+        Of documents that were not taken whole at first, by index: their ids, and whether any text was left out.
+        """
         first, last = (per_token * (tokens + _UNSURE_TOKENS) for per_token in _CHARACTERS_PER_TOKEN)
         clipped = [_clip(document, first, side) for document in documents]
         encoded = self._template.documents(clipped)
+        long: dict[int, tuple[TokenArray, bool]] = {}
         for index, (document, text) in enumerate(zip(documents, clipped, strict=True)):
-            if len(text) < len(document) and len(encoded[index]) < tokens + _UNSURE_TOKENS:
-                clipped[index] = _clip(document, last, side)
-                [encoded[index]] = self._template.documents([clipped[index]])
-            yield encoded[index], len(clipped[index]) < len(document)
+            if len(text) < len(document):
+                ids, more = encoded[index], text
+                if len(ids) < tokens + _UNSURE_TOKENS:
+                    more = _clip(document, last, side)
+                    ids = self._template.documents([more])[0]
+                long[index] = ids, len(more) < len(document)
+        return encoded, long
 
 
 def _clip(text: str, characters: int, side: TruncationSide) -> str:

@@ -163,8 +163,9 @@ class PartitionScorer:
     def _note(self, rows: Sequence[Row], rendered: RenderedList, logits: np.ndarray) -> None:
         owners = rendered.document_of_pair
         bad = set(owners[~np.isfinite(logits)].tolist())
-        log_odds = scoring.aggregate(np.where(np.isfinite(logits), logits, 0), owners, self._aggregate)
-        scores = scoring.relevance_scores(log_odds)
+        scale = self._renderer.scale
+        log_odds = scoring.aggregate(np.where(np.isfinite(logits), logits, 0), owners, self._aggregate, scale)
+        scores = scoring.relevance_scores(log_odds, scale)
         for i, row in enumerate(rows):
             if i in bad:
                 row.error, row.message = "invalid_score", "the model gave no finite score"

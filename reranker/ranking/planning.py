@@ -81,7 +81,7 @@ def _balance(pair_tokens: Sequence[int], busy: Sequence[int]) -> tuple[list[tupl
 
 _ENDS = (0.15, 0.45, 1.0)  # of the portions, as shares of the characters: each about twice the one before
 _MOST_TOKENS, _WIDE_TOKENS = 600_000, 4  # of a portion; of a character that is not ASCII's
-_LONG_CHARACTERS = 100_000  # a list below that is tokenized in some 30 ms: not worth more hops
+_LONG_CHARACTERS = 100_000  # a list below that is tokenized in 30 ms at most: not worth more hops
 
 
 def portions(documents: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -192,9 +192,10 @@ class Ranker:
         if not known.scored.any():
             raise DeadlineExceededError(one.timeout_s)
         aggregate = request.aggregate or self.config.long_documents.aggregate
-        log_odds = scoring.aggregate(known.logits, known.document_of_window, aggregate)
+        scale = self.renderer.scale
+        log_odds = scoring.aggregate(known.logits, known.document_of_window, aggregate, scale)
         truncated = frozenset(np.flatnonzero(known.truncated).tolist())
-        ranked = scoring.rank(log_odds, truncated, known.windows, np.flatnonzero(known.scored))
+        ranked = scoring.rank(log_odds, truncated, known.windows, np.flatnonzero(known.scored), scale)
         kept, excluded = scoring.apply(ranked, request, self.config.rules)
         return Ranking(
             results=kept[: request.top_n],

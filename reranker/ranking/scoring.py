@@ -20,19 +20,22 @@ def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
         raise InvalidScoreError(int(document_of_pair[bad[0]]), len(bad), len(scores.logits))
 
 
-def relevance_scores(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Turn finite log-odds of any shape into relevance scores in [0, 1], by the sigmoid.
+def relevance_scores(log_odds: NDArray[np.floating[Any]], scale: float = 1) -> NDArray[np.float64]:
+    """Turn finite logits of any shape into relevance scores in [0, 1], by the sigmoid of logit / scale.
 
-    It equals the softmax over the two logits, read at "yes". In float64, different logits stay different scores.
+    With two answers it equals the softmax over their logits, read at "yes". In float64, different logits stay different
+    scores up to 36 times the scale, and are 1.0 beyond.
 
     Source: QwenLM/Qwen3-Embedding, examples/qwen3_reranker_transformers.py, compute_logits.
     """
     # exp of a number <= 0 on both sides of zero: never overflows.
-    decay = np.exp(-np.abs(log_odds.astype(np.float64)))
+    decay = np.exp(-np.abs(log_odds.astype(np.float64) / scale))
     return np.where(log_odds >= 0, 1 / (1 + decay), decay / (1 + decay))
 
 
-def aggregate(logits: NDArray[np.float32], document_of_pair: TokenArray, how: Aggregate) -> NDArray[np.float64]:
+def aggregate(
+    logits: NDArray[np.float32], document_of_pair: TokenArray, how: Aggregate, scale: float = 1
+) -> NDArray[np.float64]:
     """Turn the log-odds of windows, shape (pairs,) and finite, into those of their documents, shape (documents,).
 
     "max" and "first" pick a window; "mean" is the mean relevance score, as log-odds again.
@@ -44,9 +47,9 @@ def aggregate(logits: NDArray[np.float32], document_of_pair: TokenArray, how: Ag
     if how == "max":
         return np.maximum.reduceat(values, first)
     counts = np.diff(np.append(first, len(values)))
-    mean = np.add.reduceat(relevance_scores(values), first) / counts
+    mean = np.add.reduceat(relevance_scores(values, scale), first) / counts
     mean = np.clip(mean, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
-    odds = np.log(mean) - np.log1p(-mean)
+    odds = scale * (np.log(mean) - np.log1p(-mean))
     return np.where(counts == 1, values[first], odds)  # one window: its own log-odds, not a round trip's
 
 
@@ -70,16 +73,16 @@ def rank(
     truncated: frozenset[int],
     windows: NDArray[np.intp],
     documents: NDArray[np.intp] | None = None,
+    scale: float = 1,
 ) -> tuple[RankedDocument, ...]:
-    """Order documents by score, highest first, ties by index.
+    """Order documents by logit, highest first, ties by index: scores of 1.0 may hide a difference.
 
     `log_odds` and `windows` (prompts) are by document. `documents`: indices of those to rank, rising. None: all.
     """
     if documents is None:
         documents = np.arange(len(log_odds))
-    scores = relevance_scores(log_odds)
-    # By score and not by log-odds: equal scores are a tie.
-    order = documents[np.argsort(-scores[documents], kind="stable")]
+    scores = relevance_scores(log_odds, scale)
+    order = documents[np.argsort(-log_odds[documents], kind="stable")]
     return tuple(
         RankedDocument(int(i), float(scores[i]), float(log_odds[i]), int(i) in truncated, int(windows[i]))
         for i in order

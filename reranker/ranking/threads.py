@@ -14,13 +14,16 @@ from reranker.errors import NoAnswerError
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_MOST_THREADS = 16
+"""Each keeps the tokenizer's cache of words, 17 MB; and a pod on a large machine has few of its cores."""
+
 
 class FairThreads:
     """Callers take turns, and one thread is always left for another caller. To be used from one event loop."""
 
     def __init__(self, threads: int = 0) -> None:
-        """Start them as they are needed; 0: one for each core, at least four."""
-        self._threads = threads or max(4, os.cpu_count() or 1)
+        """Start them as they are needed; 0: one for each core, at least four and at most `_MOST_THREADS`."""
+        self._threads = threads or min(_MOST_THREADS, max(4, os.cpu_count() or 1))
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="work")
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}

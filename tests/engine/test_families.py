@@ -1,4 +1,4 @@
-"""Every family through real vLLM: prompted and scored as Transformers does it."""
+"""Every family through real vLLM: prompted and scored as its own library does it."""
 
 from __future__ import annotations
 
@@ -9,57 +9,55 @@ import pytest
 
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.vllm import VllmEngine
-from reranker.model.checkpoint import DEMO_MODEL, Checkpoint, find_checkpoint
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.families import FAMILIES
 from reranker.model.prompt import PromptRenderer
 from reranker.types import FloatArray
-from tests.models import save_converted_demo, save_cross_encoder
+from tests.zoo import BY_NAME, DOCUMENTS, QUERY, save
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-QUERY = "what is the capital of china?"
-DOCUMENTS = ["beijing is the capital of china.", "gravity is a force.", "", "paris", "the capital " * 60]
 
 
-def _find(name: Path) -> Checkpoint:
-    return find_checkpoint(ModelConfig(name=str(name), dtype="float32"))
-
-
-async def _score(checkpoint: Checkpoint, documents: list[str]) -> FloatArray:
-    renderer = PromptRenderer(
-        checkpoint.folder, checkpoint.max_pair_tokens, "find passages", checkpoint.family.template
-    )
+async def _score(folder: Path) -> FloatArray:
+    model = ModelConfig(name=str(folder), dtype="float32")
+    checkpoint = find_checkpoint(model)
     engine = VllmEngine(checkpoint, EngineConfig(), device="cpu")
     try:
-        return await engine.score(renderer.render(QUERY, documents).prompts)
+        return await engine.score(PromptRenderer.of(checkpoint, model).render(QUERY, DOCUMENTS).prompts)
     finally:
         engine.shutdown()
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
-async def test_cross_encoder_scores_as_in_transformers(kind: str, tmp_path: Path) -> None:
-    """Special tokens, token types and positions: any of them wrong, and a random model's logits are far off."""
+def _reference(name: str, folder: Path) -> list[float]:
+    """Sentence Transformers' logits; for pairs, Transformers' on the tokenizer's own encoding."""
     import torch
+    from sentence_transformers import CrossEncoder
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    save_cross_encoder(kind, tmp_path)
-    ours = await _score(_find(tmp_path), DOCUMENTS)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    reference = []
+    if BY_NAME[name].prompt is not None:
+        encoder = CrossEncoder(str(folder), device="cpu")
+        prompt = ModelConfig().instruction if "{instruction}" in (BY_NAME[name].prompt or "") else None
+        pairs = [(QUERY, document) for document in DOCUMENTS]
+        return [
+            float(one) for one in encoder.predict(pairs, batch_size=1, prompt=prompt, activation_fn=torch.nn.Identity())
+        ]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    scores = []
     for document in DOCUMENTS:
         pair = tokenizer.backend_tokenizer.encode(QUERY, document)
         inputs = {"input_ids": torch.tensor([pair.ids])}
-        if kind == "bert":
+        if name == "bert":
             inputs["token_type_ids"] = torch.tensor([pair.type_ids])
         with torch.no_grad():
-            reference.append(model(**inputs).logits.item())
-    assert np.std(reference) > 0.01  # the documents' logits differ, so agreement means something
-    np.testing.assert_allclose(ours, reference, atol=1e-3)
+            scores.append(model(**inputs).logits.item())
+    return scores
 
 
-async def test_converted_qwen3_scores_as_the_original(tmp_path: Path) -> None:
-    save_converted_demo(tmp_path)
-    converted = _find(tmp_path)
-    assert converted.family.architecture == "Qwen3ForSequenceClassification"
-    np.testing.assert_allclose(
-        await _score(converted, DOCUMENTS), await _score(_find(DEMO_MODEL), DOCUMENTS), atol=2e-3
-    )
+@pytest.mark.parametrize("name", [one.name for one in FAMILIES])
+async def test_tiny_checkpoint_scores_as_in_its_own_library(name: str, tmp_path: Path) -> None:
+    """Template, answer, special tokens, types, positions: one of them wrong, and random logits are far off."""
+    save(name, tmp_path)
+    ours, theirs = await _score(tmp_path), _reference(name, tmp_path)
+    assert np.std(theirs) > 0.01  # the documents' logits differ, so agreement means something
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -18,7 +18,11 @@ pytestmark = pytest.mark.slow
 
 HUB_ID = "some-team/lexical-reranker"
 COMMIT = hashlib.sha1(b"the only commit").hexdigest()  # noqa: S324 - a git commit's form
-FILES = {path.name: path.read_bytes() for path in DEMO_MODEL.iterdir() if path.suffix in (".json", ".safetensors")}
+FILES = {
+    path.relative_to(DEMO_MODEL).as_posix(): path.read_bytes()
+    for path in DEMO_MODEL.rglob("*.*")
+    if path.suffix in (".json", ".jinja", ".safetensors")
+}
 
 
 class HubHandler(BaseHTTPRequestHandler):

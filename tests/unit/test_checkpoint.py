@@ -15,7 +15,7 @@ from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
     """The demo model's small files, to be spoilt."""
-    for name in ("config.json", "tokenizer.json"):
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
         shutil.copy(DEMO_MODEL / name, tmp_path)
     return tmp_path
 

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 from reranker.config import ModelConfig
 from reranker.errors import QueryTooLongError, UnsupportedModelError
 from reranker.model.checkpoint import DEMO_MODEL
-from reranker.model.families import Qwen3Template
+from reranker.model.families import PromptTemplate
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
-from reranker.types import RenderedList, TokenArray
+from reranker.model.tokenizer import EncodedTexts
+from reranker.types import RenderedList
 
 INSTRUCTION = ModelConfig().instruction
 RENDERER = PromptRenderer(DEMO_MODEL, 512, INSTRUCTION)
@@ -161,13 +162,13 @@ def test_encoding_has_a_bound_whatever_the_text(
     text: str, cutting: CuttingPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
-    encode = Qwen3Template.documents
+    encode = PromptTemplate.documents
 
-    def counted(self: Qwen3Template, documents: Sequence[str]) -> list[TokenArray]:
+    def counted(self: PromptTemplate, documents: Sequence[str]) -> EncodedTexts:
         encoded.extend(map(len, documents))
         return encode(self, documents)
 
-    monkeypatch.setattr(Qwen3Template, "documents", counted)
+    monkeypatch.setattr(PromptTemplate, "documents", counted)
     rendered = RENDERER.render("query", [text * 2_000_000], cutting=cutting)
     assert rendered.truncated == {0}
     assert sum(encoded) <= 2 * 72 * (512 + 64)

@@ -105,3 +105,18 @@ def test_merge_never_invents_a_score() -> None:
     parts: list[tuple[tuple[int, ...], EngineScores]] = [((0, 1), scores(0))]
     with pytest.raises(RuntimeError, match="This is a bug"):
         merge(parts, 2)
+
+
+def test_scale_of_a_family_is_its_cards() -> None:
+    """zerank's: sigmoid(x / 5)."""
+    assert relevance_scores(_logits(5, 0, -5), 5).tolist() == relevance_scores(_logits(1, 0, -1)).tolist()
+    windows = aggregate(_logits(5, -5), np.array([0, 0], dtype=np.int32), "mean", 5)
+    assert relevance_scores(windows, 5).tolist() == pytest.approx([0.5])
+    [best, _] = rank(np.array([0.0, 10.0]), frozenset(), np.array([1, 1]), scale=5)
+    assert (best.index, best.log_odds, best.relevance_score) == (1, 10, relevance_scores(_logits(2)).item())
+
+
+def test_scores_of_one_are_ordered_by_logit() -> None:
+    ranked = rank(np.array([50.0, 90.0, 70.0]), frozenset(), np.array([1, 1, 1]))
+    assert [document.relevance_score for document in ranked] == [1, 1, 1]
+    assert [document.index for document in ranked] == [1, 2, 0]

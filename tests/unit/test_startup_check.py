@@ -131,6 +131,15 @@ def test_prompts_without_a_tail_are_refused() -> None:
     assert (refused.check, refused.cause.split(":")[0]) == ("tail", "no template")
 
 
+def test_tail_may_have_the_query_in_it() -> None:
+    """As where the document comes first: ctxl-rerank-v2."""
+
+    def document_first(rendered: RenderedList) -> RenderedList:
+        return _with_tail(rendered, [*rendered.prompts.head, *rendered.prompts.tail])
+
+    require_sane(FakeEngine(), BrokenRenderer(document_first), TOLERANCE)
+
+
 def test_truncation_that_takes_the_tail_is_refused() -> None:
     """A limit on the whole prompt takes its end, where the answer is read."""
 

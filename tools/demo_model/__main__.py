@@ -1,6 +1,6 @@
 """Build the bundled demo model, measure it, and make what is derived from it.
 
-    python -m tools.demo_model build [--check]    config.json and model.safetensors, from committed inputs, in seconds
+    python -m tools.demo_model build [--check]    weights and configuration, from committed inputs, in seconds
     python -m tools.demo_model quality [--check]  the model card's table: beside BM25, about ten minutes on one core
     python -m tools.demo_model judged             benchmarks/judged/: the held-out questions with BM25's 20 best
     python -m tools.demo_model adapter FOLDER     a LoRA adapter, a judged set for it and a configuration (adapter.py)
@@ -47,7 +47,10 @@ from tools.demo_model.scorer import Scorer
 
 CARD = checkpoint.MODEL_FOLDER / "README.md"
 JUDGED = Path(__file__).parents[2] / "benchmarks" / "judged"
-BUILT_FILES = ("config.json", "model.safetensors")
+BUILT_FILES = (
+    *("config.json", "model.safetensors", "chat_template.jinja"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_LogitScore/config.json"),
+)
 _TABLE = re.compile(r"<!-- quality ?([0-9a-f]*) -->\n.*?<!-- /quality -->", re.DOTALL)
 _MEASURED = (
     *(checkpoint.MODEL_FOLDER / "model.safetensors", checkpoint.MODEL_FOLDER / "tokenizer.json"),
@@ -69,6 +72,7 @@ def build(folder: Path, calibration: layers.Calibration) -> None:
     embedding, square = embeddings.embed(trained, weights, read_list(checkpoint.INPUTS / "synonyms.txt"))
     tensors = layers.named_tensors(embedding, layers.build_layers(square, calibration))
     checkpoint.write_config(trained, folder)
+    checkpoint.write_scoring(trained, folder)
     checkpoint.write_weights(tensors, folder / "model.safetensors")
 
 

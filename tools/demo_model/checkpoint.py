@@ -1,7 +1,7 @@
 """Where the built files live, and how they are written so that the same inputs give the same bytes everywhere."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from reranker.config import ModelConfig
+from reranker.model.families import DOCUMENT, HEAD, PREFIX, SUFFIX
 from tools.demo_model import layout
 
 MODEL_FOLDER = Path(__file__).resolve().parents[2] / "reranker" / "model" / "demo_model"
@@ -17,6 +19,9 @@ INPUTS = Path(__file__).parent
 FREQUENCIES = INPUTS / "token_frequencies.tsv"
 HELD_OUT = INPUTS / "heldout.jsonl"
 OWN_QUESTIONS = INPUTS / "own_questions.jsonl"
+
+_ROLES = ("system", "query", "document")
+_DEFAULT: str = ModelConfig.model_fields["instruction"].default
 
 Float64 = npt.NDArray[np.float64]
 
@@ -67,7 +72,30 @@ def write_config(tokenizer: Tokenizer, folder: Path) -> None:
     _write_json(folder / "config.json", config)
 
 
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
+def write_scoring(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write how the model is prompted and scored, as Qwen3-Reranker's files for Sentence Transformers say it."""
+    roles = {one: f'messages | selectattr("role", "eq", "{one}") | map(attribute="content")' for one in _ROLES}
+    instruction = f'{{{{ {roles["system"]} | first | default("{_DEFAULT}") }}}}'
+    texts = {one: f"{{{{ {roles[one]} | first }}}}" for one in ("query", "document")}
+    template = PREFIX + (HEAD + DOCUMENT).format(instruction=instruction, **texts) + SUFFIX
+    (folder / "chat_template.jinja").write_text(template + "\n", encoding="utf-8")  # Jinja leaves out one line's end
+    (folder / "1_LogitScore").mkdir(exist_ok=True)
+    ids = {f"{one}_token_id": tokenizer.token_to_id(word) for one, word in (("true", "yes"), ("false", "no"))}
+    _write_json(folder / "1_LogitScore" / "config.json", ids)
+    kinds = {"": "base.modules.transformer.Transformer", "1_LogitScore": "cross_encoder.modules.logit_score.LogitScore"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    _write_json(folder / "modules.json", modules)
+    forward = {"method": "forward", "method_output_name": "logits"}
+    modality = {"text": forward, "message": forward | {"format": "flat"}}
+    task = {"transformer_task": "text-generation", "modality_config": modality, "module_output_name": "causal_logits"}
+    _write_json(folder / "sentence_bert_config.json", task)
+    _write_json(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder", "prompts": {}})
+
+
+def _write_json(path: Path, value: Mapping[str, object] | Sequence[object]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
