@@ -17,7 +17,7 @@ from reranker.ranking.placement import Placement
 from reranker.ranking.threads import SharedCall
 from reranker.transport.address import ReplicaAddress, tls_context
 from reranker.transport.client import ReplicaConnections
-from reranker.types import ReplicaLoad
+from reranker.types import ReplicaLoad, ServedModel
 
 _MEETING_S = 2.0
 _ANSWERS_S = 10.0
@@ -30,16 +30,22 @@ class EngineReplicas:
     def __init__(self) -> None:
         self.placement = Placement()
         self.connections = ReplicaConnections(self._set_live, tls_context(os.environ, server=False))
+        self._changed = asyncio.Event()  # another one after each change
 
     def update(self, addresses: Mapping[str, ReplicaAddress], loads: Mapping[str, ReplicaLoad]) -> None:
         self.connections.update(addresses)
         for name, load in loads.items():
             self.placement.note_load(name, load)
 
-    def _set_live(self, models: Mapping[str, str]) -> None:
-        self.placement.set_live(models)
-        for name, model in models.items():
-            self.placement.note_model(name, model)
+    async def ready(self) -> None:
+        """Wait until a replica takes new lists."""
+        while not self.placement.live_replicas:
+            await self._changed.wait()
+
+    def _set_live(self, models: Mapping[str, ServedModel]) -> None:
+        self.placement.set_live(models, models)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 @functools.cache
@@ -51,11 +57,13 @@ def replicas_of(deployment: str) -> EngineReplicas:
 class RayFleet:
     """A `scatter.Fleet`. Serve lists the replicas; shards do not pass through it: docs/decisions/0007."""
 
-    def __init__(self, engine: DeploymentHandle) -> None:
+    def __init__(self, engine: DeploymentHandle, own: ServedModel) -> None:
+        """`own` is what engines of this ingress's own deployment say of themselves, without the identity."""
         self._engine = engine
         replicas = replicas_of(engine.deployment_name)
         self.placement = replicas.placement
-        self.ready, self.score = replicas.connections.ready, replicas.connections.score
+        self.placement.own = own
+        self.ready, self.score = replicas.ready, replicas.connections.score
         self._discovery = asyncio.ensure_future(self._discover())
         self._meet_until_s = time.monotonic() + _MEETING_S
         self._loads = SharedCall(self._ask_loads)

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import DeploymentStatus
+from ray.serve.schema import DeploymentStatus, ReplicaState
 
 from deployments.fleet import RayFleet, ask_all
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
@@ -42,7 +42,7 @@ from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
 from reranker.dialects.base import JSON
 from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, StartFailedError
-from reranker.model.checkpoint import find_checkpoint
+from reranker.model.checkpoint import deployed_model, find_checkpoint, name_of
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.ranker import Ranker
 from reranker.ranking.threads import FairThreads, SharedCall
@@ -50,6 +50,7 @@ from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
 
 T = TypeVar("T")
+_TURN_S = 0.2  # between two looks whether it is our turn
 _SWITCH_S = 0.001
 """The longest that Python code in a thread keeps the event loop waiting; Python's own 5 ms add up over a request."""
 
@@ -69,22 +70,22 @@ class Ingress:
         require_keys(options.host, config.access, keys)
         self._config, self._engine = config, engine
         checkpoint = self._checkpoint = find_checkpoint(config.model)
-        self.model = "simulated" if config.engine.simulated else checkpoint.served_name
+        self.model = name_of(checkpoint, config.engine)
         self.adapters = tuple(config.engine.lora_adapters)
         if self.model in self.adapters:
             raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
-        self._fleet = RayFleet(engine)
+        renderer = PromptRenderer.of(checkpoint, config.model)
+        self._fleet = RayFleet(engine, deployed_model(checkpoint, config.engine, renderer.fingerprint))
         here = serve.get_replica_context()
         # A handle's first use, or `options`, asks Ray's control plane and blocks: it may be slow later, but not now.
         self._ingresses = serve.get_deployment_handle(here.deployment, here.app_name).options()
         self.search = Search(SearchClient(search.options()), config) if search is not None else None
         self._cache = ScoreCache.of(config, os.environ)
-        self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
+        self._ranker = Ranker(config, renderer, self._fleet, self._cache)
         self.require_any_room = self._ranker.require_any_room
         self.threads = FairThreads(2)  # what holds the interpreter is no faster in more
         self.open_page = PlaygroundClient().answer
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
-        listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
         self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
@@ -98,14 +99,37 @@ class Ingress:
             count = partial(metrics.count_request, ranking_paths=frozenset((*PATHS, *SEARCH.paths)))
         observers: list[Observer] = [self._tracer, RequestLog(config.observability)]
         self._memory = BytesInHand(config.limits.max_bytes_in_hand)
-        app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
-        self._listener = Listener(app, options, listening)
+        self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
+        self._listener: Listener | None = None
         gc.freeze()  # what is here now stays: to look through all of it again and again takes a tenth of a second
 
     async def check_health(self) -> None:
-        """Called by Serve; raising makes it replace this replica."""
+        """Called by Serve; raising makes it replace this replica. The first call is the end of its start."""
+        if self._listener is None:
+            await self._wait_for_turn()
+            options = _get_global_client().http_config
+            self._listener = Listener(self._app, options, listen(options, self.service))
         if not self._listener.healthy:
             raise RuntimeError("the HTTP server has ended")
+
+    async def _wait_for_turn(self) -> None:
+        """Leave the lists to the ingresses before us until half of the engines are of our deployment, as those are.
+
+        Whoever has no engine to send to takes lists only where nobody else does.
+        """
+        while not self._fleet.placement.has_its_turn and await asyncio.to_thread(self._others_answer):
+            await asyncio.sleep(_TURN_S)
+
+    def _others_answer(self) -> bool:
+        """Whether other ingresses take lists, and there are engines, or will be. Blocks for some 15 ms."""
+        with contextlib.suppress(RayError, RayServeException, KeyError):
+            here = serve.get_replica_context()
+            deployments = serve.status().applications[here.app_name].deployments
+            return bool(
+                deployments[here.deployment].replica_states.get(ReplicaState.RUNNING)
+                and deployments[self._engine.deployment_name].replica_states
+            )
+        return False
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`: seconds of a core used."""
@@ -114,7 +138,8 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            await self._listener.drain(self._config.limits.timeout_s)
+            if self._listener is not None:
+                await self._listener.drain(self._config.limits.timeout_s)
             if self._metrics is not None:
                 self._metrics.close()
             if self._cache is not None:
@@ -124,7 +149,7 @@ class Ingress:
 
     @property
     def draining(self) -> bool:
-        return self._listener.draining
+        return self._listener is not None and self._listener.draining
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         await self._fleet.meet()

@@ -29,7 +29,7 @@ class Fleet(Protocol):
     placement: Placement  # of the live replicas
 
     async def ready(self) -> None:
-        """Wait until a replica is live."""
+        """Wait until a replica takes new lists."""
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; cancelling the call stops the work there.
@@ -48,6 +48,7 @@ class Dispatch:
     shortlist: Sequence[str] = ()  # the replicas that the list is offered. Empty: any
     request_id: str = ""
     list_id: str = ""  # see `ShardTerms`
+    model: str | None = None  # identity of the model that scores all of the list. None: any
 
 
 class Scatter:
@@ -65,6 +66,7 @@ class Scatter:
         """Have the shards of one list scored, the heaviest first. None: not in time, where a partial answer is wanted.
 
         TimeoutError: time was up. ServiceError: a shard could not be scored anywhere; the others are cancelled.
+        ModelGoneError: no replica holds the list's model any more.
         """
         gathering = _Gathering(self, shards, records, dispatch)
         self._running.add(gathering)
@@ -106,7 +108,9 @@ class _Gathering:
     ) -> None:
         used: Counter[str] = Counter()
         pairs = zip(shards, records, strict=True)
-        self.shards = [_Shard(shard, Route(used, dispatch.shortlist), record) for shard, record in pairs]
+        self.shards = [
+            _Shard(shard, Route(used, dispatch.shortlist, model=dispatch.model), record) for shard, record in pairs
+        ]
         self._scatter, self._dispatch = scatter, dispatch
         self._clock = asyncio.get_running_loop().time
         self._tasks: list[asyncio.Task[ShardScores]] = []
@@ -165,7 +169,9 @@ class _Gathering:
             terms = ShardTerms(dispatch.weight, self._left_s, placement.sender, dispatch.request_id, dispatch.list_id)
             answer = await fleet.score(replica, one.shard, terms)
         placement.note_load(replica, answer.load)
-        placement.note_model(replica, answer.model)
+        if dispatch.model not in (None, answer.model):  # it is not what it was said to be
+            placement.note_identity(replica, answer.model)
+            raise ReplicaLostError
         return answer
 
     def _receive(self, one: _Shard, task: asyncio.Task[ShardScores]) -> None:

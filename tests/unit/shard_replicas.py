@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from reranker.transport.server import ShardServer
-from reranker.types import EngineScores, Shard, ShardScores, ShardTerms
+from reranker.types import EngineScores, ServedModel, Shard, ShardScores, ShardTerms
 from tests.unit.fleets import scores
+
+MODEL = ServedModel("model", "name", "takes", "deployed")
 
 
 class Replica:
@@ -21,7 +23,7 @@ class Replica:
         self.begun: list[ShardTerms] = []
         self.dropped: list[ShardTerms] = []
         self.fails: Exception | None = None
-        self.server = ShardServer("127.0.0.1", "model", self._score)
+        self.server = ShardServer("127.0.0.1", MODEL, self._score)
         self.address = self.server.address
 
     async def _score(self, one: Shard, terms: ShardTerms) -> ShardScores:

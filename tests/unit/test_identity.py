@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def _identity(model: Path, **config: Any) -> str:
-    return model_identity(find_checkpoint(ModelConfig(name=str(model))), EngineConfig(**config), "cpu")
+    return model_identity(find_checkpoint(ModelConfig(name=str(model))), EngineConfig(**config), "cpu", "prompts")
 
 
 def test_identity_is_that_of_the_content_and_not_of_the_place(model: Path, tmp_path: Path) -> None:
@@ -55,11 +55,12 @@ def test_every_part_counts(model: Path, tmp_path: Path, monkeypatch: pytest.Monk
     checkpoint = find_checkpoint(ModelConfig(name=str(model)))
     config = EngineConfig()
     identities = {
-        model_identity(checkpoint, config, "cpu"),
-        model_identity(checkpoint, config, "cuda"),
-        model_identity(replace(checkpoint, served_name="another"), config, "cpu"),
-        model_identity(replace(checkpoint, revision="a commit"), config, "cpu"),
-        model_identity(replace(checkpoint, dtype="bfloat16"), config, "cpu"),
+        model_identity(checkpoint, config, "cpu", "prompts"),
+        model_identity(checkpoint, config, "cuda", "prompts"),
+        model_identity(checkpoint, config, "cpu", "other prompts"),
+        model_identity(replace(checkpoint, served_name="another"), config, "cpu", "prompts"),
+        model_identity(replace(checkpoint, revision="a commit"), config, "cpu", "prompts"),
+        model_identity(replace(checkpoint, dtype="bfloat16"), config, "cpu", "prompts"),
         _identity(model, quantization="fp8"),
         _identity(model, tensor_parallel_size=2),
         _identity(model, vllm_args={"enforce_eager": False}),
@@ -69,7 +70,7 @@ def test_every_part_counts(model: Path, tmp_path: Path, monkeypatch: pytest.Monk
     identities.add(_identity(model, lora_adapter=str(adapter)))
     monkeypatch.setattr(checkpoints, "version", lambda name: "another")
     identities.add(_identity(model))
-    assert len(identities) == 11
+    assert len(identities) == 12
 
 
 def test_service_without_vllm_has_an_identity_too(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,17 +199,3 @@ class AnyUse(RuleBasedStateMachine):
 
 TestAnyUse = AnyUse.TestCase
 TestAnyUse.settings = settings(max_examples=30, stateful_step_count=30)
-
-
-def test_model_is_known_once_a_replica_has_said_and_as_long_as_all_agree() -> None:
-    placement = _placement("a", "b", "c")
-    assert placement.model is None
-    placement.note_model("a", "one")
-    assert placement.model == "one"  # the others will say soon
-    placement.note_model("b", "another")
-    placement.note_model("unheard-of", "a third")
-    assert placement.model is None
-    placement.set_live(["b", "c"])
-    assert placement.model == "another"
-    placement.set_live(["d"])
-    assert placement.model is None

@@ -10,7 +10,7 @@ import pytest
 from deployments.fleet import EngineReplicas
 from reranker.errors import ReplicaLostError
 from reranker.types import ShardTerms
-from tests.unit.shard_replicas import Replica, replica, until
+from tests.unit.shard_replicas import MODEL, Replica, replica, until
 from tests.unit.steppers import shard
 
 __all__ = ["replica"]
@@ -20,7 +20,7 @@ async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() 
     replica = Replica()
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.connections.ready()
+    await replicas.ready()
     replica.gate.clear()
     waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
@@ -39,7 +39,7 @@ async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() 
 async def test_replica_that_serve_takes_out_finishes_what_it_has_and_is_left(replica: Replica) -> None:
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.connections.ready()
+    await replicas.ready()
     replica.gate.clear()
     waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
@@ -55,9 +55,9 @@ async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connect
     replica = Replica()
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.connections.ready()
+    await replicas.ready()
     assert replicas.placement.live_replicas == 1
-    assert replicas.placement.model == "model"
+    assert replicas.placement.model == MODEL
     replica.gate.clear()
     waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
@@ -81,7 +81,7 @@ async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log
     await replica.server.drain()
     replicas = EngineReplicas()
     replicas.update({"far": replica.address}, {})
-    waiting = asyncio.ensure_future(replicas.connections.ready())
+    waiting = asyncio.ensure_future(replicas.ready())
     await until(lambda: "far cannot be reached at 127.0.0.1" in caplog.text)
     assert replica.address.secret not in caplog.text
     assert not waiting.done()
@@ -92,7 +92,7 @@ async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log
 async def test_nothing_is_left_running(replica: Replica) -> None:
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.connections.ready()
+    await replicas.ready()
     await replicas.connections.score("a", shard(1, 2), ShardTerms())
     replicas.update({}, {})
     await until(lambda: not replica.server.connections)
