@@ -117,8 +117,8 @@ class Ingress:
 
         Whoever has no engine to send to takes lists only where nobody else does.
         """
-        while not self._fleet.placement.has_its_turn and await asyncio.to_thread(self._others_answer):
-            await asyncio.sleep(_TURN_S)
+        while not self._fleet.placement.has_its_turn and await asyncio.to_thread(self._others_answer):  # noqa: ASYNC110
+            await asyncio.sleep(_TURN_S)  # Serve has no event for it
 
     def _others_answer(self) -> bool:
         """Whether other ingresses take lists, and there are engines, or will be. Blocks for some 15 ms."""

@@ -1,0 +1,63 @@
+"""The model is changed under load: every answer is wholly by one model, and named after it; none is lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Cluster, configuration
+from tests.integration.traffic import QUERY, RankedList, Traffic, documents, scores_of, simulated_scores, wait_until
+
+pytestmark = pytest.mark.slow
+
+REPLICAS = 3
+NAMES = {0: "simulated", 1: "simulated-1", 2: "simulated-2"}
+
+
+@dataclass(frozen=True, slots=True)
+class ListOfAnyModel(RankedList):
+    """A list, and what its answer must be for each model that may have scored it."""
+
+    by_name: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    def problem(self, response: httpx.Response) -> str | None:
+        """What is wrong with an answer, if anything."""
+        if response.status_code != 200:
+            return f"lost: {response.status_code}"
+        answer = response.json()
+        scores = scores_of(answer)
+        if scores == self.by_name.get(answer["model"]):
+            return None
+        others = [name for name, right in self.by_name.items() if scores == right]
+        return f"misnamed: {answer['model']} by {others[0]}" if others else f"mixed: {answer['model']}"
+
+
+def _config(seed: int) -> dict[str, Any]:
+    """Model number `seed`. The last also has other prompts: they hold fewer tokens."""
+    args = {"model": {"max_pair_tokens": 4_096 if seed == 2 else 8_192}}
+    return configuration(REPLICAS, args, {"tokens_per_s": 10_000, "score_seed": seed})
+
+
+def _list(number: int) -> ListOfAnyModel:
+    query, texts = f"{QUERY} {number}", documents(150, seed=number)
+    return ListOfAnyModel(query, texts, {}, by_name={NAMES[one]: simulated_scores(query, texts, one) for one in NAMES})
+
+
+def test_deploys_that_change_the_model_mix_misname_and_lose_no_list(cluster: Cluster) -> None:
+    """First a model that takes the same token ids, which the old ingress could send to; then others, and back."""
+    lists = [_list(number) for number in range(6)]
+    service = cluster.serve("models", lambda _: _config(0))
+    with Traffic(service, lists, clients=3) as traffic:
+        for seed in (1, 2, 0):
+            traffic.wait_for(3)
+            old = service.replica_processes() | service.replica_processes("Ingress")
+            service.deploy(_config(seed))
+            wait_until(lambda old=old: not old & (service.replica_processes() | service.replica_processes("Ingress")))
+            traffic.wait_for(6)
+            assert traffic.answers[-1]["model"] == NAMES[seed], traffic.problems
+    assert traffic.problems == []
+    assert {answer["model"] for answer in traffic.answers} == set(NAMES.values())
+    service.wait_until_idle()
