@@ -27,6 +27,7 @@ from reranker.types import ReplicaLoad, ServedModel
 _KNOWN = 32  # up to so many replicas, a list is offered all of them, each with its load; more are offered in turn
 _TOO_BUSY = 2.0  # a replica with more than so many times the average load is passed by
 _UNKNOWN = ServedModel()
+_SUSPECTED_S = 10.0  # who kept a shard for far too long comes after all others for so long, or until it answers
 _SUMS_S = 0.05  # the greatest age of sums over many replicas: adding up a thousand takes a millisecond
 
 
@@ -59,6 +60,7 @@ class _Replica:
     heard_s: float = 0.0
     tokens_per_s: float | None = None
     model: ServedModel = _UNKNOWN
+    suspected_until_s: float = 0.0
 
 
 class Placement:
@@ -96,6 +98,22 @@ class Placement:
             known.others = sum(tokens for sender, tokens in load.in_hand.items() if sender != self.sender)
             known.heard_s = self._clock()
             known.tokens_per_s = load.tokens_per_s
+
+    def note_answer(self, replica: str, load: ReplicaLoad) -> None:
+        """Note that a replica has answered, and what it says of its load."""
+        self.note_load(replica, load)
+        if known := self._replicas.get(replica):
+            known.suspected_until_s = 0.0
+
+    def suspect(self, replica: str) -> None:
+        """Note that a replica does not answer in time: it may hang, while its load looks small."""
+        if known := self._replicas.get(replica):
+            known.suspected_until_s = self._clock() + _SUSPECTED_S
+
+    def expected_s(self, replica: str) -> float | None:
+        """Seconds that a replica needs for all it has to do. None: its speed is not known."""
+        speed = self._replicas[replica].tokens_per_s
+        return self._load(replica) / speed if speed else None
 
     def note_identity(self, replica: str, identity: str) -> None:
         """Note that a replica's model is of this identity, whatever it was said to be."""
@@ -144,15 +162,18 @@ class Placement:
     def send(self, route: Route, tokens: int) -> Iterator[str]:
         """Give a shard a replica, and count its work there for as long as the block lasts.
 
-        It is one that the shard's list does not use yet, the least loaded first. ModelGoneError: no replica holds the
-        list's model.
+        It is one that the shard's list does not use yet, the least loaded first; those that are suspected come last.
+        ModelGoneError: no replica holds the list's model.
         """
         ring = self._ring_of(route.model)
         offered = [name for name in route.shortlist if name not in route.tried and self._holds(name, route.model)]
-        name = min(
-            offered or ring,
-            key=lambda name: (name in route.tried, route.used[name], self._load(name), self._random.random()),
-        )
+        now_s = self._clock()
+
+        def rank(name: str) -> tuple[bool, bool, int, int, float]:
+            suspected = self._replicas[name].suspected_until_s > now_s
+            return name in route.tried, suspected, route.used[name], self._load(name), self._random.random()
+
+        name = min(offered or ring, key=rank)
         shard, replica = object(), self._replicas[name]
         self._sent[shard] = (name, tokens)
         replica.ours += tokens

@@ -21,6 +21,9 @@ from reranker.record import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores, ShardTerms
 
 _LEAST_LAG_S = 0.05  # a shard that took less is not late, however quick its siblings were: that much is noise
+_ALONE_LAG_S = 1.0  # what one without siblings to compare it with may take besides: its expected time is a guess
+_LOOK_S = 0.5  # between two looks whether a shard is late; less than `_ALONE_LAG_S`
+_ASK_AGAIN_S = 0.25  # until a hedge that the budget refused is asked for again
 
 
 class Fleet(Protocol):
@@ -97,7 +100,9 @@ class _Shard:
     sent_s: float = 0.0  # last
     answer: ShardScores | None = None
     took_s: float = 0.0
+    expected_s: float | None = None  # that its replica needs for all that it had, this shard included
     hedged: bool = False
+    hedge_from_s: float = 0.0  # no hedge before that
 
 
 class _Gathering:
@@ -125,7 +130,7 @@ class _Gathering:
             self._send(one)
         while under_way := {task: one for one in self.shards for task in one.attempts}:
             hedge_s, late = self._next_hedge()
-            left_s = min(self._dispatch.deadline_s, hedge_s) - self._clock()
+            left_s = min(self._dispatch.deadline_s - self._clock(), hedge_s - self._clock(), _LOOK_S)
             done, _ = await asyncio.wait(under_way, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 self._receive(under_way[task], task)
@@ -133,10 +138,8 @@ class _Gathering:
                 continue
             if self._clock() >= self._dispatch.deadline_s:
                 raise TimeoutError
-            if late is not None:
-                late.hedged = True  # without budget, too: it is asked once
-                if self._scatter.hedges.spend():
-                    self._send(late, hedge=True)
+            if late is not None and self._clock() >= hedge_s:
+                self._hedge(late)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -160,15 +163,26 @@ class _Gathering:
         self._tasks.append(task)
         one.attempts[task] = attempt
 
+    def _hedge(self, late: _Shard) -> None:
+        for attempt in late.attempts.values():
+            if late.expected_s is not None and self._clock() >= self._overdue_s(late, late.expected_s):
+                self._scatter.fleet.placement.suspect(attempt.replica)
+        if self._scatter.hedges.spend():
+            late.hedged = True
+            self._send(late, hedge=True)
+        else:
+            late.hedge_from_s = self._clock() + _ASK_AGAIN_S
+
     async def _attempt(self, one: _Shard, attempt: Attempt) -> ShardScores:
         fleet, dispatch = self._scatter.fleet, self._dispatch
         placement = fleet.placement
         await fleet.ready()
         with placement.send(one.route, one.shard.work_tokens) as replica:
             attempt.replica = replica
+            one.expected_s = placement.expected_s(replica)
             terms = ShardTerms(dispatch.weight, self._left_s, placement.sender, dispatch.request_id, dispatch.list_id)
             answer = await fleet.score(replica, one.shard, terms)
-        placement.note_load(replica, answer.load)
+        placement.note_answer(replica, answer.load)
         if dispatch.model not in (None, answer.model):  # it is not what it was said to be
             placement.note_identity(replica, answer.model)
             raise ReplicaLostError
@@ -202,16 +216,31 @@ class _Gathering:
         self._send(one)
 
     def _next_hedge(self) -> tuple[float, _Shard | None]:
-        """When a shard will be too far behind its siblings, and which; never before half of them are answered."""
-        factor = self._scatter.config.hedge_after
+        """When a shard will be too late, and which.
+
+        That is too far behind its siblings, once half of them are answered, or behind what was expected of its replica.
+        """
         late = [one for one in self.shards if one.attempts and not one.hedged]
+        factor = self._scatter.config.hedge_after
         if factor is None or not late or self._scatter.fleet.placement.live_replicas < 2:
             return math.inf, None
         took_s = [one.took_s for one in self.shards if one.answer is not None]
-        if len(took_s) < len(self.shards) / 2:
-            return math.inf, None
-        first = min(late, key=lambda one: one.sent_s)
-        return first.sent_s + max(_LEAST_LAG_S, factor * statistics.median(took_s)), first
+        lag_s = math.inf
+        if 2 * len(took_s) >= len(self.shards):
+            lag_s = max(_LEAST_LAG_S, factor * statistics.median(took_s))
+
+        def late_s(one: _Shard) -> float:
+            behind_s = one.sent_s + lag_s
+            if one.expected_s is not None:
+                behind_s = min(behind_s, self._overdue_s(one, one.expected_s))
+            return max(behind_s, one.hedge_from_s)
+
+        first = min(late, key=late_s)
+        return late_s(first), first
+
+    def _overdue_s(self, one: _Shard, expected_s: float) -> float:
+        """When a shard is late by its replica's own measure: a second replica then has the rest of `hedge_after`."""
+        return one.sent_s + _ALONE_LAG_S + ((self._scatter.config.hedge_after or math.inf) - 1) * expected_s
 
 
 class Budget:

@@ -76,6 +76,29 @@ def test_replica_that_the_shard_was_sent_to_is_taken_again_only_if_there_is_no_o
         assert name == "b"
 
 
+def test_replica_that_keeps_silent_is_taken_last_for_a_while_or_until_it_answers() -> None:
+    clock = Clock()
+    placement = _placement("a", "b", clock=clock)
+    placement.note_load("b", ReplicaLoad(500, 1_000.0, {"another": 500}))
+    assert (placement.expected_s("a"), placement.expected_s("b")) == (None, 0.5)
+
+    def taken() -> str:
+        with placement.send(_route(), 10) as name:
+            return name
+
+    assert taken() == "a"
+    placement.suspect("a")
+    assert taken() == "b"
+    placement.note_load("a", ReplicaLoad())  # Serve's controller may repeat what it said before
+    assert taken() == "b"
+    placement.note_answer("a", ReplicaLoad())
+    assert taken() == "a"
+    placement.suspect("a")
+    clock.now_s += 60
+    placement.note_load("b", ReplicaLoad(500, 1_000.0, {"another": 500}))
+    assert taken() == "a"
+
+
 def test_our_own_shards_are_counted_until_they_are_answered() -> None:
     placement = _placement("a", "b")
     with placement.send(_route(), 100) as taken:
