@@ -69,7 +69,8 @@ class BytesInHand:
                 del self._of_caller[caller]
 
     def change(self, hold: Hold, size: int) -> None:
-        """See `Hold.resize`."""
+        """See `Hold.resize`. One alone counts with no more than large ones may have: the rest is for small ones."""
+        size = min(size, int(self._limit * _LARGE_SHARE))
         more = size - hold.size
         if more > 0 and size > _SMALL_BYTES:
             wait_s = max(1, math.ceil(self._large_s))
