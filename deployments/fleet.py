@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from reranker.transport.address import ReplicaAddress, tls_context
 from reranker.transport.client import ReplicaConnections
 from reranker.types import ReplicaLoad, ServedModel
 
+logger = logging.getLogger(__name__)
+
 _MEETING_S = 2.0
 _ANSWERS_S = 10.0
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels its calls
@@ -31,6 +34,7 @@ class EngineReplicas:
         self.placement = Placement()
         self.connections = ReplicaConnections(self._set_live, tls_context(os.environ, server=False))
         self._changed = asyncio.Event()  # another one after each change
+        self._apart = False  # whether some hold what our lists are not scored with
 
     def update(self, addresses: Mapping[str, ReplicaAddress], loads: Mapping[str, ReplicaLoad]) -> None:
         self.connections.update(addresses)
@@ -44,6 +48,11 @@ class EngineReplicas:
 
     def _set_live(self, models: Mapping[str, ServedModel]) -> None:
         self.placement.set_live(models, models)
+        left_out = len(models) - self.placement.live_replicas
+        if bool(left_out) != self._apart:
+            self._apart = bool(left_out)
+            said = "%d of %d engine replicas hold another model than the one that scores our lists, and get none"
+            logger.warning(said, left_out, len(models))
         self._changed.set()
         self._changed = asyncio.Event()
 

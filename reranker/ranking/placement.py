@@ -60,6 +60,7 @@ class _Replica:
     heard_s: float = 0.0
     tokens_per_s: float | None = None
     model: ServedModel = _UNKNOWN
+    answered_s: float = 0.0  # last
     suspected_until_s: float = 0.0
 
 
@@ -103,12 +104,17 @@ class Placement:
         """Note that a replica has answered, and what it says of its load."""
         self.note_load(replica, load)
         if known := self._replicas.get(replica):
-            known.suspected_until_s = 0.0
+            known.answered_s, known.suspected_until_s = self._clock(), 0.0
 
     def suspect(self, replica: str) -> None:
         """Note that a replica does not answer in time: it may hang, while its load looks small."""
         if known := self._replicas.get(replica):
             known.suspected_until_s = self._clock() + _SUSPECTED_S
+
+    def answered_s(self, replica: str) -> float:
+        """When a replica last answered, on the monotonic clock. 0: never."""
+        known = self._replicas.get(replica)
+        return known.answered_s if known else 0.0
 
     def expected_s(self, replica: str) -> float | None:
         """Seconds that a replica needs for all it has to do. None: its speed is not known."""

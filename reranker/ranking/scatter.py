@@ -129,7 +129,7 @@ class _Gathering:
             self._scatter.hedges.earn()
             self._send(one)
         while under_way := {task: one for one in self.shards for task in one.attempts}:
-            hedge_s, late = self._next_hedge()
+            hedge_s, _ = self._next_hedge()
             left_s = min(self._dispatch.deadline_s - self._clock(), hedge_s - self._clock(), _LOOK_S)
             done, _ = await asyncio.wait(under_way, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -138,6 +138,7 @@ class _Gathering:
                 continue
             if self._clock() >= self._dispatch.deadline_s:
                 raise TimeoutError
+            hedge_s, late = self._next_hedge()  # anew: its replica may have answered others meanwhile
             if late is not None and self._clock() >= hedge_s:
                 self._hedge(late)
 
@@ -239,8 +240,13 @@ class _Gathering:
         return late_s(first), first
 
     def _overdue_s(self, one: _Shard, expected_s: float) -> float:
-        """When a shard is late by its replica's own measure: a second replica then has the rest of `hedge_after`."""
-        return one.sent_s + _ALONE_LAG_S + ((self._scatter.config.hedge_after or math.inf) - 1) * expected_s
+        """When a shard is late by its replica's own measure: a second replica then has the rest of `hedge_after`.
+
+        Whoever answers others meanwhile only has much to do.
+        """
+        placement = self._scatter.fleet.placement
+        silent_since_s = max(one.sent_s, *(placement.answered_s(attempt.replica) for attempt in one.attempts.values()))
+        return silent_since_s + _ALONE_LAG_S + ((self._scatter.config.hedge_after or math.inf) - 1) * expected_s
 
 
 class Budget:

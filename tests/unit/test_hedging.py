@@ -153,6 +153,16 @@ async def test_whole_list_in_one_shard_is_sent_to_another_replica_when_its_own_t
     assert fleet.replicas_used.count(fleet.replicas_used[0]) == 1
 
 
+async def test_replica_that_answers_others_meanwhile_is_busy_and_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = FakeFleet(2, never)
+    for name in fleet.names:
+        fleet.placement.note_load(name, ReplicaLoad(0, 1e6))
+    monkeypatch.setattr(fleet.placement, "answered_s", lambda replica: asyncio.get_running_loop().time())
+    with pytest.raises(TimeoutError):
+        await gather(Scatter(fleet, AT_ONCE), 1, 0.03)
+    assert len(fleet.calls) == 1
+
+
 async def test_hedge_that_the_budget_refuses_is_asked_for_again() -> None:
     fleet, scatter = FakeFleet(4, _hanging(1)), Scatter(FakeFleet(), AT_ONCE)
     scatter.fleet = fleet

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from reranker.config import EngineConfig, ModelConfig
+from reranker.config import EngineConfig, ModelConfig, SimulatedConfig
 from reranker.model import checkpoint as checkpoints
-from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint, model_identity
+from reranker.model.checkpoint import DEMO_MODEL, deployed_model, find_checkpoint, model_identity
 
 
 @pytest.fixture
@@ -79,6 +79,40 @@ def test_service_without_vllm_has_an_identity_too(model: Path, monkeypatch: pyte
 
     monkeypatch.setattr(checkpoints, "version", missing)
     assert _identity(model)
+
+
+def test_ingress_knows_its_own_engines_without_their_weights(model: Path, tmp_path: Path) -> None:
+    """By what they were deployed with: every such setting counts, and nothing that changes no score."""
+    checkpoint = find_checkpoint(ModelConfig(name=str(model)))
+    own = deployed_model(checkpoint, EngineConfig(), "prompts")
+    assert deployed_model(checkpoint, EngineConfig(max_batch_tokens=64, cpus=2), "prompts") == own
+    others = [
+        deployed_model(replace(checkpoint, name="another"), EngineConfig(), "prompts"),
+        deployed_model(replace(checkpoint, revision="a commit"), EngineConfig(), "prompts"),
+        deployed_model(replace(checkpoint, dtype="bfloat16"), EngineConfig(), "prompts"),
+        deployed_model(checkpoint, EngineConfig(), "other prompts"),
+        deployed_model(checkpoint, EngineConfig(quantization="fp8"), "prompts"),
+        deployed_model(checkpoint, EngineConfig(tensor_parallel_size=2), "prompts"),
+        deployed_model(checkpoint, EngineConfig(vllm_args={"enforce_eager": False}), "prompts"),
+        deployed_model(checkpoint, EngineConfig(lora_adapter=str(tmp_path)), "prompts"),
+        deployed_model(checkpoint, EngineConfig(lora_adapters={"medical": str(tmp_path)}), "prompts"),
+        deployed_model(checkpoint, EngineConfig(simulated=SimulatedConfig()), "prompts"),
+        deployed_model(checkpoint, EngineConfig(simulated=SimulatedConfig(score_seed=1)), "prompts"),
+    ]
+    assert len({one.deployed for one in [own, *others]}) == len(others) + 1
+    assert [one.takes != own.takes for one in others].count(True) == 2  # other prompts, or more adapters
+    assert [one.name for one in others[-2:]] == ["simulated", "simulated-1"]
+
+
+def test_simulated_engines_differ_by_seed_and_prompts_only(model: Path) -> None:
+    checkpoint = find_checkpoint(ModelConfig(name=str(model)))
+    fast, slow, other = (
+        EngineConfig(simulated=SimulatedConfig(tokens_per_s=speed, score_seed=seed))
+        for speed, seed in ((2, 0), (1, 0), (1, 1))
+    )
+    assert model_identity(checkpoint, fast, "cpu", "prompts") == model_identity(checkpoint, slow, "cpu", "prompts")
+    of_both = {model_identity(checkpoint, one, "cpu", prompts) for one in (slow, other) for prompts in ("one", "two")}
+    assert len(of_both) == 4
 
 
 def test_settings_that_change_no_score_do_not_count(model: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from deployments.fleet import EngineReplicas
 from reranker.errors import ReplicaLostError
-from reranker.types import ShardTerms
+from reranker.types import ServedModel, ShardTerms
 from tests.unit.shard_replicas import MODEL, Replica, replica, until
 from tests.unit.steppers import shard
 
@@ -87,6 +87,23 @@ async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log
     assert not waiting.done()
     waiting.cancel()
     replicas.update({}, {})
+
+
+async def test_replica_of_another_model_is_waited_past_and_the_log_says_so(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    replicas = EngineReplicas()
+    replicas.placement.own = ServedModel("", "our name", "our lists", "our settings")
+    replicas.update({"a": replica.address}, {})
+    waiting = asyncio.ensure_future(replicas.ready())
+    await until(lambda: "1 of 1 engine replicas hold another model" in caplog.text)
+    assert not waiting.done()
+    own = Replica(ServedModel("weights", "our name", "our lists", "our settings"))
+    replicas.update({"a": replica.address, "b": own.address}, {})
+    await waiting
+    assert (replicas.placement.live_replicas, replicas.placement.model) == (1, own.address.model)
+    replicas.update({}, {})
+    await own.server.drain()
 
 
 async def test_nothing_is_left_running(replica: Replica) -> None:
