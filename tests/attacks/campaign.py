@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.attacks import connections, door, grammar, readers, with_key, without_key
-from tests.attacks.attack import Attack, Outcome, Target
+from tests.attacks.attack import Attack, Outcome, Target, post
+from tests.attacks.bodies import MIB, documents, score_pairs
 from tests.attacks.measure import Cost, Watch
 from tests.attacks.verdict import Bounds, Quiet, faults
 from tests.attacks.wire import exchange, head
@@ -68,8 +69,15 @@ class Campaign:
         self._first_mib: dict[str, float] = {}
 
     def prepare(self) -> Cost:
-        """Warm everything up, and see what the service and its other clients need without attack."""
+        """Warm everything up, and see what the service and its other clients need without attack.
+
+        Memory before is that of a service which has worked: what its first large lists leave in Python's pools of small
+        objects stays.
+        """
         self._target.places = places(self._target)
+        if self._target.key:
+            for path, body in (("/score", score_pairs(5_000)), ("/v1/rerank", documents("words", 8 * MIB, 2_000))):
+                post(self._target, path, body)
         self._watch.rest(2.0)
         self._watch.quiet_health_s.clear()
         self._watch.quiet_lists_s.clear()
