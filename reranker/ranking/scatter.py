@@ -166,7 +166,7 @@ class _Gathering:
 
     def _hedge(self, late: _Shard) -> None:
         for attempt in late.attempts.values():
-            if late.expected_s is not None and self._clock() >= self._overdue_s(late, late.expected_s):
+            if self._clock() >= self._overdue_s(late):
                 self._scatter.fleet.placement.suspect(attempt.replica)
         if self._scatter.hedges.spend():
             late.hedged = True
@@ -219,34 +219,33 @@ class _Gathering:
     def _next_hedge(self) -> tuple[float, _Shard | None]:
         """When a shard will be too late, and which.
 
-        That is too far behind its siblings, once half of them are answered, or behind what was expected of its replica.
+        That is too far behind its siblings, once half of them are answered; before the first answer, too far behind
+        what was expected of its replica.
         """
         late = [one for one in self.shards if one.attempts and not one.hedged]
         factor = self._scatter.config.hedge_after
         if factor is None or not late or self._scatter.fleet.placement.live_replicas < 2:
             return math.inf, None
         took_s = [one.took_s for one in self.shards if one.answer is not None]
-        lag_s = math.inf
-        if 2 * len(took_s) >= len(self.shards):
-            lag_s = max(_LEAST_LAG_S, factor * statistics.median(took_s))
+        if not took_s:
+            first = min(late, key=self._overdue_s)
+            return max(self._overdue_s(first), first.hedge_from_s), first
+        if len(took_s) < len(self.shards) / 2:
+            return math.inf, None
+        lag_s = max(_LEAST_LAG_S, factor * statistics.median(took_s))
+        first = min(late, key=lambda one: max(one.sent_s + lag_s, one.hedge_from_s))
+        return max(first.sent_s + lag_s, first.hedge_from_s), first
 
-        def late_s(one: _Shard) -> float:
-            behind_s = one.sent_s + lag_s
-            if one.expected_s is not None:
-                behind_s = min(behind_s, self._overdue_s(one, one.expected_s))
-            return max(behind_s, one.hedge_from_s)
-
-        first = min(late, key=late_s)
-        return late_s(first), first
-
-    def _overdue_s(self, one: _Shard, expected_s: float) -> float:
+    def _overdue_s(self, one: _Shard) -> float:
         """When a shard is late by its replica's own measure: a second replica then has the rest of `hedge_after`.
 
         Whoever answers others meanwhile only has much to do.
         """
+        if one.expected_s is None:
+            return math.inf
         placement = self._scatter.fleet.placement
         silent_since_s = max(one.sent_s, *(placement.answered_s(attempt.replica) for attempt in one.attempts.values()))
-        return silent_since_s + _ALONE_LAG_S + ((self._scatter.config.hedge_after or math.inf) - 1) * expected_s
+        return silent_since_s + _ALONE_LAG_S + ((self._scatter.config.hedge_after or math.inf) - 1) * one.expected_s
 
 
 class Budget:
