@@ -122,14 +122,15 @@ class Ingress:
 
     def _others_answer(self) -> bool:
         """Whether other ingresses take lists, and there are engines, or will be. Blocks for some 15 ms."""
-        with contextlib.suppress(RayError, RayServeException, KeyError):
-            here = serve.get_replica_context()
+        here = serve.get_replica_context()
+        try:
             deployments = serve.status().applications[here.app_name].deployments
-            return bool(
-                deployments[here.deployment].replica_states.get(ReplicaState.RUNNING)
-                and deployments[self._engine.deployment_name].replica_states
-            )
-        return False
+            engines = deployments[self._engine.deployment_name].replica_states
+            return bool(engines and deployments[here.deployment].replica_states.get(ReplicaState.RUNNING))
+        except (RayError, RayServeException):  # nobody knows now; asked again
+            return True
+        except KeyError:  # the application is being taken away
+            return False
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`: seconds of a core used."""
