@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus, ReplicaState
 
-from deployments.fleet import RayFleet, ask_all
+from deployments.fleet import RayFleet, ask_all, ask_another
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.guard import BytesInHand, limit_log
 from deployments.http.middleware import Observer
@@ -41,10 +41,11 @@ from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
 from reranker.dialects.base import JSON
-from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, StartFailedError
+from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, RerankerError, StartFailedError
 from reranker.model.checkpoint import deployed_model, find_checkpoint, name_of
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking.ranker import Ranker
+from reranker.ranking.scatter import HandOverError
 from reranker.ranking.threads import FairThreads, SharedCall
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
@@ -139,6 +140,7 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
+            self._fleet.leave()
             if self._listener is not None:
                 await self._listener.drain(self._config.limits.timeout_s)
             if self._metrics is not None:
@@ -154,7 +156,39 @@ class Ingress:
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         await self._fleet.meet()
-        return await self._ranker.rank(lists, caller, record)
+        try:
+            return await self._ranker.rank(lists, caller, record)
+        except HandOverError:
+            record.shards.clear()  # the answer has nothing of them
+            return await self._hand_over(lists, caller, record)
+
+    async def _hand_over(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> list[Ranking]:
+        """Have lists ranked by an ingress that stays: an update has left us no engine before they were scored."""
+        ends_s = record.began_s + self._config.limits.bounded_s(lists[0].timeout_s)
+        while (left_s := ends_s - time.monotonic()) > 0:
+            asked = [replace(one, timeout_s=left_s) for one in lists]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    arguments = (asked, caller, record.request_id, record.size_bytes)
+                    answer = await ask_another(self._ingresses, "rank_for_another", *arguments)
+                    if isinstance(answer, RerankerError):
+                        raise answer
+                    if answer is not None:
+                        return list(answer)
+                    await asyncio.sleep(_TURN_S)
+        raise NotReadyError
+
+    async def rank_for_another(
+        self, lists: Sequence[RankRequest], caller: Caller, request_id: str, size_bytes: int
+    ) -> Sequence[Ranking] | RerankerError | None:
+        """Rank the lists that an ingress hands over. An error is an answer. None: we are leaving ourselves."""
+        if self.draining:
+            return None
+        record = RequestRecord(request_id, body_bytes=size_bytes)
+        try:
+            return await self.rank(lists, caller, record)
+        except RerankerError as error:
+            return error
 
     def _set_gauges(self) -> None:
         for gauge, value in (

@@ -202,7 +202,7 @@ class Ranking:
     windowed_documents: int = 0  # documents of more than one prompt
     unscored: tuple[int, ...] = ()  # indices of documents that time was too short for; only with `allow_partial`
     deduplicated_pairs: int = 0  # prompts not scored because the list repeats their documents
-    model: str = ""  # name of what scored all of them. Empty: it did not say
+    model: str = ""  # name of the model or adapter that scored all of them. Empty: it did not say
     cached_documents: int = 0  # distinct documents whose score was known
     missed_documents: int = 0  # distinct documents whose score was looked for and not known
     coalesced_documents: int = 0  # distinct documents that another list was having scored

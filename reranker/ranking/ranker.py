@@ -215,7 +215,9 @@ class Ranker:
             raise failures.exceptions[0] from None
         with one.record.stage("merge"):
             characters = sum(map(len, one.request.documents)) // 50 if self.config.rules.exclude else 0
-            return await self.run(one, characters + len(one.documents), self._merge, one, lookup, model.name)
+            return await self.run(
+                one, characters + len(one.documents), self._merge, one, lookup, one.adapter or model.name
+            )
 
     def _merge(self, one: _List, lookup: Lookup, model: str) -> Ranking:
         request, known = one.request, unpack([lookup.entries[place] for place in lookup.places])

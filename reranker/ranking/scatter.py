@@ -26,13 +26,17 @@ _LOOK_S = 0.5  # between two looks whether a shard is late; less than `_ALONE_LA
 _ASK_AGAIN_S = 0.25  # until a hedge that the budget refused is asked for again
 
 
+class HandOverError(Exception):
+    """No replica takes the lists of this ingress any more, and it is leaving: another one can have them ranked."""
+
+
 class Fleet(Protocol):
     """The replicas, and how to reach them."""
 
     placement: Placement  # of the live replicas
 
     async def ready(self) -> None:
-        """Wait until a replica takes new lists."""
+        """Wait until a replica takes new lists; HandOverError if none will."""
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; cancelling the call stops the work there.

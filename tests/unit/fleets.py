@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from reranker.ranking.placement import Placement
-from reranker.ranking.scatter import Dispatch, Scatter
+from reranker.ranking.scatter import Dispatch, HandOverError, Scatter
 from reranker.record import RequestRecord, ShardRecord
 from reranker.types import EngineScores, ReplicaLoad, ServedModel, Shard, ShardScores, ShardTerms
 
@@ -76,6 +76,7 @@ class FakeFleet:
         self.placement = Placement(clock=lambda: 0.0, seed=0)
         self.names = [f"replica-{number}" for number in range(replicas)]
         self.models: dict[str, ServedModel] = {}
+        self.leaving = False
         self.hold("model")
 
     def hold(self, model: str, *replicas: str, known: bool = True) -> None:
@@ -93,6 +94,8 @@ class FakeFleet:
         return [call.replica for call in self.calls]
 
     async def ready(self) -> None:
+        if self.leaving and not self.placement.live_replicas:
+            raise HandOverError
         while not self.placement.live_replicas:  # noqa: ASYNC110 - a double; a few turns of the loop
             await asyncio.sleep(0.001)
 

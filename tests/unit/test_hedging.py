@@ -9,7 +9,7 @@ import pytest
 from reranker.config import ScatterConfig
 from reranker.errors import ReplicaLostError
 from reranker.ranking import scatter as scattering
-from reranker.ranking.scatter import Scatter
+from reranker.ranking.scatter import Budget, Scatter
 from reranker.record import ShardRecord
 from reranker.types import EngineScores, ReplicaLoad
 from tests.unit.fleets import (
@@ -168,7 +168,7 @@ async def test_hedge_that_the_budget_refuses_is_asked_for_again() -> None:
     scatter.fleet = fleet
     while scatter.hedges.spend():
         pass
-    asyncio.get_running_loop().call_later(0.02, lambda: [scatter.hedges.earn() for _ in range(20)])
+    asyncio.get_running_loop().call_later(0.02, lambda: setattr(scatter, "hedges", Budget(0.05, 5)))
     gathered = await gather(scatter, 2)
     assert all(gathered.answers)
     assert gathered.hedges == 1

@@ -12,7 +12,7 @@ from reranker.config import ScatterConfig
 from reranker.errors import NotReadyError, ReplicaLostError
 from reranker.ranking.placement import ModelGoneError, Placement, Route
 from reranker.ranking.ranker import Ranker
-from reranker.ranking.scatter import Dispatch, Scatter
+from reranker.ranking.scatter import Dispatch, HandOverError, Scatter
 from reranker.record import RequestRecord, ShardRecord
 from reranker.types import ANONYMOUS, EngineScores, RankRequest, ServedModel
 from tests.unit.fleets import Call, FakeFleet, by_length, one_pair_shards, scores
@@ -137,6 +137,20 @@ async def test_list_whose_model_stays_somewhere_is_finished_with_it() -> None:
     assert -3.0 not in {one.log_odds for one in ranking.results}
     assert ranking.ranking.model == "model's name"
     require_idle(ranker, update.fleet)
+
+
+@pytest.mark.parametrize("lists", [1, 30])
+async def test_lists_that_no_engine_takes_any_more_are_handed_over(lists: int) -> None:
+    """Whether they were begun or not: the ingress hears of it, whatever waits for an engine then."""
+    update = Update(shards=1)
+    fleet, ranker = update.fleet, Ranker(CONFIG, RENDERER, update.fleet)
+    fleet.placement.own = ServedModel("", "old", "only the old takes these", "model")
+    fleet.leaving = True
+    requests = [RankRequest(f"which is longest {number}", TEXTS[: 200 // lists]) for number in range(lists)]
+    for _ in range(2):
+        with pytest.raises(HandOverError):
+            await ranker.rank(requests, ANONYMOUS, RequestRecord())
+    require_idle(ranker, fleet)
 
 
 async def test_lists_of_one_request_are_all_scored_with_one_model() -> None:

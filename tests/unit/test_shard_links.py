@@ -9,6 +9,7 @@ import pytest
 
 from deployments.fleet import EngineReplicas
 from reranker.errors import ReplicaLostError
+from reranker.ranking.scatter import HandOverError
 from reranker.types import ServedModel, ShardTerms
 from tests.unit.shard_replicas import MODEL, Replica, replica, until
 from tests.unit.steppers import shard
@@ -104,6 +105,21 @@ async def test_replica_of_another_model_is_waited_past_and_the_log_says_so(
     assert (replicas.placement.live_replicas, replicas.placement.model) == (1, own.address.model)
     replicas.update({}, {})
     await own.server.drain()
+
+
+async def test_who_leaves_waits_for_no_replica_any_more(replica: Replica) -> None:
+    """Those that start now hold what our successors' lists are scored with; ours are handed over to these."""
+    replicas = EngineReplicas()
+    waiting = asyncio.ensure_future(replicas.ready())
+    await asyncio.sleep(0)
+    replicas.leave()
+    for wait in (waiting, replicas.ready()):
+        with pytest.raises(HandOverError):
+            await wait
+    replicas.update({"a": replica.address}, {})
+    await until(lambda: replicas.placement.live_replicas)
+    await replicas.ready()
+    replicas.update({}, {})
 
 
 async def test_nothing_is_left_running(replica: Replica) -> None:
