@@ -66,6 +66,7 @@ def test_deploys_that_change_the_model_mix_misname_and_lose_no_list(cluster: Clu
             assert traffic.answers[-1]["model"] == NAMES[seed], traffic.problems
     assert traffic.problems == []
     assert {answer["model"] for answer in traffic.answers} == set(NAMES.values())
+    assert any(answer["meta"]["shards"] == 0 for answer in traffic.answers)  # handed over
     service.wait_until_idle()
 
 
