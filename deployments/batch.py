@@ -27,7 +27,7 @@ import ray.data
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from deployments.engine_replica import choose_device, identity, open_engine, resources
+from deployments.engine_replica import choose_device, open_engine, resources, served_model
 from reranker.config import RerankerConfig
 from reranker.engine.device import device_for
 from reranker.engine.vllm import environment
@@ -84,7 +84,7 @@ def run(job: Job, address: str | None, engines: int | None, *, restart: bool) ->
         model = config.model.model_copy(update={"revision": checkpoint.revision})
         config = config.model_copy(update={"model": model})
         device = choose_device(config, checkpoint)
-        digest = identity(config, device)
+        digest = served_model(config, device).identity
         settings = {
             "model": digest,
             "prompts": PromptRenderer.of(checkpoint, model, few=True).fingerprint,
@@ -182,9 +182,9 @@ class PartitionActor:
         Raises BatchError if this machine has another model under the same name, and StartupCheckError.
         """
         with ThreadPoolExecutor(1) as beside:  # reads the files that the engine loads
-            here = beside.submit(identity, job.config, device)
+            here = beside.submit(served_model, job.config, device)
             engine = open_engine(job.config, device)
-        if here.result() != digest:
+        if here.result().identity != digest:
             raise BatchError(f"a node has other files under {job.config.model.name!r} than the one that began this")
         renderer = PromptRenderer.of(find_checkpoint(job.config.model), job.config.model)
         self._scorer = PartitionScorer(engine, renderer, job.config, job.instruction, job.adapter)

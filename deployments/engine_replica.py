@@ -22,12 +22,12 @@ from reranker.engine.simulated import simulated_engine
 from reranker.engine.startup_check import require_sane, tolerance_for
 from reranker.engine.vllm import VllmEngine, prepare_interpreter
 from reranker.errors import EngineFailedError, StartupCheckError
-from reranker.model.checkpoint import SIMULATED, Checkpoint, find_checkpoint, model_identity
+from reranker.model.checkpoint import Checkpoint, deployed_model, find_checkpoint, model_identity
 from reranker.model.prompt import PromptRenderer
 from reranker.record import request_id
 from reranker.transport.address import tls_context
 from reranker.transport.server import ShardServer
-from reranker.types import ReplicaLoad, Shard, ShardScores, ShardTerms
+from reranker.types import ReplicaLoad, ServedModel, Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class EngineReplica:
         self._name: str = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(seen, engine_metrics, self._update_metrics) if seen.metrics else None
         with loading(self._name) as stage, ThreadPoolExecutor(1) as beside:
-            model = beside.submit(identity, config, device)  # reads the files that the engine loads
+            model = beside.submit(served_model, config, device)  # reads the files that the engine loads
             try:
                 self._engine = open_engine(config, device, stage)
             except StartupCheckError as error:
@@ -72,7 +72,7 @@ class EngineReplica:
             log_shard(shard, terms, scores, self._slow_s)
         finally:
             self._in_hand[terms.sender] -= shard.work_tokens
-        return ShardScores(scores, self._name, self._load(), self._model)
+        return ShardScores(scores, self._name, self._load(), self._model.identity)
 
     def record_replica_metadata(self) -> dict[str, object]:
         """Called once by Serve, which sends it to every router."""
@@ -147,10 +147,12 @@ def resources(config: RerankerConfig, device: str) -> dict[str, float]:
     }
 
 
-def identity(config: RerankerConfig, device: str) -> str:
-    if config.engine.simulated is not None:
-        return SIMULATED
-    return model_identity(find_checkpoint(config.model), config.engine, device)
+def served_model(config: RerankerConfig, device: str) -> ServedModel:
+    """What an engine of this configuration scores with. It reads the weights."""
+    checkpoint = find_checkpoint(config.model)
+    prompts = PromptRenderer.of(checkpoint, config.model, few=True).fingerprint
+    identity = model_identity(checkpoint, config.engine, device, prompts)
+    return dataclasses.replace(deployed_model(checkpoint, config.engine, prompts), identity=identity)
 
 
 def open_engine(config: RerankerConfig, device: str, stage: Callable[[str], object] = str) -> Engine:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -14,10 +15,13 @@ from ray.serve.handle import DeploymentHandle
 
 from reranker.errors import NoAnswerError
 from reranker.ranking.placement import Placement
+from reranker.ranking.scatter import HandOverError
 from reranker.ranking.threads import SharedCall
 from reranker.transport.address import ReplicaAddress, tls_context
 from reranker.transport.client import ReplicaConnections
-from reranker.types import ReplicaLoad
+from reranker.types import ReplicaLoad, ServedModel
+
+logger = logging.getLogger(__name__)
 
 _MEETING_S = 2.0
 _ANSWERS_S = 10.0
@@ -30,16 +34,39 @@ class EngineReplicas:
     def __init__(self) -> None:
         self.placement = Placement()
         self.connections = ReplicaConnections(self._set_live, tls_context(os.environ, server=False))
+        self._changed = asyncio.Event()  # another one after each change
+        self._leaving = False
+        self._apart = False  # whether some hold what our lists are not scored with
 
     def update(self, addresses: Mapping[str, ReplicaAddress], loads: Mapping[str, ReplicaLoad]) -> None:
         self.connections.update(addresses)
         for name, load in loads.items():
             self.placement.note_load(name, load)
 
-    def _set_live(self, models: Mapping[str, str]) -> None:
-        self.placement.set_live(models)
-        for name, model in models.items():
-            self.placement.note_model(name, model)
+    async def ready(self) -> None:
+        """Wait until a replica takes new lists; HandOverError if none does and we are leaving."""
+        while not self.placement.live_replicas:
+            if self._leaving:
+                raise HandOverError
+            await self._changed.wait()
+
+    def leave(self) -> None:
+        """Wait for no replicas any more: those that start now are for our successors."""
+        self._leaving = True
+        self._notify()
+
+    def _set_live(self, models: Mapping[str, ServedModel]) -> None:
+        self.placement.set_live(models, models)
+        self._notify()
+        left_out = len(models) - self.placement.live_replicas
+        if bool(left_out) != self._apart:
+            self._apart = bool(left_out)
+            said = "%d of %d engine replicas hold another model than the one that scores our lists, and get none"
+            logger.warning(said, left_out, len(models))
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 @functools.cache
@@ -51,11 +78,13 @@ def replicas_of(deployment: str) -> EngineReplicas:
 class RayFleet:
     """A `scatter.Fleet`. Serve lists the replicas; shards do not pass through it: docs/decisions/0007."""
 
-    def __init__(self, engine: DeploymentHandle) -> None:
+    def __init__(self, engine: DeploymentHandle, own: ServedModel) -> None:
+        """`own` is what engines of this ingress's own deployment say of themselves, without the identity."""
         self._engine = engine
         replicas = replicas_of(engine.deployment_name)
         self.placement = replicas.placement
-        self.ready, self.score = replicas.connections.ready, replicas.connections.score
+        self.placement.own = own
+        self.ready, self.leave, self.score = replicas.ready, replicas.leave, replicas.connections.score
         self._discovery = asyncio.ensure_future(self._discover())
         self._meet_until_s = time.monotonic() + _MEETING_S
         self._loads = SharedCall(self._ask_loads)
@@ -106,3 +135,13 @@ async def ask_all(
     except (TimeoutError, RayError, RayServeException):
         raise NoAnswerError from None
     return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
+async def ask_another(replicas: DeploymentHandle, method: str, *arguments: object) -> Any:  # Any: what the method gives
+    """Call a method of some replica of a deployment. None: it was lost, or there is none. What it raises is raised."""
+    try:
+        return await getattr(replicas, method).remote(*arguments)
+    except RayTaskError:
+        raise
+    except (RayError, RayServeException):
+        return None

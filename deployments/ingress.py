@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,9 +21,9 @@ from ray.exceptions import RayError
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import DeploymentStatus
+from ray.serve.schema import DeploymentStatus, ReplicaState
 
-from deployments.fleet import RayFleet, ask_all
+from deployments.fleet import RayFleet, ask_all, ask_another
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.guard import BytesInHand, limit_log
 from deployments.http.middleware import Observer
@@ -41,16 +41,18 @@ from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
 from reranker.dialects.base import JSON
-from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, StartFailedError
-from reranker.model.checkpoint import find_checkpoint
+from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, RerankerError, StartFailedError
+from reranker.model.checkpoint import deployed_model, find_checkpoint, name_of
 from reranker.model.prompt import PromptRenderer
 from reranker.model.tokenizer import IN_THE_CALLERS_THREAD
 from reranker.ranking.ranker import Ranker
+from reranker.ranking.scatter import HandOverError
 from reranker.ranking.threads import FairThreads, SharedCall
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
 
 T = TypeVar("T")
+_TURN_S = 0.2  # between two looks whether it is our turn
 _SWITCH_S = 0.001
 """The longest that Python code in a thread keeps the event loop waiting; Python's own 5 ms add up over a request."""
 
@@ -71,22 +73,22 @@ class Ingress:
         require_keys(options.host, config.access, keys)
         self._config, self._engine = config, engine
         checkpoint = self._checkpoint = find_checkpoint(config.model)
-        self.model = "simulated" if config.engine.simulated else checkpoint.served_name
+        self.model = name_of(checkpoint, config.engine)
         self.adapters = tuple(config.engine.lora_adapters)
         if self.model in self.adapters:
             raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
-        self._fleet = RayFleet(engine)
+        renderer = PromptRenderer.of(checkpoint, config.model)
+        self._fleet = RayFleet(engine, deployed_model(checkpoint, config.engine, renderer.fingerprint))
         here = serve.get_replica_context()
         # A handle's first use, or `options`, asks Ray's control plane and blocks: it may be slow later, but not now.
         self._ingresses = serve.get_deployment_handle(here.deployment, here.app_name).options()
         self.search = Search(SearchClient(search.options()), config) if search is not None else None
         self._cache = ScoreCache.of(config, os.environ)
-        self._ranker = Ranker(config, PromptRenderer.of(checkpoint, config.model), self._fleet, self._cache)
+        self._ranker = Ranker(config, renderer, self._fleet, self._cache)
         self.require_any_room = self._ranker.require_any_room
         self.threads = FairThreads(2)  # what holds the interpreter is no faster in more
         self.open_page = PlaygroundClient().answer
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
-        listening = listen(options, self.service)
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
         self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
@@ -100,14 +102,38 @@ class Ingress:
             count = partial(metrics.count_request, ranking_paths=frozenset((*PATHS, *SEARCH.paths)))
         observers: list[Observer] = [self._tracer, RequestLog(config.observability)]
         self._memory = BytesInHand(config.limits.max_bytes_in_hand)
-        app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
-        self._listener = Listener(app, options, listening)
+        self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
+        self._listener: Listener | None = None
         gc.freeze()  # what is here now stays: to look through all of it again and again takes a tenth of a second
 
     async def check_health(self) -> None:
-        """Called by Serve; raising makes it replace this replica."""
+        """Called by Serve; raising makes it replace this replica. The first call is the end of its start."""
+        if self._listener is None:
+            await self._wait_for_turn()
+            options = _get_global_client().http_config
+            self._listener = Listener(self._app, options, listen(options, self.service))
         if not self._listener.healthy:
             raise RuntimeError("the HTTP server has ended")
+
+    async def _wait_for_turn(self) -> None:
+        """Leave the lists to the ingresses before us until half of the engines are of our deployment, as those are.
+
+        Whoever has no engine to send to takes lists only where nobody else does.
+        """
+        while not self._fleet.placement.has_its_turn and await asyncio.to_thread(self._others_answer):  # noqa: ASYNC110
+            await asyncio.sleep(_TURN_S)  # Serve has no event for it
+
+    def _others_answer(self) -> bool:
+        """Whether other ingresses take lists, and there are engines, or will be. Blocks for some 15 ms."""
+        here = serve.get_replica_context()
+        try:
+            deployments = serve.status().applications[here.app_name].deployments
+            engines = deployments[self._engine.deployment_name].replica_states
+            return bool(engines and deployments[here.deployment].replica_states.get(ReplicaState.RUNNING))
+        except (RayError, RayServeException):  # nobody knows now; asked again
+            return True
+        except KeyError:  # the application is being taken away
+            return False
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`: seconds of a core used."""
@@ -116,7 +142,9 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            await self._listener.drain(self._config.limits.timeout_s)
+            self._fleet.leave()
+            if self._listener is not None:
+                await self._listener.drain(self._config.limits.timeout_s)
             if self._metrics is not None:
                 self._metrics.close()
             if self._cache is not None:
@@ -126,11 +154,43 @@ class Ingress:
 
     @property
     def draining(self) -> bool:
-        return self._listener.draining
+        return self._listener is not None and self._listener.draining
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
         await self._fleet.meet()
-        return await self._ranker.rank(lists, caller, record)
+        try:
+            return await self._ranker.rank(lists, caller, record)
+        except HandOverError:
+            record.shards.clear()  # the answer has nothing of them
+            return await self._hand_over(lists, caller, record)
+
+    async def _hand_over(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> list[Ranking]:
+        """Have lists ranked by an ingress that stays: an update has left us no engine before they were scored."""
+        ends_s = record.began_s + self._config.limits.bounded_s(lists[0].timeout_s)
+        while (left_s := ends_s - time.monotonic()) > 0:
+            asked = [replace(one, timeout_s=left_s) for one in lists]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    arguments = (asked, caller, record.request_id, record.size_bytes)
+                    answer = await ask_another(self._ingresses, "rank_for_another", *arguments)
+                    if isinstance(answer, RerankerError):
+                        raise answer
+                    if answer is not None:
+                        return list(answer)
+                    await asyncio.sleep(_TURN_S)
+        raise NotReadyError
+
+    async def rank_for_another(
+        self, lists: Sequence[RankRequest], caller: Caller, request_id: str, size_bytes: int
+    ) -> Sequence[Ranking] | RerankerError | None:
+        """Rank the lists that an ingress hands over. An error is an answer. None: we are leaving ourselves."""
+        if self.draining:
+            return None
+        record = RequestRecord(request_id, body_bytes=size_bytes)
+        try:
+            return await self.rank(lists, caller, record)
+        except RerankerError as error:
+            return error
 
     def _set_gauges(self) -> None:
         for gauge, value in (

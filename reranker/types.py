@@ -129,6 +129,16 @@ class ShardTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What an engine scores with, as it says itself. Empty: it does not say."""
+
+    identity: str = ""  # `reranker.model.checkpoint.model_identity`: equal only if every score is
+    name: str = ""  # in answers
+    takes: str = ""  # digest of what lists it can score: how prompts are made, and the names of its adapters
+    deployed: str = ""  # digest of its settings: what an ingress can know of the engines of its own deployment
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaLoad:
     """What a replica has to do, and how fast it is."""
 
@@ -192,6 +202,7 @@ class Ranking:
     windowed_documents: int = 0  # documents of more than one prompt
     unscored: tuple[int, ...] = ()  # indices of documents that time was too short for; only with `allow_partial`
     deduplicated_pairs: int = 0  # prompts not scored because the list repeats their documents
+    model: str = ""  # name of the model or adapter that scored all of them. Empty: it did not say
     cached_documents: int = 0  # distinct documents whose score was known
     missed_documents: int = 0  # distinct documents whose score was looked for and not known
     coalesced_documents: int = 0  # distinct documents that another list was having scored

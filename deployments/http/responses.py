@@ -58,7 +58,8 @@ def ranking_response(request: Request, call: RankingCall, rankings: Sequence[Ran
     backend: Backend = request.app.state.backend
     with record.stage("respond"):
         wanted = call.lists[0].model
-        model = wanted if wanted and wanted in backend.adapters else backend.model
+        ours = wanted if wanted and wanted in backend.adapters else backend.model
+        model = rankings[0].model or ours  # in an update, what scored it is not always what we are to serve
         response = reply(call.write(rankings, model, record))
     response.headers["x-compute-tokens"] = str(sum(ranking.prompt_tokens for ranking in rankings))
     response.headers["server-timing"] = server_timing(record)

@@ -47,7 +47,6 @@ class Lookup:
     def __init__(
         self,
         keys: Sequence[Any],  # of each document; equal ones are the same document
-        model: str | None = None,  # the engines' identity in the keys; scores of another model are not kept
         mode: CacheMode | None = "off",  # None: everything is allowed
         stores: Sequence[Store] = (),  # the nearest first
         flights: Flights | None = None,  # of the other lists
@@ -59,7 +58,6 @@ class Lookup:
         # By place: where in the list the document comes first.
         self.documents: list[int] = np.unique(self.places, return_index=True)[1].tolist()
         self.entries: list[Entry | None] = [None] * len(places)  # by place
-        self.model = model
         self._keys = list(places)
         self._mode = mode
         self._stores = stores if mode in (None, "read") else ()
@@ -95,11 +93,11 @@ class Lookup:
                 self._share(entries, self._stores[:distance])
         self.missed = len(self.to_score) if self._stores else 0
 
-    def keep(self, places: Sequence[int], entries: Sequence[Entry | None], models: frozenset[str]) -> None:
-        """Take in what was scored, by engines of these identities. None: not scored."""
+    def keep(self, places: Sequence[int], entries: Sequence[Entry | None]) -> None:
+        """Take in what was scored, by engines of the identity in the keys. None: not scored."""
         scored = {place: entry for place, entry in zip(places, entries, strict=True) if entry is not None}
         self._set(scored)
-        if models == {self.model} and scored:
+        if scored:
             self._share(scored, self._write_to)
 
     async def others(self) -> list[int]:
@@ -114,13 +112,6 @@ class Lookup:
     def take_what_there_is(self) -> None:
         for flight in list(self._awaited):
             self._land(flight)
-
-    def distrust(self) -> list[int]:
-        """Forget the scores that this list did not have computed itself; gives their places."""
-        places, self._known, self.coalesced = self._known, [], 0
-        for place in places:
-            self.entries[place] = None
-        return places
 
     def close(self) -> None:
         for flight in self._own:

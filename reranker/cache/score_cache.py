@@ -71,7 +71,7 @@ class ScoreCache:
                     keys = document_keys(terms, documents, self._secret)
                 else:
                     keys = await in_thread(document_keys, terms, documents, self._secret)
-                lookup = Lookup(keys, terms.model, mode, self._stores, self._flights, weight)
+                lookup = Lookup(keys, mode, self._stores, self._flights, weight)
                 await lookup.read()
             yield lookup
         finally:

@@ -152,6 +152,8 @@ class SimulatedConfig(Group):
     """Probability that a step fails, and the engine with it."""
     seed: int | None = None
     """Of jitter and failures. None: another one each time."""
+    score_seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of the scores: with another one, it is another model, `simulated-1`."""
 
 
 class EngineConfig(Group):

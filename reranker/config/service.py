@@ -79,7 +79,8 @@ class ScatterConfig(Group):
     retry_burst: PositiveInt = 1_000
     """Shards sent again, at most, at once: those of a replica that dies."""
     hedge_after: float | None = Field(default=3, gt=1)
-    """A list's last shard is sent to a second replica after this many times what its siblings took. None: never."""
+    """A list's last shard is sent to a second replica after this many times what its siblings took; a shard without
+    siblings so that the second one can answer within this many times what was expected, and a second. None: never."""
     hedge_ratio: float = Field(default=0.05, ge=0)
     """Shards sent a second time, at most, for each shard sent."""
     reply_margin_s: float = Field(default=0.05, ge=0)

@@ -21,9 +21,10 @@ _HEADS = 64  # in the simulated prefix cache
 _LATE_S = 0.005  # the thread's own work between two steps, at most; a longer gap was idleness
 
 
-def simulated_logit(prompt: Sequence[int], adapter: str = "") -> float:
-    """The score of a pair: a pure function of its tokens and adapter, in [-8, 8], the same in every process."""
-    digest = blake2b(np.asarray(prompt, dtype=np.int32).tobytes() + adapter.encode(), digest_size=4).digest()
+def simulated_logit(prompt: Sequence[int], adapter: str = "", seed: int = 0) -> float:
+    """The score of a pair: a pure function of tokens, adapter and seed, in [-8, 8], the same in every process."""
+    content, salt = np.asarray(prompt, dtype=np.int32).tobytes() + adapter.encode(), seed.to_bytes(16, "little")
+    digest = blake2b(content, digest_size=4, salt=salt).digest()
     return float(np.float32(int.from_bytes(digest, "little") / 2**32 * 16 - 8))
 
 
@@ -72,7 +73,7 @@ class SimulatedStepper:
             self._heads.move_to_end(head)
             if len(self._heads) > _HEADS:
                 self._heads.popitem(last=False)
-            done.append((pair, simulated_logit(prompt, adapter)))
+            done.append((pair, simulated_logit(prompt, adapter, self._costs.score_seed)))
             taken += cost
         if self._random.random() < self._costs.failure_rate:
             raise RuntimeError("a simulated failure, as failure_rate asks")

@@ -23,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 from reranker.config import EngineConfig, ModelConfig
 from reranker.errors import ModelNotFoundError, UnsupportedModelError
 from reranker.model.families import WEIGHTS, Family, has_token_types, max_tokens, of_architecture
+from reranker.types import ServedModel
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
-SIMULATED = "simulated"  # identity of every simulated engine
+_SIMULATED = "simulated"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".json")
 _SMALL_FILES = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "adapter_config.json"),
@@ -270,13 +271,46 @@ def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _
         raise ModelNotFoundError(name, f"the hub answered {status}") from None
 
 
-def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str) -> str:
-    """Digest everything about an engine that can change a score.
+def name_of(checkpoint: Checkpoint, config: EngineConfig) -> str:
+    """Name what an engine scores with, for answers."""
+    if config.simulated is None:
+        return checkpoint.served_name
+    return f"{_SIMULATED}-{config.simulated.score_seed}" if config.simulated.score_seed else _SIMULATED
+
+
+def deployed_model(checkpoint: Checkpoint, config: EngineConfig, prompts: str) -> ServedModel:
+    """What is known of an engine's model without its weights; `prompts` is `PromptRenderer.fingerprint`.
+
+    Two models that were deployed alike may still differ, if weights were changed in their place: `model_identity` tells
+    these apart.
+    """
+    settings = (
+        name_of(checkpoint, config),
+        checkpoint.served_name if checkpoint.folder == DEMO_MODEL else checkpoint.name,
+        checkpoint.revision,
+        (checkpoint.family.name, checkpoint.family.answer),
+        checkpoint.dtype,
+        config.quantization,
+        config.lora_adapter,
+        config.lora_adapters,
+        config.tensor_parallel_size,
+        config.vllm_args,
+        prompts,
+    )
+    takes = (prompts, sorted(config.lora_adapters))
+    return ServedModel("", name_of(checkpoint, config), _digest(takes), _digest(settings))
+
+
+def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str, prompts: str) -> str:
+    """Digest everything about an engine that can change a score; `prompts` is `PromptRenderer.fingerprint`.
 
     It reads the weights: about a second per GB once they are in the page cache, as while an engine loads them.
     """
+    if config.simulated is not None:
+        return _digest((name_of(checkpoint, config), prompts))
     vllm = vllm_distribution()
     parts = {
+        "prompts": prompts,
         "model": checkpoint.served_name,
         "weights": checkpoint.revision or _folder_digest(checkpoint.folder),
         "family": (checkpoint.family.name, checkpoint.family.answer),
@@ -289,6 +323,10 @@ def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str) ->
         "vllm_args": config.vllm_args,
         "vllm": vllm.version if vllm else None,
     }
+    return _digest(parts)
+
+
+def _digest(parts: object) -> str:
     return blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 

@@ -155,7 +155,8 @@ class PromptRenderer:
         The template is probed with a few texts, so that no change of its code is forgotten.
         """
         of = self._template
-        probe = (*of.around("query", "instruction"), *of.documents(("document", "")))
+        # With white space at the ends: some families strip it.
+        probe = (*of.around(" query\n", "instruction"), *of.documents(("document", "", " document\n")))
         parts = (self._tokenizer_digest, self._max_pair_tokens, self.scale, *(ids.tolist() for ids in probe))
         return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 

@@ -6,6 +6,9 @@ replica last said of its load, less what it has done since. To be used from one 
 What is known of many replicas is old by the next sending, and all ingress replicas would send to the same idle ones.
 So a list is offered replicas in turn, without those that have far more to do than the others: join below threshold
 (Zhou et al. 2017), on a ring that is the same for all. Figures, beside round robin and random: docs/scaling.md.
+
+While a deployment changes the model, replicas hold different ones. A list goes to those of one model only, and the
+lists of an ingress to its own: docs/architecture.md, "When something breaks".
 """
 
 from __future__ import annotations
@@ -15,15 +18,21 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from reranker.types import ReplicaLoad
+from reranker.types import ReplicaLoad, ServedModel
 
 _KNOWN = 32  # up to so many replicas, a list is offered all of them, each with its load; more are offered in turn
 _TOO_BUSY = 2.0  # a replica with more than so many times the average load is passed by
+_UNKNOWN = ServedModel()
+_SUSPECTED_S = 10.0  # who kept a shard for far too long comes after all others for so long, or until it answers
 _SUMS_S = 0.05  # the greatest age of sums over many replicas: adding up a thousand takes a millisecond
+
+
+class ModelGoneError(LookupError):
+    """No replica holds the model any more that a list is scored with: the list has to be scored again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,7 @@ class Route:
     used: Counter[str]  # shards of the whole list that each replica has got; one counter for all routes of a list
     shortlist: Sequence[str] = ()  # the replicas that its list is offered. If none of them is left: any replica
     tried: set[str] = field(default_factory=set)  # those that got this shard: again only if there is no other
+    model: str | None = None  # identity of what its list is scored with. None: whatever new lists are
 
 
 @dataclass(slots=True)
@@ -49,7 +59,9 @@ class _Replica:
     others: int = 0  # tokens of other ingress replicas, at `heard_s`
     heard_s: float = 0.0
     tokens_per_s: float | None = None
-    model: str | None = None
+    model: ServedModel = _UNKNOWN
+    answered_s: float = 0.0  # last
+    suspected_until_s: float = 0.0
 
 
 class Placement:
@@ -62,20 +74,24 @@ class Placement:
         self._random = random.Random(seed)  # noqa: S311 - a draw, not a secret
         self._replicas: dict[str, _Replica] = {}
         self._live: frozenset[str] = frozenset()
-        self.any_yet = False  # whether there has ever been a replica
-        self._ring: tuple[str, ...] = ()
+        self.own: ServedModel | None = None  # what new lists should be scored with. None: whatever most replicas hold
+        self.any_yet = False  # whether there has ever been a replica that takes our lists
+        self.model: ServedModel | None = None  # what new lists are scored with. None: no replica takes them
+        self._rings: dict[str, tuple[str, ...]] = {}  # the live replicas, by identity of their model
+        self._ring: tuple[str, ...] = ()  # those that take new lists
         self._turn = self._random.randrange(1_000_000)  # where in the ring it begins
         self._sums: tuple[float, ReplicaLoad, float] | None = None  # when summed; `elsewhere`; mean load
         self._sent: dict[object, tuple[str, int]] = {}  # of each shard that is not answered: replica and tokens
 
-    def set_live(self, replicas: Iterable[str]) -> None:
+    def set_live(self, replicas: Iterable[str], models: Mapping[str, ServedModel] | None = None) -> None:
+        """Replace the live replicas, and note the models that these say they hold."""
         self._live = frozenset(replicas)
-        self.any_yet |= bool(self._live)
-        self._ring = tuple(sorted(self._live))
-        self._sums = None
-        for name in self._ring:
+        for name in self._live:
             self._replicas.setdefault(name, _Replica())
+        for name, model in (models or {}).items():
+            self._replicas[name].model = model
         self._forget_the_dead()
+        self._choose()
 
     def note_load(self, replica: str, load: ReplicaLoad) -> None:
         """Note what a replica says of its load, without our own shards: our count of them is exact."""
@@ -84,27 +100,55 @@ class Placement:
             known.heard_s = self._clock()
             known.tokens_per_s = load.tokens_per_s
 
-    def note_model(self, replica: str, model: str) -> None:
+    def note_answer(self, replica: str, load: ReplicaLoad) -> None:
+        """Note that a replica has answered, and what it says of its load."""
+        self.note_load(replica, load)
         if known := self._replicas.get(replica):
-            known.model = model
+            known.answered_s, known.suspected_until_s = self._clock(), 0.0
 
-    @property
-    def model(self) -> str | None:
-        """Identity of the model in all live replicas. None: it differs, or none has said yet."""
-        models = {self._replicas[name].model for name in self._ring} - {None}
-        return models.pop() if len(models) == 1 else None
+    def suspect(self, replica: str) -> None:
+        """Note that a replica does not answer in time: it may hang, while its load looks small."""
+        if known := self._replicas.get(replica):
+            known.suspected_until_s = self._clock() + _SUSPECTED_S
+
+    def answered_s(self, replica: str) -> float:
+        """When a replica last answered, on the monotonic clock. 0: never."""
+        known = self._replicas.get(replica)
+        return known.answered_s if known else 0.0
+
+    def expected_s(self, replica: str) -> float | None:
+        """Seconds that a replica needs for all it has to do. None: its speed is not known."""
+        speed = self._replicas[replica].tokens_per_s
+        return self._load(replica) / speed if speed else None
+
+    def note_identity(self, replica: str, identity: str) -> None:
+        """Note that a replica's model is of this identity, whatever it was said to be."""
+        known = self._replicas.get(replica)
+        if known and known.model.identity != identity:
+            known.model = ServedModel(identity)
+            self._choose()
 
     @property
     def live_replicas(self) -> int:
+        """Replicas that take new lists."""
         return len(self._ring)
+
+    @property
+    def has_its_turn(self) -> bool:
+        """Whether at least half of all live replicas hold the model of our own deployment."""
+        own = self.own is not None and self.model is not None and self.model.deployed == self.own.deployed
+        return own and 2 * len(self._ring) >= len(self._live)
 
     @property
     def shards_in_flight(self) -> int:
         return len(self._sent)
 
-    def shortlist(self, shards: int) -> Shortlist:
-        """Offer a list all of a few replicas; of many, the next in turn, one for each shard it may be cut into."""
-        ring = self._ring
+    def shortlist(self, shards: int, model: str | None = None) -> Shortlist:
+        """Offer a list all of a few replicas; of many, the next in turn, one for each shard it may be cut into.
+
+        ModelGoneError: no replica holds the model of this identity.
+        """
+        ring = self._ring if model is None else self._ring_of(model)
         if len(ring) <= max(_KNOWN, shards):
             return Shortlist(ring, [self._load(name) for name in ring])
         _, mean = self._summed()
@@ -124,15 +168,18 @@ class Placement:
     def send(self, route: Route, tokens: int) -> Iterator[str]:
         """Give a shard a replica, and count its work there for as long as the block lasts.
 
-        It is one that the shard's list does not use yet, the least loaded first. LookupError: no replica is live.
+        It is one that the shard's list does not use yet, the least loaded first; those that are suspected come last.
+        ModelGoneError: no replica holds the list's model.
         """
-        if not self._live:
-            raise LookupError("no replica is live")
-        offered = [name for name in route.shortlist if name in self._live and name not in route.tried]
-        name = min(
-            offered or self._ring,
-            key=lambda name: (name in route.tried, route.used[name], self._load(name), self._random.random()),
-        )
+        ring = self._ring_of(route.model)
+        offered = [name for name in route.shortlist if name not in route.tried and self._holds(name, route.model)]
+        now_s = self._clock()
+
+        def rank(name: str) -> tuple[bool, bool, int, int, float]:
+            suspected = self._replicas[name].suspected_until_s > now_s
+            return name in route.tried, suspected, route.used[name], self._load(name), self._random.random()
+
+        name = min(offered or ring, key=rank)
         shard, replica = object(), self._replicas[name]
         self._sent[shard] = (name, tokens)
         replica.ours += tokens
@@ -146,7 +193,7 @@ class Placement:
             self._forget_the_dead()
 
     def elsewhere(self) -> ReplicaLoad:
-        """All live replicas together: their work for other ingress replicas, and their speed."""
+        """All replicas that take new lists together: their work for other ingress replicas, and their speed."""
         return self._summed()[0]
 
     def check_integrity(self) -> None:
@@ -157,8 +204,38 @@ class Placement:
             if replica.ours != ours[name]:
                 raise RuntimeError(f"{replica.ours} tokens counted at a replica, {ours[name]} sent. This is a bug.")
 
+    def _choose(self) -> None:
+        """Choose what new lists are scored with.
+
+        That is the own deployment's, once a replica holds it, and until then one that takes the same lists: of others
+        the scores would be meaningless. Of several, what most hold.
+        """
+        named: dict[ServedModel, list[str]] = {}
+        for name in sorted(self._live):
+            named.setdefault(self._replicas[name].model, []).append(name)
+        self._rings = {}
+        for model, names in named.items():
+            self._rings[model.identity] = (*self._rings.get(model.identity, ()), *names)
+        fit = list(named)
+        if (own := self.own) is not None:
+            takes_ours = [one for one in fit if one.takes == own.takes]
+            fit = [one for one in fit if one.deployed == own.deployed] or takes_ours
+        self.model = max(fit, key=lambda one: (len(named[one]), one == self.model), default=None)
+        self._ring = () if self.model is None else self._rings[self.model.identity]
+        self.any_yet |= bool(self._ring)
+        self._sums = None
+
+    def _holds(self, name: str, model: str | None) -> bool:
+        return name in self._live and (model is None or self._replicas[name].model.identity == model)
+
+    def _ring_of(self, model: str | None) -> tuple[str, ...]:
+        ring = self._ring if model is None else self._rings.get(model, ())
+        if not ring:
+            raise ModelGoneError(model)
+        return ring
+
     def _summed(self) -> tuple[ReplicaLoad, float]:
-        """All live replicas together, as `elsewhere` gives them, and their mean load."""
+        """All replicas that take new lists, as `elsewhere` gives them, and their mean load."""
         now_s = self._clock()
         if self._sums is not None and len(self._ring) > _KNOWN and now_s - self._sums[0] < _SUMS_S:
             return self._sums[1:]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -23,11 +23,12 @@ from reranker.errors import DeadlineExceededError, InvalidRequestError, NotReady
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from reranker.ranking import scoring
 from reranker.ranking.admission import Admission, Permit
+from reranker.ranking.placement import ModelGoneError
 from reranker.ranking.planning import most_shards, plan, portions
 from reranker.ranking.scatter import Dispatch, Fleet, Scatter
 from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
-from reranker.types import Caller, Ranking, RankRequest, RenderedList
+from reranker.types import Caller, Ranking, RankRequest, RenderedList, ServedModel
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,8 +82,12 @@ class Ranker:
         await self.wait_for_replica(first)
         if len(lists) == 1:
             return [await self._rank_alone(first)]
-        rest = (self._list(request, number, caller, record) for number, request in enumerate(lists[1:], start=1))
-        return await self._rank_together(len(lists), first, rest)
+
+        def all_lists() -> Iterator[_List]:
+            rest = (self._list(one, number, caller, record) for number, one in enumerate(lists[1:], start=1))
+            return itertools.chain([first], rest)
+
+        return await self._rank_together(len(lists), first, all_lists)
 
     async def wait_for_replica(self, one: _List) -> None:
         """Return once there is a replica. Where none has ever been, the service still starts, and nobody waits."""
@@ -119,47 +124,72 @@ class Ranker:
             namespace=caller.name if config.cache.namespace == "api_key" else "",
         )
 
+    async def _by_one_model(self, first: _List, rank: Callable[[ServedModel], Awaitable[T]]) -> T:
+        """Rank with one model; and all of it again, with another, where no replica holds that one any more."""
+        while True:
+            await self.wait_for_replica(first)
+            if (model := self.placement.model) is None:
+                raise RuntimeError("replicas take lists, but no model is chosen. This is a bug.")
+            try:
+                return await rank(model)
+            except ModelGoneError:
+                first.record.shards.clear()  # the answer has nothing of them
+
     async def _rank_alone(self, one: _List) -> Ranking:
         """Look up first: what is known needs no permit."""
-        async with self._look_up(one) as lookup:
-            to_score = sum(len(one.documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
-            share = min(1.0, to_score / (sum(map(len, one.request.documents)) + 1))
-            most_tokens = len(lookup.to_score) * self.renderer.most_tokens(one.cutting)
-            with self._admit(math.ceil(one.record.size_bytes * share), one, most_tokens=most_tokens) as permit:
-                return await self._score(one, lookup, permit)
+        permits: list[Permit] = []
+        with ExitStack() as held:
 
-    async def _rank_together(self, number: int, first: _List, rest: Iterator[_List]) -> list[Ranking]:
-        """Rank several lists under one permit; the first that fails cancels the others."""
+            async def rank(model: ServedModel) -> Ranking:
+                async with self._look_up(one, model) as lookup:
+                    if not permits:  # who was let in stays in
+                        to_score = sum(len(one.documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
+                        share = min(1.0, to_score / (sum(map(len, one.request.documents)) + 1))
+                        most_tokens = len(lookup.to_score) * self.renderer.most_tokens(one.cutting)
+                        size_bytes = math.ceil(one.record.size_bytes * share)
+                        permits.append(held.enter_context(self._admit(size_bytes, one, most_tokens=most_tokens)))
+                    return await self._score(one, lookup, model, permits[0])
+
+            return await self._by_one_model(one, rank)
+
+    async def _rank_together(self, number: int, first: _List, lists: Callable[[], Iterator[_List]]) -> list[Ranking]:
+        """Rank several lists under one permit, and with one model; the first that fails cancels the others."""
         turns = self._turns.setdefault(first.caller, asyncio.Semaphore(_LISTS_AT_ONCE))
-        waiting, rankings = itertools.chain([first], rest), dict[int, Ranking]()
 
-        async def work(permit: Permit) -> None:
-            for one in waiting:
-                async with turns:
-                    if one.left_s <= 0:
-                        raise DeadlineExceededError(one.timeout_s)
-                    async with self._look_up(one) as lookup:
-                        rankings[one.number] = await self._score(one, lookup, permit)
+        async def rank(model: ServedModel) -> list[Ranking]:
+            waiting, rankings = lists(), dict[int, Ranking]()
 
-        with self._admit(first.record.size_bytes, first, number) as permit:
+            async def work() -> None:
+                for one in waiting:
+                    async with turns:
+                        if one.left_s <= 0:
+                            raise DeadlineExceededError(one.timeout_s)
+                        async with self._look_up(one, model) as lookup:
+                            rankings[one.number] = await self._score(one, lookup, model, permit)
+
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(number, _LISTS_AT_ONCE)):
-                        group.create_task(work(permit))
+                        group.create_task(work())
             except ExceptionGroup as failures:  # several may fail; the client hears of the first
                 raise failures.exceptions[0] from None
-        return [rankings[place] for place in range(number)]
+            return [rankings[place] for place in range(number)]
+
+        with self._admit(first.record.size_bytes, first, number) as permit:
+            return await self._by_one_model(first, rank)
 
     @asynccontextmanager
-    async def _look_up(self, one: _List) -> AsyncIterator[Lookup]:
+    async def _look_up(self, one: _List, model: ServedModel) -> AsyncIterator[Lookup]:
         """Find the known scores of a list. For as long as the block lasts, other lists wait for what it has scored."""
-        request, model = one.request, self.placement.model
-        if self.cache is None or model is None or request.cache == "off":
+        request = one.request
+        if self.cache is None or not model.identity or request.cache == "off":
             await self.run(one, sum(map(len, one.documents)) // 50, list, map(hash, one.documents))  # strings keep it
             yield Lookup(one.documents)
             return
         prompts, in_thread = self.renderer.fingerprint, partial(self.threads.run, one.caller)
-        terms = ListTerms(model, prompts, one.namespace, one.instruction, request.query, one.cutting, one.adapter)
+        terms = ListTerms(
+            model.identity, prompts, one.namespace, one.instruction, request.query, one.cutting, one.adapter
+        )
         stage = one.record.stage("cache")
         async with self.cache.look_up(terms, one.documents, request.cache, one.weight, stage, in_thread) as lookup:
             yield lookup
@@ -176,18 +206,20 @@ class Ranker:
             elsewhere, priority = self.placement.elsewhere(), first.request.priority
             return self.admission.permit(body_bytes, priority, first.left_s, elsewhere, lists, most_tokens)
 
-    async def _score(self, one: _List, lookup: Lookup, permit: Permit) -> Ranking:
+    async def _score(self, one: _List, lookup: Lookup, model: ServedModel, permit: Permit) -> Ranking:
         try:
-            await _Scoring(self, one, lookup, permit).run()
+            await _Scoring(self, one, lookup, model.identity, permit).run()
         except ExceptionGroup as failures:  # several portions may fail; the client hears of the first
             if isinstance(failures.exceptions[0], TimeoutError):
                 raise DeadlineExceededError(one.timeout_s) from None
             raise failures.exceptions[0] from None
         with one.record.stage("merge"):
             characters = sum(map(len, one.request.documents)) // 50 if self.config.rules.exclude else 0
-            return await self.run(one, characters + len(one.documents), self._merge, one, lookup)
+            return await self.run(
+                one, characters + len(one.documents), self._merge, one, lookup, one.adapter or model.name
+            )
 
-    def _merge(self, one: _List, lookup: Lookup) -> Ranking:
+    def _merge(self, one: _List, lookup: Lookup, model: str) -> Ranking:
         request, known = one.request, unpack([lookup.entries[place] for place in lookup.places])
         if not known.scored.any():
             raise DeadlineExceededError(one.timeout_s)
@@ -208,6 +240,7 @@ class Ranker:
             cached_documents=lookup.found,
             missed_documents=lookup.missed,
             coalesced_documents=lookup.coalesced,
+            model=model,
         )
 
     def check_integrity(self) -> None:
@@ -244,12 +277,11 @@ class _List:
 
 
 class _Scoring:
-    """Has the documents of one list scored that are not known."""
+    """Has the documents of one list scored that are not known, all with the model of one identity."""
 
-    def __init__(self, ranker: Ranker, one: _List, lookup: Lookup, permit: Permit) -> None:
-        self._ranker, self._list, self._lookup, self._permit = ranker, one, lookup, permit
+    def __init__(self, ranker: Ranker, one: _List, lookup: Lookup, model: str, permit: Permit) -> None:
+        self._ranker, self._list, self._lookup, self._model, self._permit = ranker, one, lookup, model, permit
         self._request, self._record, self._deadline_s = one.request, one.record, one.deadline_s
-        self._models: set[str] = set()
         self._work_tokens = 0
         most = _PORTIONS_AT_ONCE + ranker.placement.live_replicas // _REPLICAS_PER_PORTION
         self._list_id = f"{ranker.placement.sender[:8]}-{next(ranker.numbers)}"
@@ -272,9 +304,6 @@ class _Scoring:
                 if not self._request.allow_partial:
                     raise
                 self._lookup.take_what_there_is()
-        if self._models - {self._lookup.model} and (distrusted := self._lookup.distrust()):
-            async with asyncio.TaskGroup() as group:  # the model was changed meanwhile: no list mixes scores of two
-                await self._send(group, distrusted)
 
     async def _send(self, group: asyncio.TaskGroup, places: Sequence[int]) -> None:
         """Render portion by portion, and send each while the next is rendered, as far as time allows."""
@@ -316,7 +345,7 @@ class _Scoring:
     async def _score(self, places: Sequence[int], rendered: RenderedList) -> None:
         prompts, planning = rendered.prompts, self._ranker.config.planning
         await self._ranker.wait_for_replica(self._list)
-        shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning))
+        shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning), self._model)
         shards = [np.asarray(one) for one in plan(prompts.pair_tokens, shortlist.loads, planning)]
         documents = np.asarray([self._lookup.documents[place] for place in places], dtype=np.int32)
         document_of_pair = documents[rendered.document_of_pair]
@@ -327,13 +356,17 @@ class _Scoring:
         ]
         allow_partial, request_id = self._request.allow_partial, self._record.request_id
         dispatch = Dispatch(
-            self._deadline_s, self._list.weight, allow_partial, shortlist.replicas, request_id, self._list_id
+            self._deadline_s,
+            self._list.weight,
+            allow_partial,
+            shortlist.replicas,
+            request_id,
+            self._list_id,
+            self._model,
         )
         answers = await self._ranker.scatter.gather(parts, records, dispatch)
         answered = [(indices, answer) for indices, answer in zip(shards, answers, strict=True) if answer]
         with self._record.stage("merge"):
             scores = scoring.merge([(indices, answer.scores) for indices, answer in answered], len(prompts))
             scoring.require_finite(scores, document_of_pair)
-            models = frozenset(answer.model for _, answer in answered)
-            self._models |= models
-            self._lookup.keep(places, pack(rendered, scores), models)
+            self._lookup.keep(places, pack(rendered, scores))

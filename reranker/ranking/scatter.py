@@ -21,6 +21,13 @@ from reranker.record import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores, ShardTerms
 
 _LEAST_LAG_S = 0.05  # a shard that took less is not late, however quick its siblings were: that much is noise
+_ALONE_LAG_S = 1.0  # what one without siblings to compare it with may take besides: its expected time is a guess
+_LOOK_S = 0.5  # between two looks whether a shard is late; less than `_ALONE_LAG_S`
+_ASK_AGAIN_S = 0.25  # until a hedge that the budget refused is asked for again
+
+
+class HandOverError(Exception):
+    """No replica takes the lists of this ingress any more, and it is leaving: another one can have them ranked."""
 
 
 class Fleet(Protocol):
@@ -29,7 +36,7 @@ class Fleet(Protocol):
     placement: Placement  # of the live replicas
 
     async def ready(self) -> None:
-        """Wait until a replica is live."""
+        """Wait until a replica takes new lists; HandOverError if none will."""
 
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; cancelling the call stops the work there.
@@ -48,6 +55,7 @@ class Dispatch:
     shortlist: Sequence[str] = ()  # the replicas that the list is offered. Empty: any
     request_id: str = ""
     list_id: str = ""  # see `ShardTerms`
+    model: str | None = None  # identity of the model that scores all of the list. None: any
 
 
 class Scatter:
@@ -65,6 +73,7 @@ class Scatter:
         """Have the shards of one list scored, the heaviest first. None: not in time, where a partial answer is wanted.
 
         TimeoutError: time was up. ServiceError: a shard could not be scored anywhere; the others are cancelled.
+        ModelGoneError: no replica holds the list's model any more.
         """
         gathering = _Gathering(self, shards, records, dispatch)
         self._running.add(gathering)
@@ -95,7 +104,9 @@ class _Shard:
     sent_s: float = 0.0  # last
     answer: ShardScores | None = None
     took_s: float = 0.0
+    expected_s: float | None = None  # that its replica needs for all that it had, this shard included
     hedged: bool = False
+    hedge_from_s: float = 0.0  # no hedge before that
 
 
 class _Gathering:
@@ -106,7 +117,9 @@ class _Gathering:
     ) -> None:
         used: Counter[str] = Counter()
         pairs = zip(shards, records, strict=True)
-        self.shards = [_Shard(shard, Route(used, dispatch.shortlist), record) for shard, record in pairs]
+        self.shards = [
+            _Shard(shard, Route(used, dispatch.shortlist, model=dispatch.model), record) for shard, record in pairs
+        ]
         self._scatter, self._dispatch = scatter, dispatch
         self._clock = asyncio.get_running_loop().time
         self._tasks: list[asyncio.Task[ShardScores]] = []
@@ -120,8 +133,8 @@ class _Gathering:
             self._scatter.hedges.earn()
             self._send(one)
         while under_way := {task: one for one in self.shards for task in one.attempts}:
-            hedge_s, late = self._next_hedge()
-            left_s = min(self._dispatch.deadline_s, hedge_s) - self._clock()
+            hedge_s, _ = self._next_hedge()
+            left_s = min(self._dispatch.deadline_s - self._clock(), hedge_s - self._clock(), _LOOK_S)
             done, _ = await asyncio.wait(under_way, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 self._receive(under_way[task], task)
@@ -129,10 +142,9 @@ class _Gathering:
                 continue
             if self._clock() >= self._dispatch.deadline_s:
                 raise TimeoutError
-            if late is not None:
-                late.hedged = True  # without budget, too: it is asked once
-                if self._scatter.hedges.spend():
-                    self._send(late, hedge=True)
+            hedge_s, late = self._next_hedge()  # anew: its replica may have answered others meanwhile
+            if late is not None and self._clock() >= hedge_s:
+                self._hedge(late)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -156,16 +168,29 @@ class _Gathering:
         self._tasks.append(task)
         one.attempts[task] = attempt
 
+    def _hedge(self, late: _Shard) -> None:
+        for attempt in late.attempts.values():
+            if self._clock() >= self._overdue_s(late):
+                self._scatter.fleet.placement.suspect(attempt.replica)
+        if self._scatter.hedges.spend():
+            late.hedged = True
+            self._send(late, hedge=True)
+        else:
+            late.hedge_from_s = self._clock() + _ASK_AGAIN_S
+
     async def _attempt(self, one: _Shard, attempt: Attempt) -> ShardScores:
         fleet, dispatch = self._scatter.fleet, self._dispatch
         placement = fleet.placement
         await fleet.ready()
         with placement.send(one.route, one.shard.work_tokens) as replica:
             attempt.replica = replica
+            one.expected_s = placement.expected_s(replica)
             terms = ShardTerms(dispatch.weight, self._left_s, placement.sender, dispatch.request_id, dispatch.list_id)
             answer = await fleet.score(replica, one.shard, terms)
-        placement.note_load(replica, answer.load)
-        placement.note_model(replica, answer.model)
+        placement.note_answer(replica, answer.load)
+        if dispatch.model not in (None, answer.model):  # it is not what it was said to be
+            placement.note_identity(replica, answer.model)
+            raise ReplicaLostError
         return answer
 
     def _receive(self, one: _Shard, task: asyncio.Task[ShardScores]) -> None:
@@ -196,16 +221,35 @@ class _Gathering:
         self._send(one)
 
     def _next_hedge(self) -> tuple[float, _Shard | None]:
-        """When a shard will be too far behind its siblings, and which; never before half of them are answered."""
-        factor = self._scatter.config.hedge_after
+        """When a shard will be too late, and which.
+
+        That is too far behind its siblings, once half of them are answered; before the first answer, too far behind
+        what was expected of its replica.
+        """
         late = [one for one in self.shards if one.attempts and not one.hedged]
+        factor = self._scatter.config.hedge_after
         if factor is None or not late or self._scatter.fleet.placement.live_replicas < 2:
             return math.inf, None
         took_s = [one.took_s for one in self.shards if one.answer is not None]
+        if not took_s:
+            first = min(late, key=self._overdue_s)
+            return max(self._overdue_s(first), first.hedge_from_s), first
         if len(took_s) < len(self.shards) / 2:
             return math.inf, None
-        first = min(late, key=lambda one: one.sent_s)
-        return first.sent_s + max(_LEAST_LAG_S, factor * statistics.median(took_s)), first
+        lag_s = max(_LEAST_LAG_S, factor * statistics.median(took_s))
+        first = min(late, key=lambda one: max(one.sent_s + lag_s, one.hedge_from_s))
+        return max(first.sent_s + lag_s, first.hedge_from_s), first
+
+    def _overdue_s(self, one: _Shard) -> float:
+        """When a shard is late by its replica's own measure: a second replica then has the rest of `hedge_after`.
+
+        Whoever answers others meanwhile only has much to do.
+        """
+        if one.expected_s is None:
+            return math.inf
+        placement = self._scatter.fleet.placement
+        silent_since_s = max(one.sent_s, *(placement.answered_s(attempt.replica) for attempt in one.attempts.values()))
+        return silent_since_s + _ALONE_LAG_S + ((self._scatter.config.hedge_after or math.inf) - 1) * one.expected_s
 
 
 class Budget:

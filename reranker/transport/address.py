@@ -9,6 +9,7 @@ from typing import Any, Self
 import orjson
 
 from reranker.errors import ConfigurationError
+from reranker.types import ServedModel
 
 VERSION = 2
 """Of the frames. Raised when an older side could not understand a newer one."""
@@ -20,7 +21,7 @@ class ReplicaAddress:
 
     host: str
     port: int
-    model: str  # `reranker.model.checkpoint.model_identity` of its engine
+    model: ServedModel  # of its engine
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)  # new in each life
 
     @property
@@ -29,14 +30,17 @@ class ReplicaAddress:
         return orjson.dumps(self.secret)
 
     def to_metadata(self) -> dict[str, Any]:
-        return asdict(self) | {"version": VERSION}
+        address = {"host": self.host, "port": self.port, "secret": self.secret, "version": VERSION}
+        return address | asdict(self.model) | {"model": self.model.identity}  # as older ingresses read it
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Self | None:
         """Read what Ray carried. None: the replica has no address, or speaks another version of the frames."""
         if metadata.get("version") != VERSION:
             return None
-        return cls(**{name: metadata[name] for name in cls.__slots__})
+        said = {name: metadata.get(name, "") for name in ServedModel.__slots__}  # older replicas say the identity only
+        model = ServedModel(**said | {"identity": metadata["model"]})
+        return cls(metadata["host"], metadata["port"], model, metadata["secret"])
 
 
 def tls_context(environment: Mapping[str, str], *, server: bool) -> ssl.SSLContext | None:

@@ -10,7 +10,7 @@ from typing import Self
 from reranker.errors import ReplicaLostError
 from reranker.transport.address import ReplicaAddress
 from reranker.transport.frames import Frame, FrameConnection, FrameType, pack_shard, unpack_error, unpack_scores
-from reranker.types import Shard, ShardScores, ShardTerms
+from reranker.types import ServedModel, Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +96,13 @@ class ShardConnection(FrameConnection):
 class ReplicaConnections:
     """Keeps a connection open to each replica of a deployment. One that Serve lists and that is connected is live."""
 
-    def __init__(self, set_live: Callable[[Mapping[str, str]], object], tls: ssl.SSLContext | None = None) -> None:
-        """`set_live` is called when the live replicas change, with the model identity of each."""
+    def __init__(
+        self, set_live: Callable[[Mapping[str, ServedModel]], object], tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`set_live` is called when the live replicas change, with the model of each."""
         self._set_live, self._tls = set_live, tls
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._live: dict[str, tuple[ShardConnection, str]] = {}  # with its model's identity
-        self._any_live = asyncio.Event()
+        self._live: dict[str, tuple[ShardConnection, ServedModel]] = {}
 
     def update(self, replicas: Mapping[str, ReplicaAddress]) -> None:
         """Replace the set of running replicas. The others get no more shards, but may finish those they have."""
@@ -111,11 +112,6 @@ class ReplicaConnections:
         for name in replicas.keys() - self._tasks.keys():
             self._tasks[name] = asyncio.get_running_loop().create_task(self._keep_open(name, replicas[name]))
 
-    async def ready(self) -> None:
-        """Wait until a replica is live."""
-        while not self._live:
-            await self._any_live.wait()
-
     async def score(self, replica: str, shard: Shard, terms: ShardTerms) -> ShardScores:
         """Have a live replica score a shard; see `ShardConnection.score`."""
         if replica not in self._live:
@@ -124,10 +120,6 @@ class ReplicaConnections:
 
     def _report_live(self) -> None:
         self._set_live({name: model for name, (_, model) in self._live.items()})
-        if self._live:
-            self._any_live.set()
-        else:
-            self._any_live.clear()
 
     def _leave(self, name: str) -> None:
         if name in self._live:

@@ -11,7 +11,7 @@ from reranker.errors import RerankerError, ScoringError
 from reranker.transport import frames
 from reranker.transport.address import ReplicaAddress
 from reranker.transport.frames import Frame, FrameConnection, FrameError, FrameType
-from reranker.types import Shard, ShardScores, ShardTerms
+from reranker.types import ServedModel, Shard, ShardScores, ShardTerms
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ _LINGER_S = 0.1  # a shard that was sent before its ingress heard that we are le
 class ShardServer:
     """Listens on a free port of one address. `score` is cancelled when nobody waits for the shard any more."""
 
-    def __init__(self, host: str, model: str, score: Score, tls: ssl.SSLContext | None = None) -> None:
-        """`model` is the engine's identity, for clients. Without `tls` nothing is encrypted."""
+    def __init__(self, host: str, model: ServedModel, score: Score, tls: ssl.SSLContext | None = None) -> None:
+        """`model` is for clients. Without `tls` nothing is encrypted."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, 0), family=family, backlog=128)
         self.address = ReplicaAddress(host, listening.getsockname()[1], model)

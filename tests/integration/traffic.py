@@ -38,11 +38,12 @@ def _renderer() -> PromptRenderer:
     return PromptRenderer.of(find_checkpoint(model), model)
 
 
-def simulated_scores(query: str, texts: Sequence[str]) -> dict[int, float]:
-    """Each document's score, by index, as one simulated engine alone gives it."""
+def simulated_scores(query: str, texts: Sequence[str], seed: int = 0) -> dict[int, float]:
+    """Each document's score, by index, as one simulated engine of this `score_seed` alone gives it."""
     prompts = _renderer().render(query, texts).prompts
+    head, tail = prompts.head.tolist(), prompts.tail.tolist()
     logits = [
-        simulated_logit([*prompts.head.tolist(), *prompts.tokens[start:end].tolist(), *prompts.tail.tolist()])
+        simulated_logit([*head, *prompts.tokens[start:end].tolist(), *tail], seed=seed)
         for start, end in itertools.pairwise(prompts.offsets)
     ]
     return dict(enumerate(relevance_scores(np.asarray(logits)).tolist()))

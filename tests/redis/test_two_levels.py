@@ -29,7 +29,7 @@ async def _unknown(cache: ScoreCache, texts: Sequence[str] = TEXTS) -> int:
     """Look a list up, and have scored what is not known; gives how many that were."""
     async with cache.look_up(TERMS, texts, None, 1) as lookup:
         missing = lookup.to_score
-        lookup.keep(missing, [ENTRY] * len(missing), frozenset({"model"}))
+        lookup.keep(missing, [ENTRY] * len(missing))
         assert lookup.entries == [ENTRY] * len(texts)
     return len(missing)
 

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 
 from reranker.ranking.placement import Placement
-from reranker.ranking.scatter import Dispatch, Scatter
+from reranker.ranking.scatter import Dispatch, HandOverError, Scatter
 from reranker.record import RequestRecord, ShardRecord
-from reranker.types import EngineScores, ReplicaLoad, Shard, ShardScores, ShardTerms
+from reranker.types import EngineScores, ReplicaLoad, ServedModel, Shard, ShardScores, ShardTerms
 
 HEAD = np.array([1, 2, 3], dtype=np.int32)
 
@@ -75,21 +75,27 @@ class FakeFleet:
         self.calls: list[Call] = []
         self.placement = Placement(clock=lambda: 0.0, seed=0)
         self.names = [f"replica-{number}" for number in range(replicas)]
-        self.placement.set_live(self.names)
+        self.models: dict[str, ServedModel] = {}
+        self.leaving = False
         self.hold("model")
 
-    def hold(self, model: str, *, known: bool = True) -> None:
-        """Have all engines hold this model from now on; not `known`: nobody was told."""
-        self.model = model
+    def hold(self, model: str, *replicas: str, known: bool = True) -> None:
+        """Have these replicas, or all, hold a model from now on; not `known`: nobody was told."""
+        self.models |= dict.fromkeys(replicas or self.names, ServedModel(model, f"{model}'s name", "takes", model))
         if known:
-            for name in self.names:
-                self.placement.note_model(name, model)
+            self.live(*self.names)
+
+    def live(self, *replicas: str) -> None:
+        """Have these replicas live, and say what they hold."""
+        self.placement.set_live(replicas, {name: self.models[name] for name in replicas})
 
     @property
     def replicas_used(self) -> list[str]:
         return [call.replica for call in self.calls]
 
     async def ready(self) -> None:
+        if self.leaving and not self.placement.live_replicas:
+            raise HandOverError
         while not self.placement.live_replicas:  # noqa: ASYNC110 - a double; a few turns of the loop
             await asyncio.sleep(0.001)
 
@@ -98,8 +104,9 @@ class FakeFleet:
         tried = frozenset(call.replica for call in self.calls if call.shard is shard)
         call = Call(len(self.calls), shard, replica, terms.weight, terms.timeout_s, tried)
         self.calls.append(call)
+        model = self.models[replica].identity
         try:
-            return ShardScores(await self.act(call), replica, ReplicaLoad(), self.model)
+            return ShardScores(await self.act(call), replica, ReplicaLoad(), model)
         except asyncio.CancelledError:
             call.cancelled = True
             raise

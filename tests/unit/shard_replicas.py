@@ -8,20 +8,22 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from reranker.transport.server import ShardServer
-from reranker.types import EngineScores, Shard, ShardScores, ShardTerms
+from reranker.types import EngineScores, ServedModel, Shard, ShardScores, ShardTerms
 from tests.unit.fleets import scores
+
+MODEL = ServedModel("model", "name", "takes", "deployed")
 
 
 class Replica:
     """A server whose scoring waits for the test; a shard's scores are the lengths of its documents."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: ServedModel = MODEL) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
         self.begun: list[ShardTerms] = []
         self.dropped: list[ShardTerms] = []
         self.fails: Exception | None = None
-        self.server = ShardServer("127.0.0.1", "model", self._score)
+        self.server = ShardServer("127.0.0.1", model, self._score)
         self.address = self.server.address
 
     async def _score(self, one: Shard, terms: ShardTerms) -> ShardScores:

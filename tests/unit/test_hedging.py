@@ -9,9 +9,9 @@ import pytest
 from reranker.config import ScatterConfig
 from reranker.errors import ReplicaLostError
 from reranker.ranking import scatter as scattering
-from reranker.ranking.scatter import Scatter
+from reranker.ranking.scatter import Budget, Scatter
 from reranker.record import ShardRecord
-from reranker.types import EngineScores
+from reranker.types import EngineScores, ReplicaLoad
 from tests.unit.fleets import (
     Act,
     Call,
@@ -29,7 +29,8 @@ AT_ONCE = ScatterConfig(hedge_after=1.001)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard is late after a millisecond: the doubles answer at once."""
-    monkeypatch.setattr(scattering, "_LEAST_LAG_S", 0.001)
+    for name in ("_LEAST_LAG_S", "_ALONE_LAG_S", "_LOOK_S", "_ASK_AGAIN_S"):
+        monkeypatch.setattr(scattering, name, 0.001)
 
 
 def _hanging(*calls: int) -> Act:
@@ -131,12 +132,46 @@ async def test_nothing_is_late_while_most_shards_are_not_answered() -> None:
     assert len(fleet.calls) == 3
 
 
-async def test_whole_list_in_one_shard_is_never_sent_twice() -> None:
+async def test_whole_list_in_one_shard_is_not_sent_twice_where_no_speed_is_known() -> None:
     """There is nothing to compare it with."""
     fleet = FakeFleet(2, never)
     with pytest.raises(TimeoutError):
         await gather(Scatter(fleet, AT_ONCE), 1, 0.03)
     assert len(fleet.calls) == 1
+
+
+async def test_whole_list_in_one_shard_is_sent_to_another_replica_when_its_own_time_is_over() -> None:
+    """A hung engine costs a short list its expected time, not the time until somebody notices."""
+    fleet = FakeFleet(2, _hanging(0))
+    for name in fleet.names:
+        fleet.placement.note_load(name, ReplicaLoad(0, 1e6))
+    scatter = Scatter(fleet, ScatterConfig(hedge_ratio=1))
+    gathered = await gather(scatter, 1)
+    assert (gathered.hedges, fleet.calls[0].cancelled) == (1, True)
+    for _ in range(5):  # and the next lists do not go there, however idle it looks
+        await gather(scatter, 1)
+    assert fleet.replicas_used.count(fleet.replicas_used[0]) == 1
+
+
+async def test_replica_that_answers_others_meanwhile_is_busy_and_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = FakeFleet(2, never)
+    for name in fleet.names:
+        fleet.placement.note_load(name, ReplicaLoad(0, 1e6))
+    monkeypatch.setattr(fleet.placement, "answered_s", lambda replica: asyncio.get_running_loop().time())
+    with pytest.raises(TimeoutError):
+        await gather(Scatter(fleet, AT_ONCE), 1, 0.03)
+    assert len(fleet.calls) == 1
+
+
+async def test_hedge_that_the_budget_refuses_is_asked_for_again() -> None:
+    fleet, scatter = FakeFleet(4, _hanging(1)), Scatter(FakeFleet(), AT_ONCE)
+    scatter.fleet = fleet
+    while scatter.hedges.spend():
+        pass
+    asyncio.get_running_loop().call_later(0.02, lambda: setattr(scatter, "hedges", Budget(0.05, 5)))
+    gathered = await gather(scatter, 2)
+    assert all(gathered.answers)
+    assert gathered.hedges == 1
 
 
 @pytest.mark.parametrize(

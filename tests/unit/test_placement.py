@@ -76,6 +76,29 @@ def test_replica_that_the_shard_was_sent_to_is_taken_again_only_if_there_is_no_o
         assert name == "b"
 
 
+def test_replica_that_keeps_silent_is_taken_last_for_a_while_or_until_it_answers() -> None:
+    clock = Clock()
+    placement = _placement("a", "b", clock=clock)
+    placement.note_load("b", ReplicaLoad(500, 1_000.0, {"another": 500}))
+    assert (placement.expected_s("a"), placement.expected_s("b")) == (None, 0.5)
+
+    def taken() -> str:
+        with placement.send(_route(), 10) as name:
+            return name
+
+    assert taken() == "a"
+    placement.suspect("a")
+    assert taken() == "b"
+    placement.note_load("a", ReplicaLoad())  # Serve's controller may repeat what it said before
+    assert taken() == "b"
+    placement.note_answer("a", ReplicaLoad())
+    assert taken() == "a"
+    placement.suspect("a")
+    clock.now_s += 60
+    placement.note_load("b", ReplicaLoad(500, 1_000.0, {"another": 500}))
+    assert taken() == "a"
+
+
 def test_our_own_shards_are_counted_until_they_are_answered() -> None:
     placement = _placement("a", "b")
     with placement.send(_route(), 100) as taken:
@@ -199,17 +222,3 @@ class AnyUse(RuleBasedStateMachine):
 
 TestAnyUse = AnyUse.TestCase
 TestAnyUse.settings = settings(max_examples=30, stateful_step_count=30)
-
-
-def test_model_is_known_once_a_replica_has_said_and_as_long_as_all_agree() -> None:
-    placement = _placement("a", "b", "c")
-    assert placement.model is None
-    placement.note_model("a", "one")
-    assert placement.model == "one"  # the others will say soon
-    placement.note_model("b", "another")
-    placement.note_model("unheard-of", "a third")
-    assert placement.model is None
-    placement.set_live(["b", "c"])
-    assert placement.model == "another"
-    placement.set_live(["d"])
-    assert placement.model is None

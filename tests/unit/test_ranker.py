@@ -97,13 +97,13 @@ async def test_list_waits_for_a_replica_in_place_of_the_last_that_was_lost() -> 
     """Up to its deadline; then nobody can answer, which is a 503."""
     fleet = FakeFleet(1)
     ranker = Ranker(CONFIG, RENDERER, fleet)
-    fleet.placement.set_live([])
+    fleet.live()
     waiting = asyncio.create_task(rank(ranker, _request(3)))
     await asyncio.sleep(0.05)
     assert not waiting.done()
     with pytest.raises(NotReadyError):
         await rank(ranker, replace(_request(3), timeout_s=0.01))
-    fleet.placement.set_live(fleet.names)
+    fleet.live(*fleet.names)
     assert len((await waiting).results) == 3
     fleet.require_idle()
 

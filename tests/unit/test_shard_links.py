@@ -9,8 +9,9 @@ import pytest
 
 from deployments.fleet import EngineReplicas
 from reranker.errors import ReplicaLostError
-from reranker.types import ShardTerms
-from tests.unit.shard_replicas import Replica, replica, until
+from reranker.ranking.scatter import HandOverError
+from reranker.types import ServedModel, ShardTerms
+from tests.unit.shard_replicas import MODEL, Replica, replica, until
 from tests.unit.steppers import shard
 
 __all__ = ["replica"]
@@ -20,7 +21,7 @@ async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() 
     replica = Replica()
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.connections.ready()
+    await replicas.ready()
     replica.gate.clear()
     waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
@@ -39,7 +40,7 @@ async def test_draining_replica_says_so_answers_what_it_has_and_then_hangs_up() 
 async def test_replica_that_serve_takes_out_finishes_what_it_has_and_is_left(replica: Replica) -> None:
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.connections.ready()
+    await replicas.ready()
     replica.gate.clear()
     waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
@@ -55,9 +56,9 @@ async def test_replica_is_live_only_while_it_is_connected_and_gets_a_new_connect
     replica = Replica()
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.connections.ready()
+    await replicas.ready()
     assert replicas.placement.live_replicas == 1
-    assert replicas.placement.model == "model"
+    assert replicas.placement.model == MODEL
     replica.gate.clear()
     waiting = asyncio.ensure_future(replicas.connections.score("a", shard(1, 2), ShardTerms()))
     await until(lambda: replica.begun)
@@ -81,7 +82,7 @@ async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log
     await replica.server.drain()
     replicas = EngineReplicas()
     replicas.update({"far": replica.address}, {})
-    waiting = asyncio.ensure_future(replicas.connections.ready())
+    waiting = asyncio.ensure_future(replicas.ready())
     await until(lambda: "far cannot be reached at 127.0.0.1" in caplog.text)
     assert replica.address.secret not in caplog.text
     assert not waiting.done()
@@ -89,10 +90,42 @@ async def test_replica_that_cannot_be_reached_is_waited_for_and_named_in_the_log
     replicas.update({}, {})
 
 
+async def test_replica_of_another_model_is_waited_past_and_the_log_says_so(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    replicas = EngineReplicas()
+    replicas.placement.own = ServedModel("", "our name", "our lists", "our settings")
+    replicas.update({"a": replica.address}, {})
+    waiting = asyncio.ensure_future(replicas.ready())
+    await until(lambda: "1 of 1 engine replicas hold another model" in caplog.text)
+    assert not waiting.done()
+    own = Replica(ServedModel("weights", "our name", "our lists", "our settings"))
+    replicas.update({"a": replica.address, "b": own.address}, {})
+    await waiting
+    assert (replicas.placement.live_replicas, replicas.placement.model) == (1, own.address.model)
+    replicas.update({}, {})
+    await own.server.drain()
+
+
+async def test_who_leaves_waits_for_no_replica_any_more(replica: Replica) -> None:
+    """Those that start now hold what our successors' lists are scored with; ours are handed over to these."""
+    replicas = EngineReplicas()
+    waiting = asyncio.ensure_future(replicas.ready())
+    await asyncio.sleep(0)
+    replicas.leave()
+    for wait in (waiting, replicas.ready()):
+        with pytest.raises(HandOverError):
+            await wait
+    replicas.update({"a": replica.address}, {})
+    await until(lambda: replicas.placement.live_replicas)
+    await replicas.ready()
+    replicas.update({}, {})
+
+
 async def test_nothing_is_left_running(replica: Replica) -> None:
     replicas = EngineReplicas()
     replicas.update({"a": replica.address}, {})
-    await replicas.connections.ready()
+    await replicas.ready()
     await replicas.connections.score("a", shard(1, 2), ShardTerms())
     replicas.update({}, {})
     await until(lambda: not replica.server.connections)

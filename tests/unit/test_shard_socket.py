@@ -13,8 +13,8 @@ from reranker.transport import frames, server
 from reranker.transport.address import ReplicaAddress
 from reranker.transport.client import ShardConnection
 from reranker.transport.frames import Frame, FrameType
-from reranker.types import ShardTerms
-from tests.unit.shard_replicas import Replica, replica, until
+from reranker.types import ServedModel, ShardTerms
+from tests.unit.shard_replicas import MODEL, Replica, replica, until
 from tests.unit.steppers import shard
 
 __all__ = ["replica"]
@@ -155,8 +155,10 @@ async def test_wrong_secret_is_a_lost_replica(replica: Replica) -> None:
 
 
 def test_address_survives_what_ray_carries_and_another_version_is_none() -> None:
-    address = ReplicaAddress("127.0.0.1", 5, "model")
+    address = ReplicaAddress("127.0.0.1", 5, MODEL)
     metadata = address.to_metadata()
     assert ReplicaAddress.from_metadata(orjson.loads(orjson.dumps(metadata))) == address
     assert ReplicaAddress.from_metadata(metadata | {"version": 99}) is None
+    of_older_release = {name: metadata[name] for name in ("host", "port", "model", "secret", "version")}
+    assert ReplicaAddress.from_metadata(of_older_release) == dataclasses.replace(address, model=ServedModel("model"))
     assert ReplicaAddress.from_metadata({}) is None

@@ -13,7 +13,7 @@ from reranker.transport.client import ShardConnection
 from reranker.transport.server import ShardServer
 from reranker.types import Shard, ShardScores, ShardTerms
 from tests.programs import certificate
-from tests.unit.shard_replicas import lengths
+from tests.unit.shard_replicas import MODEL, lengths
 from tests.unit.steppers import shard
 
 
@@ -29,7 +29,7 @@ async def test_shards_are_encrypted_where_ray_is_and_both_sides_show_a_certifica
     async def score(one: Shard, terms: ShardTerms) -> ShardScores:
         return ShardScores(lengths(one), "replica")
 
-    encrypted = ShardServer("127.0.0.1", "model", score, tls_context(ray_tls, server=True))
+    encrypted = ShardServer("127.0.0.1", MODEL, score, tls_context(ray_tls, server=True))
     connection = await ShardConnection.open(encrypted.address, tls_context(ray_tls, server=False))
     assert len((await connection.score(shard(1, 2), ShardTerms())).scores.logits) == 2
     connection.transport.abort()
