@@ -74,8 +74,7 @@ def require_sound_head(scope: Scope, limits: LimitsConfig) -> None:
     if headers > limits.max_header_bytes:
         raise errors.HeadersTooLargeError("headers", headers, limits.max_header_bytes, "bytes")
     hosts = [value for name, value in scope["headers"] if name == b"host"]
-    least = 1 if scope["http_version"] == "1.1" else 0  # RFC 9112, 3.2
-    if not least <= len(hosts) <= 1 or not all(HOST.fullmatch(host.decode("latin-1")) for host in hosts):
+    if len(hosts) > 1 or not all(HOST.fullmatch(host.decode("latin-1")) for host in hosts):
         raise errors.InvalidRequestError("Host", "must be one host name or address, and a port if any")
 
 
@@ -119,7 +118,8 @@ def compression(content_encoding: str) -> str:
 def decompress(packed: bytes, encoding: str, max_bytes: int) -> Iterator[bytes]:
     """Decompress a body piece by piece. A bomb costs no more memory than a body of the largest size."""
     window_bits = _WINDOW_BITS[encoding]
-    if encoding == "deflate" and not (packed[:1] and packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0):
+    framed = len(packed) >= 2 and packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0  # RFC 1950
+    if encoding == "deflate" and packed and not framed:
         window_bits = -zlib.MAX_WBITS  # without zlib's frame, as IIS and old browsers have it
     size, left, decompressor, members, piece = 0, packed, zlib.decompressobj(window_bits), 1, bytearray()
     more = bool(packed)

@@ -221,7 +221,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._set_timer(None)
         if len(self.pipeline) >= self.max_pipelined:  # one packet may hold thousands
             raise ValueError("too many requests before the answer to the first")
-        self.expect_100_continue &= self.parser.get_http_version() != "1.0"  # whose clients know no such answer
+        if (version := self.parser.get_http_version()) == "1.1" and not any(
+            name == b"host" for name, _ in self.headers
+        ):
+            raise ValueError("a request of HTTP/1.1 without a Host")  # RFC 9112, 3.2
+        self.expect_100_continue &= version != "1.0"  # whose clients know no such answer
         super().on_headers_complete()
         self._asked = True
         self.cycle.transport = _AnswersTransport(self)  # type: ignore[assignment]  # what it uses of one

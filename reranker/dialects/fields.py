@@ -94,7 +94,7 @@ class Options(BaseModel):
     """Return log-odds in place of scores in [0, 1]."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Leave out documents with a lower relevance score; they are listed under `excluded`."""
-    priority: Literal["interactive", "bulk"] | int | None = None
+    priority: Literal["interactive", "bulk"] | Annotated[int, BeforeValidator(lambda one: _not_true(one))] | None = None
     """"interactive" (the default): somebody waits for the answer; "bulk": it may take its time. As a number (Cohere v2,
     vLLM), what is above 0 is bulk."""
     timeout_s: Seconds | None = None
@@ -236,6 +236,12 @@ def _text_of(item: dict[str, Any], where: str, order: Mapping[str, int]) -> str:
     if item.keys() & _IMAGE and item.keys() <= {"type", *_IMAGE}:
         raise InvalidRequestError(where, _NO_TEXT)
     return _as_yaml(item)
+
+
+def _not_true(number: Any) -> Any:  # Any: what has come
+    if isinstance(number, bool):
+        raise ValueError("must not be true or false")  # noqa: TRY004 - pydantic's own kind
+    return number
 
 
 def _parts_of(items: Any) -> Any:  # Any: what has come

@@ -25,7 +25,7 @@ _SECONDS: TypeAdapter[float] = TypeAdapter(Seconds)
 _LISTS = tuple(dict.fromkeys(name for one in DIALECTS for name in one.lists))
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
 _CONTAINERS = (dict, list)
-_QUOTE = ord('"')
+_QUOTE, _BRACKET = ord('"'), ord("[")
 _PIECE_BYTES = 2**20
 _VALUE_BYTES, _CONTAINER_BYTES = 80, 250
 """Of memory, that a value takes at least, and a list or object besides."""
@@ -169,7 +169,8 @@ def _as_unicode(body: bytes | bytearray, limits: LimitsConfig, charset: str) -> 
         return b"".join(_without_lone_surrogates(read))
     if named not in ("", "utf_8", "ascii"):
         raise UnknownCharsetError
-    raise InvalidRequestError(_place_of_other_text(mended), "the text is not UTF-8")
+    place = _place_of_other_text(mended)
+    raise InvalidRequestError(place, "is not UTF-8" if place else "the body is not UTF-8")
 
 
 def _is_utf8(text: bytes | bytearray | memoryview) -> bool:
@@ -186,7 +187,7 @@ def _place_of_other_text(body: bytes) -> str:
     try:
         for name, raw in _OBJECT.decode(body).items():
             if not _is_utf8(memoryview(raw)) and name in _FIELDS:
-                listed = _CONTAINER.decode(raw) if memoryview(raw)[:1] == b"[" else {}
+                listed = _CONTAINER.decode(raw) if memoryview(raw)[0] == _BRACKET else {}
                 bad = (f"{name}[{place}]" for place, one in enumerate(listed) if not _is_utf8(memoryview(one)))
                 return next(bad, name)
     except (msgspec.DecodeError, UnicodeDecodeError):  # it is no JSON either, or a key is not UTF-8

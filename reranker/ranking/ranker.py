@@ -201,9 +201,10 @@ class Ranker:
         ranked = scoring.rank(log_odds, truncated, known.windows, np.flatnonzero(known.scored))
         kept, excluded = scoring.apply(ranked, request, self.config.rules)
         unscored = tuple(np.flatnonzero(~known.scored).tolist())
-        results, cut_off = kept[: request.top_n], ()
+        results = kept[: request.top_n]
+        cut_off = tuple(one.index for one in kept[len(results) :]) if request.complete else ()
         if request.complete:
-            results, cut_off = scoring.complete(kept, ranked, unscored), tuple(x.index for x in kept[len(results) :])
+            results = scoring.complete(kept, ranked, unscored)
         return Ranking(
             results=results,
             excluded=excluded,
