@@ -221,9 +221,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._set_timer(None)
         if len(self.pipeline) >= self.max_pipelined:  # one packet may hold thousands
             raise ValueError("too many requests before the answer to the first")
-        if (version := self.parser.get_http_version()) == "1.1" and not any(
-            name == b"host" for name, _ in self.headers
-        ):
+        version = self.parser.get_http_version()
+        if version == "1.1" and not any(name == b"host" for name, _ in self.headers):
             raise ValueError("a request of HTTP/1.1 without a Host")  # RFC 9112, 3.2
         self.expect_100_continue &= version != "1.0"  # whose clients know no such answer
         super().on_headers_complete()
