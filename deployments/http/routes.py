@@ -161,7 +161,9 @@ class _Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
-        return error_response(InvalidRequestError("Origin", "pages from there may not do this; see access.cors_origins"))
+        return error_response(
+            InvalidRequestError("Origin", "pages from there may not do this; see access.cors_origins")
+        )
 
 
 async def _raise(request: Request, error: Exception) -> Response:

@@ -57,5 +57,7 @@ DIALECT = Dialect(
     answer=DashscopeAnswer,
     write=write,
     error=answers.error_body,
-    examples={"DashScope": {"model": "m", "input": {"query": QUESTION, "documents": TEXTS}, "parameters": {"top_n": 2}}},
+    examples={
+        "DashScope": {"model": "m", "input": {"query": QUESTION, "documents": TEXTS}, "parameters": {"top_n": 2}}
+    },
 )

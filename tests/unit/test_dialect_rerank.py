@@ -127,9 +127,7 @@ def test_bad_field_is_named(body: dict[str, Any], field: str) -> None:
     assert str(caught.value).startswith(f"{field}: ")
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"nope", b"[]", b'"text"', b'{"query": "a', b'{"a": "\xff"}']
-)
+@pytest.mark.parametrize("raw", [b"", b"nope", b"[]", b'"text"', b'{"query": "a', b'{"a": "\xff"}'])
 def test_body_that_is_no_json_object_is_the_clients_error(raw: bytes) -> None:
     with pytest.raises(InvalidRequestError, match="body"):
         parse(raw, None, LimitsConfig())
