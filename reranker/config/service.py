@@ -85,7 +85,7 @@ class ScatterConfig(Group):
     reply_margin_s: float = Field(default=0.05, ge=0)
     """Where a partial answer is wanted, replicas answer so long before it is made; at most a fifth of the time."""
     answer_margin_s: float = Field(default=0.25, ge=0)
-    """A partial answer is made so long before the deadline, to be with its client by then; at most a fifth of the time."""
+    """A partial answer is made so long before the deadline, to be there in time; at most a fifth of the time."""
 
 
 class LimitsConfig(Group):

@@ -39,7 +39,7 @@ class Usage(TypedDict):
 
 
 class Marks(TypedDict, total=False):
-    """What happened to a long document; nothing for the others. Of our own results: strict readers know no such field."""
+    """What happened to a long document; nothing for the others. For results that are only ours."""
 
     truncated: Annotated[bool, Field(description="The document was too long and lost tokens; absent otherwise.")]
     windows: Annotated[int, Field(description="Prompts it took to score a long document; absent when it was one.")]

@@ -1,4 +1,4 @@
-"""DashScope's own dialect: fields under `input` and `parameters`, results under `output`. Chosen by an object `input`."""
+"""DashScope's own dialect: `input` and `parameters` in, `output` out. Chosen by an `input` that is an object."""
 
 from __future__ import annotations
 

@@ -42,8 +42,12 @@ _ENCODED = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 """A surrogate as if it were a character: from programs that write UTF-16's halves one by one."""
 _BOM = codecs.BOM_UTF8
 _CHARSETS = frozenset(
-    "latin_1 iso8859_2 iso8859_5 iso8859_7 iso8859_9 iso8859_15 cp1250 cp1251 cp1252 cp1253 cp1254 cp1257 koi8_r "
-    "gbk gb2312 gb18030 big5 big5hkscs shift_jis cp932 euc_jp iso2022_jp euc_kr cp949".split()
+    (
+        *("latin_1", "iso8859_2", "iso8859_5", "iso8859_7", "iso8859_9", "iso8859_15", "koi8_r"),
+        *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1257"),
+        *("gbk", "gb2312", "gb18030", "big5", "big5hkscs", "shift_jis", "cp932", "euc_jp", "iso2022_jp"),
+        *("euc_kr", "cp949"),
+    )
 )
 """That a body is read in where its Content-Type names one and it is not UTF-8. They hold ASCII, as JSON needs it."""
 _NOT_JSON = (orjson.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError)

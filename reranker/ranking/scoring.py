@@ -12,7 +12,6 @@ from reranker.config import ExclusionRule, RulesConfig
 from reranker.errors import InvalidScoreError
 from reranker.types import Aggregate, EngineScores, ExcludedDocument, RankedDocument, RankRequest, TokenArray
 
-
 _NO_LOG_ODDS = float(np.log(np.finfo(np.float64).tiny))
 """Of what has no score and must be listed: below all others, and a number."""
 

@@ -1,4 +1,4 @@
-"""What clients of other services do with our answers, as their sources have it: none breaks, and all get the right scores."""
+"""What other services' clients do with our answers, as their sources have it: none breaks, all get the right scores."""
 
 from __future__ import annotations
 
