@@ -118,10 +118,12 @@ class Options(BaseModel):
 
     def terms(self) -> dict[str, Any]:  # Any: of every type
         """The arguments of `RankRequest` that these fields are."""
-        for name in _INSTRUCTIONS:
-            if not isinstance((self.chat_template_kwargs or {}).get(name, ""), str | None):
-                raise InvalidRequestError(f"chat_template_kwargs.{name}", "must be a string")
-        said = [self.instruction, self.instruct, *map((self.chat_template_kwargs or {}).get, _INSTRUCTIONS)]
+        said = [self.instruction, self.instruct]
+        if self.chat_template_kwargs:
+            for name in _INSTRUCTIONS:
+                said.append(self.chat_template_kwargs.get(name))
+                if not isinstance(said[-1], str | None):
+                    raise InvalidRequestError(f"chat_template_kwargs.{name}", "must be a string")
         priority = self.priority
         if isinstance(priority, int):
             priority = "bulk" if priority > 0 else "interactive"
@@ -175,10 +177,11 @@ def validate(model: type[Options], fields: Mapping[str, Any]) -> Options:
 
 def ignored_fields(fields: Mapping[str, Any], body: type[Options]) -> tuple[str, ...]:
     """The fields that a body of this type does not obey, as a client should know."""
-    ignored = [name for name, same in NOT_OBEYED.items() if fields.get(name) not in (None, *same)]
+    sent = fields.keys() & NOT_OBEYED.keys() - body.model_fields.keys()
+    ignored = [name for name in NOT_OBEYED if name in sent and fields[name] not in (None, *NOT_OBEYED[name])]
     if isinstance(kwargs := fields.get("chat_template_kwargs"), dict) and kwargs.keys() - _INSTRUCTIONS:
         ignored.append("chat_template_kwargs")
-    return tuple(name for name in ignored if name not in body.model_fields or name == "chat_template_kwargs")
+    return tuple(ignored)
 
 
 def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ()) -> tuple[str, ...]:

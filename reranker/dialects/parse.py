@@ -22,7 +22,7 @@ from reranker.errors import InvalidRequestError, RequestTooLargeError, UnknownCh
 from reranker.record import RequestRecord
 
 _SECONDS: TypeAdapter[float] = TypeAdapter(Seconds)
-_LISTS = tuple(dict.fromkeys(name for one in DIALECTS for name in one.lists))
+_LISTS = frozenset(name for one in DIALECTS for name in one.lists)
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
 _CONTAINERS = (dict, list)
 _QUOTE, _BRACKET = ord('"'), ord("[")
@@ -34,6 +34,7 @@ _MANY_VALUES = 50_000
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _CONTAINER = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw])
 _FIELDS = frozenset(name for one in DIALECTS for name in one.body.model_fields)
+_CHOOSING = frozenset(name for one in DIALECTS for name in one.chosen_by)
 _BACKSLASH = ord("\\")
 _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _PAIR = re.compile(_HIGH + _LOW)
@@ -73,8 +74,8 @@ def parse(
     if record is not None:
         record.dialect = dialect.name
     fields = dialect.unfold(fields)
-    for name in _LISTS:
-        listed = fields.get(name)
+    for name in _LISTS & fields.keys():
+        listed = fields[name]
         if isinstance(listed, dict):
             listed = listed.get("content")
         if isinstance(listed, list) and len(listed) > limits.max_documents:
@@ -92,7 +93,7 @@ def parse(
 
 
 def _dialect_of(fields: Mapping[str, Any]) -> Dialect:
-    for one in DIALECTS:
+    for one in DIALECTS if fields.keys() & _CHOOSING else ():
         if any(name in fields and isinstance(fields[name], one.chosen_as) for name in one.chosen_by):
             return one
     return DIALECTS[0]
