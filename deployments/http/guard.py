@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import math
 import time
@@ -22,7 +23,7 @@ _SMALL_BYTES = 256 * 1024
 _MEMORY_REQUESTS = 8
 """Large requests after which the time that one took is mostly forgotten."""
 _LARGE_BYTES, _WORTH_TRIMMING_BYTES = 2**20, 16 * 2**20
-_TRIM_AFTER_S = 5.0
+_TRIM_AFTER_S, _TRIM_PERIOD_S = 5.0, 60.0
 _LOGGERS = (
     "deployments.telemetry",
     "deployments.http.middleware",
@@ -63,13 +64,13 @@ class BytesInHand:
             self.change(hold, 0)
             if hold.peak > _LARGE_BYTES:
                 self._freed += hold.peak
-            if self._freed > _WORTH_TRIMMING_BYTES and self._trimming is None:
-                self._trimming = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim)
+            self._trim_later(_TRIM_AFTER_S if self._freed > _WORTH_TRIMMING_BYTES else _TRIM_PERIOD_S)
             if not self._of_caller[caller]:
                 del self._of_caller[caller]
 
     def change(self, hold: Hold, size: int) -> None:
-        """See `Hold.resize`."""
+        """See `Hold.resize`. One alone counts with no more than large ones may have: the rest is for small ones."""
+        size = min(size, int(self._limit * _LARGE_SHARE))
         more = size - hold.size
         if more > 0 and size > _SMALL_BYTES:
             wait_s = max(1, math.ceil(self._large_s))
@@ -83,6 +84,15 @@ class BytesInHand:
         self.total += more
         self._of_caller[hold.caller] += more
         hold.size, hold.peak = size, max(hold.peak, size)
+
+    def _trim_later(self, seconds: float) -> None:
+        """Many small lists leave memory behind as well, only less."""
+        loop = asyncio.get_running_loop()
+        if self._trimming is not None:
+            if self._trimming.when() <= loop.time() + seconds:
+                return
+            self._trimming.cancel()
+        self._trimming = loop.call_later(seconds, self._trim)
 
     def _trim(self) -> None:
         """Give memory back to the system, in a thread: with gigabytes freed it takes a tenth of a second."""
@@ -110,7 +120,8 @@ class Hold:
 
 
 def trim() -> None:
-    """Give freed memory back to the system."""
+    """Give back to the system what is freed, and what only refers to itself."""
+    gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -52,7 +52,7 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
             call = parse(body, dialect, limits, timeout, charset, record)
         else:
             hold: Hold = request.state.hold
-            hold.resize(len(body) + await backend.threads.run(record.caller, parsed_bytes, body))
+            hold.resize(len(body) + await backend.threads.run(record.caller, parsed_bytes, body, limits))
             call = await backend.threads.run(record.caller, parse, body, dialect, limits, timeout, charset, record)
             hold.resize(hold.size - len(body))
     note_call(record, call)

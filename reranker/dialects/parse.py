@@ -274,13 +274,17 @@ def _structure(body: bytes | bytearray) -> Iterator[bytes]:
         in_text ^= len(parts) % 2 == 0
 
 
-def parsed_bytes(body: bytes | bytearray) -> int:
-    """Estimate what a body's values take of memory: a text with one rare character takes four bytes for each."""
+def parsed_bytes(body: bytes | bytearray, limits: LimitsConfig) -> int:
+    """Estimate what a body's values take of memory: a text with one rare character takes four bytes for each.
+
+    Of more values than there may be none are made.
+    """
     wide = any(not piece.isascii() or b"\\u" in piece for piece in _pieces(body))
     values, containers = _values(_pieces(body)), _containers(_pieces(body))
     if values > _MANY_VALUES:
         values, containers = _values(_structure(body)), _containers(_structure(body))
-    return len(body) * (4 if wide else 1) + values * _VALUE_BYTES + containers * _CONTAINER_BYTES
+    made = values <= limits.max_json_values
+    return len(body) * (4 if wide else 1) + made * (values * _VALUE_BYTES + containers * _CONTAINER_BYTES)
 
 
 def _pieces(body: bytes | bytearray | memoryview) -> Iterator[Any]:  # Any: a part of the same type

@@ -57,6 +57,7 @@ def attacks() -> Iterator[Attack]:
     yield _attack("tiny-chunks", _tiny_chunks, "K4", quick=True)
     yield _attack("spaces-while-others-ask", _spaces, "K11", quick=True)
     yield _attack("odd-bodies", _odd_bodies, "held", quick=True)
+    yield _attack("events-of-the-playground", _events, "K3", quick=True, needs="ui")
     yield _attack("admin-reads", _admin_reads, "K12", needs="admin")
     yield _attack("overload-and-hang-up", _overload, "held", overloads=True)
 
@@ -156,6 +157,19 @@ def _odd_bodies(target: Target) -> Outcome:
     for name, body in bodies.odd().items():
         answer = post(target, "/v1/rerank", body)
         outcome.take(answer, {200, *REFUSED}, name)
+    return outcome
+
+
+def _events(target: Target) -> Outcome:
+    """What the playground's page sends, and what it never would: of events that there are not, wide, deep, broken."""
+    outcome = Outcome()
+    inside = [b"", b"null", b'"a"' + b',"a"' * 10_000, b"[" * 900 + b"]" * 900, b'"%s"' % (b"a" * target.mb(7))]
+    made = [b'{"fn_index":%d,"data":[%s]}' % (number, data) for number in (-1, 0, 1, 2, 10**6) for data in inside]
+    made += [b"", b"[]", b"{", b'{"data":1}', b'{"fn_index":{},"session_hash":[],"data":{}}', b"[" * 100_000]
+    headers = target.authorized | {"content-type": "application/json"}
+    jobs = [partial(post, target, "/ui/gradio_api/run/predict", one, headers, 60.0) for one in made]
+    for answer in at_once(jobs, _EIGHT):
+        outcome.take(answer)
     return outcome
 
 

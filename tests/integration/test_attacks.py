@@ -15,13 +15,16 @@ from tests.integration.conftest import ROOT, Cluster, Service, configuration, st
 
 KEY, OTHER_KEY = "key-of-the-attacker", "key-of-the-other"
 SEED = "6"
+LOOSE = "20"
+"""Bounds of time are wide, as other programs use the machine besides: a test is to find what stalls for seconds. How
+long things take, `make attack` measures."""
 
 
 def _attacked(folder: Path) -> dict[str, Any]:
-    """A service as it is by default, with keys, a playground, and two simulated engines."""
+    """A service as it is by default, with keys, a playground, and two simulated engines of a large GPU."""
     keys = folder / "keys.yaml"
     keys.write_text(f"attacker: {{key: {KEY}, admin: true}}\nother: {OTHER_KEY}\n")
-    return configuration(2, {"access": {"keys_file": str(keys)}}, {"tokens_per_s": 40_000}, ui=True)
+    return configuration(2, {"access": {"keys_file": str(keys)}}, {"tokens_per_s": 400_000}, ui=True)
 
 
 def _attack(service: Service, folder: Path, *arguments: str) -> None:
@@ -47,13 +50,12 @@ def attacked(cluster: Cluster) -> Service:
 
 
 def test_one_attack_of_each_kind_costs_what_it_may(attacked: Service, tmp_path: Path) -> None:
-    """Its bounds of time are wide here, where other tests run besides."""
-    _attack(attacked, tmp_path, "--quick", "--loose", "10", "--give-back", "0")
+    _attack(attacked, tmp_path, "--quick", "--loose", LOOSE, "--give-back", "0")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(5_400)
 def test_no_attack_costs_more_than_it_may(tmp_path: Path) -> None:
-    """Against a service of its own, with a minute for its memory."""
+    """Against a service of its own, with two minutes for its memory."""
     with started(_attacked(tmp_path), tmp_path, KEY) as service:
-        _attack(service, tmp_path, "--loose", "4", "--give-back", "60")
+        _attack(service, tmp_path, "--loose", LOOSE, "--give-back", "120")

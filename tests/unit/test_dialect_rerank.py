@@ -333,6 +333,20 @@ def test_large_body_that_is_no_sound_json_is_refused(broken: bytes, message: str
         parse(broken.replace(b"%s", b"a" * 2**20), None, LimitsConfig())
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"documents":["%s"]}' % (b"," * 60_000), 60_018 + 2 * 80 + 2 * 250),
+        (b'{"documents":[%s]}' % b",".join([b"{}"] * 60_000), 180_015 + 120_001 * 80 + 60_002 * 250),
+        ('{"documents":["é"]}'.encode(), 4 * 20 + 2 * 80 + 2 * 250),
+        (b"[" * 2_000_000, 2_000_000),  # is refused, and would else seem larger than all memory
+    ],
+)
+def test_memory_of_a_body_s_values_is_known_before_they_are_made(body: bytes, expected: int) -> None:
+    """Brackets in texts are none; a wide character takes four bytes, and all others of its text with it."""
+    assert parsing.parsed_bytes(body, LimitsConfig()) == expected
+
+
 def test_many_mistakes_cost_no_more_than_one() -> None:
     """Each would be a complaint with its own dictionary: gigabytes for a body of two megabytes."""
     raw = json.dumps({"query": "q", "documents": [1] * 10_000, "rank_fields": [2] * 10_000}).encode()
