@@ -106,16 +106,14 @@ def load(body: bytes | bytearray, limits: LimitsConfig, charset: str = "") -> An
     """
     if body.startswith(_BOM):
         body = body[len(_BOM) :]
-    if _values(_pieces(body)) > limits.max_json_values:  # those in texts too, but it takes no time
-        values = _values(_structure(body))
-        if values > limits.max_json_values:
-            raise RequestTooLargeError("body", values, limits.max_json_values, "JSON values")
+    _require_few_values(body, limits)
     try:
         loaded = _load(body, limits)
     except _NOT_JSON as error:
         mended = _as_unicode(body, limits, charset)
         if mended == body:
             raise _not_json(error, body) from None
+        _require_few_values(mended, limits)  # in another charset, what looked like a text may be none
         try:
             loaded = _load(mended, limits)
         except _NOT_JSON as other:
@@ -131,6 +129,13 @@ def load(body: bytes | bytearray, limits: LimitsConfig, charset: str = "") -> An
     if level:
         raise _too_deep(limits)
     return loaded
+
+
+def _require_few_values(body: bytes | bytearray, limits: LimitsConfig) -> None:
+    if _values(_pieces(body)) > limits.max_json_values:  # those in texts too, but it takes no time
+        values = _values(_structure(body))
+        if values > limits.max_json_values:
+            raise RequestTooLargeError("body", values, limits.max_json_values, "JSON values")
 
 
 def _load(body: bytes | bytearray, limits: LimitsConfig) -> Any:  # Any: JSON

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reranker.config import LimitsConfig
 from reranker.dialects import parse as parsing
 from reranker.dialects.parse import load, parse
-from reranker.errors import InvalidRequestError, RerankerError, UnknownCharsetError
+from reranker.errors import InvalidRequestError, RequestTooLargeError, RerankerError, UnknownCharsetError
 
 LIMITS = LimitsConfig()
 HIGH, LOW = rb"\ud83d", rb"\uDE00"
@@ -152,3 +152,11 @@ def test_what_a_charset_makes_of_a_body_is_within_the_limit() -> None:
     limits = LimitsConfig(max_request_bytes=50, max_bytes_in_hand=50)
     with pytest.raises(RerankerError, match="limit is 50"):
         parse(b'{"query": "q", "documents": ["%s"]}' % (b"\xe9" * 16), None, limits, charset="latin-1")
+
+
+def test_values_are_counted_in_the_charset_that_they_are_read_in() -> None:
+    """The last byte of this character is a backslash's: read as UTF-8, the quote after it would end no text."""
+    body = '{"query": "表", "documents": [' + "[]," * 200 + "[]]}"
+    limits = LimitsConfig(max_json_values=100, max_documents=100)
+    with pytest.raises(RequestTooLargeError, match="JSON values"):
+        load(body.encode("shift_jis"), limits, "shift_jis")
