@@ -13,10 +13,11 @@ from reranker.config import ExclusionRule, LimitsConfig, RulesConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.dialects.fields import NOT_OBEYED
 from reranker.dialects.parse import parse
+from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
 from reranker.types import Caller, EngineScores, Ranking
 from tests.unit.fleets import Call, FakeFleet, by_length, scores
-from tests.unit.rankers import CONFIG, RENDERER, Ranker, rank, require_idle
+from tests.unit.rankers import CONFIG, RENDERER, rank, require_idle
 
 Answer = Any  # JSON
 Scores = dict[int, float]
@@ -192,8 +193,8 @@ def test_field_that_is_not_obeyed_is_named_and_what_happens_anyway_is_not(dialec
     for value in ("other", False, 7, [1], {"a": 1}):
         if field not in dialect.body.model_fields and value not in NOT_OBEYED[field]:
             assert parse(json.dumps(example | {field: value}).encode(), dialect, LimitsConfig()).ignored == (field,)
-    for value in (None, *NOT_OBEYED[field]):
-        assert parse(json.dumps(example | {field: value}).encode(), dialect, LimitsConfig()).ignored == ()
+    for same in (None, *NOT_OBEYED[field]):
+        assert parse(json.dumps(example | {field: same}).encode(), dialect, LimitsConfig()).ignored == ()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
