@@ -13,7 +13,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, Self, TypeVar
@@ -69,6 +69,7 @@ _Line = TypeVar("_Line")
 
 class _Listing(BaseModel, Generic[_Line]):
     lines: list[_Line] = Field(validation_alias=AliasChoices("results", "data"))
+    truncated: frozenset[int] = frozenset()
 
 
 class RerankerClient:
@@ -109,7 +110,8 @@ class RerankerClient:
                 QueryTooLongError; `str()` is the service's own sentence.
         """
         body = {"query": query, "documents": list(documents), "top_n": top_n, "instruction": instruction}
-        return self._ask(_Listing[ScoredDocument], "ranking", "/v1/rerank", body | {"model": self._model})
+        ranking = self._ask(_Listing[ScoredDocument], "ranking", "/v1/rerank", body | {"model": self._model})
+        return [replace(one, truncated=one.index in ranking.truncated) for one in ranking.lines]
 
     def search(
         self,
@@ -134,11 +136,11 @@ class RerankerClient:
         body: dict[str, object] = {"query": query, "index": index, "top_n": top_n, "candidates": candidates}
         body |= {"filter": filter, "instruction": instruction, "score_threshold": score_threshold}
         body |= {"first_stage": first_stage, "max_per_document": max_per_document, "rerank": rerank}
-        return self._ask(_Listing[FoundDocument], "search results", "/v1/search", body)
+        return self._ask(_Listing[FoundDocument], "search results", "/v1/search", body).lines
 
     def models(self) -> list[str]:
         """Names of the service's model and of its adapters; raises as `rerank` does."""
-        return [one.id for one in self._ask(_Listing[_Model], "list of models", "/v1/models")]
+        return [one.id for one in self._ask(_Listing[_Model], "list of models", "/v1/models").lines]
 
     def close(self) -> None:
         self._http.close()
@@ -151,14 +153,14 @@ class RerankerClient:
 
     def _ask(
         self, listing: type[_Listing[_Line]], wanted: str, path: str, body: Mapping[str, object] | None = None
-    ) -> list[_Line]:
+    ) -> _Listing[_Line]:
         """Send what is not None of a body; without one, GET. `wanted` names the listing in words."""
         given = None if body is None else {key: value for key, value in body.items() if value is not None}
         retrying = Retrying(**_retry_policy(self._retries), sleep=self._sleep)
         with _reachable(self.url):
             response = retrying(self._http.request, "GET" if given is None else "POST", path, json=given)
         try:
-            return listing.model_validate_json(_answered(response, self.url).content).lines
+            return listing.model_validate_json(_answered(response, self.url).content)
         except ValidationError:
             raise UnreachableError(self.url, f"what answers there gave no {wanted}") from None
 

@@ -97,6 +97,12 @@ class UnknownEncodingError(ClientError, status=415, code="unknown_encoding"):
     sentence = "Content-Encoding: only gzip and deflate are known; or send the body as it is"
 
 
+class UnknownCharsetError(ClientError, status=415, code="unknown_charset"):
+    """The body is not UTF-8, nor in a charset that its Content-Type names and the service reads."""
+
+    sentence = "the body is not UTF-8, as JSON is; send it as UTF-8"
+
+
 class SlowRequestError(ClientError, status=408, code="slow_request", takes="timeout_s part"):
     """The client did not send its request in time."""
 

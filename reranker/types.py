@@ -30,6 +30,7 @@ class Caller:
     tokens_per_minute: int | None = None  # prompt tokens
     admin: bool = False
     metrics: bool = False  # may read `GET /metrics`
+    complete: bool = False  # every document is in their answers: see `RankRequest.complete`
 
 
 ANONYMOUS = Caller("anonymous")  # everybody, where there are no keys
@@ -54,6 +55,7 @@ class RankRequest:
     priority: Priority = "interactive"
     timeout_s: float | None = None
     allow_partial: bool = False  # when time is up, the answer has the documents scored so far
+    complete: bool | None = None  # all documents are results: behind the ranked ones, what would have been left out
     cache: CacheMode | None = None  # None: scores are used and remembered
     model: str | None = None  # an adapter's name chooses the adapter; any other name, the model itself
 
@@ -193,7 +195,7 @@ class ExcludedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A list's documents, best first, without what the rules exclude, cut to top_n."""
+    """A list's documents, best first, without what the rules exclude, cut to top_n; a complete one has them all."""
 
     results: tuple[RankedDocument, ...] = ()
     excluded: tuple[ExcludedDocument, ...] = ()
@@ -201,6 +203,7 @@ class Ranking:
     truncated_documents: int = 0
     windowed_documents: int = 0  # documents of more than one prompt
     unscored: tuple[int, ...] = ()  # indices of documents that time was too short for; only with `allow_partial`
+    cut_off: tuple[int, ...] = ()  # indices of results beyond top_n; only where the answer is complete
     deduplicated_pairs: int = 0  # prompts not scored because the list repeats their documents
     model: str = ""  # name of the model or adapter that scored all of them. Empty: it did not say
     cached_documents: int = 0  # distinct documents whose score was known

@@ -42,6 +42,7 @@ class KeySettings(Group):
     tokens_per_minute: PositiveInt | None = None
     admin: bool = False
     metrics: bool = False
+    complete: bool = False
 
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")]
@@ -55,7 +56,7 @@ class Keyring:
         self, config: AccessConfig, environment: str = "", clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Read the file that `config` names and what the environment's variable holds. No error quotes them."""
-        self.open_metrics = config.open_metrics
+        self.open_metrics, self.cors_origins = config.open_metrics, config.cors_origins
         self._file = Path(config.keys_file) if config.keys_file else None
         self._clock, self._looked_s = clock, clock()
         self._from_environment = _parse(environment, f"the environment variable {ENVIRONMENT}")
@@ -162,7 +163,7 @@ def _parse(text: str, where: str) -> dict[bytes, Caller]:
         raise ConfigurationError(f"{where}: {place}: {problem['msg']}") from None
     known: dict[bytes, Caller] = {}
     for name, one in settings.items():
-        caller = Caller(name, one.priority, one.max_in_flight, one.tokens_per_minute, one.admin, one.metrics)
+        caller = Caller(name, **one.model_dump(exclude={"key"}))
         for key in [one.key] if isinstance(one.key, str) else one.key:
             key = key.strip()
             if not key:

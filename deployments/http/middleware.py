@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 
 Observer: TypeAlias = Callable[[RequestRecord], None]
 """Told of each request that has ended, of every path."""
-OPEN = frozenset({"/", "/health", "/docs", "/openapi.json", "/v1/cluster/auth", "/-/healthz"})
+OPEN = frozenset({"/", "/docs", "/openapi.json", "/v1/cluster/auth", "/-/healthz"}) | {
+    *("/health", "/v1/health/ready", "/v1/health/live", "/.well-known/ready", "/.well-known/live"),
+}
 """Paths that need no key: none of them touches the model."""
 METRICS = "/metrics"
 """Needs no key where `access.open_metrics` says so."""
@@ -110,6 +112,8 @@ class _Exchange:
         request_id.set(record.request_id)  # each request has a task of its own
         self._record, self._ranks = record, path in front.ranking_paths
         self._scope = {**scope, "path": prefix + path, "state": {**scope.get("state", {}), "record": record}}
+        if scope["method"] == "HEAD":  # as GET; the server, which has the scope as it was, sends no body
+            self._scope["method"] = "GET"
         self._task = asyncio.current_task()
         self._watching: asyncio.Task[None] | None = None
         self._complete = self._hung_up = self._started = False
@@ -210,7 +214,8 @@ def _as_ours(error: BaseException, scope: Scope) -> errors.RerankerError:
             return errors.NotFoundError(said)
         case HTTPException(status_code=405):  # the framework names the methods of the first route only
             matching = (one for one in scope["app"].routes if one.matches(scope)[0] != Match.NONE)
-            return errors.MethodNotAllowedError(", ".join(sorted({name for one in matching for name in one.methods})))
+            methods = {name for one in matching for name in one.methods}
+            return errors.MethodNotAllowedError(", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set()))))
         case HTTPException():
             return errors.InvalidRequestError("", str(error.detail))
         case _:

@@ -22,7 +22,8 @@ from reranker.dialects.base import TIMEOUT_HEADER, Dialect, RankingCall
 from reranker.dialects.parse import parse, parsed_bytes
 from reranker.record import RequestRecord
 
-_RAY_TIMEOUT_HEADER = "X-Request-Timeout-Seconds"  # what Ray Serve's own proxy obeys
+_TIMEOUT_HEADERS = (TIMEOUT_HEADER, "X-Request-Timeout-Seconds")  # the other is what Ray Serve's own proxy obeys
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([\w.:-]{1,40})", re.ASCII | re.IGNORECASE)
 INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed where they are: less than a millisecond, and a thread costs a tenth of one."""
 HOST = re.compile(r"(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d{0,4})?", re.ASCII)
@@ -44,13 +45,15 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
     with record.stage("admit"):
         backend.require_any_room(len(body))
     with record.stage("parse"):
-        timeout = request.headers.get(TIMEOUT_HEADER, request.headers.get(_RAY_TIMEOUT_HEADER))
+        timeout = next(((name, request.headers[name]) for name in _TIMEOUT_HEADERS if name in request.headers), None)
+        named = _CHARSET.search(request.headers.get("content-type", ""))
+        charset = named[1] if named else ""
         if len(body) <= INLINE_BYTES:
-            call = parse(body, dialect, limits, timeout)
+            call = parse(body, dialect, limits, timeout, charset, record)
         else:
             hold: Hold = request.state.hold
             hold.resize(len(body) + await backend.threads.run(record.caller, parsed_bytes, body, limits))
-            call = await backend.threads.run(record.caller, parse, body, dialect, limits, timeout)
+            call = await backend.threads.run(record.caller, parse, body, dialect, limits, timeout, charset, record)
             hold.resize(hold.size - len(body))
     note_call(record, call)
     return call
@@ -114,7 +117,11 @@ def compression(content_encoding: str) -> str:
 
 def decompress(packed: bytes, encoding: str, max_bytes: int) -> Iterator[bytes]:
     """Decompress a body piece by piece. A bomb costs no more memory than a body of the largest size."""
-    size, left, decompressor, members, piece = 0, packed, zlib.decompressobj(_WINDOW_BITS[encoding]), 1, bytearray()
+    window_bits = _WINDOW_BITS[encoding]
+    framed = len(packed) >= 2 and packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0  # RFC 1950
+    if encoding == "deflate" and packed and not framed:
+        window_bits = -zlib.MAX_WBITS  # without zlib's frame, as IIS and old browsers have it
+    size, left, decompressor, members, piece = 0, packed, zlib.decompressobj(window_bits), 1, bytearray()
     more = bool(packed)
     while more:
         try:
@@ -127,7 +134,7 @@ def decompress(packed: bytes, encoding: str, max_bytes: int) -> Iterator[bytes]:
         left = decompressor.unconsumed_tail
         if decompressor.eof:  # a gzip file may have several members, one after the other
             left, members = decompressor.unused_data, members + 1
-            decompressor, more = zlib.decompressobj(_WINDOW_BITS[encoding]), bool(left)
+            decompressor, more = zlib.decompressobj(window_bits), bool(left)
             if more and members > _MAX_MEMBERS:  # each costs a copy of all that follow
                 raise errors.RequestTooLargeError("body", members, _MAX_MEMBERS, "gzip members")
         elif not left and not full:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.http import Backend
 from reranker import dialects, errors
 from reranker.dialects.answers import error_body
-from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, Dialect, RankingCall
+from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, UNSCORED_HEADER, Dialect, RankingCall
 from reranker.record import RequestRecord
 from reranker.types import Ranking
 
@@ -68,6 +68,8 @@ def ranking_response(request: Request, call: RankingCall, rankings: Sequence[Ran
         ignored = ("model", *ignored)
     if ignored:
         response.headers[IGNORED_HEADER] = ", ".join(ignored)
+    if unscored := sum(len(ranking.unscored) for ranking in rankings):
+        response.headers[UNSCORED_HEADER] = str(unscored)
     return response
 
 
@@ -101,7 +103,13 @@ def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
     answer = functools.reduce(operator.or_, [one.answer for one in spoken])
     described = describe(answer, *(_MEANINGS.keys() - {404, 405}), tag="ranking")
     said = "Fields of the request that could change the ranking and were not obeyed."
-    described["responses"][200] = {"headers": {IGNORED_HEADER: {"schema": {"type": "string"}, "description": said}}}
+    partial = "Of a partial answer: documents that were not scored in time."
+    described["responses"][200] = {
+        "headers": {
+            IGNORED_HEADER: {"schema": {"type": "string"}, "description": said},
+            UNSCORED_HEADER: {"schema": {"type": "integer"}, "description": partial},
+        }
+    }
     first = (spoken[0].paths or dialects.SHARED_PATHS)[0]
     schemas = [one.body.model_json_schema() for one in spoken]
     examples = {name: {"summary": name, "value": value} for one in spoken for name, value in one.examples.items()}

@@ -12,7 +12,9 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import Field, TypeAdapter
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, Response
 from typing_extensions import TypedDict
 
@@ -28,9 +30,9 @@ from deployments.http.search import Search, search_router
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.dialects.answers import ErrorBody
-from reranker.dialects.base import Dialect
+from reranker.dialects.base import IGNORED_HEADER, UNSCORED_HEADER, Dialect
 from reranker.dialects.tei import TeiInfo
-from reranker.errors import ForbiddenError, NotFoundError, NotReadyError
+from reranker.errors import ForbiddenError, InvalidRequestError, NotFoundError, NotReadyError
 from reranker.record import RequestRecord
 
 _DESCRIPTION = """One query, N documents: each document's relevance score, best first.
@@ -38,6 +40,7 @@ _DESCRIPTION = """One query, N documents: each document's relevance score, best 
 Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
 told apart by the body. Errors are JSON on every path and status.
 """
+_EXPOSED = (IGNORED_HEADER, UNSCORED_HEADER, "Retry-After", "Server-Timing", "X-Compute-Tokens", "X-Request-Id")
 _STARTED_S = int(time.time())
 
 router = APIRouter()
@@ -146,7 +149,21 @@ def build_api(
     api.add_middleware(
         RequestMiddleware, limits, keys, ranking_paths, observers, count, quotas, memory, lambda: backend.draining
     )
+    if keys.cors_origins:
+        api.add_middleware(_Cors, keys.cors_origins, ("GET", "POST"), ("*",), expose_headers=_EXPOSED)
     return api
+
+
+class _Cors(CORSMiddleware):
+    """Answers browsers that ask whether a page may use the service. Around all else: they send no key with that."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        return error_response(
+            InvalidRequestError("Origin", "pages from there may not do this; see access.cors_origins")
+        )
 
 
 async def _raise(request: Request, error: Exception) -> Response:
@@ -186,7 +203,8 @@ for _path, _dialect in PATHS.items():
     router.add_api_route(_path, _ranking(_dialect), methods=["POST"], **describe_ranking(_path, *_spoken))
 
 
-@router.head("/health", include_in_schema=False)
+@router.get("/v1/health/ready", **describe(Health, 503))  # NVIDIA's clients
+@router.get("/.well-known/ready", **describe(Health, 503))  # Weaviate
 @router.get("/health", **describe(Health, 503))
 async def health(backend: _Backend) -> Response:
     """200 once an engine can score, 503 before."""
@@ -199,6 +217,8 @@ async def health(backend: _Backend) -> Response:
     return response
 
 
+@router.get("/v1/health/live", include_in_schema=False)  # NVIDIA's clients
+@router.get("/.well-known/live", include_in_schema=False)  # Weaviate
 @router.get("/-/healthz", include_in_schema=False)
 async def alive() -> Response:
     """Where KubeRay looks whether this pod takes requests, in the words of Serve's proxy."""
@@ -272,6 +292,7 @@ async def auth(request: Request) -> Response:
     return reply({"auth": request.app.state.keys.needed})
 
 
+@router.get("/meta", include_in_schema=False)  # Weaviate, which shows it
 @router.get("/info", **describe(TeiInfo))
 async def info(backend: _Backend) -> Response:
     """What Hugging Face's TEI says of itself."""

@@ -120,7 +120,7 @@ def read(body: SearchBody) -> tuple[RankRequest, ...]:
     read_filter(body.filter or {})  # a wrong filter is refused before anything is searched
     # Where chunks are taken out afterwards, enough must be left.
     top_n = None if body.max_per_document else body.max_results
-    return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms()),)
+    return (RankRequest(query_of(body.query, "query"), (), top_n=top_n, **body.terms() | {"complete": False}),)
 
 
 def write(

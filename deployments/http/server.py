@@ -12,6 +12,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+import httptools
 import httpx
 import uvicorn
 from starlette.types import ASGIApp
@@ -123,7 +124,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     _head_bytes = _rest_bytes = _chunks = _body_bytes = 0
     _closes_s = 0.0
-    _in_head, _in_message, _asked, _lingers = True, False, False, False
+    _in_head, _in_message, _asked, _lingers, _head_again = True, False, False, False, False
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 
@@ -162,7 +163,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._count_rest(data)
             return
         body_bytes = self._body_bytes
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
         if self._in_message and self._body_bytes == body_bytes:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
@@ -174,7 +179,31 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._timer is None and (self.cycle is None or self.cycle.response_complete):
             self._set_timer(self.head_timeout_s)  # uvicorn's own timer ended with whatever came, a lone CRLF too
 
+    def _parse(self, data: bytes) -> None:
+        """Have it parsed, ignoring an upgrade that is offered, as who does not take one has to (RFC 9110, 7.8).
+
+        Java's HttpClient offers h2c with each request. The parser ends at such a head, and drops the body; another one
+        goes on behind it, from a head of our own that says how the body comes.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                framing = (b"content-length", b"transfer-encoding")
+                lines = b"".join(b"%s: %s\r\n" % line for line in self.headers if line[0] in framing)
+                head = b"%s / HTTP/%s\r\n" % (self.parser.get_method(), self.parser.get_http_version().encode())
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self._head_again = True
+                self.parser.feed_data(head + lines + b"\r\n")
+                self._head_again = False
+                data = data[offer.args[0] :]
+            else:
+                return
+
     def on_message_begin(self) -> None:
+        if self._head_again:
+            return
         super().on_message_begin()
         self._in_message, self._asked = True, False
         self._rest_bytes = self._chunks = self._body_bytes = 0
@@ -186,10 +215,16 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._head_again:
+            return
         self._in_head, self._head_bytes = False, 0
         self._set_timer(None)
         if len(self.pipeline) >= self.max_pipelined:  # one packet may hold thousands
             raise ValueError("too many requests before the answer to the first")
+        version = self.parser.get_http_version()
+        if version == "1.1" and not any(name == b"host" for name, _ in self.headers):
+            raise ValueError("a request of HTTP/1.1 without a Host")  # RFC 9112, 3.2
+        self.expect_100_continue &= version != "1.0"  # whose clients know no such answer
         super().on_headers_complete()
         self._asked = True
         self.cycle.transport = _AnswersTransport(self)  # type: ignore[assignment]  # what it uses of one
@@ -204,6 +239,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():  # its body is still to come: see `_parse`
+            return
         self._in_message = False
         self._set_timer(None)
         super().on_message_complete()

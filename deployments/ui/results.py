@@ -49,8 +49,10 @@ def rows(documents: Sequence[Document], answer: Mapping[str, Any], before: Seque
     """Give the ranking, best first, compared with the one that had `before`, or with the input order."""
     order = range(len(documents)) if before is None else before
     ranks = {index: rank for rank, index in enumerate(order, start=1)}
+    cut, windows = answer.get("truncated", ()), {one["index"]: one["windows"] for one in answer.get("windows", ())}
+    marks = {index: {"truncated": index in cut, "windows": windows.get(index)} for index in {*cut, *windows}}
     return [
-        _row(rank, ranks.get(one["index"]), one, *_input(documents, one["index"]))
+        _row(rank, ranks.get(one["index"]), one | marks.get(one["index"], {}), *_input(documents, one["index"]))
         for rank, one in enumerate(answer["results"], start=1)
     ]
 

@@ -137,6 +137,9 @@ class RulesConfig(Group):
     """Leave out documents with a lower relevance score. A request may choose otherwise."""
     exclude: tuple[ExclusionRule, ...] = ()
     """Exclusion rules, tried in order; the first that matches is named."""
+    complete: bool = False
+    """Answer with every document, for clients that count on it: what rules, threshold or `top_n` leave out comes last,
+    with its score, and is listed elsewhere. A request may choose otherwise; a key may have it too ([keys](keys.md))."""
 
 
 class SimulatedConfig(Group):

@@ -84,7 +84,9 @@ class ScatterConfig(Group):
     hedge_ratio: float = Field(default=0.05, ge=0)
     """Shards sent a second time, at most, for each shard sent."""
     reply_margin_s: float = Field(default=0.05, ge=0)
-    """Where a partial answer is wanted, replicas answer so long before the deadline; at most a fifth of the time."""
+    """Where a partial answer is wanted, replicas answer so long before it is made; at most a fifth of the time."""
+    answer_margin_s: float = Field(default=0.25, ge=0)
+    """A partial answer is made so long before the deadline, to be there in time; at most a fifth of the time."""
 
 
 class LimitsConfig(Group):
@@ -156,6 +158,8 @@ class AccessConfig(Group):
     """Serve an address other than the loopback without any keys. It is refused otherwise."""
     open_metrics: bool = False
     """Answer `GET /metrics` without a key. Otherwise it needs one with `metrics` or `admin`, where there are keys."""
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")], ...] = ()
+    """Pages in browsers that may use the service, by their origin (https://app.example.com); "*": all."""
 
 
 _REDIS_PATHS = {

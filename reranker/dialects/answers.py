@@ -39,7 +39,7 @@ class Usage(TypedDict):
 
 
 class Marks(TypedDict, total=False):
-    """What happened to a long document; nothing for the others."""
+    """What happened to a long document; nothing for the others. For results that are only ours."""
 
     truncated: Annotated[bool, Field(description="The document was too long and lost tokens; absent otherwise.")]
     windows: Annotated[int, Field(description="Prompts it took to score a long document; absent when it was one.")]
@@ -57,11 +57,23 @@ class Exclusion(UnscoredDocument):
     rule: str
 
 
+class Windows(UnscoredDocument):
+    """A document that was scored in several prompts."""
+
+    windows: int
+
+
 class Omissions(TypedDict, total=False):
-    """The documents that are not among the results, if there are any, and why."""
+    """The documents that are not among the results, if there are any, and why; and what happened to long ones.
+
+    Beside the results and not in them: several clients break on a field that they do not know.
+    """
 
     unscored: list[UnscoredDocument]
     excluded: list[Exclusion]
+    cut_off: Annotated[list[UnscoredDocument], Field(description="With `complete`: results beyond `top_n`.")]
+    truncated: Annotated[list[Index], Field(description="Documents that were too long and lost tokens.")]
+    windows: Annotated[list[Windows], Field(description="Documents that were scored in several prompts.")]
 
 
 class ShardTiming(TypedDict):
@@ -106,7 +118,7 @@ class Meta(TypedDict):
     hedges: int
 
 
-class RankedResult(Marks):
+class RankedResult(TypedDict):
     """One document's place in the ranking."""
 
     index: Index
@@ -161,7 +173,7 @@ def results_of(
         result: RankedResult = {"index": ranked.index, "relevance_score": score_of(ranked, call)}
         if call.body.return_documents:  # left out otherwise, never null: several clients break on null
             result["document"] = document_of(call, ranked.index)
-        results.append({**result, **marks_of(ranked)})
+        results.append(result)
     return results
 
 
@@ -169,12 +181,23 @@ def text_of(call: RankingCall, index: int) -> str:
     return call.lists[0].documents[index]
 
 
-def omissions_of(unscored: Sequence[int], excluded: Sequence[ExcludedDocument]) -> Omissions:
+def omissions_of(
+    unscored: Sequence[int],
+    excluded: Sequence[ExcludedDocument],
+    results: Sequence[RankedDocument] = (),
+    cut_off: Sequence[int] = (),
+) -> Omissions:
     omissions: Omissions = {}
     if unscored:
         omissions["unscored"] = [{"index": index} for index in unscored]
     if excluded:
         omissions["excluded"] = [{"index": one.index, "rule": one.rule} for one in excluded]
+    if cut_off:
+        omissions["cut_off"] = [{"index": index} for index in cut_off]
+    if truncated := sorted(one.index for one in results if one.truncated):
+        omissions["truncated"] = truncated
+    if windows := sorted((one.index, one.windows) for one in results if one.windows > 1):
+        omissions["windows"] = [{"index": index, "windows": number} for index, number in windows]
     return omissions
 
 
@@ -193,7 +216,7 @@ def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
     tail: Tail = {"usage": usage_of([ranking])}
     if call.body.timings:
         tail["timings"] = timings_of(record, shards=True)
-    return {**tail, **omissions_of(ranking.unscored, ranking.excluded)}
+    return {**tail, **omissions_of(ranking.unscored, ranking.excluded, ranking.results, ranking.cut_off)}
 
 
 def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecord) -> Meta:

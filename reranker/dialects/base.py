@@ -17,6 +17,8 @@ TIMEOUT_HEADER = "X-Reranker-Timeout-S"
 """Seconds the client gives a list."""
 IGNORED_HEADER = "X-Reranker-Ignored"
 """In an answer: the known fields of the request that could change the ranking and were not obeyed."""
+UNSCORED_HEADER = "X-Reranker-Unscored"
+"""In a partial answer: how many documents were not scored in time. Not every dialect has a place for it in its body."""
 QUESTION = "What is the capital of China?"
 TEXTS = ["Gravity attracts bodies.", "The capital of China is Beijing.", "Paris is in France."]
 """Of the dialects' examples."""
@@ -50,6 +52,10 @@ class Dialect:
     """Paths of its own, besides those that several dialects share."""
     chosen_by: tuple[str, ...] = ()
     """On a shared path, a body with one of these fields is in this dialect."""
+    chosen_as: type = object
+    """What such a field must be for that."""
+    unfold: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    """Gives the fields of a body that has them in objects within it."""
     shares_paths: bool = True
     """Whether it is spoken on the shared paths at all."""
     body: type[Options]

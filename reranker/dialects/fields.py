@@ -10,19 +10,28 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StrictStr,
+    ValidationError,
+)
 
 from reranker.errors import InvalidRequestError
 from reranker.types import Aggregate, CacheMode, LongDocuments, RankRequest, TruncationSide
 
 Item = StrictStr | dict[str, Any]
 """A document or query as it may come; Any: JSON."""
-Items = Annotated[list[Item], Field(fail_fast=True)]
+Items = Annotated[list[Item], Field(fail_fast=True), BeforeValidator(lambda items: _parts_of(items))]
 """Failing fast: a list of a million wrong ones would bring a million complaints."""
 Seconds = Annotated[float, Field(ge=0.001, allow_inf_nan=False)]
 _SIDES: dict[str | None, TruncationSide | None] = {"left": "start", "right": "end", None: None}
-_OBEYED: dict[str, tuple[object, ...]] = {
-    "truncate": (True, "true", "END"),  # TEI: false refuses the list when a document is too long
+NOT_OBEYED: dict[str, tuple[object, ...]] = {
+    "truncate": (True, "true", "END"),  # TEI, NVIDIA: false or "NONE" refuses the list when a document is too long
     "truncation": (True, "true"),  # Voyage: the same
     "truncate_prompt_tokens": (-1,),  # vLLM: cuts the whole prompt, and with it the end of its template
     "max_tokens_per_query": (0,),  # vLLM
@@ -31,11 +40,24 @@ _OBEYED: dict[str, tuple[object, ...]] = {
     "add_special_tokens": (True, "true"),  # vLLM
     "chat_template": (),  # vLLM
     "mm_processor_kwargs": ({},),  # vLLM
+    "use_activation": (True, "true"),  # vLLM: the scale of scores; `raw_scores` chooses it here
+    "softmax": (True, "true"),  # vLLM's older names for it
+    "activation": (True, "true"),
+    "normalize": (True, "true"),  # FlagEmbedding and servers made of it: the same
     "kwargs": ("{}", "", {}),  # xinference
+    "metadata": (),  # Contextual: a text for each document, which is ranked too
+    "relevant_spans": (),  # Cohere
+    "return_embeddings": (False, "false"),  # Jina
+    "threshold": (),  # of several servers, on scales of their own; `score_threshold` is ours
+    "min_score": (),
+    "filter": (),  # servers that hold documents
+    "rank_fields": ([],),  # Cohere v1, Pinecone, Mixedbread: obeyed where documents may be objects
+    "embedding_top_k": (),  # servers that rank twice
 }
-"""Fields of other services that would change the ranking and are not obeyed. Null, and the values here, ask for what
-happens anyway."""
+"""Fields of other services that would change the ranking or the answer, and what of them happens anyway: with null, or
+with these values, nothing is named. A dialect that has the field in its body obeys it."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with it
+_INSTRUCTIONS = ("instruction", "instruct")
 _LOOKED_AT = 1_000_000
 _IMAGE = frozenset(("image", "image_url"))
 _NO_TEXT = "this model reads text only"
@@ -52,8 +74,10 @@ class Options(BaseModel):
     instruction: str | None = None
     """What "relevant" means for this list, or the name of a configured one ("@medical"); absent, null or empty: the
     configured default."""
+    instruct: str | None = None
+    """SGLang's and DashScope's name for `instruction`."""
     chat_template_kwargs: dict[str, Any] | None = None
-    """vLLM's other place for `instruction`; nothing else in it is used."""
+    """vLLM's other place for `instruction`, or `instruct`; nothing else in it is used."""
     max_tokens_per_doc: NonNegativeInt | None = None
     """Cut every document to so many tokens (Cohere v2, vLLM); 0: not cut."""
     truncation_side: Literal["left", "right"] | None = None
@@ -70,13 +94,16 @@ class Options(BaseModel):
     """Return log-odds in place of scores in [0, 1]."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Leave out documents with a lower relevance score; they are listed under `excluded`."""
-    priority: Literal["interactive", "bulk"] | StrictInt | None = None
+    priority: Literal["interactive", "bulk"] | Annotated[int, BeforeValidator(lambda one: _not_true(one))] | None = None
     """"interactive" (the default): somebody waits for the answer; "bulk": it may take its time. As a number (Cohere v2,
     vLLM), what is above 0 is bulk."""
     timeout_s: Seconds | None = None
     """Seconds until an answer is due, within the service's own limit; also as header X-Reranker-Timeout-S."""
     allow_partial: bool | None = None
     """When time is up, answer with the documents scored so far; the others are listed under `unscored`."""
+    complete: bool | None = None
+    """Return every document: what rules, threshold or `top_n` leave out comes last, with its score, and is listed under
+    `excluded` and `cut_off`. For clients that take the scores by position. Absent: as the service or the key has it."""
     cache: CacheMode | None = None
     """Scores computed before: absent: use and remember them; "read": only use them; "refresh": compute and remember
     anew; "off": neither."""
@@ -91,14 +118,17 @@ class Options(BaseModel):
 
     def terms(self) -> dict[str, Any]:  # Any: of every type
         """The arguments of `RankRequest` that these fields are."""
-        instruction = self.instruction or (self.chat_template_kwargs or {}).get("instruction")
-        if instruction is not None and not isinstance(instruction, str):
-            raise InvalidRequestError("chat_template_kwargs.instruction", "must be a string")
+        said = [self.instruction, self.instruct]
+        if self.chat_template_kwargs:
+            for name in _INSTRUCTIONS:
+                said.append(self.chat_template_kwargs.get(name))
+                if not isinstance(said[-1], str | None):
+                    raise InvalidRequestError(f"chat_template_kwargs.{name}", "must be a string")
         priority = self.priority
         if isinstance(priority, int):
             priority = "bulk" if priority > 0 else "interactive"
         return {
-            "instruction": instruction or None,
+            "instruction": next((one for one in said if one and one.strip()), None),
             "max_document_tokens": self.max_tokens_per_doc or None,
             "truncation_side": _SIDES[self.truncation_side],
             "long_documents": self.long_documents or ("windows" if self.max_chunks_per_doc else None),
@@ -109,6 +139,7 @@ class Options(BaseModel):
             "priority": priority or "interactive",
             "timeout_s": self.timeout_s,
             "allow_partial": bool(self.allow_partial),
+            "complete": self.complete,
             "cache": self.cache,
             "model": self.model,
         }
@@ -144,8 +175,13 @@ def validate(model: type[Options], fields: Mapping[str, Any]) -> Options:
     raise InvalidRequestError(field, message[:1].lower() + message[1:])
 
 
-def ignored_fields(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name, obeyed in _OBEYED.items() if fields.get(name) not in (None, *obeyed))
+def ignored_fields(fields: Mapping[str, Any], body: type[Options]) -> tuple[str, ...]:
+    """The fields that a body of this type does not obey, as a client should know."""
+    sent = fields.keys() & NOT_OBEYED.keys() - body.model_fields.keys()
+    ignored = [name for name in NOT_OBEYED if name in sent and fields[name] not in (None, *NOT_OBEYED[name])]
+    if isinstance(kwargs := fields.get("chat_template_kwargs"), dict) and kwargs.keys() - _INSTRUCTIONS:
+        ignored.append("chat_template_kwargs")
+    return tuple(ignored)
 
 
 def texts_of(items: Sequence[Item], where: str, rank_fields: Sequence[str] = ()) -> tuple[str, ...]:
@@ -203,6 +239,19 @@ def _text_of(item: dict[str, Any], where: str, order: Mapping[str, int]) -> str:
     if item.keys() & _IMAGE and item.keys() <= {"type", *_IMAGE}:
         raise InvalidRequestError(where, _NO_TEXT)
     return _as_yaml(item)
+
+
+def _not_true(number: Any) -> Any:  # Any: what has come
+    if isinstance(number, bool):
+        raise ValueError("must not be true or false")  # noqa: TRY004 - pydantic's own kind
+    return number
+
+
+def _parts_of(items: Any) -> Any:  # Any: what has come
+    """Turn vLLM's one object for many documents, `{"content": [part, …]}`, into one for each."""
+    if isinstance(items, dict) and _is_content(items.get("content")):
+        return [{"content": [part]} for part in items["content"]]
+    return items
 
 
 def metadata_of(items: Sequence[Item]) -> tuple[Mapping[str, object], ...]:

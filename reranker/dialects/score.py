@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from reranker.dialects import answers
 from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
@@ -40,7 +42,7 @@ class ScoreBody(Options):
         return super().log_odds or False in (self.use_activation, self.softmax, self.activation)
 
 
-class PairScore(answers.Marks):
+class PairScore(TypedDict):
     """The score of one pair."""
 
     index: Annotated[int, Field(description="Position of the pair.")]
@@ -75,18 +77,19 @@ def read(body: ScoreBody) -> tuple[RankRequest, ...]:
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> ScoreAnswer:
     """Write the scores in the order of the pairs."""
     data: list[PairScore] = []
-    unscored, excluded = [], []
+    unscored, excluded, results = [], [], []
     for place, ranking in zip(_pairs(call.body)[2].values(), rankings, strict=True):
         for ranked in ranking.results:
             score = answers.score_of(ranked, call)
-            data.append({"index": place[ranked.index], "object": "score", "score": score, **answers.marks_of(ranked)})
+            data.append({"index": place[ranked.index], "object": "score", "score": score})
+            results.append(replace(ranked, index=place[ranked.index]))
         unscored += [place[index] for index in ranking.unscored]
         excluded += [ExcludedDocument(place[one.index], one.rule) for one in ranking.excluded]
     return {
         **answers.head_of("list", model, record),
         "data": sorted(data, key=lambda one: one["index"]),
         "usage": answers.usage_of(rankings),
-        **answers.omissions_of(sorted(unscored), sorted(excluded, key=lambda one: one.index)),
+        **answers.omissions_of(sorted(unscored), sorted(excluded, key=lambda one: one.index), results),
     }
 
 

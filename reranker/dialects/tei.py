@@ -1,8 +1,12 @@
-"""The dialect of Hugging Face's TEI: `texts` in, a bare list out. Chosen by `texts`. And what TEI says of itself."""
+"""The dialect of Hugging Face's TEI: `texts` in, a bare list out. Chosen by `texts`. And what TEI says of itself.
+
+And two more that answer with a bare list: `documents` in, by a path; `docs` in, chosen by these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
@@ -20,13 +24,13 @@ from reranker.types import Ranking
 _ERROR_TYPES = {400: "Validation", 413: "Validation", 429: "Overloaded", 503: "Unhealthy"}
 
 
-class TeiBody(ListOptions):
-    """A query and its documents, as TEI names them, and `top_n`, which TEI has not and LiteLLM sends."""
+class _BareListBody(ListOptions):
+    """What a bare list is answered to, and `top_n`, which TEI has not and LiteLLM sends."""
 
-    texts: Annotated[Items, Field(min_length=1)]
-    """The candidates."""
     return_text: bool | None = None
     """Return each text too."""
+    return_documents: bool | None = None
+    """As `return_text`, as others name it."""
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
     """Which end of a too long text is cut off."""
 
@@ -34,6 +38,36 @@ class TeiBody(ListOptions):
         sides = {"left": "start", "right": "end"}
         cut = {"truncation_side": sides[self.truncation_direction.lower()]} if self.truncation_direction else {}
         return super().terms() | cut
+
+
+class TeiBody(_BareListBody):
+    """A query and its documents, as TEI names them."""
+
+    texts: Annotated[Items, Field(min_length=1)]
+    """The candidates."""
+
+
+class ListBody(_BareListBody):
+    """A query and its documents, as Cohere and others name them."""
+
+    documents: Annotated[Items, Field(min_length=1)]
+    """The candidates."""
+
+
+class SimpleBody(ListOptions):
+    """LibreChat's `simple`."""
+
+    docs: Annotated[Items, Field(min_length=1)]
+    """The candidates."""
+    k: Annotated[int, Field(ge=0)] | None = None
+    """As `top_n`; counts if both are there."""
+
+
+class SimpleResult(TypedDict):
+    """One text's place in the ranking."""
+
+    text: str
+    score: answers.Score
 
 
 class TeiResult(TypedDict):
@@ -62,7 +96,7 @@ def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: Re
     results: list[TeiResult] = []
     for ranked in ranking.results:
         result: TeiResult = {"index": ranked.index, "score": answers.score_of(ranked, call)}
-        if call.body.return_text:
+        if call.body.return_text or call.body.return_documents:
             result["text"] = answers.text_of(call, ranked.index)
         results.append(result)
     return results
@@ -98,4 +132,32 @@ DIALECT = Dialect(
     write=write,
     error=write_error,
     examples={"TEI": {"query": QUESTION, "texts": TEXTS, "return_text": True}},
+)
+LIST = replace(
+    DIALECT,
+    name="list",
+    summary="`documents` in, a bare list out: Elasticsearch's `hugging_face`, SGLang.",
+    paths=("/list/rerank",),
+    chosen_by=(),
+    shares_paths=False,
+    body=ListBody,
+    lists=("documents",),
+    read=lambda body: list_of(body, "documents", body.top_n),
+    error=answers.error_body,
+    examples={"Elasticsearch's hugging_face": {"query": QUESTION, "documents": TEXTS, "return_documents": False}},
+)
+SIMPLE = replace(
+    DIALECT,
+    name="simple",
+    summary="`docs` in, their texts with scores out: LibreChat's `simple`.",
+    chosen_by=("docs",),
+    body=SimpleBody,
+    lists=("docs",),
+    read=lambda body: list_of(body, "docs", body.k or body.top_n),
+    answer=list[SimpleResult],
+    write=lambda call, rankings, model, record: [
+        {"text": answers.text_of(call, one.index), "score": answers.score_of(one, call)} for one in rankings[0].results
+    ],
+    error=answers.error_body,
+    examples={"LibreChat's simple": {"query": QUESTION, "docs": TEXTS, "k": 2}},
 )

@@ -107,16 +107,20 @@ class Ranker:
             raise InvalidRequestError("instruction", "the model of this service takes none")
         if caller.priority == "bulk":
             request = replace(request, priority="bulk")
+        if request.complete is None:
+            request = replace(request, complete=caller.complete or config.rules.complete)
         instruction = config.model.instruction_text(request.instruction)
         self.renderer.require_room(request.query, instruction)
         cutting = CuttingPolicy.of(request, config.long_documents)
+        timeout_s = config.limits.bounded_s(request.timeout_s)
         return _List(
             request,
             number,
             record,
             caller.name,
             self.renderer.readable(request.documents, cutting),
-            timeout_s=config.limits.bounded_s(request.timeout_s),
+            timeout_s=timeout_s,
+            margin_s=min(config.scatter.answer_margin_s, timeout_s / 5) if request.allow_partial else 0.0,
             instruction=instruction,
             cutting=cutting,
             adapter=request.model if request.model and request.model in config.engine.lora_adapters else "",
@@ -229,10 +233,16 @@ class Ranker:
         truncated = frozenset(np.flatnonzero(known.truncated).tolist())
         ranked = scoring.rank(log_odds, truncated, known.windows, np.flatnonzero(known.scored), scale)
         kept, excluded = scoring.apply(ranked, request, self.config.rules)
+        unscored = tuple(np.flatnonzero(~known.scored).tolist())
+        results = kept[: request.top_n]
+        cut_off = tuple(one.index for one in kept[len(results) :]) if request.complete else ()
+        if request.complete:
+            results = scoring.complete(kept, ranked, unscored)
         return Ranking(
-            results=kept[: request.top_n],
+            results=results,
             excluded=excluded,
-            unscored=tuple(np.flatnonzero(~known.scored).tolist()),
+            unscored=unscored,
+            cut_off=cut_off,
             prompt_tokens=int(known.prompt_tokens.sum()),
             deduplicated_pairs=int(known.windows.sum() - known.windows[lookup.documents].sum()),
             truncated_documents=len(truncated),
@@ -260,6 +270,7 @@ class _List:
     caller: str
     documents: Sequence[str]  # as far as they are read: `PromptRenderer.readable`
     timeout_s: float  # counted from the request's head, so that reading and parsing count too
+    margin_s: float  # of it, for what comes after the scores
     instruction: str
     cutting: CuttingPolicy
     adapter: str  # empty: the model itself, whatever the client calls it
@@ -269,7 +280,7 @@ class _List:
     @property
     def deadline_s(self) -> float:
         """On the event loop's clock, which is `time.monotonic`'s."""
-        return self.record.began_s + self.timeout_s
+        return self.record.began_s + self.timeout_s - self.margin_s
 
     @property
     def left_s(self) -> float:

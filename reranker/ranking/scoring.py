@@ -12,6 +12,9 @@ from reranker.config import ExclusionRule, RulesConfig
 from reranker.errors import InvalidScoreError
 from reranker.types import Aggregate, EngineScores, ExcludedDocument, RankedDocument, RankRequest, TokenArray
 
+_NO_LOG_ODDS = float(np.log(np.finfo(np.float64).tiny))
+"""Of what has no score and must be listed: below all others, and a number."""
+
 
 def require_finite(scores: EngineScores, document_of_pair: TokenArray) -> None:
     """Raise InvalidScoreError for a logit that is NaN or infinite: sorting NaN raises nothing and gives any order."""
@@ -75,14 +78,15 @@ def rank(
     documents: NDArray[np.intp] | None = None,
     scale: float = 1,
 ) -> tuple[RankedDocument, ...]:
-    """Order documents by logit, highest first, ties by index: scores of 1.0 may hide a difference.
+    """Order documents by score, highest first, equal scores by log-odds, ties by index.
 
     `log_odds` and `windows` (prompts) are by document. `documents`: indices of those to rank, rising. None: all.
     """
     if documents is None:
         documents = np.arange(len(log_odds))
     scores = relevance_scores(log_odds, scale)
-    order = documents[np.argsort(-log_odds[documents], kind="stable")]
+    # Beyond log-odds of 37 (of 37 times the scale), scores are all 1.
+    order = documents[np.lexsort((-log_odds[documents], -scores[documents]))]
     return tuple(
         RankedDocument(int(i), float(scores[i]), float(log_odds[i]), int(i) in truncated, int(windows[i]))
         for i in order
@@ -102,6 +106,15 @@ def apply(
     rules = {one.index: rule for one in ranked if (rule := _matching_rule(one, request, config.exclude, threshold))}
     kept = tuple(one for one in ranked if one.index not in rules)
     return kept, tuple(ExcludedDocument(index, rules[index]) for index in sorted(rules))
+
+
+def complete(
+    kept: Sequence[RankedDocument], ranked: Sequence[RankedDocument], unscored: Sequence[int]
+) -> tuple[RankedDocument, ...]:
+    """All documents of a list: behind those that are kept the excluded ones, in order, then those without a score."""
+    indices = {one.index for one in kept}
+    excluded = (one for one in ranked if one.index not in indices)
+    return (*kept, *excluded, *(RankedDocument(index, 0.0, _NO_LOG_ODDS) for index in unscored))
 
 
 def _matching_rule(

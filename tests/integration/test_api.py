@@ -57,7 +57,7 @@ def test_over_long_document_is_cut_and_costs_nobody_their_score(service: Service
     short = [f"Document {number} is about capital number {number}." for number in range(20)]
     answer = service.rerank(QUERY, [*short[:7], long, *short[7:]])
     assert sorted(result["index"] for result in answer["results"]) == list(range(21))
-    assert [result["index"] for result in answer["results"] if result.get("truncated")] == [7]
+    assert answer["truncated"] == [7]
     assert answer["meta"]["truncated_documents"] == 1
 
 
@@ -66,8 +66,9 @@ def test_long_document_scored_in_windows_is_found_at_its_end(service: Service) -
     document = "Gravity attracts bodies. " * 4_000 + "Beijing is the capital of China."
     cut = service.rerank(QUERY, [document])
     whole = service.rerank(QUERY, [document], long_documents="windows")
-    assert whole["results"][0]["windows"] == whole["meta"]["pairs"] > 1
-    assert "truncated" not in whole["results"][0]
+    assert whole["windows"] == [{"index": 0, "windows": whole["meta"]["pairs"]}]
+    assert whole["meta"]["pairs"] > 1
+    assert "truncated" not in whole
     assert whole["results"][0]["relevance_score"] > cut["results"][0]["relevance_score"]
     assert whole["usage"]["prompt_tokens"] > cut["usage"]["prompt_tokens"]
 
@@ -75,11 +76,10 @@ def test_long_document_scored_in_windows_is_found_at_its_end(service: Service) -
 def test_max_tokens_per_doc_cuts_the_end_asked_for(service: Service) -> None:
     document = "Gravity attracts bodies. " * 50 + "Beijing is the capital of China."
     right, left = (
-        service.rerank(QUERY, [document], max_tokens_per_doc=20, truncation_side=side)["results"][0]
-        for side in ("right", "left")
+        service.rerank(QUERY, [document], max_tokens_per_doc=20, truncation_side=side) for side in ("right", "left")
     )
-    assert right["truncated"] is left["truncated"] is True
-    assert left["relevance_score"] > right["relevance_score"]
+    assert right["truncated"] == left["truncated"] == [0]
+    assert left["results"][0]["relevance_score"] > right["results"][0]["relevance_score"]
 
 
 def test_raw_scores_are_the_log_odds_of_the_scores(service: Service) -> None:

@@ -106,10 +106,11 @@ def door(
     count: Observer | None = None,
     keys: str = "",
     open_metrics: bool = False,
+    cors_origins: tuple[str, ...] = (),
     **limits: Any,
 ) -> FastAPI:
     """Make the application."""
-    keyring = Keyring(AccessConfig(open_metrics=open_metrics), keys)
+    keyring = Keyring(AccessConfig(open_metrics=open_metrics, cors_origins=cors_origins), keys)
     return build_api(backend, LimitsConfig(**limits), keyring, observers, count)
 
 

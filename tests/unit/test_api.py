@@ -14,6 +14,7 @@ from deployments.telemetry import RequestLog
 from reranker.config import ObservabilityConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.errors import NotReadyError, OverloadedError, StartFailedError
+from reranker.types import RankedDocument, Ranking
 from tests.unit.doors import BODY, WordBackend, door, visitor
 
 BEST_FIRST = [2, 1, 0]
@@ -207,3 +208,90 @@ async def test_description_and_its_page_are_made_once() -> None:
         first = {path: (await client.get(path)).content for path in ("/openapi.json", "/docs")}
         app.openapi = lambda: pytest.fail("made again")  # type: ignore[method-assign]
         assert {path: (await client.get(path)).content for path in first} == first
+
+
+PARTIAL_BODIES = [
+    ("/v1/rerank", {"query": "q", "documents": ["a", "b"]}),
+    ("/rerank", {"query": "q", "texts": ["a", "b"]}),
+    ("/rerank", {"query": "q", "docs": ["a", "b"]}),
+    ("/v1/ranking", {"query": "q", "passages": ["a", "b"]}),
+    ("/score", {"text_1": "q", "text_2": ["a", "b"]}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), PARTIAL_BODIES)
+async def test_every_dialect_can_tell_that_an_answer_is_partial(path: str, body: dict[str, Any]) -> None:
+    """Some have a bare list, and nowhere to say it."""
+
+    class Slow(WordBackend):
+        async def rank(self, lists: Any, caller: Any, record: Any) -> Any:
+            return [Ranking((RankedDocument(1, 0.5, 0.0),), unscored=(0,))]
+
+    async with visitor(door(Slow())) as client:
+        assert (await client.post(path, json=body)).headers["x-reranker-unscored"] == "1"
+    async with visitor(door(WordBackend())) as client:
+        assert "x-reranker-unscored" not in (await client.post(path, json=body)).headers
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/health", "/info", "/", "/v1/health/ready", "/.well-known/ready", "/docs"]
+)
+async def test_head_is_answered_where_get_is(path: str) -> None:
+    """The server sends no body: `tests/integration`'s and uvicorn's business."""
+    async with visitor(door(WordBackend())) as client:
+        head, get = await client.head(path), await client.get(path)
+        wrong = await client.head("/v1/rerank")
+    assert (head.status_code, get.status_code, wrong.status_code) == (200, 200, 405)
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
+@pytest.mark.parametrize("path", ["/v1/health/live", "/v1/health/ready", "/.well-known/live", "/.well-known/ready"])
+async def test_health_under_other_clients_names_needs_no_key(path: str) -> None:
+    async with visitor(door(WordBackend(), keys="a: secret")) as client:
+        assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["X-Reranker-Timeout-S", "X-Request-Timeout-Seconds"])
+async def test_timeout_header_is_named_as_it_was_sent(header: str) -> None:
+    async with visitor(door(WordBackend())) as client:
+        response = await client.post("/v1/rerank", json=BODY, headers={header: "5s"})
+    assert (response.status_code, response.json()["field"]) == (400, header)
+
+
+@pytest.mark.parametrize("texts", [[], [1], ["a"] * 4])
+async def test_what_is_wrong_with_a_body_is_said_in_its_own_dialect(texts: list[Any]) -> None:
+    async with visitor(door(WordBackend(), max_documents=3)) as client:
+        said = (await client.post("/rerank", json={"query": "q", "texts": texts})).json()
+    assert said["error_type"] == "Validation"
+    assert said["code"] in ("invalid_request", "request_too_large")
+
+
+async def test_charset_of_the_content_type_counts_where_a_body_is_not_utf8() -> None:
+    body = '{"query": "café", "documents": ["café"]}'.encode("latin-1")
+    async with visitor(door(backend := WordBackend())) as client:
+        named = {"content-type": 'application/json; charset="ISO-8859-1"'}
+        assert (await client.post("/v1/rerank", content=body, headers=named)).status_code == 200
+        unnamed = await client.post("/v1/rerank", content=body, headers={"content-type": "application/json"})
+    assert backend.lists[0].query == "café"
+    assert (unnamed.status_code, unnamed.json()["field"]) == (400, "query")
+
+
+PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "content-type,authorization"}
+
+
+async def test_page_in_a_browser_may_ask_where_its_origin_is_configured() -> None:
+    app = door(WordBackend(), keys="a: secret", cors_origins=("https://app.example",))
+    async with visitor(app, {"origin": "https://app.example"}) as client:
+        asked = await client.options("/v1/rerank", headers=PREFLIGHT)
+        refused = await client.post("/v1/rerank", json=BODY)  # the page can read why
+        answered = await client.post("/v1/rerank", json=BODY, headers={"authorization": "Bearer secret"})
+    assert (asked.status_code, refused.status_code, answered.status_code) == (200, 401, 200)
+    for response in (asked, refused, answered):
+        assert response.headers["access-control-allow-origin"] == "https://app.example"
+    assert "X-Reranker-Ignored" in answered.headers["access-control-expose-headers"]
+    async with visitor(app, {"origin": "https://other.example"}) as client:
+        asked = await client.options("/v1/rerank", headers=PREFLIGHT)
+    assert (asked.status_code, asked.json()["field"]) == (400, "Origin")
+    async with visitor(door(WordBackend()), {"origin": "https://app.example"}) as client:
+        asked = await client.options("/v1/rerank", headers=PREFLIGHT)
+    assert (asked.status_code, "access-control-allow-origin" in asked.headers) == (405, False)

@@ -23,6 +23,8 @@ BODY = b'{"query": "q", "documents": ["a"]}' * 100
         ("x-gzip", gzip.compress(BODY[:40]) + gzip.compress(BODY[40:])),
         ("x-gzip", gzip.compress(b"") + gzip.compress(BODY)),
         ("deflate", zlib.compress(BODY)),
+        ("deflate", zlib.compress(BODY, wbits=-15)),  # without zlib's frame, as old .NET and IIS send it
+        ("deflate", zlib.compress(BODY, 0, wbits=-15)),
     ],
 )
 def test_known_encodings_are_read(encoding: str, body: bytes) -> None:

@@ -110,7 +110,6 @@ def test_blank_documents_are_documents() -> None:
         ({"query": "q", "documents": ["a"], "long_documents": "split"}, "long_documents"),
         ({"query": "q", "documents": ["a"], "score_threshold": 2}, "score_threshold"),
         ({"query": "q", "documents": ["a"], "priority": "urgent"}, "priority"),
-        ({"query": "q", "documents": ["a"], "priority": "5"}, "priority"),
         ({"query": "q", "documents": ["a"], "priority": True}, "priority"),
         ({"query": "q", "documents": ["a"], "priority": 0.5}, "priority"),
         ({"query": "q", "documents": ["a"], "priority": {"class": "bulk"}}, "priority"),
@@ -128,9 +127,7 @@ def test_bad_field_is_named(body: dict[str, Any], field: str) -> None:
     assert str(caught.value).startswith(f"{field}: ")
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"nope", b"[]", b'"text"', b'{"query": "a', b'{"query": "\xff"}', b'{"query":"\\ud800"}']
-)
+@pytest.mark.parametrize("raw", [b"", b"nope", b"[]", b'"text"', b'{"query": "a', b'{"a": "\xff"}'])
 def test_body_that_is_no_json_object_is_the_clients_error(raw: bytes) -> None:
     with pytest.raises(InvalidRequestError, match="body"):
         parse(raw, None, LimitsConfig())
@@ -153,8 +150,9 @@ def test_answer_has_what_clients_require() -> None:
     answer = _respond(query="q", documents=["a", "b"])
     assert answer["results"] == [
         {"index": 1, "relevance_score": 0.9},
-        {"index": 0, "relevance_score": 0.25, "truncated": True, "windows": 3},
+        {"index": 0, "relevance_score": 0.25},  # and nothing else: Elasticsearch's reader knows no other field
     ]
+    assert (answer["truncated"], answer["windows"]) == ([0], [{"index": 0, "windows": 3}])
     assert (answer["id"], answer["object"], answer["model"]) == ("id-1", "rerank", "demo")
     saved = {"deduplicated_pairs": 0, "cached_documents": 0, "coalesced_documents": 0}
     assert answer["usage"] == {"prompt_tokens": 123, "total_tokens": 123} | saved
@@ -322,9 +320,9 @@ def test_text_beyond_what_is_done_in_one_go_is_refused(fields: bytes, named: str
     ("broken", "message"),
     [
         (b'{"a": "%s', "not JSON"),
-        (b'{"a": ["%s", "\xff"]}', "not JSON: str is not valid UTF-8"),
+        (b'{"a": ["%s", "\xff"]}', "body is not UTF-8"),
         (b'{"a": "%s"} b', "not JSON"),
-        (b'{"\xff": "%s"}', "not JSON"),
+        (b'{"\xff": "%s"}', "body is not UTF-8"),
         (b'["%s"]', "must be a JSON object"),
         (b'{"a": ' + b"[" * 100 + b'"%s"' + b"]" * 100 + b"}", "nested more than 32 deep"),
         (b'{"a": ' + b"[" * 100_000 + b'"%s"' + b"]" * 100_000 + b"}", "nested more than 32 deep"),

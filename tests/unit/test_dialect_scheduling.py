@@ -34,7 +34,9 @@ def _request(header: str | None = None, **fields: Any) -> RankRequest:
 
 
 def _ask(body: dict[str, Any], header: str | None = None) -> RankingCall:
-    return parse(json.dumps(body).encode(), None, LimitsConfig(), header)
+    return parse(
+        json.dumps(body).encode(), None, LimitsConfig(), (TIMEOUT_HEADER, header) if header is not None else None
+    )
 
 
 def _answer(ranking: Ranking, record: RequestRecord | None = None) -> Any:

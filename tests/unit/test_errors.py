@@ -26,6 +26,7 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.UrlTooLongError: ("URL", 9_000, 8_192, "bytes"),
     errors.HeadersTooLargeError: ("headers", 40_000, 32_768, "bytes"),
     errors.UnknownEncodingError: (),
+    errors.UnknownCharsetError: (),
     errors.SlowRequestError: (60.0,),
     errors.UnauthorizedError: (True,),
     errors.ForbiddenError: (),

@@ -32,6 +32,15 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI's dict
     """Answers before it has read the body, but for one path."""
     if scope["type"] == "http":
         HEARD.append(scope["headers"])
+        if scope["path"] == "/echo":
+            body, more = scope["method"].encode() + b" ", True
+            while more:
+                message = await receive()
+                body, more = body + message["body"], message["more_body"]
+            length = (b"content-length", b"%d" % len(body))
+            await send({"type": "http.response.start", "status": 200, "headers": [length]})
+            await send({"type": "http.response.body", "body": body})
+            return
         if scope["path"] == "/large":
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"50000000")]})
             await send({"type": "http.response.body", "body": b"a" * 50_000_000})
@@ -231,3 +240,67 @@ async def test_large_answer_is_written_as_its_client_reads_it() -> None:
     await reply(content)({"type": "http"}, receive, send)
     assert json.loads(b"".join(written)) == content
     assert max(map(len, written)) <= 64 * 1024
+
+
+_OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA\r\n"
+_JAVA = b"POST /echo HTTP/1.1\r\n" + _OFFER + b"Host: 127.0.0.1\r\nUser-Agent: Java-http-client/17.0\r\n"
+_LAST = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (_JAVA + b"Content-Length: 5\r\n\r\n", b"hello"),
+        (_JAVA + b"Content-Length: 5\r\n\r\nhello",),
+        (_JAVA + b"Content-Length: 5\r\n\r\nhel", b"lo"),
+        (_JAVA + b"Transfer-Encoding: chunked\r\n\r\n", b"3\r\nhel\r\n", b"2;a=b\r\nlo\r\n0\r\nX-T: 1\r\n\r\n"),
+        (_JAVA[:30], _JAVA[30:] + b"Content-Length: 5\r\n", b"\r\n", b"hello"),
+        (_JAVA.replace(b"h2c", b"websocket") + b"Content-Length: 5\r\n\r\nhello",),
+    ],
+)
+async def test_upgrade_that_is_offered_is_ignored_and_its_body_read(port: int, parts: tuple[bytes, ...]) -> None:
+    """Java's HttpClient offers h2c with every request; what follows on its connection is answered as well."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+        await asyncio.sleep(0.01)  # a packet of its own
+    async with asyncio.timeout(10):
+        first = await reader.readuntil(b"POST hello")
+        writer.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        again = await reader.readuntil(b"POST hello")
+        writer.write(_LAST)
+        rest = await reader.read()
+    writer.close()
+    assert first.startswith(b"HTTP/1.1 200")
+    assert again.startswith(b"HTTP/1.1 200")
+    assert rest.endswith(b"GET ")
+
+
+async def test_requests_that_offer_an_upgrade_are_answered_in_their_order_when_sent_at_once(port: int) -> None:
+    one = _JAVA + b"Content-Length: 1\r\n\r\n"
+    _, rest = await _talk(port, b"".join(one + digit for digit in (b"1", b"2", b"3")) + _LAST)
+    assert all(b"POST " + digit in rest for digit in (b"1", b"2", b"3"))
+    assert rest.find(b"POST 1") < rest.find(b"POST 2") < rest.find(b"POST 3") < rest.find(b"GET ")
+
+
+async def test_upgrade_offered_on_a_get_is_ignored(port: int) -> None:
+    _, rest = await _talk(port, b"GET /echo HTTP/1.1\r\nHost: a\r\n" + _OFFER + b"\r\n", _LAST)
+    assert rest.count(b"GET ") == 2
+
+
+@pytest.mark.parametrize("value", [b"100-continue", b"100-Continue"])
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_body_is_asked_for_where_the_client_waits_for_it(port: int, value: bytes, version: bytes) -> None:
+    """A client of HTTP/1.0 knows no interim answers (RFC 9110, 10.1.1)."""
+    head = b"POST /read HTTP/%b\r\nHost: a\r\nConnection: close\r\nExpect: %b\r\nContent-Length: 1\r\n\r\n"
+    status, _ = await _talk(port, head % (version, value), b"a")
+    assert status == ("HTTP/1.1 100 Continue" if version == b"1.1" else "HTTP/1.1 200 OK")
+
+
+async def test_request_without_a_host_is_refused(port: int) -> None:
+    status, body = await _talk(port, b"GET / HTTP/1.1\r\n\r\n")
+    assert status.startswith("HTTP/1.1 400")
+    assert json.loads(body)["error_type"] == "http_400"
+    status, _ = await _talk(port, b"GET / HTTP/1.0\r\n\r\n")
+    assert status == "HTTP/1.1 200 OK"

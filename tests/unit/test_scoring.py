@@ -83,6 +83,12 @@ def test_ties_go_by_index() -> None:
     assert [document.windows for document in ranked] == [1, 1, 1, 2]
 
 
+def test_scores_that_float64_cannot_tell_apart_go_by_log_odds() -> None:
+    """Both are 1.0; with `raw_scores` the log-odds are shown, and must fall."""
+    ranked = rank(np.array([38.0, 40.0, 39.0, 40.0]), frozenset(), np.ones(4, dtype=np.intp))
+    assert [document.index for document in ranked] == [1, 3, 2, 0]
+
+
 def test_only_the_documents_asked_for_are_ranked() -> None:
     ranked = rank(np.array([0.5, 0.9, 0.1]), frozenset(), np.array([1, 1, 1]), np.array([0, 2]))
     assert [document.index for document in ranked] == [0, 2]

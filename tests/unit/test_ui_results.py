@@ -46,7 +46,8 @@ def test_documents_that_are_left_out_say_why() -> None:
 
 
 def test_what_happened_to_a_long_document_is_said() -> None:
-    answer: dict[str, Any] = {"results": [{"index": 0, "relevance_score": 0.1, "truncated": True, "windows": 3}]}
+    answer: dict[str, Any] = {"results": [{"index": 0, "relevance_score": 0.1}], "truncated": [0]}
+    answer["windows"] = [{"index": 0, "windows": 3}]
     assert rows(DOCUMENTS, answer)[0].marks == ("cut: too long for the model", "scored in 3 windows")
 
 

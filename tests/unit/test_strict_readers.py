@@ -1,0 +1,228 @@
+"""What other services' clients do with our answers, as their sources have it: none breaks, all get the right scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from reranker.config import ExclusionRule, LimitsConfig, RulesConfig
+from reranker.dialects import DIALECTS, PATHS
+from reranker.dialects.fields import NOT_OBEYED
+from reranker.dialects.parse import parse
+from reranker.ranking.ranker import Ranker
+from reranker.record import RequestRecord
+from reranker.types import Caller, EngineScores, Ranking
+from tests.unit.fleets import Call, FakeFleet, by_length, scores
+from tests.unit.rankers import CONFIG, RENDERER, rank, require_idle
+
+Answer = Any  # JSON
+Scores = dict[int, float]
+
+
+def _cohere_of_elasticsearch(answer: Answer) -> Scores:
+    """CohereRankedResponseEntity (elastic/elasticsearch, x-pack/plugin/inference): unknown fields are errors."""
+    for one in answer["results"]:
+        assert set(one) <= {"index", "relevance_score", "document"}
+        assert type(one["relevance_score"]) is float
+    return {one["index"]: one["relevance_score"] for one in answer["results"]}
+
+
+def _hugging_face_of_elasticsearch(answer: Answer) -> Scores:
+    """HuggingFaceRerankResponseEntity, in the same place."""
+    assert isinstance(answer, list)
+    assert all(set(one) <= {"index", "score", "text"} and type(one["score"]) is float for one in answer)
+    return {one["index"]: one["score"] for one in answer}
+
+
+def _opensearch(answer: Answer) -> Scores:
+    """CohereRerankPostProcessFunction (opensearch-project/ml-commons): as many places as there are results."""
+    places: list[Any] = [None] * len(answer["results"])
+    for one in answer["results"]:
+        assert type(one["index"]) is int
+        assert type(one["relevance_score"]) is float
+        places[one["index"]] = one["relevance_score"]
+    return dict(enumerate(places))
+
+
+def _by_place(rows: Sequence[Any], score: str) -> Scores:
+    return {place: one[score] for place, one in enumerate(sorted(rows, key=lambda one: one["index"]))}
+
+
+def _nvidia(answer: Answer) -> Scores:
+    """langchain-nvidia, NVIDIARerank: in the order given."""
+    logits = [one["logit"] for one in answer["rankings"]]
+    assert logits == sorted(logits, reverse=True)
+    return {one["index"]: one["logit"] for one in answer["rankings"]}
+
+
+@dataclass(frozen=True)
+class Client:
+    """How one asks and reads. `every`: it needs every document back, and its key says so."""
+
+    path: str
+    body: Callable[[list[str]], dict[str, Any]]
+    read: Callable[[Answer], Scores]
+    every: bool = False
+    log_odds: bool = False
+
+
+CLIENTS = {
+    "Elasticsearch cohere": Client(
+        "/v2/rerank", lambda d: {"query": "q", "documents": d, "return_documents": True}, _cohere_of_elasticsearch
+    ),
+    "Elasticsearch hugging_face": Client(
+        "/list/rerank",
+        lambda d: {"query": "q", "documents": d, "return_documents": True},
+        _hugging_face_of_elasticsearch,
+    ),
+    "OpenSearch": Client("/v1/rerank", lambda d: {"query": "q", "documents": d}, _opensearch, every=True),
+    "Milvus vllm": Client(  # milvus, internal/util/function/rerank
+        "/rerank", lambda d: {"query": "q", "documents": d}, lambda a: _by_place(a["results"], "relevance_score"), True
+    ),
+    "Milvus tei": Client("/rerank", lambda d: {"query": "q", "texts": d}, _hugging_face_of_elasticsearch),
+    "Continue": Client(  # continuedev/continue, core/llm/index.ts
+        "/voyage/v1/rerank",
+        lambda d: {"query": "q", "documents": d},
+        lambda a: _by_place(a["data"], "relevance_score"),
+        every=True,
+    ),
+    "Weaviate": Client(  # weaviate, modules/reranker-transformers
+        "/rerank",
+        lambda d: {"query": "q", "documents": d, "property": "text"},
+        lambda a: {place: one["score"] for place, one in enumerate(a["scores"])},
+    ),
+    "NVIDIA": Client(
+        "/v1/ranking",
+        lambda d: {"query": {"text": "q"}, "passages": [{"text": one} for one in d]},
+        _nvidia,
+        log_odds=True,
+    ),
+    "DashScope": Client(
+        "/rerank",
+        lambda d: {"input": {"query": "q", "documents": d}, "parameters": {"return_documents": False}},
+        lambda a: {one["index"]: one["relevance_score"] for one in a["output"]["results"]},
+    ),
+    "vLLM's score": Client(
+        "/score", lambda d: {"text_1": "q", "text_2": d}, lambda a: {one["index"]: one["score"] for one in a["data"]}
+    ),
+}
+FIVE = ["capital " * 3, "RETRACTED capital", "capital " * 6, "capital", "capital " * 4]
+LISTS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "plain": (FIVE, {}),
+    "one cut": (["capital " * 500, *FIVE[2:]], {}),
+    "one in windows": (["capital " * 500, *FIVE[2:]], {"long_documents": "windows"}),
+    "a rule": (FIVE, {}),
+    "top_n": (FIVE, {"top_n": 1}),
+    "threshold": (FIVE, {"score_threshold": 0.5}),
+    "partial": (FIVE, {"allow_partial": True}),
+    "one": (FIVE[:1], {}),
+    "ties": (["capital a", "capital b", "capital c", "capital a"], {}),
+    "a thousand": (["capital " * (i * 7 % 20 + 1) + str(i) for i in range(1_000)], {}),
+}
+RULES = RulesConfig(exclude=(ExclusionRule(name="retracted", pattern="^RETRACTED"),))
+
+
+async def _ranking(body: bytes, path: str, act: Any = by_length, *, rules: bool = False, every: bool = False) -> Any:
+    """The answer as a client gets it, and the ranking."""
+    fleet = FakeFleet(2, act)
+    config = CONFIG.model_copy(update={"rules": RULES if rules else RulesConfig()})
+    ranker = Ranker(config, RENDERER, fleet)
+    call = parse(body, PATHS[path], LimitsConfig())
+    done = await rank(ranker, call.lists[0], Caller("c", complete=every))
+    require_idle(ranker, fleet)
+    return json.loads(json.dumps(call.write([done.ranking], "m", RequestRecord("id")))), done.ranking
+
+
+async def _without_the_first(call: Call) -> EngineScores:
+    return scores(*(await by_length(call)).logits.tolist(), missing=[0])
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("name", CLIENTS)
+async def test_client_ends_with_the_right_scores_whatever_is_left_out(name: str, kind: str) -> None:
+    client, (documents, fields) = CLIENTS[name], LISTS[kind]
+    whole: Ranking
+    _, whole = await _ranking(
+        json.dumps({"query": "q", "documents": documents, **fields} | _ALL).encode(), "/v1/rerank"
+    )
+    right = {one.index: one.log_odds if client.log_odds else one.relevance_score for one in whole.results}
+    assert right.keys() == set(range(len(documents)))
+    body = json.dumps(client.body(documents) | fields).encode()
+    act = _without_the_first if kind == "partial" else by_length
+    answer, ranking = await _ranking(body, client.path, act, rules=kind == "a rule", every=client.every)
+    got = client.read(answer)
+    missing = set(ranking.unscored)
+    assert {index: score for index, score in got.items() if index not in missing} == {
+        index: right[index] for index in got.keys() - missing
+    }
+    if client.every or name == "Weaviate":
+        assert got.keys() == right.keys()
+        assert all(got[index] == 0.0 for index in missing)
+    scored = right.keys() - missing
+    assert max(got.keys() - missing, key=got.__getitem__) == max(scored, key=right.__getitem__)
+    assert bool(missing) == (kind == "partial")
+
+
+_ALL = {"score_threshold": None, "top_n": None, "allow_partial": None}
+
+
+async def test_complete_answer_has_all_and_says_what_would_have_been_left_out() -> None:
+    fields = {"query": "q", "documents": FIVE, "top_n": 2, "complete": True, "allow_partial": True}
+    answer, _ = await _ranking(json.dumps(fields).encode(), "/v1/rerank", _without_the_first, rules=True)
+    order = [one["index"] for one in answer["results"]]
+    left_out = [one["index"] for name in ("cut_off", "excluded", "unscored") for one in answer[name]]
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert order[2:] == left_out
+    assert answer["excluded"] == [{"index": 1, "rule": "retracted"}]
+    assert answer["results"][-1]["relevance_score"] == 0.0
+    fields |= {"complete": False}  # as a request may say where the key says otherwise
+    answer, _ = await _ranking(json.dumps(fields).encode(), "/v1/rerank", rules=True, every=True)
+    assert len(answer["results"]) == 2
+    assert "cut_off" not in answer
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("field", NOT_OBEYED)
+def test_field_that_is_not_obeyed_is_named_and_what_happens_anyway_is_not(dialect: Any, field: str) -> None:
+    [example, *_] = dialect.examples.values()
+    example = {name: value for name, value in example.items() if name != field}
+    for value in ("other", False, 7, [1], {"a": 1}):
+        if field not in dialect.body.model_fields and value not in NOT_OBEYED[field]:
+            assert parse(json.dumps(example | {field: value}).encode(), dialect, LimitsConfig()).ignored == (field,)
+    for same in (None, *NOT_OBEYED[field]):
+        assert parse(json.dumps(example | {field: same}).encode(), dialect, LimitsConfig()).ignored == ()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"instruct": "find code"},
+        {"instruction": "find code", "instruct": None},
+        {"instruction": "  ", "instruct": "find code"},
+        {"chat_template_kwargs": {"instruct": "find code"}},
+        {"chat_template_kwargs": {"instruction": "find code"}},
+    ],
+)
+def test_instruction_is_obeyed_under_every_name(dialect: Any, fields: dict[str, Any]) -> None:
+    [example, *_] = dialect.examples.values()
+    call = parse(json.dumps(example | fields).encode(), dialect, LimitsConfig())
+    assert call.lists[0].instruction == "find code"
+    assert not call.ignored
+    blank = parse(json.dumps(example | {"instruction": " \n"}).encode(), dialect, LimitsConfig())
+    assert blank.lists[0].instruction is None
+
+
+def test_what_else_is_in_a_chat_templates_arguments_is_named() -> None:
+    fields = {"query": "q", "documents": ["a"], "chat_template_kwargs": {"instruction": "find code", "system": "x"}}
+    assert parse(json.dumps(fields).encode(), None, LimitsConfig()).ignored == ("chat_template_kwargs",)
+
+
+def test_content_parts_of_vllm_are_a_document_each() -> None:
+    parts = [{"type": "text", "text": text} for text in ("a", "b")]
+    call = parse(json.dumps({"query": "q", "documents": {"content": parts}}).encode(), None, LimitsConfig())
+    assert call.lists[0].documents == ("a", "b")
