@@ -200,6 +200,7 @@ async def test_engine_whose_worker_dies_is_not_healthy_even_if_nothing_is_asked_
     WORKER_DIED.pop()()
     while engine.healthy:  # noqa: ASYNC110 - the engine's thread has no event to wait for
         await asyncio.sleep(0.01)
+    engine.shutdown()  # it is still closing, and with it goes what the next engine of this process would share
 
 
 async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

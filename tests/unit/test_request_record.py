@@ -127,7 +127,7 @@ async def test_each_request_is_told_of_once_with_what_became_of_it() -> None:
     assert facts == [
         ("/v1/rerank", 200, "", "team", "rerank", 3),
         ("/v1/rerank", 401, "unauthorized", "", "", 0),
-        ("/v1/rerank", 400, "invalid_request", "team", "", 0),
+        ("/v1/rerank", 400, "invalid_request", "team", "rerank", 0),
         ("/nowhere", 404, "http_404", "team", "", 0),
         ("/v1/rerank", 405, "http_405", "team", "", 0),
     ]
