@@ -53,8 +53,9 @@ from reranker.types import Caller, Ranking, RankRequest
 
 T = TypeVar("T")
 _TURN_S = 0.2  # between two looks whether it is our turn
-_SWITCH_S = 0.001
+_SWITCH_S = 0.0002
 """The longest that Python code in a thread keeps the event loop waiting; Python's own 5 ms add up over a request."""
+_NEVER = 2**30
 
 
 class Ingress:
@@ -105,6 +106,7 @@ class Ingress:
         self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener: Listener | None = None
         gc.freeze()  # what is here now stays: to look through all of it again and again takes a tenth of a second
+        gc.set_threshold(*gc.get_threshold()[:2], _NEVER)  # of large bodies all at once, too: see `guard.trim`
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica. The first call is the end of its start."""

@@ -97,7 +97,7 @@ class BytesInHand:
     def _trim(self) -> None:
         """Give memory back to the system, in a thread: with gigabytes freed it takes a tenth of a second."""
         self._trimming, self._freed = None, 0
-        asyncio.get_running_loop().run_in_executor(None, trim)
+        asyncio.get_running_loop().run_in_executor(None, trim, self.total < _LARGE_BYTES)
 
 
 class Hold:
@@ -119,9 +119,14 @@ class Hold:
         self._bytes.change(self, size)
 
 
-def trim() -> None:
-    """Give back to the system what is freed, and what only refers to itself."""
-    gc.collect()
+def trim(collect: bool = True) -> None:
+    """Give back to the system what is freed.
+
+    Args:
+        collect: Free what only refers to itself, too. All else waits while everything that there is is looked through.
+    """
+    if collect:
+        gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

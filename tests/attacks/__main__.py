@@ -25,6 +25,7 @@ from tests.attacks.processes import is_here, listeners
 from tests.attacks.verdict import Bounds
 from tests.attacks.wire import Address
 
+_WIDE_S = 1.0
 _NICE = 19
 """The attacker's own computing gives way to what it measures: Ray's workers have 15."""
 
@@ -101,11 +102,13 @@ def main() -> int:
     print(f"seed {parsed.seed}, {len(attacks)} attacks", flush=True)
     address = Address.of(parsed.url)
     local = is_here(address.host) and bool(listeners(address.port))
-    target = Target(address, parsed.key, parsed.other_key or parsed.key, parsed.quick, parsed.seed)
+    bounds = Bounds().loosened(parsed.loose)
+    hurried = parsed.quick or bounds.health_s > _WIDE_S
+    target = Target(address, parsed.key, parsed.other_key or parsed.key, parsed.quick, hurried, parsed.seed)
     results: list[Result] = []
     with Watch(parsed.url, target.key, target.other_key, local=local) as watch:
         os.nice(_NICE)  # after the watcher has started
-        campaign = Campaign(target, watch, Bounds().loosened(parsed.loose))
+        campaign = Campaign(target, watch, bounds)
         print(_without_attack(campaign.prepare()), flush=True)
         until_s = time.monotonic() + 60 * parsed.minutes
         for number, attack in enumerate(attacks, start=1):

@@ -32,6 +32,9 @@ class Target:
     key: str
     other_key: str
     quick: bool
+    """Whether a minute is all there is."""
+    hurried: bool
+    """Whether bounds of time are wide: what takes shorter then shows as much."""
     seed: int
     places: Mapping[str, bool] = field(default_factory=dict)
     """What is there: "ui", "admin"."""
@@ -46,7 +49,7 @@ class Target:
 
     def seconds(self, seconds: float) -> float:
         """How long; a fifth when in a hurry."""
-        return seconds / (5 if self.quick else 1)
+        return seconds / (5 if self.quick else 2.5 if self.hurried else 1)
 
     def chance(self) -> random.Random:
         """Chance that the printed seed repeats."""

@@ -20,8 +20,7 @@ _TAIL_S = 1.0
 """What an attack has begun goes on for a while after its answer."""
 _LEAST_S = 2.0
 _HURRY = 2.5
-"""By this the three before are divided in a hurry, or where bounds of time are wide."""
-_WIDE_S = 1.0
+"""By this the three before are divided in a hurry."""
 _SETTLE_S = 120.0
 _ONCE_S = 30.0
 """What takes longer is not tried again."""
@@ -102,7 +101,7 @@ class Campaign:
         return result
 
     def _try(self, attack: Attack) -> Result:
-        hurry = _HURRY if self._target.quick or self._bounds.health_s > _WIDE_S else 1.0
+        hurry = _HURRY if self._target.hurried else 1.0
         self._watch.rest(_BETWEEN_S / hurry)
         began_s = time.monotonic()
         outcome = attack.run(self._target)

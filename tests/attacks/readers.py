@@ -18,9 +18,11 @@ from tests.attacks import bodies
 from tests.attacks.attack import Attack, Outcome, Target, post
 from tests.attacks.wire import Answer
 
-_TIMEOUT_S = 60
-_CURL = 'curl -s -o /dev/null --max-time 60 {more} -H "content-type: application/json" -H "authorization: Bearer $KEY" \
---data-binary @"$FILE" -w "%{{http_code}} %header{{retry-after}}\\n" "$URL" || echo "0 $?"'
+_TIMEOUT_S = 130
+"""Longer than a request's deadline: what engines have time for after all is answered by then."""
+_CURL = """\
+curl -s -o /dev/null --max-time {timeout} {more} -H "content-type: application/json" -H "authorization: Bearer $KEY" \
+--data-binary @"$FILE" -w "%{{http_code}} %header{{retry-after}}\\n" "$URL" || echo "0 $?\""""
 _PYTHON = """\
 import os, {library}
 body = open(os.environ["FILE"], "rb").read()
@@ -29,7 +31,7 @@ for number in range(int(os.environ["TRIES"])):
     headers["connection"] = "close" if number % 2 else "keep-alive"
     sent = (body[at : at + 65536] for at in range(0, len(body), 65536)) if number % 3 == 2 else body
     try:
-        answer = {library}.post(os.environ["URL"], {argument}=sent, headers=headers, timeout=60, verify=False)
+        answer = {library}.post(os.environ["URL"], {argument}=sent, headers=headers, timeout={timeout}, verify=False)
     except Exception as error:
         print(0, type(error).__name__, flush=True)
     else:
@@ -40,7 +42,7 @@ const body = require("fs").readFileSync(process.env.FILE);
 const headers = {authorization: "Bearer " + process.env.KEY, "content-type": "application/json"};
 (async () => { for (let i = 0; i < +process.env.TRIES; i++) {
   try {
-    const answer = await fetch(process.env.URL, {method: "POST", body, headers, signal: AbortSignal.timeout(60000)});
+    const answer = await fetch(process.env.URL, {method: "POST", body, headers, signal: AbortSignal.timeout(130000)});
     await answer.text();
     console.log(answer.status, answer.headers.get("retry-after") ?? "");
   } catch (error) { console.log(0, (error.cause && error.cause.code) || error.name); }
@@ -54,11 +56,12 @@ def clients() -> dict[str, list[str]]:
     if shutil.which("curl") and shutil.which("sh"):
         chunked = '-H "Expect:" -H "Transfer-Encoding: chunked" -H "Connection: close"'
         for name, more in (("curl", ""), ("curl without Expect", '-H "Expect:"'), ("curl in chunks", chunked)):
-            loop = f'i=0; while [ $i -lt "$TRIES" ]; do {_CURL.format(more=more)}; i=$((i+1)); done'
+            loop = f'i=0; while [ $i -lt "$TRIES" ]; do {_CURL.format(more=more, timeout=_TIMEOUT_S)}; i=$((i+1)); done'
             found[name] = ["sh", "-c", loop]
     for library, argument in (("requests", "data"), ("httpx", "content")):
         if importlib.util.find_spec(library):
-            found[library] = [sys.executable, "-W", "ignore", "-c", _PYTHON.format(library=library, argument=argument)]
+            program = _PYTHON.format(library=library, argument=argument, timeout=_TIMEOUT_S)
+            found[library] = [sys.executable, "-W", "ignore", "-c", program]
     if node := shutil.which("node"):
         found["Node's fetch"] = [node, "--no-warnings", "-e", _NODE]
     return found
@@ -81,7 +84,8 @@ _CASES: dict[str, tuple[str, float, tuple[int, ...]]] = {  # by why it is refuse
 
 def _read(case: str, key: str, size_mb: float, allowed: tuple[int, ...], target: Target) -> Outcome:
     outcome = Outcome()
-    tries = 2 if target.quick else 25
+    tries = 2 if target.quick else 5 if target.hurried else 25
+    answered = 0
     scheme = "https" if target.address.tls else "http"
     url = f"{scheme}://{target.address.host}:{target.address.port}/v1/rerank"
     with (
@@ -98,10 +102,13 @@ def _read(case: str, key: str, size_mb: float, allowed: tuple[int, ...], target:
                 answer = Answer(int(status) if status.isdigit() else 0, rest)
                 answer.retry_after_missing = answer.status in (429, 503) and not rest.strip()
                 outcome.take(answer)
+            answered += (there_is_room := sum(line.startswith("200") for line in lines) if case == "overloaded" else 0)
             good = sum(line.split(" ")[0] in map(str, allowed) for line in lines)
-            if good < tries:
+            if good + there_is_room < tries:
                 seen = ", ".join(sorted({line.strip() for line in lines}))
-                outcome.blame(f"{name} read the refusal {good} of {tries} times ({seen or 'nothing'})")
+                outcome.blame(f"{name} read the refusal {good} of {tries - there_is_room} times ({seen or 'nothing'})")
+    if answered * 2 > outcome.requests:
+        outcome.blame(f"{answered} of {outcome.requests} were answered: there was no overload")
     return outcome
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import threading
+import queue
 
 import pytest
 
@@ -50,21 +50,26 @@ async def test_small_requests_are_the_last_to_be_refused() -> None:
 async def test_memory_is_given_back_soon_after_large_bodies_and_later_after_small_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trimmed = threading.Event()
-    monkeypatch.setattr(guard, "trim", trimmed.set)
+    trimmed = queue.SimpleQueue[bool]()  # whether what refers to itself is looked for
+    monkeypatch.setattr(guard, "trim", trimmed.put)
     monkeypatch.setattr(guard, "_TRIM_AFTER_S", 0.01)
     memory = BytesInHand(100 * MIB)
     with memory.request("a") as small:
         small.resize(1_000)
-    assert not await asyncio.to_thread(trimmed.wait, 0.1)  # in a minute
+    with pytest.raises(queue.Empty):  # in a minute
+        await asyncio.to_thread(trimmed.get, timeout=0.1)
     with memory.request("a") as large:
         large.resize(20 * MIB)
-    assert await asyncio.to_thread(trimmed.wait, 10)
-    trimmed.clear()
+    assert await asyncio.to_thread(trimmed.get, timeout=10)
+    with memory.request("b") as other:
+        other.resize(10 * MIB)  # takes long to look through
+        with memory.request("a") as large:
+            large.resize(20 * MIB)
+        assert not await asyncio.to_thread(trimmed.get, timeout=10)
     monkeypatch.setattr(guard, "_TRIM_PERIOD_S", 0.01)
     with memory.request("a") as small:
         small.resize(1_000)
-    assert await asyncio.to_thread(trimmed.wait, 10)
+    assert await asyncio.to_thread(trimmed.get, timeout=10)
 
 
 async def test_small_requests_have_room_beside_one_that_seems_larger_than_all() -> None:

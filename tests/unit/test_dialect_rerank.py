@@ -364,5 +364,5 @@ def test_values_are_counted_outside_of_texts_only(texts: list[str], piece: int) 
     body = orjson.dumps({"documents": [{"text": text} for text in texts]})
     empty = orjson.dumps({"documents": [{"text": ""} for _ in texts]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reranker.dialects.parse._PIECE_BYTES", piece)
+        patch.setattr("reranker.dialects.parse._STEP_BYTES", piece)
         assert b"".join(_structure(body)) == bytes(byte for byte in empty if byte in b"[]{},")

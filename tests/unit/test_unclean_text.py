@@ -41,6 +41,7 @@ def test_lone_surrogates_are_mended_alike_in_small_bodies_and_in_pieces(
     assert load(body, LIMITS) == wanted
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(parsing, "_PIECE_BYTES", piece)
+        patched.setattr(parsing, "_STEP_BYTES", piece)
         assert load(body, LIMITS) == wanted
 
 
@@ -59,6 +60,7 @@ def test_broken_bodies_are_refused_or_read_alike_in_one_go_and_in_pieces(
     for size in (2**20, piece):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(parsing, "_PIECE_BYTES", size)
+            patched.setattr(parsing, "_STEP_BYTES", size)
             try:
                 results.append(load(body, LIMITS))
             except RerankerError as error:
