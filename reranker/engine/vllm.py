@@ -252,8 +252,8 @@ def engine_args(
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
         # The next batch is prepared while the GPU computes one. vLLM's default for pooling models is off, because a
         # newcomer waits for two batches then; ours are half as long: see `Engine`. The pairs of both count as running.
-        arguments["async_scheduling"] = True
-        arguments["max_num_seqs"] = 2 * config.max_batch_pairs
+        at_once = arguments["async_scheduling"] = config.vllm_args.get("async_scheduling", True)
+        arguments["max_num_seqs"] = (1 + at_once) * config.max_batch_pairs
     return arguments | config.vllm_args
 
 

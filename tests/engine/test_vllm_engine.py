@@ -191,20 +191,13 @@ def test_gpu_has_a_second_batch_while_it_computes_one() -> None:
     """Off for pooling models where one does not say so; and both batches' pairs count as running."""
     arguments = engine_args(find_checkpoint(ModelConfig()), EngineConfig(max_batch_pairs=100), device="cuda")
     assert (arguments["async_scheduling"], arguments["max_num_seqs"]) == (True, 200)
-    off = EngineConfig(vllm_args={"async_scheduling": False})
-    assert engine_args(find_checkpoint(ModelConfig()), off, device="cuda")["async_scheduling"] is False
-
-
-async def test_engine_whose_worker_dies_is_not_healthy_even_if_nothing_is_asked_of_it(engine: VllmEngine) -> None:
-    """The last test of the module's engine."""
-    WORKER_DIED.pop()()
-    while engine.healthy:  # noqa: ASYNC110 - the engine's thread has no event to wait for
-        await asyncio.sleep(0.01)
-    engine.shutdown()  # it is still closing, and with it goes what the next engine of this process would share
+    off = EngineConfig(max_batch_pairs=100, vllm_args={"async_scheduling": False})
+    arguments = engine_args(find_checkpoint(ModelConfig()), off, device="cuda")
+    assert (arguments["async_scheduling"], arguments["max_num_seqs"]) == (False, 100)
 
 
 async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody may wait for an engine that is gone; last in the file, as it takes the engine with it."""
+    """Nobody may wait for an engine that is gone; the module's engine lives on."""
     engine = _start()
 
     def broken_step() -> None:
@@ -217,6 +210,13 @@ async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.Mo
     assert not engine.healthy
     with pytest.raises(EngineFailedError):
         await engine.score(_shard(DOCUMENTS))
+
+
+async def test_engine_whose_worker_dies_is_not_healthy_even_if_nothing_is_asked_of_it(engine: VllmEngine) -> None:
+    """The last test: no other engine can be started in this process after it."""
+    WORKER_DIED.pop()()
+    while engine.healthy:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+        await asyncio.sleep(0.01)
 
 
 def test_model_that_cannot_be_loaded_fails_the_start() -> None:
