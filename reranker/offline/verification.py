@@ -52,7 +52,7 @@ _SHORT: Texts = {
     "code": (
         "read a file line by line in Python",
         (
-            "def lines(path):\n    with open(path,  'rb') as file:\n        for line in file:\n            yield line[:-1]\n",
+            "def lines(path):\n    with open(path,  'rb') as file:\n        for line in file:\n\t\tprint(line)\n",
             'int main(void)\n{\n\tfor (int i = 0; i < 10; ++i)\n\t\tprintf("%d\\n", i * i);\n\treturn 0;\n}\n',
         ),
     ),
