@@ -55,16 +55,33 @@ def run(parsed: argparse.Namespace) -> int:
         print(f"left out, as a pair has {checkpoint.max_pair_tokens:,} tokens at most: {'; '.join(left_out)}")
     # Before torch, which the libraries load, too: an engine's threads are set as it loads.
     os.environ.update(environment(config.engine.cpus, config.engine.cpu_threads) | dict(os.environ))
+    weights = weights_digest(checkpoint)
+    of = checkpoint.served_name, weights
     if parsed.write_reference is not None:
-        scores = _reference_scores(_open(checkpoint), checkpoint, renderer, texts)
+        scores = _reference_scores(_open(checkpoint), renderer, texts, *of)
         verification.write_reference(parsed.write_reference, scores)
         print(f"{checkpoint.served_name} by {scores.made_by}: written to {parsed.write_reference}")
         return 0
     read = None if parsed.reference is None else verification.read_reference(parsed.reference)
     library = _open(checkpoint) if read is None else None  # what it refuses, it refuses before an engine has loaded
     ours, tolerance, identity, engine = _engine_pairs(config, checkpoint, texts)
-    scores = read or _reference_scores(library, checkpoint, renderer, texts)
-    return _report(ours, scores, tolerance, identity, engine, checkpoint)
+    scores = read or _reference_scores(library, renderer, texts, *of)
+    against = scores.made_by
+    if scores.weights != weights:
+        against += f", of {scores.model}"
+        print(f"the reference is of other files than this model's: of {scores.model}, {scores.date}")
+    verdict = verification.compare(ours, scores, tolerance)
+    for row in verdict.rows:
+        print(f"{'failed' if row.failed else 'ok':<6}  {row.kind:<24}  {row.measured}")
+    if missing := [kind for kind in ours if kind not in scores.pairs and kind != CONTROL]:
+        print(f"not in the reference: {'; '.join(missing)}")
+    found = verification.found(verdict, against, engine)
+    try:
+        verified.keep(identity, found)
+    except OSError as error:
+        print(f"the verdict is not kept for GET /v1/models: {error.strerror}", file=sys.stderr)
+    print(verification.in_words(verdict, checkpoint.served_name, against, engine, tolerance))
+    return 0 if found["passed"] else 1
 
 
 def _open(checkpoint: Checkpoint) -> Reference:
@@ -75,15 +92,14 @@ def _open(checkpoint: Checkpoint) -> Reference:
 
 
 def _reference_scores(
-    library: Reference | None, checkpoint: Checkpoint, renderer: PromptRenderer, texts: Texts
+    library: Reference | None, renderer: PromptRenderer, texts: Texts, model: str, weights: str
 ) -> ReferenceScores:
     assert library is not None  # noqa: S101 - for the type checker
     use_all_cores()
     documents = sum(len(documents) for _, documents in texts.values())
     try:
         with rankers.progress(documents) as advance:
-            of = (checkpoint.served_name, weights_digest(checkpoint))
-            return verification.reference_scores(library, renderer, texts, *of, advance)
+            return verification.reference_scores(library, renderer, texts, model, weights, advance)
     except Exception as error:
         raise _of_library(error) from error
 
@@ -110,41 +126,3 @@ def _engine_pairs(
     numbers = config.engine.quantization or checkpoint.dtype_on(device)
     name = f"vLLM {build.version if build else ''}, {numbers} on {device}"
     return ours, local.tolerance, identity, name
-
-
-def _report(
-    ours: dict[str, list[verification.Pair]],
-    scores: ReferenceScores,
-    tolerance: float,
-    identity: str,
-    engine: str,
-    checkpoint: Checkpoint,
-) -> int:
-    verdict = verification.compare(ours, scores, tolerance)
-    for row in verdict.rows:
-        print(f"{'failed' if row.failed else 'ok':<6}  {row.kind:<24}  {row.measured}")
-    if missing := [kind for kind in ours if kind not in scores.pairs and kind != CONTROL]:
-        print(f"not in the reference: {'; '.join(missing)}")
-    against = scores.made_by
-    if scores.weights != weights_digest(checkpoint):
-        against += f", of {scores.model}"
-        print(f"the reference is of other files than this model's: of {scores.model}, {scores.date}")
-    found: verified.Verified = {
-        "date": verification.utc_now(),
-        "passed": verdict.cause is None,
-        "against": against,
-        "engine": engine,
-        "pairs": verdict.pairs,
-        "largest_difference": verdict.largest_difference,
-    }
-    try:
-        verified.keep(identity, found)
-    except OSError as error:
-        print(f"the verdict is not kept for GET /v1/models: {error.strerror}", file=sys.stderr)
-    if verdict.cause is not None:
-        print(f"not verified: {verdict.cause}")
-        return 1
-    within = f"logits within {verdict.largest_difference:.2g}, may differ by {tolerance:g}"
-    said = f"{verdict.pairs} pairs of {len(verdict.rows)} kinds, token ids equal, {within}"
-    print(f"verified: {checkpoint.served_name} scores as {against} does ({said}; {engine})")
-    return 0

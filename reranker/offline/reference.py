@@ -27,6 +27,8 @@ _CARD_PREFIX = f"<|im_start|>system\n{_CARD_SYSTEM}<|im_end|>\n<|im_start|>user\
 _CARD_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 _CARD_ANSWER = ("no", "yes")
 
+_TAG = re.compile(r"<.+>|\[.+\]")
+
 
 class Inputs(NamedTuple):
     """A pair as a library gives it to its model."""
@@ -71,9 +73,10 @@ def _has_sentence_transformers() -> bool:
 
 
 def control_tokens(tokenizer: Any, prompt: Sequence[int]) -> set[int]:
-    """The tokens that no text may become: those marked special, and added ones that the model's own prompt has."""
+    """The tokens that no text may become: those marked special, and such as `<think>` in the model's own prompt."""
     added = tokenizer.added_tokens_decoder.items()
-    return {key for key, token in added if token.special or key in prompt} - {tokenizer.unk_token_id}
+    steering = {key for key, token in added if token.special or (key in prompt and _TAG.fullmatch(token.content))}
+    return steering - {tokenizer.unk_token_id}  # what a tokenizer has no token for
 
 
 class SentenceTransformersReference:
@@ -120,8 +123,8 @@ class TransformersReference:
             self._prompt, how = self._by_pair, "the tokenizer's pairs"
         else:
             raise CommandError(f"{model}: its files have no template for a query and a document to compare with")
-        self._answer = self._answer_ids(folder, by_card) if self._causal else ()
-        if self._causal and not self._answer:
+        self.answer = self._find_answer(folder, by_card) if self._causal else ()
+        if self._causal and not self.answer:
             raise CommandError(f"{model}: its files do not say which token is the answer (1_LogitScore/config.json)")
         self.name = f"Transformers {version('transformers')}, prompts by {how}"
 
@@ -136,7 +139,7 @@ class TransformersReference:
             return False
         return "QUERY" in text and "DOCUMENT" in text
 
-    def _answer_ids(self, folder: Path, by_card: bool) -> tuple[int, ...]:
+    def _find_answer(self, folder: Path, by_card: bool) -> tuple[int, ...]:
         """Token ids of the answer: (no, yes), or yes alone; empty: nothing says."""
         modules = _read(folder / "modules.json") if (folder / "modules.json").is_file() else []
         for module in modules:
@@ -162,8 +165,8 @@ class TransformersReference:
         return {"input_ids": [one for part in parts for one in part]}
 
     def _by_pair(self, query: str, document: str, instruction: str | None) -> Mapping[str, Any]:
-        encoded: Mapping[str, Any] = self.tokenizer(query, document)
-        return encoded
+        encoded = self.tokenizer([query], [document])  # a batch of one: alone, an empty document would be none
+        return {key: value[0] for key, value in encoded.items()}
 
     def inputs(self, query: str, document: str, instruction: str | None) -> Inputs:
         encoded = self._prompt(query, document, instruction)
@@ -186,7 +189,7 @@ class TransformersReference:
             if not self._causal:
                 return float(self._model(**features).logits.item())
             last = self._model(**features, logits_to_keep=1).logits[0, -1]
-        *no, yes = (last[one] for one in self._answer)
+        *no, yes = (last[one] for one in self.answer)
         return float(yes - no[0] if no else yes)
 
 

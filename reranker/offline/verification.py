@@ -19,6 +19,7 @@ from reranker.config import ModelConfig
 from reranker.engine.loop import Engine
 from reranker.errors import InputFileError, QueryTooLongError
 from reranker.model.prompt import PromptRenderer
+from reranker.model.verified import Verified
 from reranker.offline.reference import Reference, control_tokens
 
 _INSTRUCTION = ModelConfig().instruction  # whatever is configured: reference files are for any configuration
@@ -307,3 +308,24 @@ def _scores_cause(mine: np.ndarray, its: np.ndarray, kinds: Sequence[str], toler
     if np.abs(slope * its + shift - mine).max() <= tolerance and slope > 0:
         return f"the scale is another: the engine's logits are {slope:.3g} times the reference's {shift:+.3g} ({may})"
     return f"{may}, in {', '.join(kinds)} (wrong weights or head, or what a quantization costs)"
+
+
+def found(verdict: Verdict, against: str, engine: str) -> Verified:
+    """What is kept of a verdict."""
+    return {
+        "date": utc_now(),
+        "passed": verdict.cause is None,
+        "against": against,
+        "engine": engine,
+        "pairs": verdict.pairs,
+        "largest_difference": verdict.largest_difference,
+    }
+
+
+def in_words(verdict: Verdict, model: str, against: str, engine: str, tolerance: float) -> str:
+    """Say the verdict in one sentence."""
+    if verdict.cause is not None:
+        return f"not verified: {verdict.cause}"
+    within = f"logits within {verdict.largest_difference:.2g}, may differ by {tolerance:g}"
+    said = f"{verdict.pairs} pairs of {len(verdict.rows)} kinds, token ids equal, {within}"
+    return f"verified: {model} scores as {against} does ({said}; {engine})"

@@ -12,12 +12,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from deployments.cli import rankers, verify
 from deployments.cli.main import main
 from reranker.config import ModelConfig, RerankerConfig
 from reranker.engine.loop import Engine
+from reranker.errors import CommandError
 from reranker.model import verified
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.model.families import PREFIX, PromptTemplate
@@ -25,16 +27,19 @@ from reranker.model.prompt import PromptRenderer
 from reranker.offline import verification
 from reranker.offline.reference import Inputs, TransformersReference
 from reranker.types import FloatArray, Shard
+from tests.model_card import CardTokenizer
 from tests.unit.doors import WordBackend, door, visitor
+from tests.zoo import BY_NAME, save_answer, save_small_files
+from tools.qwen_tokenizer import write_tokenizer
 
 Change = Callable[[FloatArray], FloatArray]
 
 
 class MadeUp(TransformersReference):
-    """The demo model's prompts as Transformers makes them, and a logit that every token changes: no weights."""
+    """A model's prompts as Transformers makes them, and a logit that every token changes: no weights."""
 
-    def __init__(self) -> None:
-        super().__init__(str(DEMO_MODEL), None, DEMO_MODEL, None)
+    def __init__(self, folder: Path = DEMO_MODEL, family: str | None = None) -> None:
+        super().__init__(str(folder), None, folder, family)
 
     def logit(self, inputs: Inputs) -> float:
         return _logit(inputs.ids)
@@ -172,6 +177,40 @@ def test_text_that_becomes_a_control_token_is_not_verified(
     out = capsys.readouterr().out
     assert "failed  control tokens            a text becomes a control token" in out
     assert "a document could speak for the template" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+async def test_every_familys_ids_are_those_of_transformers_in_every_kind_of_text(name: str, tmp_path: Path) -> None:
+    """So a verdict of other ids is of the model; these are the files of tiny checkpoints, without weights."""
+    folder = tmp_path / name
+    folder.mkdir()
+    save_small_files(name, folder)
+    if "Qwen2" in BY_NAME[name].architecture:  # as in `zoo.save`
+        write_tokenizer(folder)
+        save_answer(BY_NAME[name].answer, Tokenizer.from_file(str(folder / "tokenizer.json")), folder)
+    model = ModelConfig(name=str(folder))
+    checkpoint = find_checkpoint(model)
+    renderer = PromptRenderer.of(checkpoint, model, few=True)
+    texts = verification.with_room(renderer, verification.texts(quick=True))
+    assert len(texts) >= 13  # without the long ones
+    ours = await verification.engine_pairs(MadeUpEngine(), renderer, texts)
+    library = MadeUp(folder, checkpoint.family.name)
+    theirs = verification.reference_scores(library, renderer, texts, name, "")
+    assert [row for row in verification.compare(ours, theirs, 0.01).rows if row.failed] == []
+
+
+def test_reference_prompts_a_qwen3_reranker_without_a_template_as_its_card_does(tmp_path: Path) -> None:
+    """Where nothing says how a model is prompted, and it is another's, there is nothing to compare with."""
+    save_small_files("qwen3-reranker", tmp_path)
+    for file in ("chat_template.jinja", "modules.json", "sentence_bert_config.json"):
+        (tmp_path / file).unlink()
+    library = MadeUp(tmp_path, "qwen3-reranker")
+    assert library.name.endswith("prompts by the code of Qwen3-Reranker's card")
+    card = CardTokenizer(tmp_path)
+    assert library.inputs("q", " d", "i").ids == card.ids("i", "q", " d", literal=False)
+    assert library.answer == (card.no_id, card.yes_id)
+    with pytest.raises(CommandError, match="no template for a query and a document"):
+        MadeUp(tmp_path, "zerank")
 
 
 @pytest.mark.usefixtures("local")
