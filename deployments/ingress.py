@@ -97,7 +97,7 @@ class Ingress:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
         self._failed = _asked(self._start_failed, keep_s=2.0, limit_s=1.0)
         self._loading = _asked(replicas_loading, keep_s=1.0, limit_s=1.0)
-        self._verified = _asked(self._kept, keep_s=1.0, limit_s=1.0)
+        self._verified = _asked(lambda: kept(self._fleet.placement.own_identity), keep_s=0.0, limit_s=1.0)
         self._series = _asked(lambda: generate_latest(metrics.node_registry()), keep_s=0.0, limit_s=10.0)
         self._metrics = count = None
         if config.observability.metrics:
@@ -254,10 +254,6 @@ class Ingress:
         with contextlib.suppress(NoAnswerError):
             return await self._verified.answer()
         return None
-
-    def _kept(self) -> Verified | None:
-        model = self._fleet.placement.model
-        return kept(model.identity) if model is not None and model.identity else None
 
     def _start_failed(self) -> bool:
         """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""

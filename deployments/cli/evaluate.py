@@ -39,10 +39,8 @@ def add_parser(commands: Subparsers) -> None:
     said = "candidates come from POST /v1/search on this index of the service; the ids must be its documents'"
     parser.add_argument("--search", metavar="INDEX", help=said)
     parser.add_argument("--first-stage", help="with --search: bm25, dense, hybrid or milvus; default: the index's")
-    said = (
-        "say in words whether the ranking helps beside this one: first-stage (or its name, such as bm25), a TREC run, "
-    )
-    said += "another service's URL, or an adapter of the service's; default: the first stage, without the words"
+    said = "say in words whether the ranking helps beside this one: first-stage (or its name, such as bm25), "
+    said += "a TREC run, another service's URL, or a model of the service; default: the first stage, without the words"
     parser.add_argument("--against", metavar="BASELINE", help=said)
     parser.add_argument("--run-out", type=Path, metavar="FILE", help="write all reranked candidates as a TREC run")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")

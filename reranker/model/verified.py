@@ -41,7 +41,7 @@ def keep(identity: str, found: Verified) -> Path:
 
 def kept(identity: str) -> Verified | None:
     """Read what was found; None: it was never verified, not on this machine, or in another state."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # of an engine that says no identity, there is no file either
         found = json.loads(_path(identity).read_text(encoding="utf-8"))
         if isinstance(found, dict) and found.keys() == Verified.__annotations__.keys():
             return Verified(**found)  # type: ignore[typeddict-item]  # the keys are compared above
