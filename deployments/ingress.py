@@ -45,6 +45,7 @@ from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, Re
 from reranker.model.checkpoint import deployed_model, find_checkpoint, name_of
 from reranker.model.prompt import PromptRenderer
 from reranker.model.tokenizer import IN_THE_CALLERS_THREAD
+from reranker.model.verified import Verified, kept
 from reranker.ranking.ranker import Ranker
 from reranker.ranking.scatter import HandOverError
 from reranker.ranking.threads import FairThreads, SharedCall
@@ -96,6 +97,7 @@ class Ingress:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
         self._failed = _asked(self._start_failed, keep_s=2.0, limit_s=1.0)
         self._loading = _asked(replicas_loading, keep_s=1.0, limit_s=1.0)
+        self._verified = _asked(lambda: kept(self._fleet.placement.own_identity), keep_s=0.0, limit_s=1.0)
         self._series = _asked(lambda: generate_latest(metrics.node_registry()), keep_s=0.0, limit_s=10.0)
         self._metrics = count = None
         if config.observability.metrics:
@@ -247,6 +249,11 @@ class Ingress:
         with contextlib.suppress(NoAnswerError):
             return await self._loading.answer()
         return []
+
+    async def verified(self) -> Verified | None:
+        with contextlib.suppress(NoAnswerError):
+            return await self._verified.answer()
+        return None
 
     def _start_failed(self) -> bool:
         """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""

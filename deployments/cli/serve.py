@@ -31,6 +31,7 @@ from deployments.cli.config import SERVE_CONFIG, applications, startable_config
 from deployments.http.address import configured_address, local_url
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
+from reranker.model.verified import cache_folder
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STOP_TIMEOUT_S = 30  # Serve drains its replicas first
@@ -201,7 +202,7 @@ def _output(verbose: bool) -> Iterator[IO[str] | None]:
     if verbose:
         yield None
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reranker" / "logs"
+    folder = cache_folder() / "logs"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):

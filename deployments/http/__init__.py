@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from reranker.dialects.base import JSON
     from reranker.dialects.tei import TeiInfo
+    from reranker.model.verified import Verified
     from reranker.ranking.threads import FairThreads
     from reranker.record import RequestRecord
     from reranker.types import Caller, Ranking, RankRequest
@@ -54,6 +55,9 @@ class Backend(Protocol):
 
     async def load(self) -> JSON:
         """What is in flight."""
+
+    async def verified(self) -> Verified | None:
+        """What `reranker verify` found of the model that scores. None: nothing is known of this state of it."""
 
     async def cache_report(self) -> JSON:
         """What the caches of all ingress replicas hold and have done."""

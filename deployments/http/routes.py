@@ -33,6 +33,7 @@ from reranker.dialects.answers import ErrorBody
 from reranker.dialects.base import IGNORED_HEADER, UNSCORED_HEADER, Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, InvalidRequestError, NotFoundError, NotReadyError
+from reranker.model.verified import Verified
 from reranker.record import RequestRecord
 
 _DESCRIPTION = """One query, N documents: each document's relevance score, best first.
@@ -73,6 +74,9 @@ class ModelCard(TypedDict):
     parent: NotRequired[Annotated[str, Field(description="The model that an adapter is of, as vLLM gives it.")]]
     model_type: Annotated[str, Field(description="For xinference's client, as `model_name`.")]
     model_name: str
+    verified: NotRequired[
+        Annotated[Verified, Field(description="What `reranker verify` last found of this model, if it did.")]
+    ]
 
 
 class ModelList(TypedDict):
@@ -234,19 +238,19 @@ async def load(backend: _Backend) -> Response:
 @router.get("/v1/models", **describe(ModelList))
 async def models(backend: _Backend) -> Response:
     """The model this service has, and its adapters."""
-    return reply({"object": "list", "data": list(_model_cards(backend).values())})
+    return reply({"object": "list", "data": list((await _model_cards(backend)).values())})
 
 
 @router.get("/v1/models/{model_id:path}", **describe(ModelCard, 404))
 async def model(backend: _Backend, model_id: str) -> Response:
     """The model of this name."""
-    cards = _model_cards(backend)
+    cards = await _model_cards(backend)
     if model_id not in cards:
         raise NotFoundError(f"no such model; this service has {', '.join(cards)}")
     return reply(cards[model_id])
 
 
-def _model_cards(backend: Backend) -> dict[str, ModelCard]:
+async def _model_cards(backend: Backend) -> dict[str, ModelCard]:
     one: ModelCard = {
         "id": backend.model,
         "object": "model",
@@ -255,7 +259,9 @@ def _model_cards(backend: Backend) -> dict[str, ModelCard]:
         "model_type": "rerank",
         "model_name": backend.model,
     }
-    cards = {backend.model: one}
+    cards: dict[str, ModelCard] = {backend.model: {**one}}
+    if (found := await backend.verified()) is not None:
+        cards[backend.model]["verified"] = found
     for name in backend.adapters:
         cards[name] = {**one, "id": name, "model_name": name, "parent": backend.model}
     return cards

@@ -312,7 +312,7 @@ def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str, pr
     parts = {
         "prompts": prompts,
         "model": checkpoint.served_name,
-        "weights": checkpoint.revision or _folder_digest(checkpoint.folder),
+        "weights": weights_digest(checkpoint),
         "family": (checkpoint.family.name, checkpoint.family.answer),
         "dtype": checkpoint.dtype_on(device),
         "quantization": config.quantization,
@@ -324,6 +324,11 @@ def model_identity(checkpoint: Checkpoint, config: EngineConfig, device: str, pr
         "vllm": vllm.version if vllm else None,
     }
     return _digest(parts)
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """The commit on the hub, or a digest of the folder's files: of the weights, the configuration and the tokenizer."""
+    return checkpoint.revision or _folder_digest(checkpoint.folder)
 
 
 def _digest(parts: object) -> str:

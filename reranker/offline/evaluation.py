@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ Run: TypeAlias = dict[str, list[str]]
 METRICS = {"nDCG@10": "nDCG@10", "MRR@10": "RR@10", "recall@10": "R@10"}
 """Our names of the metrics -> those of ir-measures."""
 _RESAMPLES, _SEED = 10_000, 0
+_LEVEL = 0.05
 
 
 def parse_text_line(line: str) -> tuple[str, str]:
@@ -146,6 +147,14 @@ def read_run(path: str) -> Run:
     return {query: sorted(of_query, key=of_query.__getitem__) for query, of_query in places.items()}
 
 
+def run_tags(path: str) -> set[str]:
+    """Read the last of TREC's six columns, in lower case: who made the run."""
+    if path == "-":
+        return set()
+    with _opened(path) as lines:
+        return {columns[5].casefold() for columns in (line.split(maxsplit=5) for line in lines) if len(columns) == 6}
+
+
 def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]]) -> None:
     """Write a TREC run; `run` is best first."""
     try:
@@ -247,15 +256,37 @@ class Comparison:
     low: float
     """The difference's 95 % interval: paired bootstrap over the queries."""
     high: float
+    p_value: float
+    """Of a difference as large or larger if the two were alike: paired randomization test; NaN as above."""
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "cannot be told"]:
+        """Whether `after` is better: only where interval and test agree; with few queries the first is too narrow."""
+        if self.p_value < _LEVEL and (self.low > 0 or self.high < 0):
+            return "better" if self.difference > 0 else "worse"
+        return "cannot be told"
 
 
 def compare(judgments: Judgments, before: Run, after: Run) -> list[Comparison]:
     """Compare two runs, metric by metric."""
     first, second = per_query(judgments, before), per_query(judgments, after)
-    return [
-        Comparison(metric, *_mean(first[metric]), *_mean(second[metric]), *_mean_and_interval(second[metric] - values))
-        for metric, values in first.items()
-    ]
+    compared = []
+    for metric, values in first.items():
+        differences = second[metric] - values
+        figures = (*_mean(values), *_mean(second[metric]), *_mean_and_interval(differences), _p_value(differences))
+        compared.append(Comparison(metric, *figures))
+    return compared
+
+
+def in_words(compared: Comparison, baseline: str, queries: int) -> str:
+    """Say in one sentence whether a ranker helps, beside `baseline`."""
+    interval = f"95 % interval {compared.low:+.3f} to {compared.high:+.3f}, p = {compared.p_value:.2g}"
+    if math.isnan(compared.low):
+        interval = "one query has no interval"
+    figures = f"{compared.metric} ({interval}, queries: {queries})"
+    if compared.verdict == "cannot be told":
+        return f"cannot be told from {baseline}: {compared.difference:+.3f} {figures}"
+    return f"{compared.verdict} than {baseline} by {abs(compared.difference):.3f} {figures}"
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -269,10 +300,27 @@ def _mean_and_interval(differences: NDArray[np.float64]) -> tuple[float, float, 
     mean, count = float(differences.mean()), len(differences)
     if count < 2:
         return mean, math.nan, math.nan
-    draw = np.random.default_rng(_SEED)
-    # A multinomial says how often each query is drawn. In blocks, for memory.
-    block = max(1, 5_000_000 // count)
-    sizes = [min(block, _RESAMPLES - start) for start in range(0, _RESAMPLES, block)]
-    means = [draw.multinomial(count, np.full(count, 1 / count), size=size) @ differences for size in sizes]
-    low, high = np.percentile(np.concatenate(means) / count, [2.5, 97.5])
+    # A multinomial says how often each query is drawn.
+    drawn = _drawn(differences, lambda draw, size: draw.multinomial(count, np.full(count, 1 / count), size=size))
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return mean, float(low), float(high)
+
+
+def _p_value(differences: NDArray[np.float64]) -> float:
+    """How often the mean is as far from 0 when chance says which of the two rankings is which, query by query."""
+    if len(differences) < 2:
+        return math.nan
+    signs = _drawn(differences, lambda draw, size: draw.choice((-1.0, 1.0), size=(size, len(differences))))
+    as_far = np.abs(signs) >= abs(float(differences.mean())) - 1e-12  # sums in another order
+    return float((as_far.sum() + 1) / (_RESAMPLES + 1))
+
+
+def _drawn(
+    differences: NDArray[np.float64], weights: Callable[[np.random.Generator, int], NDArray[Any]]
+) -> NDArray[np.float64]:
+    """Means of the differences with weights drawn anew, the same ones at every call."""
+    draw, count = np.random.default_rng(_SEED), len(differences)
+    block = max(1, 5_000_000 // count)  # for memory
+    sizes = [min(block, _RESAMPLES - start) for start in range(0, _RESAMPLES, block)]
+    means: NDArray[np.float64] = np.concatenate([weights(draw, size) @ differences for size in sizes]) / count
+    return means

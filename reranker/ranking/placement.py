@@ -93,6 +93,12 @@ class Placement:
         self._forget_the_dead()
         self._choose()
 
+    @property
+    def own_identity(self) -> str:
+        """Identity of what new lists are scored with, if that is of our own deployment; else empty."""
+        ours = self.model is not None and self.own is not None and self.model.deployed == self.own.deployed
+        return self.model.identity if ours and self.model is not None else ""
+
     def note_load(self, replica: str, load: ReplicaLoad) -> None:
         """Note what a replica says of its load, without our own shards: our count of them is exact."""
         if known := self._replicas.get(replica):

@@ -19,6 +19,7 @@ from deployments.http.routes import build_api
 from deployments.http.search import Search
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.errors import NoPlaygroundError, RerankerError
+from reranker.model.verified import Verified
 from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, RankedDocument, Ranking, RankRequest
@@ -35,6 +36,7 @@ class WordBackend:
     draining = False
     search: Search | None = None
     adapters: tuple[str, ...] = ()
+    found: Verified | None = None
 
     def __init__(self) -> None:
         self.threads = FairThreads()
@@ -64,6 +66,9 @@ class WordBackend:
 
     async def load(self) -> Any:
         return {"lists": 0, "tokens": 0, "shards": 0}
+
+    async def verified(self) -> Verified | None:
+        return self.found
 
     async def cache_report(self) -> dict[str, Any]:
         return {"enabled": True, "cleared": self.cleared}

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,8 @@ def test_command_measures_before_and_after(folder: Path, capsys: pytest.CaptureF
     assert figures["MRR@10"]["before"] == pytest.approx((1 / 3 + 1) / 2, abs=1e-6)
     assert figures["MRR@10"]["difference"] == pytest.approx(1 / 3, abs=1e-6)
     assert figures["recall@10"] == {
-        "before": 1, "before_error": 0, "after": 1, "after_error": 0, "difference": 0, "low": 0, "high": 0
+        "before": 1, "before_error": 0, "after": 1, "after_error": 0, "difference": 0, "low": 0, "high": 0,
+        "p_value": 1,
     }  # fmt: skip
 
 
@@ -228,3 +230,88 @@ def test_figures_of_the_committed_sets_are_trec_evals(name: str, figures: list[f
     run = evaluation.read_run(str(JUDGED / name / "candidates.trec"))
     compared = evaluation.compare(judgments, run, run)
     assert [round(one.before, 6) for one in compared] == figures
+
+
+def _runs(better: int, worse: int, alike: int) -> evaluation.Comparison:
+    """Compare two runs where the second has the relevant document first or last, in so many queries."""
+    kinds = [("ba", "ab")] * better + [("ab", "ba")] * worse + [("ab", "ab")] * alike
+    judgments = {f"q{number}": {"a": 1} for number in range(len(kinds))}
+    runs = [{f"q{number}": list(kind[side]) for number, kind in enumerate(kinds)} for side in (0, 1)]
+    return evaluation.compare(judgments, *runs)[0]
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "alike", "said"),
+    [
+        (20, 0, 80, "better than bm25 by 0.074 nDCG@10 (95 % interval +0.0"),
+        (0, 20, 80, "worse than bm25 by 0.074 nDCG@10 (95 % interval -0.1"),
+        (10, 9, 80, "cannot be told from bm25: +0.004 nDCG@10 (95 % interval -0.0"),
+        (0, 0, 50, "cannot be told from bm25: +0.000 nDCG@10"),
+        (5, 0, 0, "cannot be told from bm25: +0.369 nDCG@10"),  # chance does that once in 16: no interval sees it
+        (1, 0, 0, "cannot be told from bm25: +0.369 nDCG@10 (one query has no interval, queries: 1)"),
+    ],
+)
+def test_words_say_better_or_worse_only_where_the_queries_show_it(
+    better: int, worse: int, alike: int, said: str
+) -> None:
+    compared = _runs(better, worse, alike)
+    assert evaluation.in_words(compared, "bm25", better + worse + alike).startswith(said)
+    assert compared == _runs(better, worse, alike)
+
+
+def test_p_value_is_that_of_all_sign_changes() -> None:
+    """Of five queries that all gain alike, 2 of 32 sign changes are as far from 0."""
+    assert _runs(5, 0, 0).p_value == pytest.approx(2 / 32, abs=0.01)
+    assert _runs(0, 0, 5).p_value == 1
+
+
+@pytest.mark.usefixtures("longest_first")
+def test_eval_against_a_baseline_says_in_words_whether_it_helps(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "other.trec"
+    run.write_text("q1 Q0 d3 1 9 x\nq2 Q0 d2 1 5 x\nq2 Q0 d1 2 4 x\nq3 Q0 d1 1 1 x\n")
+    told = {}
+    for baseline in ("first-stage", "T", str(run)):
+        assert main(["eval", str(folder), "--against", baseline]) == 0
+        table, _, told[baseline] = capsys.readouterr().out.strip().rpartition("\n")
+        assert f"| metric | {baseline} | after |" in table
+    assert told["first-stage"].startswith("cannot be told from first-stage: +0.320 nDCG@10 (95 % interval +0.140")
+    assert told["T"] == told["first-stage"].replace("first-stage", "T")
+    assert told[str(run)].startswith(f"cannot be told from {run}: +0.000")
+    assert main(["eval", str(folder), "--against", str(run), "--json"]) == 0
+    against = json.loads(capsys.readouterr().out)["against"]
+    assert against == {"baseline": str(run), "verdict": "cannot be told", "in_words": told[str(run)]}
+
+
+def test_baseline_may_be_another_service_or_another_model_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline ranks first, with the same instruction: a name that is none is told before anything is ranked."""
+    opened: list[tuple[str, str | None, str]] = []
+
+    @contextlib.contextmanager
+    def open_ranker(parsed: Any) -> Iterator[rankers.Rank]:
+        opened.append((parsed.url, parsed.model, parsed.instruction))
+        yield _longest_first
+
+    monkeypatch.setattr(rankers, "open_ranker", open_ranker)
+    ours = ["eval", str(folder), "--url", "http://a", "--instruction", "i"]
+    assert main([*ours, "--against", "medical"]) == main([*ours, "--model", "m", "--against", "http://b"]) == 0
+    assert opened == [
+        ("http://a", "medical", "i"),
+        ("http://a", None, "i"),
+        ("http://b", None, "i"),
+        ("http://a", "m", "i"),
+    ]
+
+
+@pytest.mark.usefixtures("longest_first")
+def test_baseline_that_is_not_there_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "short.trec").write_text("q1 Q0 d3 1 9 x\n")
+    for arguments, said in (
+        (["--against", "bm25"], "the candidates' tag is t; if it is a model, rank with it first"),
+        (["--against", "other-model", "--local"], "no such file, and the candidates' tag is t"),
+        (["--against", str(folder / "short.trec")], "short.trec: lacks 'q2' and 0 more of the queries"),
+        (["--against", "other", "--search", "i"], "the baseline is the first stage"),
+    ):
+        assert main(["eval", str(folder), *arguments]) == 1
+        assert said in capsys.readouterr().err

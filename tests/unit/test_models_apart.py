@@ -52,6 +52,12 @@ def test_until_then_they_go_to_engines_that_take_the_same_lists() -> None:
     assert _taken(placement) == {"a", "b"}
 
 
+def test_identity_is_that_of_the_own_model_only() -> None:
+    """Under the own name nothing may be said of the model that an update replaces."""
+    assert _placement(a=OLD, b=OLD, c=NEW).own_identity == NEW.identity
+    assert _placement(a=OLD).own_identity == _placement(a=FOREIGN).own_identity == _placement().own_identity == ""
+
+
 def test_engines_that_are_prompted_otherwise_never_get_a_list() -> None:
     placement = _placement(a=FOREIGN, b=ServedModel("of an older release"))
     assert (placement.model, placement.live_replicas, placement.any_yet) == (None, 0, False)
