@@ -91,6 +91,14 @@ class TeiInfo(TypedDict):
     auto_truncate: bool
 
 
+class SglangResult(TypedDict):
+    """One document's place in the ranking."""
+
+    index: answers.Index
+    score: answers.Score
+    document: NotRequired[Annotated[str, Field(description="When asked for.")]]
+
+
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> list[TeiResult]:
     [ranking] = rankings
     results: list[TeiResult] = []
@@ -136,8 +144,8 @@ DIALECT = Dialect(
 LIST = replace(
     DIALECT,
     name="list",
-    summary="`documents` in, a bare list out: Elasticsearch's `hugging_face`, SGLang.",
-    paths=("/list/rerank",),
+    summary="`documents` in, a bare list out: Elasticsearch's `hugging_face`.",
+    paths=("/list/rerank", "/list/v1/rerank"),
     chosen_by=(),
     shares_paths=False,
     body=ListBody,
@@ -145,6 +153,15 @@ LIST = replace(
     read=lambda body: list_of(body, "documents", body.top_n),
     error=answers.error_body,
     examples={"Elasticsearch's hugging_face": {"query": QUESTION, "documents": TEXTS, "return_documents": False}},
+)
+SGLANG = replace(
+    LIST,
+    name="sglang",
+    summary="`documents` in, SGLang's bare list out.",
+    paths=("/sglang/v1/rerank",),
+    answer=list[SglangResult],
+    write=lambda call, rankings, model, record: answers.results_of(call, rankings[0], answers.text_of, "score"),
+    examples={"SGLang": {"query": QUESTION, "documents": TEXTS, "top_n": 2}},
 )
 SIMPLE = replace(
     DIALECT,
