@@ -138,6 +138,7 @@ def build_api(
         version=VERSION,
         exception_handlers={HTTPException: _raise},
         redoc_url=None,
+        redirect_slashes=False,  # the middleware has seen to them
         swagger_ui_oauth2_redirect_url=None,
     )
     api.state.backend, api.state.limits, api.state.keys = backend, limits, keys
