@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from reranker.config import LimitsConfig
 from reranker.dialects import COMPLETE_PATHS, DIALECTS, PATHS, deepinfra
@@ -75,6 +78,30 @@ def test_every_example_of_the_docs_is_read(dialect: Dialect) -> None:
         call = parse(json.dumps(example).encode(), dialect, LimitsConfig())
         assert call.lists
         assert not call.ignored
+
+
+API_PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"http://HOST:8000([/\w-]*)", API_PAGE))))
+def test_every_url_of_the_docs_is_answered_or_is_the_beginning_of_one_that_is(path: str) -> None:
+    assert any(one == path or one.startswith(path.rstrip("/") + "/") for one in PATHS)
+
+
+@pytest.mark.parametrize("block", re.findall(r"```(?:json\n(?:PUT|POST) .*?\n|yaml\n)(.*?)```", API_PAGE, re.DOTALL))
+def test_every_configuration_of_the_docs_can_be_pasted(block: str) -> None:
+    assert "HOST:8000" in block or "JINA_API_URL" in block
+    assert yaml.safe_load(block)
+
+
+def test_every_requests_body_of_the_docs_is_one_that_is_read() -> None:
+    """What Elasticsearch and OpenSearch fill in."""
+    templates = re.findall(r'"request(?:_body)?": (".*")', API_PAGE)
+    assert len(templates) == 2
+    for template in templates:
+        filled = re.sub(r"\$\{[\w.]*(documents|input)\}", '["a"]', json.loads(template))
+        filled = re.sub(r'(?<!")\$\{query\}', '"q"', filled)
+        assert _ask("/elastic/v1/rerank", **json.loads(filled)).lists[0].documents == ("a",)
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))

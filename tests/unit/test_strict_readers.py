@@ -166,7 +166,8 @@ CLIENTS = {
     "Milvus voyageai": Client(
         "/milvus/voyage/v1/rerank", _plain, lambda a: _by_place(a["data"], "relevance_score"), "path"
     ),
-    "Milvus tei": Client("/rerank", lambda d: {"query": "q", "texts": d}, _hugging_face_of_elasticsearch),
+    "Milvus tei": Client("/rerank", lambda d: {"query": "q", "texts": d}, lambda a: _by_place(a, "score"), "key"),
+    "TEI": Client("/rerank", lambda d: {"query": "q", "texts": d}, lambda a: _by_index(a, "score")),
     "Continue": Client(  # continuedev/continue, core/llm/index.ts
         "/continue/v1/rerank", _plain, lambda a: _by_place(a["data"], "relevance_score"), "path"
     ),
