@@ -48,7 +48,9 @@ class PineconeAnswer(answers.Omissions):
 def unfold(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give the fields of `parameters` as if they stood beside it."""
     within = fields.get("parameters")
-    return {**within, **fields} if isinstance(within, dict) else fields
+    if not isinstance(within, dict):
+        return fields
+    return within | {name: value for name, value in fields.items() if name != "parameters"}
 
 
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> PineconeAnswer:

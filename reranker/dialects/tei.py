@@ -54,6 +54,15 @@ class ListBody(_BareListBody):
     """The candidates."""
 
 
+class SglangBody(ListOptions):
+    """A query and its documents, as SGLang names them."""
+
+    documents: Annotated[Items, Field(min_length=1)]
+    """The candidates."""
+    return_documents: bool | None = None
+    """Return each document too."""
+
+
 class SimpleBody(ListOptions):
     """LibreChat's `simple`."""
 
@@ -159,6 +168,7 @@ SGLANG = replace(
     name="sglang",
     summary="`documents` in, SGLang's bare list out.",
     paths=("/sglang/v1/rerank",),
+    body=SglangBody,
     answer=list[SglangResult],
     write=lambda call, rankings, model, record: answers.results_of(call, rankings[0], answers.text_of, "score"),
     examples={"SGLang": {"query": QUESTION, "documents": TEXTS, "top_n": 2}},

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from reranker.config import ExclusionRule, LimitsConfig, RulesConfig
-from reranker.dialects import DIALECTS, PATHS
-from reranker.dialects.fields import NOT_OBEYED
+from reranker.dialects import PATHS
 from reranker.dialects.parse import parse
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
@@ -283,46 +282,3 @@ async def test_complete_answer_has_all_and_says_what_would_have_been_left_out() 
     answer, _ = await _ranking(json.dumps(fields).encode(), "/v1/rerank", rules=True, every=True)
     assert len(answer["results"]) == 2
     assert "cut_off" not in answer
-
-
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize("field", NOT_OBEYED)
-def test_field_that_is_not_obeyed_is_named_and_what_happens_anyway_is_not(dialect: Any, field: str) -> None:
-    [example, *_] = dialect.examples.values()
-    example = {name: value for name, value in example.items() if name != field}
-    for value in ("other", False, 7, [1], {"a": 1}):
-        if field not in dialect.body.model_fields and value not in NOT_OBEYED[field]:
-            assert parse(json.dumps(example | {field: value}).encode(), dialect, LimitsConfig()).ignored == (field,)
-    for same in (None, *NOT_OBEYED[field]):
-        assert parse(json.dumps(example | {field: same}).encode(), dialect, LimitsConfig()).ignored == ()
-
-
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"instruct": "find code"},
-        {"instruction": "find code", "instruct": None},
-        {"instruction": "  ", "instruct": "find code"},
-        {"chat_template_kwargs": {"instruct": "find code"}},
-        {"chat_template_kwargs": {"instruction": "find code"}},
-    ],
-)
-def test_instruction_is_obeyed_under_every_name(dialect: Any, fields: dict[str, Any]) -> None:
-    [example, *_] = dialect.examples.values()
-    call = parse(json.dumps(example | fields).encode(), dialect, LimitsConfig())
-    assert call.lists[0].instruction == "find code"
-    assert not call.ignored
-    blank = parse(json.dumps(example | {"instruction": " \n"}).encode(), dialect, LimitsConfig())
-    assert blank.lists[0].instruction is None
-
-
-def test_what_else_is_in_a_chat_templates_arguments_is_named() -> None:
-    fields = {"query": "q", "documents": ["a"], "chat_template_kwargs": {"instruction": "find code", "system": "x"}}
-    assert parse(json.dumps(fields).encode(), None, LimitsConfig()).ignored == ("chat_template_kwargs",)
-
-
-def test_content_parts_of_vllm_are_a_document_each() -> None:
-    parts = [{"type": "text", "text": text} for text in ("a", "b")]
-    call = parse(json.dumps({"query": "q", "documents": {"content": parts}}).encode(), None, LimitsConfig())
-    assert call.lists[0].documents == ("a", "b")
