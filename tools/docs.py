@@ -20,7 +20,7 @@ from typing_extensions import is_typeddict
 from deployments.autoscaling import GAUGES
 from reranker import metrics
 from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
-from reranker.dialects import COMPLETE_PATHS, DIALECTS, SHARED_PATHS
+from reranker.dialects import COMPLETE, DIALECTS, SHARED_PATHS
 from reranker.dialects.answers import Tail
 from reranker.engine import metrics as engine_metrics
 from reranker.errors import for_clients
@@ -101,8 +101,8 @@ def api_page() -> str:
     shared = ", ".join(f"`{path}`" for path in SHARED_PATHS)
     table = [f"Shared: {shared}.", "", "| dialect | by path | on a shared path, by | answer |", "|---|---|---|---|"]
     for one in DIALECTS:
-        complete = [path for path, spoken in COMPLETE_PATHS.items() if spoken is one]
-        paths = ", ".join([*(f"`{path}`" for path in one.paths), *(f"`{path}`*" for path in complete)])
+        complete = [f"`{prefix}/v1/rerank`*" for prefix, spoken in COMPLETE.items() if spoken is one]
+        paths = ", ".join([*(f"`{path}`" for path in one.paths), *complete])
         kinds = {dict: ", an object", list: ", a list"}
         chosen = ", ".join(f"`{name}`{kinds.get(one.chosen_as, '')}" for name in one.chosen_by)
         if one is DIALECTS[0]:

@@ -13,7 +13,7 @@ import grimp
 ROOT = Path(__file__).parents[1]
 PRODUCT, AROUND = ("reranker", "deployments"), ("benchmarks", "tools")
 MAX_FILES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 118, 400, 12, 8_250
-MAX_LINES = 19_640  # what there is, rounded up; the work of an issue adds what it needs: #24 three dialects and files
+MAX_LINES = 19_500  # what there is, rounded up; the work of an issue adds what it needs: #24 three dialects and files
 
 _ROW = re.compile(r"^\|[^|]+\| *`([^`:]+):([\w.]+)`", re.MULTILINE)
 

@@ -36,21 +36,25 @@ SHARED_PATHS = (
     *("/v1/v1/rerank", "/v1/v2/rerank", "/v2/v1/rerank", "/v2/v2/rerank", "/v1/rerank/rerank", "/v2/rerank/rerank"),
 )
 """Paths of several dialects: the body's fields say which."""
-COMPLETE_PATHS: Mapping[str, Dialect] = {
-    "/elastic/v1/rerank": rerank.DIALECT,
-    "/elastic/list/rerank": tei.LIST,
-    "/opensearch/v1/rerank": rerank.DIALECT,
-    "/milvus/v1/rerank": rerank.DIALECT,
-    "/milvus/voyage/v1/rerank": voyage.DIALECT,
-    "/weaviate/v2/rerank": rerank.DIALECT,
-    "/langchain4j/v1/rerank": rerank.DIALECT,
-    "/continue/v1/rerank": voyage.DIALECT,
+COMPLETE: Mapping[str, Dialect] = {
+    "/elastic": rerank.DIALECT,
+    "/elastic/list": tei.LIST,
+    "/opensearch": rerank.DIALECT,
+    "/milvus": rerank.DIALECT,
+    "/milvus/voyage": voyage.DIALECT,
+    "/weaviate": rerank.DIALECT,
+    "/langchain4j": rerank.DIALECT,
+    "/continue": voyage.DIALECT,
 }
-"""Of clients that take the scores by position or count: every document is in the answer, whatever is asked for."""
+"""Prefixes of clients that take the scores by position or count: every document is in their answers."""
 PATHS: Mapping[str, Dialect | None] = {
     **dict.fromkeys(SHARED_PATHS),
+    **{
+        prefix + path: replace(one, complete=True)
+        for prefix, one in COMPLETE.items()
+        for path in ("/v1/rerank", "/v2/rerank", "/rerank")
+    },
     **{path: one for one in DIALECTS for path in one.paths},
-    **{path: replace(one, complete=True) for path, one in COMPLETE_PATHS.items()},
 }
 """Every path of a ranking, with its dialect where the path says it."""
 _BEFORE_MODEL = deepinfra.PATH.partition("{")[0]
