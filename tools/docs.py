@@ -103,8 +103,8 @@ def api_page() -> str:
     for one in DIALECTS:
         complete = [f"`{prefix}/v1/rerank`*" for prefix, spoken in COMPLETE.items() if spoken is one]
         paths = ", ".join([*(f"`{path}`" for path in one.paths), *complete])
-        kinds = {dict: ", an object", list: ", a list"}
-        chosen = ", ".join(f"`{name}`{kinds.get(one.chosen_as, '')}" for name in one.chosen_by)
+        kind = ", an object" * (one.chosen_as is dict) + ", a list" * (one.chosen_as is list)
+        chosen = ", ".join(f"`{name}`{kind}" for name in one.chosen_by)
         if one is DIALECTS[0]:
             chosen = "none of the others' fields"
         table.append(f"| {one.name} | {paths} | {chosen} | `{_shape(one.answer)}` |")

@@ -99,6 +99,8 @@ def describe(answer: Any, *failures: int, tag: str = "service") -> dict[str, Any
     return {"response_model": answer, "response_description": "OK", "responses": responses, "tags": [tag]}
 
 
+BODIES: dict[str, JSON] = {}
+"""Schemas of requests by name, of all routes that were described: each stands once on the OpenAPI page."""
 _MODEL = {
     "name": "model",
     "in": "path",
@@ -122,7 +124,9 @@ def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
         }
     }
     first = (spoken[0].paths or dialects.SHARED_PATHS)[0]
-    schemas = [one.body.model_json_schema() for one in spoken]
+    bodies = {one.body.__name__: one.body for one in spoken}
+    BODIES.update((name, body.model_json_schema()) for name, body in bodies.items() if name not in BODIES)
+    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in bodies]
     examples = {name: {"summary": name, "value": value} for one in spoken for name, value in one.examples.items()}
     content = {"schema": {"anyOf": schemas} if len(schemas) > 1 else schemas[0], "examples": examples}
     timeout = {

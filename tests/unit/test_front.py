@@ -138,6 +138,9 @@ async def test_page_has_every_path_with_the_answer_of_its_dialects() -> None:
         for one in (dialect,) if dialect else (one for one in DIALECTS if one.shares_paths):
             [named] = {getattr(kind, "__name__", "") for kind in getattr(one.answer, "__args__", (one.answer,))}
             assert named in shown
+        schema = described["requestBody"]["content"]["application/json"]["schema"]
+        for one in schema.get("anyOf", [schema]):
+            assert page["components"]["schemas"][one["$ref"].rpartition("/")[2]]["properties"]
         of_rankings = {str(kind.status_code) for kind in _OF_RANKINGS}
         assert of_rankings <= described["responses"].keys()
         assert page["security"] == [{"API key": []}]
