@@ -69,7 +69,7 @@ def dashscope_native(url, key):
     )
     if answer.status_code != 200:  # it raises nothing
         raise RuntimeError(f"{answer.status_code} {answer.message}")
-    assert [one.document["text"] for one in answer.output.results] == [
+    assert [one["document"]["text"] for one in answer.output.results] == [
         DOCUMENTS[one.index] for one in answer.output.results
     ]
     return [(one.index, one.relevance_score) for one in answer.output.results]
