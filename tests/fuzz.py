@@ -74,7 +74,8 @@ def attempts(seed: int) -> Iterator[Attempt]:
         if chance.random() < 0.5:
             body, more = _mangled(body, chance)
             headers |= more
-        yield Attempt(path, body, headers)
+        model = chance.choice(("m", "Qwen/Qwen3-Reranker-8B", "%00", "%F0%9F%98%80", "a%2Fb/../c"))
+        yield Attempt(path.replace("{model:path}", model), body, headers)
 
 
 def _fields(dialect: Dialect, chance: random.Random) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Write the generated parts of the docs from the code, or check that they are fresh.
 
-python -m tools.docs            writes docs/{configuration,errors}.md, and the tables in docs/{metrics,models}.md
+python -m tools.docs            writes docs/{configuration,errors}.md, and the tables in docs/{api,metrics,models}.md
 python -m tools.docs --check    fails when one of them is stale
 """
 
@@ -9,15 +9,19 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from typing_extensions import is_typeddict
 
 from deployments.autoscaling import GAUGES
 from reranker import metrics
 from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
+from reranker.dialects import COMPLETE, DIALECTS, SHARED_PATHS
+from reranker.dialects.answers import Tail
 from reranker.engine import metrics as engine_metrics
 from reranker.errors import for_clients
 from reranker.metrics import metrics_of
@@ -26,6 +30,7 @@ from reranker.model.families import FAMILIES, NOT_SERVED
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 ERRORS = ROOT / "docs" / "errors.md"
+API = ROOT / "docs" / "api.md"
 METRICS = ROOT / "docs" / "metrics.md"
 MODELS = ROOT / "docs" / "models.md"
 _TABLE_BEGINS, _TABLE_ENDS = "<!-- the table, made by `make docs` -->\n", "<!-- end of the table -->\n"
@@ -91,6 +96,38 @@ def models_page() -> str:
     return _with_table(MODELS, table)
 
 
+def api_page() -> str:
+    """docs/api.md as it is, with a table that has one row for each dialect."""
+    shared = ", ".join(f"`{path}`" for path in SHARED_PATHS)
+    table = [f"Shared: {shared}.", "", "| dialect | by path | on a shared path, by | answer |", "|---|---|---|---|"]
+    for one in DIALECTS:
+        complete = [f"`{prefix}/v1/rerank`*" for prefix, spoken in COMPLETE.items() if spoken is one]
+        paths = ", ".join([*(f"`{path}`" for path in one.paths), *complete])
+        kind = ", an object" * (one.chosen_as is dict) + ", a list" * (one.chosen_as is list)
+        chosen = ", ".join(f"`{name}`{kind}" for name in one.chosen_by)
+        if one is DIALECTS[0]:
+            chosen = "none of the others' fields"
+        table.append(f"| {one.name} | {paths} | {chosen} | `{_shape(one.answer)}` |")
+    return _with_table(API, table)
+
+
+def _shape(kind: Any) -> str:  # Any: a type
+    """What of an answer holds the results."""
+    if get_origin(kind) is list:
+        return f"[{_shape(get_args(kind)[0])}]"
+    if not is_typeddict(kind):
+        return str(kind.__name__)
+    plain, hints = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    lists = {name: _shape(of) for name, of in plain.items() if name not in Tail.__annotations__ and _holds_list(of)}
+    if lists:
+        return "{" + ", ".join(f"{name}: {shape}" for name, shape in lists.items()) + ", …}"
+    return "{" + ", ".join(name + "?" * (get_origin(hints[name]) is NotRequired) for name in plain) + "}"
+
+
+def _holds_list(kind: Any) -> bool:  # Any: a type
+    return get_origin(kind) is list or (is_typeddict(kind) and any(map(_holds_list, get_type_hints(kind).values())))
+
+
 def _with_table(page: Path, table: Sequence[str]) -> str:
     before, _, rest = page.read_text(encoding="utf-8").partition(_TABLE_BEGINS)
     _, _, after = rest.partition(_TABLE_ENDS)
@@ -130,7 +167,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a page is stale")
     check = parser.parse_args().check
     stale = 0
-    pages = {CONFIGURATION: configuration_page(), ERRORS: errors_page(), METRICS: metrics_page(), MODELS: models_page()}
+    pages = {CONFIGURATION: configuration_page(), ERRORS: errors_page()}
+    pages |= {API: api_page(), METRICS: metrics_page(), MODELS: models_page()}
     for page, fresh in pages.items():
         if not check:
             page.write_text(fresh, encoding="utf-8")

@@ -28,7 +28,7 @@ from deployments.http.requests import require_sound_head
 from deployments.http.responses import error_response, server_timing
 from reranker import errors
 from reranker.config import LimitsConfig
-from reranker.dialects import DIALECTS, PATHS
+from reranker.dialects import DIALECTS, PATHS, path_of
 from reranker.record import CLIENT_GONE, RequestRecord, request_id
 
 logger = logging.getLogger(__name__)
@@ -106,11 +106,11 @@ class _Exchange:
         # Base URLs come with and without a slash at their end; one form, for the check and for the routing.
         prefix = scope.get("root_path", "")
         path = _SLASHES.sub("/", "/" + scope["path"].removeprefix(prefix)).rstrip("/") or "/"
-        record = RequestRecord(given.decode() if own else f"rerank-{uuid.uuid4().hex}", scope["method"], path)
+        record = RequestRecord(given.decode() if own else f"rerank-{uuid.uuid4().hex}", scope["method"], path_of(path))
         record.traceparent = headers.get(_TRACEPARENT, b"").decode("latin-1")
         record.tracestate = headers.get(_TRACESTATE, b"").decode("latin-1")
         request_id.set(record.request_id)  # each request has a task of its own
-        self._record, self._ranks = record, path in front.ranking_paths
+        self._record, self._ranks = record, record.path in front.ranking_paths
         self._scope = {**scope, "path": prefix + path, "state": {**scope.get("state", {}), "record": record}}
         if scope["method"] == "HEAD":  # as GET; the server, which has the scope as it was, sends no body
             self._scope["method"] = "GET"

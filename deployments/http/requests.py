@@ -10,6 +10,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -55,6 +56,8 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
             hold.resize(len(body) + await backend.threads.run(record.caller, parsed_bytes, body, limits))
             call = await backend.threads.run(record.caller, parse, body, dialect, limits, timeout, charset, record)
             hold.resize(hold.size - len(body))
+    if named := request.path_params.get("model"):
+        call = replace(call, lists=tuple(replace(one, model=one.model or named) for one in call.lists))
     note_call(record, call)
     return call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,6 +99,18 @@ def describe(answer: Any, *failures: int, tag: str = "service") -> dict[str, Any
     return {"response_model": answer, "response_description": "OK", "responses": responses, "tags": [tag]}
 
 
+BODIES: dict[str, JSON] = {}
+"""Schemas of requests by name, of all routes that were described: each stands once on the OpenAPI page."""
+_MODEL = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "example": "reranker",
+    "description": "As the field `model`, which counts if both are there.",
+}
+
+
 def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
     """The same for a ranking, with the dialects that are spoken at this path."""
     answer = functools.reduce(operator.or_, [one.answer for one in spoken])
@@ -111,7 +124,9 @@ def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
         }
     }
     first = (spoken[0].paths or dialects.SHARED_PATHS)[0]
-    schemas = [one.body.model_json_schema() for one in spoken]
+    bodies = {one.body.__name__: one.body for one in spoken}
+    BODIES.update((name, body.model_json_schema()) for name, body in bodies.items() if name not in BODIES)
+    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in bodies]
     examples = {name: {"summary": name, "value": value} for one in spoken for name, value in one.examples.items()}
     content = {"schema": {"anyOf": schemas} if len(schemas) > 1 else schemas[0], "examples": examples}
     timeout = {
@@ -121,10 +136,10 @@ def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
         "description": "Seconds until an answer is due; the shorter of this and `timeout_s` counts.",
     }
     return described | {
-        "summary": spoken[0].summary if path == first else f"Another path of {first}.",
-        "operation_id": path.strip("/").replace("/", "_"),
+        "summary": spoken[0].summary if path == first else f"As {first}{', every document back' * spoken[0].complete}.",
+        "operation_id": re.sub(r"\W+", "_", path.strip("/")),
         "openapi_extra": {
-            "parameters": [timeout],
+            "parameters": [timeout, *([_MODEL] if "{model" in path else ())],
             "requestBody": {"required": True, "content": {"application/json": content}},
         },
     }

@@ -25,7 +25,7 @@ from deployments.http.middleware import Observer, RequestMiddleware
 from deployments.http.playground import playground_router
 from deployments.http.quotas import Quotas
 from deployments.http.requests import INLINE_BYTES, read_call
-from deployments.http.responses import describe, describe_ranking, error_response, ranking_response, reply
+from deployments.http.responses import BODIES, describe, describe_ranking, error_response, ranking_response, reply
 from deployments.http.search import Search, search_router
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
@@ -118,11 +118,11 @@ class _Api(FastAPI):
         return Response(self._made["docs"], media_type="text/html")
 
     def openapi(self) -> dict[str, Any]:  # Any: JSON
-        """Add what all routes share: the body of errors, and a field for the key, which the middleware checks."""
+        """Add what all routes share: the bodies, and a field for the key, which the middleware checks."""
         schema = super().openapi()
         key = {"type": "http", "scheme": "bearer", "description": "Where the service has API keys."}
         schema["components"]["securitySchemes"] = {"API key": key}
-        schema["components"]["schemas"]["ErrorBody"] = TypeAdapter(ErrorBody).json_schema()
+        schema["components"]["schemas"] |= {"ErrorBody": TypeAdapter(ErrorBody).json_schema(), **BODIES}
         return schema | {"security": [{"API key": []}]}
 
 
@@ -142,10 +142,11 @@ def build_api(
         version=VERSION,
         exception_handlers={HTTPException: _raise},
         redoc_url=None,
+        redirect_slashes=False,  # the middleware has seen to them
         swagger_ui_oauth2_redirect_url=None,
     )
     api.state.backend, api.state.limits, api.state.keys = backend, limits, keys
-    api.include_router(router)
+    api.router.routes.extend(router.routes)  # as they are: to include them makes the type of every answer once more
     if isinstance(backend.search, Search):
         api.include_router(search_router(backend.search))
     api.include_router(playground_router(backend.open_page, limits))

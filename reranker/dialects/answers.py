@@ -166,11 +166,15 @@ def marks_of(ranked: RankedDocument) -> Marks:
 
 
 def results_of(
-    call: RankingCall, ranking: Ranking, document_of: Callable[[RankingCall, int], JSON]
-) -> list[RankedResult]:
-    results: list[RankedResult] = []
+    call: RankingCall,
+    ranking: Ranking,
+    document_of: Callable[[RankingCall, int], JSON],
+    score: str = "relevance_score",
+) -> list[Any]:  # Any: RankedResult, or what others have in its place
+    """The documents, best first; `score` is their field's name."""
+    results = []
     for ranked in ranking.results:
-        result: RankedResult = {"index": ranked.index, "relevance_score": score_of(ranked, call)}
+        result = {"index": ranked.index, score: score_of(ranked, call)}
         if call.body.return_documents:  # left out otherwise, never null: several clients break on null
             result["document"] = document_of(call, ranked.index)
         results.append(result)
@@ -219,10 +223,14 @@ def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
     return {**tail, **omissions_of(ranking.unscored, ranking.excluded, ranking.results, ranking.cut_off)}
 
 
+def units_of(call: RankingCall) -> int:
+    return sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in call.lists)
+
+
 def meta_of(call: RankingCall, rankings: Sequence[Ranking], record: RequestRecord) -> Meta:
     return {
         "api_version": {"version": "1"},
-        "billed_units": {"search_units": sum(-(-len(one.documents) // _SEARCH_UNIT_DOCUMENTS) for one in call.lists)},
+        "billed_units": {"search_units": units_of(call)},
         "tokens": {"input_tokens": sum(one.prompt_tokens for one in rankings), "output_tokens": 0},
         "pairs": record.pairs,
         "truncated_documents": sum(one.truncated_documents for one in rankings),

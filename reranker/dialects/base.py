@@ -58,6 +58,8 @@ class Dialect:
     """Gives the fields of a body that has them in objects within it."""
     shares_paths: bool = True
     """Whether it is spoken on the shared paths at all."""
+    complete: bool = False
+    """Every document is in its answers, whatever rules, threshold or `top_n` say: its readers count on it."""
     body: type[Options]
     lists: tuple[str, ...]
     """Fields of the body that hold one entry for each document, or could hold as many."""

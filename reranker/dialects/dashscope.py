@@ -30,9 +30,9 @@ class DashscopeAnswer(answers.Tail):
 
 def unfold(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give the fields of `input` and `parameters` as if they stood beside these."""
-    within = [fields[name] for name in ("input", "parameters") if isinstance(fields.get(name), dict)]
-    rest = {name: value for name, value in fields.items() if name not in ("input", "parameters")}
-    return {name: value for one in (rest, *within) for name, value in one.items()}
+    within = {name: fields[name] for name in ("input", "parameters") if isinstance(fields.get(name), dict)}
+    rest = {name: value for name, value in fields.items() if name not in within}
+    return {name: value for one in (rest, *within.values()) for name, value in one.items()}
 
 
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> DashscopeAnswer:

@@ -53,6 +53,21 @@ NOT_OBEYED: dict[str, tuple[object, ...]] = {
     "filter": (),  # servers that hold documents
     "rank_fields": ([],),  # Cohere v1, Pinecone, Mixedbread: obeyed where documents may be objects
     "embedding_top_k": (),  # servers that rank twice
+    "rewrite_query": (False, "false"),  # Mixedbread
+    "webhook": (),  # DeepInfra: where the answer is to go instead
+    "return_len": (False, "false"),  # xinference
+    "max_length": (),  # FlagEmbedding: of a pair
+    "modality": ("text",),  # Infinity
+    "media_io_kwargs": ({},),  # vLLM
+    "parameters": ({},),  # Pinecone, DashScope: obeyed in their dialects
+    # Obeyed in some dialects.
+    "top_n": (0, "0"),
+    "top_k": (0, "0"),
+    "k": (0, "0"),
+    "return_documents": (False, "false"),
+    "return_text": (False, "false"),
+    "return_input": (False, "false"),
+    "truncation_direction": ("Right", "right"),
 }
 """Fields of other services that would change the ranking or the answer, and what of them happens anyway: with null, or
 with these values, nothing is named. A dialect that has the field in its body obeys it."""

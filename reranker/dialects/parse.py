@@ -90,7 +90,9 @@ def parse(
         except ValidationError:
             raise InvalidRequestError(timeout[0], "must be a number of seconds, at least 0.001") from None
         timeout_s = in_header if timeout_s is None else min(in_header, timeout_s)
-    lists = tuple(replace(one, timeout_s=timeout_s) for one in dialect.read(validated))
+    lists = tuple(
+        replace(one, timeout_s=timeout_s, complete=dialect.complete or one.complete) for one in dialect.read(validated)
+    )
     return RankingCall(dialect, validated, lists, ignored_fields(fields, dialect.body))
 
 

@@ -34,6 +34,16 @@ class RerankAnswer(answers.Head, answers.Tail):
     meta: answers.Meta
 
 
+class ZeroentropyAnswer(RerankAnswer):
+    """The same, with what ZeroEntropy's client has fields for."""
+
+    total_bytes: int
+    total_tokens: int
+    e2e_latency: Annotated[float, Field(description="Seconds from the request's head.")]
+    inference_latency: Annotated[float, Field(description="Seconds from an engine's first pair to its last score.")]
+    actual_latency_mode: str
+
+
 def write(
     document_of: Callable[[RankingCall, int], JSON],
     call: RankingCall,
@@ -50,7 +60,20 @@ def write(
     }
 
 
-def _echo(call: RankingCall, index: int) -> JSON:
+def _write_zeroentropy(
+    call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord
+) -> ZeroentropyAnswer:
+    return {
+        **write(echo, call, rankings, model, record),
+        "total_bytes": record.body_bytes,
+        "total_tokens": sum(one.prompt_tokens for one in rankings),
+        "e2e_latency": record.total_s,
+        "inference_latency": record.stages_s().get("engine", 0.0),
+        "actual_latency_mode": "fast",
+    }
+
+
+def echo(call: RankingCall, index: int) -> JSON:
     """A document as an object with its `text`: its own, or what it was read as."""
     text = {"text": answers.text_of(call, index)}
     item = call.body.documents[index]
@@ -64,7 +87,7 @@ DIALECT = Dialect(
     lists=("documents", "rank_fields"),
     read=lambda body: list_of(body, "documents", body.top_n, body.rank_fields or ()),
     answer=RerankAnswer,
-    write=partial(write, _echo),
+    write=partial(write, echo),
     error=answers.error_body,
     examples={
         "Cohere, Jina, vLLM": {"query": QUESTION, "documents": TEXTS, "top_n": 2},
@@ -99,4 +122,14 @@ INFINITY = replace(
     chosen_by=("raw_scores",),
     write=partial(write, answers.text_of),
     examples={"Infinity": {"query": QUESTION, "documents": TEXTS[:2], "return_documents": True, "raw_scores": False}},
+)
+ZEROENTROPY = replace(
+    DIALECT,
+    name="zeroentropy",
+    summary="The same in ZeroEntropy's dialect.",
+    paths=("/v1/models/rerank",),
+    shares_paths=False,
+    answer=ZeroentropyAnswer,
+    write=_write_zeroentropy,
+    examples={"ZeroEntropy": {"model": "zerank-2", "query": QUESTION, "documents": TEXTS, "top_n": 2}},
 )

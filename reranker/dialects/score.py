@@ -74,8 +74,8 @@ def read(body: ScoreBody) -> tuple[RankRequest, ...]:
     )
 
 
-def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> ScoreAnswer:
-    """Write the scores in the order of the pairs."""
+def scores_of(call: RankingCall, rankings: Sequence[Ranking]) -> tuple[list[PairScore], answers.Omissions]:
+    """The scores in the order of the pairs, and what there is to say of the others."""
     data: list[PairScore] = []
     unscored, excluded, results = [], [], []
     for place, ranking in zip(_pairs(call.body)[2].values(), rankings, strict=True):
@@ -85,11 +85,17 @@ def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: Re
             results.append(replace(ranked, index=place[ranked.index]))
         unscored += [place[index] for index in ranking.unscored]
         excluded += [ExcludedDocument(place[one.index], one.rule) for one in ranking.excluded]
+    left_out = answers.omissions_of(sorted(unscored), sorted(excluded, key=lambda one: one.index), results)
+    return sorted(data, key=lambda one: one["index"]), left_out
+
+
+def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> ScoreAnswer:
+    data, left_out = scores_of(call, rankings)
     return {
         **answers.head_of("list", model, record),
-        "data": sorted(data, key=lambda one: one["index"]),
+        "data": data,
         "usage": answers.usage_of(rankings),
-        **answers.omissions_of(sorted(unscored), sorted(excluded, key=lambda one: one.index), results),
+        **left_out,
     }
 
 

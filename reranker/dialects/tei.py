@@ -54,6 +54,15 @@ class ListBody(_BareListBody):
     """The candidates."""
 
 
+class SglangBody(ListOptions):
+    """A query and its documents, as SGLang names them."""
+
+    documents: Annotated[Items, Field(min_length=1)]
+    """The candidates."""
+    return_documents: bool | None = None
+    """Return each document too."""
+
+
 class SimpleBody(ListOptions):
     """LibreChat's `simple`."""
 
@@ -89,6 +98,14 @@ class TeiInfo(TypedDict):
     max_batch_tokens: int
     max_client_batch_size: int
     auto_truncate: bool
+
+
+class SglangResult(TypedDict):
+    """One document's place in the ranking."""
+
+    index: answers.Index
+    score: answers.Score
+    document: NotRequired[Annotated[str, Field(description="When asked for.")]]
 
 
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> list[TeiResult]:
@@ -136,8 +153,8 @@ DIALECT = Dialect(
 LIST = replace(
     DIALECT,
     name="list",
-    summary="`documents` in, a bare list out: Elasticsearch's `hugging_face`, SGLang.",
-    paths=("/list/rerank",),
+    summary="`documents` in, a bare list out: Elasticsearch's `hugging_face`.",
+    paths=("/list/rerank", "/list/v1/rerank"),
     chosen_by=(),
     shares_paths=False,
     body=ListBody,
@@ -145,6 +162,16 @@ LIST = replace(
     read=lambda body: list_of(body, "documents", body.top_n),
     error=answers.error_body,
     examples={"Elasticsearch's hugging_face": {"query": QUESTION, "documents": TEXTS, "return_documents": False}},
+)
+SGLANG = replace(
+    LIST,
+    name="sglang",
+    summary="`documents` in, SGLang's bare list out.",
+    paths=("/sglang/v1/rerank",),
+    body=SglangBody,
+    answer=list[SglangResult],
+    write=lambda call, rankings, model, record: answers.results_of(call, rankings[0], answers.text_of, "score"),
+    examples={"SGLang": {"query": QUESTION, "documents": TEXTS, "top_n": 2}},
 )
 SIMPLE = replace(
     DIALECT,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,7 +12,7 @@ from reranker.dialects import answers
 from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Items, ListOptions, list_of
 from reranker.record import RequestRecord
-from reranker.types import Ranking, RankRequest
+from reranker.types import Ranking
 
 
 class WeaviateBody(ListOptions):
@@ -38,12 +37,6 @@ class WeaviateAnswer(answers.Tail):
     scores: list[WeaviateScore]
 
 
-def read(body: WeaviateBody) -> tuple[RankRequest, ...]:
-    """Give the list; its reader takes the scores by position, and one that is missing would move the others."""
-    [one] = list_of(body, "documents", None)
-    return (replace(one, complete=True),)
-
-
 def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: RequestRecord) -> WeaviateAnswer:
     [ranking] = rankings
     in_place = sorted(ranking.results, key=lambda one: one.index)
@@ -62,7 +55,8 @@ DIALECT = Dialect(
     chosen_by=("property",),
     body=WeaviateBody,
     lists=("documents",),
-    read=read,
+    read=lambda body: list_of(body, "documents", body.top_n),
+    complete=True,
     answer=WeaviateAnswer,
     write=write,
     error=answers.error_body,

@@ -39,8 +39,11 @@ BAD_KEY = {  # what a wrong key is to the client's user, by how its name begins;
     "litellm": "AuthenticationError",
     "voyageai": "AuthenticationError",
     "llama-index voyageai": "AuthenticationError",
+    "mixedbread": "AuthenticationError",
+    "zeroentropy": "AuthenticationError",
+    "pinecone": "UnauthorizedError",
 }
-WAITS = ("cohere", "langchain Cohere", "haystack Cohere", "llama-index cohere")
+WAITS = ("cohere", "langchain Cohere", "haystack Cohere", "llama-index cohere", "mixedbread", "zeroentropy")
 """Those that come back when `Retry-After` says."""
 TRIES_BLINDLY = "haystack HuggingFaceTEI"
 """Comes back three times within three seconds; whether that is late enough is luck."""

@@ -116,6 +116,16 @@ async def test_answer_names_what_scored_and_a_name_that_is_none_is_said_to_be_ig
         assert (await client.get("/v1/models/medicine")).status_code == 404
 
 
+@pytest.mark.parametrize(("body", "answered"), [({}, "team/legal"), ({"model": "medical"}, "medical")])
+async def test_path_can_name_an_adapter_and_the_body_counts(body: dict[str, Any], answered: str) -> None:
+    backend = WordBackend()
+    backend.adapters = ("medical", "team/legal")
+    async with visitor(door(backend)) as client:
+        sent = {"queries": ["q"], "documents": ["a"], **body}
+        response = await client.post("/v1/inference/team%2Flegal", json=sent)
+    assert (response.status_code, backend.lists[0].model) == (200, answered)
+
+
 async def test_without_adapters_any_name_is_taken_as_ever() -> None:
     async with visitor(door(WordBackend())) as client:
         response = await client.post("/v1/rerank", json=BODY | {"model": "rerank-english-v3.0"})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from reranker.config import LimitsConfig
-from reranker.dialects import DIALECTS, PATHS
+from reranker.dialects import COMPLETE, DIALECTS, PATHS, deepinfra
 from reranker.dialects.base import Dialect, RankingCall
 from reranker.dialects.parse import parse
 from reranker.errors import (
@@ -51,6 +54,13 @@ def _error(path: str, **body: Any) -> InvalidRequestError:
         ("/rerank", {"query": "q", "documents": ["a"], "raw_scores": False}, "infinity"),
         ("/infinity/rerank", {"query": "q", "documents": ["a"]}, "infinity"),
         ("/voyage/v1/rerank", {"query": "q", "documents": ["a"]}, "voyage"),
+        ("/rerank", {"query": "q", "input": ["a"]}, "mixedbread"),
+        ("/rerank", {"input": {"query": "q", "documents": ["a"]}}, "dashscope"),
+        ("/pinecone/rerank", {"query": "q", "documents": ["a"]}, "pinecone"),
+        ("/sglang/v1/rerank", {"query": "q", "documents": ["a"]}, "sglang"),
+        ("/v1/models/rerank", {"query": "q", "documents": ["a"]}, "zeroentropy"),
+        ("/milvus/voyage/v1/rerank", {"query": "q", "documents": ["a"]}, "voyage"),
+        ("/elastic/list/rerank", {"query": "q", "documents": ["a"]}, "list"),
         ("/score", {"text_1": "q", "text_2": ["a"]}, "score"),
         ("/v1/score", {"queries": "q", "documents": ["a"]}, "score"),
     ],
@@ -70,10 +80,36 @@ def test_every_example_of_the_docs_is_read(dialect: Dialect) -> None:
         assert not call.ignored
 
 
+API_PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"http://HOST:8000([/\w-]*)", API_PAGE))))
+def test_every_url_of_the_docs_is_answered_or_is_the_beginning_of_one_that_is(path: str) -> None:
+    assert any(one == path or one.startswith(path.rstrip("/") + "/") for one in PATHS)
+
+
+@pytest.mark.parametrize("block", re.findall(r"```(?:json\n(?:PUT|POST) .*?\n|yaml\n)(.*?)```", API_PAGE, re.DOTALL))
+def test_every_configuration_of_the_docs_can_be_pasted(block: str) -> None:
+    assert "HOST:8000" in block or "JINA_API_URL" in block
+    assert yaml.safe_load(block)
+
+
+def test_every_requests_body_of_the_docs_is_one_that_is_read() -> None:
+    """What Elasticsearch and OpenSearch fill in."""
+    templates = re.findall(r'"request(?:_body)?": (".*")', API_PAGE)
+    assert len(templates) == 2
+    for template in templates:
+        filled = re.sub(r"\$\{[\w.]*(documents|input)\}", '["a"]', json.loads(template))
+        filled = re.sub(r'(?<!")\$\{query\}', '"q"', filled)
+        assert _ask("/elastic/v1/rerank", **json.loads(filled)).lists[0].documents == ("a",)
+
+
 @pytest.mark.parametrize("path", sorted(PATHS))
 def test_null_is_as_if_absent_for_every_optional_field_of_every_dialect(path: str) -> None:
     """Half of the clients send null for what is not set."""
     body = {"query": "q", "documents": ["a"], "queries": "q", "passages": ["a"]}
+    if path.startswith("/mixedbread"):
+        body["input"] = ["a"]
     [asked] = _ask(path, **body).lists
     dialect = _ask(path, **body).dialect
     nothing = dict.fromkeys(dialect.body.model_fields.keys() - body.keys() - {"texts"})
@@ -107,6 +143,52 @@ def test_voyage_has_results_under_data() -> None:
 @pytest.mark.parametrize(("fields", "meant"), [({"top_k": 3, "top_n": 2}, 3), ({"top_k": None, "top_n": 2}, 2)])
 def test_voyage_on_its_own_path_takes_top_n_too(fields: dict[str, Any], meant: int) -> None:
     assert _ask("/voyage/v1/rerank", query="q", documents=["a"], **fields).lists[0].top_n == meant
+
+
+def test_pinecone_has_documents_unless_it_wants_none_and_parameters_count() -> None:
+    call = _ask(
+        "/pinecone/rerank", query="q", documents=["a", {"id": "7", "text": "b"}], parameters={"truncate": "NONE"}
+    )
+    assert call.ignored == ("truncate",)
+    answer = call.write([RANKING], "demo", RECORD)
+    assert answer["data"] == [
+        {"index": 1, "score": 0.9, "document": {"id": "7", "text": "b"}},
+        {"index": 0, "score": 0.25, "document": {"text": "a"}},
+    ]
+    assert (answer["usage"]["rerank_units"], answer["truncated"]) == (1, [0])
+    none = _ask("/pinecone/rerank", query="q", documents=["a", "b"], return_documents=False)
+    assert none.write([RANKING], "demo", RECORD)["data"][0] == {"index": 1, "score": 0.9}
+    assert _ask("/pinecone/rerank", query="q", documents=["a"], parameters={"top_n": 3}).lists[0].top_n == 3
+
+
+def test_mixedbread_gives_the_input_back_as_it_came() -> None:
+    call = _ask(query="q", input=["a", {"title": "b"}], top_k=2, return_input=True, rank_fields=None)
+    assert call.lists[0].documents == ("a", "title: b\n")
+    answer = call.write([RANKING], "demo", RECORD)
+    assert answer["data"] == [
+        {"index": 1, "score": 0.9, "object": "rank_result", "input": {"title": "b"}},
+        {"index": 0, "score": 0.25, "object": "rank_result", "input": "a"},
+    ]
+    assert (answer["top_k"], answer["return_input"]) == (2, True)
+
+
+def test_sglang_gives_documents_in_a_bare_list() -> None:
+    call = _ask("/sglang/v1/rerank", query="q", documents=["a", "b"], return_documents=True)
+    assert call.write([RANKING], "demo", RECORD)[0] == {"index": 1, "score": 0.9, "document": "b"}
+
+
+def test_deepinfra_gives_scores_by_position_and_always_all() -> None:
+    call = _ask(deepinfra.PATH, queries=["q", "q"], documents=["a", "b"], complete=False)
+    assert [one.complete for one in call.lists] == [True]
+    assert call.write([RANKING], "demo", RECORD)["scores"] == [0.25, 0.9]
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path.startswith(tuple(COMPLETE))])
+def test_path_of_a_client_that_counts_on_every_document_gives_it_all_of_them(path: str) -> None:
+    for said in ({}, {"complete": False}, {"complete": None}):
+        assert _ask(path, query="q", documents=["a"], **said).lists[0].complete is True
+    assert _ask(query="q", documents=["a"], complete=False).lists[0].complete is False
+    assert _ask(query="q", documents=["a"]).lists[0].complete is None  # as the key or the service has it
 
 
 def test_tei_gives_a_bare_list() -> None:

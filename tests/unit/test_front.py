@@ -33,6 +33,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "dashscope": {"documents": ["a"], "input": {"query": "q"}},
     "weaviate": {"query": "q", "documents": ["a"], "property": "text"},
     "nvidia": {"query": {"text": "q"}, "passages": ["a"]},
+    "sglang": {"query": "q", "documents": ["a"]},
+    "mixedbread": {"query": "q", "input": ["a"]},
+    "zeroentropy": {"query": "q", "documents": ["a"]},
+    "pinecone": {"query": "q", "documents": ["a"]},
+    "deepinfra": {"queries": ["q"], "documents": ["a"]},
 }
 _OF_RANKINGS = [one for one in errors.for_clients() if one.status_code not in (404, 405)]
 
@@ -75,6 +80,17 @@ async def test_what_stops_a_request_before_its_route_is_in_the_paths_dialect_too
         assert isinstance(response.json()["error"], dict if dialect and dialect.name == "score" else str)
 
 
+async def test_path_that_ends_in_a_models_name_is_one_path_of_rankings() -> None:
+    """Else a key's limits would not hold there, and each name would be a series of its own."""
+    told: list[RequestRecord] = []
+    async with visitor(door(WordBackend(), told.append)) as client:
+        for name in ("m", "Qwen/Qwen3-Reranker-8B", "a%20b"):
+            response = await client.post(f"/v1/inference/{name}", json={})
+            assert (response.status_code, "server-timing" in response.headers) == (400, True)
+        assert (await client.post("/v1/inference/", json={})).status_code == 404
+    assert {one.path for one in told[:3]} == {"/v1/inference/{model:path}"}
+
+
 def _closed(schema: Any) -> Any:  # Any: JSON
     """Forbid what a schema does not name."""
     if isinstance(schema, list):
@@ -94,7 +110,7 @@ def test_answer_is_what_its_type_says_and_no_more(dialect: Dialect, everything: 
     if dialect.name == "score":
         body["text_2"] = ["a"] * pairs
     if everything:
-        body |= {"return_documents": True, "return_text": True, "timings": True, "raw_scores": True}
+        body |= dict.fromkeys(("return_documents", "return_text", "return_input", "timings", "raw_scores"), True)
     call = parse(json.dumps(body).encode(), dialect, LimitsConfig())
     ranking = Ranking((RankedDocument(0, 0.5, 0.0),), (), 10)
     record = RequestRecord("mine")
@@ -116,11 +132,15 @@ async def test_page_has_every_path_with_the_answer_of_its_dialects() -> None:
     async with visitor(door(WordBackend())) as client:
         page = (await client.get("/openapi.json")).json()
     for path, dialect in PATHS.items():
-        described = page["paths"][path]["post"]
+        described = page["paths"][path.replace(":path", "")]["post"]
+        assert ("{" in path) == any(one["in"] == "path" for one in described["parameters"])
         shown = json.dumps(described["responses"]["200"])
         for one in (dialect,) if dialect else (one for one in DIALECTS if one.shares_paths):
             [named] = {getattr(kind, "__name__", "") for kind in getattr(one.answer, "__args__", (one.answer,))}
             assert named in shown
+        schema = described["requestBody"]["content"]["application/json"]["schema"]
+        for one in schema.get("anyOf", [schema]):
+            assert page["components"]["schemas"][one["$ref"].rpartition("/")[2]]["properties"]
         of_rankings = {str(kind.status_code) for kind in _OF_RANKINGS}
         assert of_rankings <= described["responses"].keys()
         assert page["security"] == [{"API key": []}]

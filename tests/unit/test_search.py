@@ -245,6 +245,10 @@ async def test_without_an_index_the_routes_are_not_there() -> None:
 
 
 async def test_openapi_page_describes_search(client: httpx.AsyncClient) -> None:
-    described = (await client.get("/openapi.json")).json()["paths"]["/v1/search"]["post"]
-    assert "filter" in described["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    page = (await client.get("/openapi.json")).json()
+    described = page["paths"]["/v1/search"]["post"]
+    body = described["requestBody"]["content"]["application/json"]["schema"]["$ref"].removeprefix(
+        "#/components/schemas/"
+    )
+    assert "filter" in page["components"]["schemas"][body]["properties"]
     assert described["responses"]["200"]["content"]["application/json"]["schema"]

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from reranker.config import ExclusionRule, LimitsConfig, RulesConfig
-from reranker.dialects import DIALECTS, PATHS
-from reranker.dialects.fields import NOT_OBEYED
+from reranker.dialects import PATHS
 from reranker.dialects.parse import parse
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
@@ -48,52 +47,138 @@ def _opensearch(answer: Answer) -> Scores:
     return dict(enumerate(places))
 
 
+def _places(rows: Sequence[Any], score: str) -> Scores:
+    """Read as many places as there are rows, as programs in Go and Java do: an index beyond them is a crash."""
+    places: list[Any] = [None] * len(rows)
+    for one in rows:
+        places[one["index"]] = one[score]
+    return dict(enumerate(places))
+
+
 def _by_place(rows: Sequence[Any], score: str) -> Scores:
     return {place: one[score] for place, one in enumerate(sorted(rows, key=lambda one: one["index"]))}
 
 
+def _by_index(rows: Sequence[Any], score: str = "relevance_score") -> Scores:
+    scores = [one[score] for one in rows]
+    assert scores == sorted(scores, reverse=True)  # they take the first for the best
+    return {one["index"]: one[score] for one in rows}
+
+
+def _langchain4j(answer: Answer) -> Scores:
+    """CohereScoringModel.scoreAll (langchain4j-cohere): sorted by index; a null among these is a crash."""
+    assert type(answer["meta"]["billed_units"]["search_units"]) is int
+    return _by_place(answer["results"], "relevance_score")
+
+
+def _pinecone(answer: Answer) -> Scores:
+    """RerankResult (pinecone, models/inference/rerank.py): msgspec, which takes no other type."""
+    assert type(answer["model"]) is str
+    assert type(answer["usage"]["rerank_units"]) is int
+    for one in answer["data"]:
+        assert type(one["score"]) is float
+        assert type(one["document"]) is dict
+    return _by_index(answer["data"], "score")
+
+
+def _mixedbread(answer: Answer) -> Scores:
+    """RerankResponse (mixedbread, types/rerank_response.py)."""
+    assert answer["object"] == "list"
+    assert (type(answer["top_k"]), type(answer["return_input"])) == (int, bool)
+    assert all(one["object"] == "rank_result" for one in answer["data"])
+    assert type(answer["usage"]["prompt_tokens"]) is int
+    return _by_index(answer["data"], "score")
+
+
+def _zeroentropy(answer: Answer) -> Scores:
+    """ModelRerankResponse (zeroentropy, types/model_rerank_response.py)."""
+    assert answer["actual_latency_mode"] in ("fast", "slow")
+    assert type(answer["total_bytes"]) is type(answer["total_tokens"]) is int
+    assert type(answer["e2e_latency"]) is type(answer["inference_latency"]) is float
+    return _by_index(answer["results"])
+
+
+def _deepinfra(answer: Answer) -> Scores:
+    """DeepinfraRerankConfig (litellm, llms/deepinfra/rerank/transformation.py): by position."""
+    assert type(answer["input_tokens"]) is type(answer["inference_status"]["runtime_ms"]) is int
+    return dict(enumerate(answer["scores"]))
+
+
+def _simple_of_librechat(answer: Answer) -> Scores:
+    """LibreChat's `simple` knows a document by its text; the first of equal ones has the first place."""
+    places = {text: [i for i, one in enumerate(SENT) if one == text] for text in dict.fromkeys(SENT)}
+    return {places[one["text"]].pop(0): one["score"] for one in answer}
+
+
+SENT: list[str] = []
+"""The documents of the request that is answered."""
+
+
 def _nvidia(answer: Answer) -> Scores:
     """langchain-nvidia, NVIDIARerank: in the order given."""
-    logits = [one["logit"] for one in answer["rankings"]]
-    assert logits == sorted(logits, reverse=True)
-    return {one["index"]: one["logit"] for one in answer["rankings"]}
+    return _by_index(answer["rankings"], "logit")
 
 
 @dataclass(frozen=True)
 class Client:
-    """How one asks and reads. `every`: it needs every document back, and its key says so."""
+    """How one asks and reads. `every`: it needs every document back, and its path or its key says so."""
 
     path: str
     body: Callable[[list[str]], dict[str, Any]]
     read: Callable[[Answer], Scores]
-    every: bool = False
+    every: str = ""
     log_odds: bool = False
 
 
+def _plain(documents: list[str]) -> dict[str, Any]:
+    return {"model": "m", "query": "q", "documents": documents}
+
+
+def _results(answer: Answer) -> Scores:
+    return _by_index(answer["results"])
+
+
 CLIENTS = {
+    "Elasticsearch openshift_ai": Client(
+        "/elastic/v1/rerank", lambda d: _plain(d) | {"return_documents": True}, _cohere_of_elasticsearch, "path"
+    ),
     "Elasticsearch cohere": Client(
-        "/v2/rerank", lambda d: {"query": "q", "documents": d, "return_documents": True}, _cohere_of_elasticsearch
+        "/v2/rerank", lambda d: _plain(d) | {"return_documents": True}, _cohere_of_elasticsearch
     ),
     "Elasticsearch hugging_face": Client(
-        "/list/rerank",
+        "/elastic/list/rerank",
         lambda d: {"query": "q", "documents": d, "return_documents": True},
         _hugging_face_of_elasticsearch,
+        "path",
     ),
-    "OpenSearch": Client("/v1/rerank", lambda d: {"query": "q", "documents": d}, _opensearch, every=True),
-    "Milvus vllm": Client(  # milvus, internal/util/function/rerank
-        "/rerank", lambda d: {"query": "q", "documents": d}, lambda a: _by_place(a["results"], "relevance_score"), True
+    "Elasticsearch hugging_face, not all": Client(
+        "/list/rerank", lambda d: {"query": "q", "documents": d}, _hugging_face_of_elasticsearch
     ),
-    "Milvus tei": Client("/rerank", lambda d: {"query": "q", "texts": d}, _hugging_face_of_elasticsearch),
+    "OpenSearch": Client("/opensearch/v1/rerank", _plain, _opensearch, "path"),
+    "OpenSearch, by its key": Client("/v1/rerank", _plain, _opensearch, "key"),
+    "Milvus vllm": Client(  # milvus, internal/util/function/models/vllm: it has no path of its own
+        "/rerank", lambda d: {"query": "q", "documents": d}, lambda a: _by_place(a["results"], "relevance_score"), "key"
+    ),
+    "Milvus siliconflow": Client(  # milvus, internal/util/function/rerank
+        "/milvus/v1/rerank", _plain, lambda a: _by_place(a["results"], "relevance_score"), "path"
+    ),
+    "Milvus voyageai": Client(
+        "/milvus/voyage/v1/rerank", _plain, lambda a: _by_place(a["data"], "relevance_score"), "path"
+    ),
+    "Milvus tei": Client("/rerank", lambda d: {"query": "q", "texts": d}, lambda a: _by_place(a, "score"), "key"),
+    "TEI": Client("/rerank", lambda d: {"query": "q", "texts": d}, lambda a: _by_index(a, "score")),
     "Continue": Client(  # continuedev/continue, core/llm/index.ts
-        "/voyage/v1/rerank",
-        lambda d: {"query": "q", "documents": d},
-        lambda a: _by_place(a["data"], "relevance_score"),
-        every=True,
+        "/continue/v1/rerank", _plain, lambda a: _by_place(a["data"], "relevance_score"), "path"
     ),
-    "Weaviate": Client(  # weaviate, modules/reranker-transformers
+    "LangChain4j": Client("/langchain4j/v1/rerank", _plain, _langchain4j, "path"),
+    "Weaviate reranker-cohere": Client(  # weaviate, modules/reranker-cohere/clients/ranker.go
+        "/weaviate/v2/rerank", _plain, lambda a: _places(a["results"], "relevance_score"), "path"
+    ),
+    "Weaviate reranker-transformers": Client(
         "/rerank",
         lambda d: {"query": "q", "documents": d, "property": "text"},
         lambda a: {place: one["score"] for place, one in enumerate(a["scores"])},
+        "path",
     ),
     "NVIDIA": Client(
         "/v1/ranking",
@@ -104,8 +189,21 @@ CLIENTS = {
     "DashScope": Client(
         "/rerank",
         lambda d: {"input": {"query": "q", "documents": d}, "parameters": {"return_documents": False}},
-        lambda a: {one["index"]: one["relevance_score"] for one in a["output"]["results"]},
+        lambda a: _by_index(a["output"]["results"]),
     ),
+    "DashScope, compatible": Client("/v1/reranks", _plain, _results),
+    "SGLang": Client("/sglang/v1/rerank", _plain, lambda a: _by_index(a, "score")),
+    "Mixedbread": Client("/v1/reranking", lambda d: {"query": "q", "input": d}, _mixedbread),
+    "Pinecone": Client(
+        "/pinecone/rerank", lambda d: {"query": "q", "documents": [{"text": one} for one in d]}, _pinecone
+    ),
+    "ZeroEntropy": Client("/v1/models/rerank", _plain, _zeroentropy),
+    "DeepInfra": Client(
+        "/v1/inference/{model:path}", lambda d: {"queries": ["q"] * len(d), "documents": d}, _deepinfra, "path"
+    ),
+    "llama.cpp": Client("/reranking", _plain, _results),
+    "LibreChat jina": Client("/v1/rerank", lambda d: _plain(d) | {"return_documents": True}, _results),
+    "LibreChat simple": Client("/rerank", lambda d: {"query": "q", "docs": d}, _simple_of_librechat),
     "vLLM's score": Client(
         "/score", lambda d: {"text_1": "q", "text_2": d}, lambda a: {one["index"]: one["score"] for one in a["data"]}
     ),
@@ -153,13 +251,14 @@ async def test_client_ends_with_the_right_scores_whatever_is_left_out(name: str,
     assert right.keys() == set(range(len(documents)))
     body = json.dumps(client.body(documents) | fields).encode()
     act = _without_the_first if kind == "partial" else by_length
-    answer, ranking = await _ranking(body, client.path, act, rules=kind == "a rule", every=client.every)
+    answer, ranking = await _ranking(body, client.path, act, rules=kind == "a rule", every=client.every == "key")
+    SENT[:] = documents
     got = client.read(answer)
     missing = set(ranking.unscored)
     assert {index: score for index, score in got.items() if index not in missing} == {
         index: right[index] for index in got.keys() - missing
     }
-    if client.every or name == "Weaviate":
+    if client.every:
         assert got.keys() == right.keys()
         assert all(got[index] == 0.0 for index in missing)
     scored = right.keys() - missing
@@ -183,46 +282,3 @@ async def test_complete_answer_has_all_and_says_what_would_have_been_left_out() 
     answer, _ = await _ranking(json.dumps(fields).encode(), "/v1/rerank", rules=True, every=True)
     assert len(answer["results"]) == 2
     assert "cut_off" not in answer
-
-
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize("field", NOT_OBEYED)
-def test_field_that_is_not_obeyed_is_named_and_what_happens_anyway_is_not(dialect: Any, field: str) -> None:
-    [example, *_] = dialect.examples.values()
-    example = {name: value for name, value in example.items() if name != field}
-    for value in ("other", False, 7, [1], {"a": 1}):
-        if field not in dialect.body.model_fields and value not in NOT_OBEYED[field]:
-            assert parse(json.dumps(example | {field: value}).encode(), dialect, LimitsConfig()).ignored == (field,)
-    for same in (None, *NOT_OBEYED[field]):
-        assert parse(json.dumps(example | {field: same}).encode(), dialect, LimitsConfig()).ignored == ()
-
-
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"instruct": "find code"},
-        {"instruction": "find code", "instruct": None},
-        {"instruction": "  ", "instruct": "find code"},
-        {"chat_template_kwargs": {"instruct": "find code"}},
-        {"chat_template_kwargs": {"instruction": "find code"}},
-    ],
-)
-def test_instruction_is_obeyed_under_every_name(dialect: Any, fields: dict[str, Any]) -> None:
-    [example, *_] = dialect.examples.values()
-    call = parse(json.dumps(example | fields).encode(), dialect, LimitsConfig())
-    assert call.lists[0].instruction == "find code"
-    assert not call.ignored
-    blank = parse(json.dumps(example | {"instruction": " \n"}).encode(), dialect, LimitsConfig())
-    assert blank.lists[0].instruction is None
-
-
-def test_what_else_is_in_a_chat_templates_arguments_is_named() -> None:
-    fields = {"query": "q", "documents": ["a"], "chat_template_kwargs": {"instruction": "find code", "system": "x"}}
-    assert parse(json.dumps(fields).encode(), None, LimitsConfig()).ignored == ("chat_template_kwargs",)
-
-
-def test_content_parts_of_vllm_are_a_document_each() -> None:
-    parts = [{"type": "text", "text": text} for text in ("a", "b")]
-    call = parse(json.dumps({"query": "q", "documents": {"content": parts}}).encode(), None, LimitsConfig())
-    assert call.lists[0].documents == ("a", "b")

@@ -32,6 +32,12 @@ def provider_async(name, base="", **more):
     return ask
 
 
+def deepinfra(url, key):
+    answer = provider("deepinfra", "/v1")(url, key)
+    assert [index for index, _ in answer] == list(range(len(DOCUMENTS)))  # it reads scores by position
+    return sorted(answer, key=lambda pair: -pair[1])
+
+
 PROVIDERS = {
     "cohere": "",
     "jina_ai": "",
@@ -44,6 +50,7 @@ main(
     {f"litellm {name}/": provider(name, base) for name, base in PROVIDERS.items()}
     | {f"litellm {name}/, async": provider_async(name, base) for name, base in PROVIDERS.items()}
     | {
+        "litellm deepinfra/": deepinfra,
         "litellm cohere/ at /v1/rerank, top_n": provider("cohere", "/v1/rerank", top_n=2),
         "litellm hosted_vllm/ at /v1, top_n": provider("hosted_vllm", "/v1", top_n=2),
         "litellm voyage/ with top_n at /": provider("voyage", "", top_n=2),
