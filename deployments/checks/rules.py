@@ -79,12 +79,17 @@ def _ours(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
     if "ray_actor_options" in deployment.model_fields_set:
         yield from _replaced_options(deployment, settings)
     yield from _scaling(deployment, settings)
-    if deployment.name == INGRESS_DEPLOYMENT and (drain_s := deployment.drain_s) < settings.limits.timeout_s:
-        longest_s = settings.limits.timeout_s
-        said = f"an ingress that stops waits {drain_s:g} s for its requests, which may take {longest_s:g} s"
-        yield "graceful_shutdown_timeout_s", said, f"Give at least {longest_s:g} (args.limits.timeout_s)"
+    if deployment.name == INGRESS_DEPLOYMENT:
+        yield from _ingress(deployment, settings)
     if deployment.name == ENGINE_DEPLOYMENT:
         yield from _engine(deployment)
+
+
+def _ingress(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
+    limits, drain_s = settings.limits, deployment.drain_s
+    if drain_s < (longest_s := limits.notice_s + limits.timeout_s):
+        said = f"an ingress that stops waits {drain_s:g} s for its requests, which may take {longest_s:g} s"
+        yield "graceful_shutdown_timeout_s", said, f"Give at least {longest_s:g} (args.limits: notice_s + timeout_s)"
 
 
 def _engine(deployment: Deployment) -> Iterator[Row]:
