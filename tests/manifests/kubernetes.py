@@ -87,8 +87,10 @@ class Manifests:
         up = least if engines is None else engines
         listening = math.ceil(self.replicas("Ingress", "min_replicas") / self.per_pod)
         pods = [self._pod(self.head, name, serves=not self.spec.get("excludeHeadPodFromServeSvc"))]
-        for number in range(self.ingress["minReplicas"]):
-            pods.append(self._pod(self.ingress, name, listens=number < listening, engines=up))
+        pods += [
+            self._pod(self.ingress, name, listens=number < listening, engines=up)
+            for number in range(self.ingress["minReplicas"])
+        ]
         pods += [self._pod(self.engine, name) for _ in range(max(least, self.engine["minReplicas"]))]
         return pods
 
@@ -116,9 +118,7 @@ class Manifests:
         [backend] = rule["backendRefs"]
         services = [self.serve_service(active)] + [one for one in self.objects if one["kind"] == "Service"]
         wanted = self.serve_service(active)["metadata"]["name"] if self.incremental else backend["name"]
-        [service] = [
-            one for one in services if one["metadata"]["name"] == wanted
-        ]  # two of a name: one overwrites the other
+        [service] = [one for one in services if one["metadata"]["name"] == wanted]
         return endpoints(service, pods)
 
     def serve_service(self, active: str) -> dict[str, Any]:
@@ -135,16 +135,16 @@ class Manifests:
         return {"metadata": {"name": name}, "spec": {"selector": selector, "ports": list(ports.values())}}
 
     def may_be_evicted(self, pod: Pod, pods: Sequence[Pod]) -> bool:
-        """Whether the API server lets a drain have this pod now (Kubernetes: the disruption controller, eviction.go)."""
+        """Whether the API server lets a drain have this pod now (Kubernetes: disruption.go, eviction.go)."""
         budgets = [one["spec"] for one in self.objects if one["kind"] == "PodDisruptionBudget"]
         budgets = [one for one in budgets if matches(one["selector"], pod.labels)]
         if len(budgets) > 1:
-            return False  # "this pod has more than one PodDisruptionBudget, which the eviction subresource does not support"
+            return False  # the eviction subresource does not support more than one
         return all(_allowed(one, pods) > 0 for one in budgets)
 
 
 def _allowed(budget: Mapping[str, Any], pods: Sequence[Pod]) -> int:
-    """disruptionsAllowed. RayCluster has no scale subresource, so what needs an expected number of pods fails safe: 0."""
+    """How many may go. RayCluster has no scale subresource: what needs an expected number of pods fails safe, at 0."""
     least = budget.get("minAvailable")
     if not isinstance(least, int):
         return 0
@@ -189,11 +189,10 @@ def _spreads(pod: Pod, node: Node, nodes: Sequence[Node], tolerated: set[str]) -
             continue
         honoured = constraint.get("nodeTaintsPolicy", "Ignore") == "Honor"
         domains = [one for one in nodes if not honoured or set(one.taints) <= tolerated]
+        selector = constraint["labelSelector"]
         same = {key: pod.labels[key] for key in constraint.get("matchLabelKeys", ())}
         counts = {
-            one.name: sum(
-                matches(constraint["labelSelector"], it.labels) and matches(same, it.labels) for it in one.pods
-            )
+            one.name: sum(matches(selector, it.labels) and matches(same, it.labels) for it in one.pods)
             for one in domains
         }
         if counts[node.name] + 1 - min(counts.values()) > constraint["maxSkew"]:

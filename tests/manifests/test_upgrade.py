@@ -126,8 +126,8 @@ def test_new_cluster_finds_room_beside_the_old_one(manifests: Manifests) -> None
 def test_drain_leaves_time_for_the_successor(manifests: Manifests, group: str, least_s: int) -> None:
     """Serve stops a replica graceful_shutdown_timeout_s before the deadline, whether its successor is up or not.
 
-    (ray/serve/_private/deployment_state.py, _partition_groups_to_stop.) A new ingress needs a pod; an engine a GPU node,
-    an image and a model.
+    (ray/serve/_private/deployment_state.py, _partition_groups_to_stop.) A new ingress needs a pod; an engine a GPU
+    node, an image and a model.
     """
     name = {"ingress": "Ingress", "engine": "EngineReplica"}[group]
     ours_s, _, _ = drain_s(getattr(manifests, group))
@@ -142,31 +142,26 @@ def test_pod_is_killed_after_our_drain_and_rays_own(manifests: Manifests) -> Non
 
 
 def _waits(template: dict[str, Any], folder: Path) -> bool:
-    """Run a pod's init containers on an empty folder, then with the model there. Whether it then, and only then, starts."""
-    model = ""
+    """Run a pod's init container on an empty volume, then with the model in it. Whether it ends then, not before."""
     for container in template["spec"].get("initContainers", ()):
-        [model] = [one["value"] for one in container["env"] if one["name"] == "MODEL"]
-        script = (
-            container["command"][-1]
-            .replace("/shared-models", f"{folder}/shared")
-            .replace("/models", f"{folder}/shared")
-        )
-        script = script.replace(f"{folder}/{folder}", str(folder)).replace("sleep 5", "sleep 0.1")
-        target = folder / "copy"
-        script = script.replace(f"{folder}/shared/\n", f"{target}/\n")
-        running = subprocess.Popen(["bash", "-c", script], env={"MODEL": model, "PATH": "/usr/bin:/bin"})
+        variables = {one["name"]: one["value"] for one in container["env"]}
+        shared, own = folder / "shared", folder / "own"
+        copies = any(mount["mountPath"] == "/shared-models" for mount in container["volumeMounts"])
+        script = re.sub(r"(?<=[ \"])/shared-models\b", str(shared), container["command"][-1])
+        script = re.sub(r"(?<=[ \"])/models\b", str(own if copies else shared), script).replace("sleep 5", "sleep 0.1")
+        shared.mkdir()
+        own.mkdir()
+        running = subprocess.Popen(["bash", "-c", script], env={"PATH": "/usr/bin:/bin"} | variables)
         try:
             running.wait(1)
-            return False  # it went on, or gave up, without the model
         except subprocess.TimeoutExpired:
-            target.mkdir()
-            (folder / "shared" / model).mkdir(parents=True)
-            (folder / "shared" / model / "config.json").touch()
-            if running.wait(10) != 0:
-                return False
+            (shared / variables["MODEL"]).mkdir()
+            (shared / variables["MODEL"] / "config.json").touch()
+            ended = running.wait(20) == 0
+            return ended and (not copies or (own / variables["MODEL"] / "config.json").exists())
         finally:
             running.kill()
-    return bool(model)
+    return False  # it went on, or gave up, without the model
 
 
 @pytest.mark.parametrize("group", ["head", "ingress", "engine"])

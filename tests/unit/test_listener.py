@@ -167,7 +167,7 @@ async def test_leaving_is_said_for_a_while_before_the_port_closes(port: int) -> 
     assert listener.draining
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         answers = [await client.get("/") for _ in range(5)]
-    assert {(one.text, one.headers["connection"]) for one in answers} == {("a", "close")}
-    await draining
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/")
+        assert {(one.text, one.headers["connection"]) for one in answers} == {("a", "close")}
+        await draining
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/")
