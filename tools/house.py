@@ -12,8 +12,8 @@ import grimp
 
 ROOT = Path(__file__).parents[1]
 PRODUCT, AROUND = ("reranker", "deployments"), ("benchmarks", "tools")
-MAX_FILES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 115, 400, 12, 8_250
-MAX_LINES = 19_300  # what there is, rounded up; the work of an issue adds what it needs
+MAX_FILES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 116, 400, 12, 8_250
+MAX_LINES = 19_450  # what there is, rounded up; the work of an issue adds what it needs (22: checks of manifests)
 
 _ROW = re.compile(r"^\|[^|]+\| *`([^`:]+):([\w.]+)`", re.MULTILINE)
 
