@@ -44,8 +44,8 @@ class Target:
         return int(size_mb * 1_000_000 / (10 if self.quick else 1))
 
     def count(self, number: int) -> int:
-        """How many; a tenth when in a hurry."""
-        return max(1, number // (10 if self.quick else 1))
+        """How many; a tenth where a minute is all there is, half of it in a hurry."""
+        return max(1, number // (10 if self.quick else 2 if self.hurried else 1))
 
     def seconds(self, seconds: float) -> float:
         """How long; a fifth when in a hurry."""
