@@ -234,9 +234,9 @@ def _budget(thing: YAML, selected: Sequence[Group]) -> Iterator[Row]:
         key = "spec.minAvailable" if least is not None else "spec.maxUnavailable"
         said = "Kubernetes cannot count how many pods a RayCluster should have, and lets none of them be evicted"
         yield key, said, "Give minAvailable as a number"
-    elif least >= (fewest := sum(one.fewest for one in selected)):
+    elif least and least >= (fewest := sum(one.fewest for one in selected)):
         said = f"{least} must stay, and there may be no more than {fewest}: their nodes cannot be drained"
-        yield "spec.minAvailable", said, f"Give at most {fewest - 1}"
+        yield "spec.minAvailable", said, f"Give at most {max(fewest - 1, 0)}"
 
 
 def _matches(selector: YAML, labels: Mapping[str, str]) -> bool:

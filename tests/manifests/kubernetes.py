@@ -60,10 +60,10 @@ class Manifests:
     def __init__(self, overlay: str) -> None:
         self.objects, self.service = objects(overlay), ray_service(overlay)
         self.spec: dict[str, Any] = self.service["spec"]
-        self.head, self.ingress, self.engine = (
-            self.spec["rayClusterConfig"]["headGroupSpec"],
-            *self.spec["rayClusterConfig"]["workerGroupSpecs"],
-        )
+        cluster = self.spec["rayClusterConfig"]
+        self.head: dict[str, Any] = cluster["headGroupSpec"]
+        self.ingress: dict[str, Any] = cluster["workerGroupSpecs"][0]
+        self.engine: dict[str, Any] = cluster["workerGroupSpecs"][1]
         config = yaml.safe_load(self.spec["serveConfigV2"])["applications"][0]
         self.args: dict[str, Any] = config["args"]
         self.deployments = {one["name"]: one for one in config["deployments"]}
@@ -79,7 +79,7 @@ class Manifests:
         text = self.ingress["rayStartParams"].get("resources", "{}")
         offered = re.search(r"ingress\W+(\d+)", text) or re.search(r"(\d+)", self.ingress["resources"]["ingress"])
         assert offered
-        return min(int(offered[1]), self.deployments["Ingress"].get("max_replicas_per_node", math.inf))
+        return min(int(offered[1]), int(self.deployments["Ingress"].get("max_replicas_per_node", 100)))
 
     def cluster(self, name: str, *, engines: int | None = None) -> list[Pod]:
         """The pods of a Ray cluster of the least size, and how ready they are. engines: those that are up."""

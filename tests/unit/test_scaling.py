@@ -53,7 +53,7 @@ def test_policy_that_fails_leaves_things_as_they_are_and_says_so_once(caplog: py
         target_num_replicas=3, running_replicas=[object()], raw_metrics={}, deployment_name="Engine"
     )
     with caplog.at_level(logging.ERROR, "ray.serve"):
-        answers = [policy(broken) for _ in range(3)]  # type: ignore[arg-type]  # it has no unique_id, and no time
+        answers = [policy(broken) for _ in range(3)]  # it has no unique_id, and no time
     assert answers == [(3, {})] * 3
     assert [one.getMessage() for one in caplog.records] == ["scaling has failed, and leaves E as it is"]
 
