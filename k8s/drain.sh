@@ -10,7 +10,7 @@ head=${RAY_ADDRESS:-${FQ_RAY_IP}:6379}
 node_lives() { wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep -q success; }
 head_lives() { timeout 2 bash -c "exec 3<> '/dev/tcp/${head%:*}/${head##*:}'" 2> /dev/null; }
 drain() {
-    ray drain-node --address "$head" --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "the pod is ending" \
+    timeout 60 ray drain-node --address "$head" --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "the pod is ending" \
         --deadline-remaining-seconds "$((all_s - SECONDS))"
 }
 
