@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def _asked(programs: Path) -> list[str]:
 def _until_asked(programs: Path, running: subprocess.Popen[bytes], times: int = 1) -> None:
     while len(_asked(programs)) < times:
         assert running.poll() is None, "it has ended"
+        time.sleep(0.05)
 
 
 def test_ray_is_told_once_and_the_end_of_its_node_waited_for(programs: Path, head: socket.socket) -> None:
@@ -55,7 +57,7 @@ def test_ray_is_told_once_and_the_end_of_its_node_waited_for(programs: Path, hea
     assert running.wait(20) == 0
     [asked] = _asked(programs)
     assert "drain-node --address 127.0.0.1:" in asked
-    assert asked.rpartition(" ")[2] in ("299", "300")
+    assert 200 < int(asked.rpartition(" ")[2]) <= 300  # what is left of it
 
 
 def test_head_that_starts_again_is_told_then(programs: Path) -> None:
