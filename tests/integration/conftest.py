@@ -315,7 +315,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests by what is deployed for them; first come those that share nothing."""
+    """Sort the tests by what is deployed for them; first come those that share nothing.
+
+    Where two processes run them (`--dist loadgroup`), one has those with a group of their own.
+    """
 
     def deployed(item: pytest.Item) -> list[int]:
         used = [number for number, name in enumerate(SHARED) if name in getattr(item, "fixturenames", ())]
@@ -324,6 +327,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return used
 
     items.sort(key=deployed)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("rest"))
 
 
 @pytest.fixture(scope="module")

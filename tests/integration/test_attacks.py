@@ -54,6 +54,7 @@ def test_one_attack_of_each_kind_costs_what_it_may(attacked: Service, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("attacks")
 @pytest.mark.timeout(5_400)
 def test_no_attack_costs_more_than_it_may(tmp_path: Path) -> None:
     """Against a service of its own. What all together leave of memory: docs/security.md."""

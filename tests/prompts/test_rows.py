@@ -66,7 +66,7 @@ def test_piece_of_a_document_keeps_the_lines_around_it(qwen: Sides, side: str) -
     for name, cut_side in (("zerank", "start"), ("mxbai-rerank-v2", "end"), ("ctxl-rerank-v2", "end")):
         renderer = _renderer(qwen.folder, name)
         shard = renderer.render("q", ["word " * 300], cutting=cutting).prompts
-        assert 100 < len(shard.tokens) <= 102
+        assert 99 <= len(shard.tokens) <= 102  # a space may belong to the line after it
         if side == cut_side:
             assert shard.tokens[: 1 if side == "start" else None][-1] == newline[0]
 
