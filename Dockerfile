@@ -9,7 +9,7 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON_IMAGE} AS build
-# What compiles stays in this stage.
+# What compiles stays in this stage; the GPU image has a compiler of its own, below.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 ENV PIP_NO_CACHE_DIR=1 PYTHON=python3
 WORKDIR /app
@@ -25,8 +25,6 @@ FROM build AS build-gpu
 RUN tools/install.sh gpu locked
 COPY . .
 RUN .venv/bin/pip install --no-deps --no-build-isolation --editable . && .venv/bin/python -m compileall -q reranker deployments
-# Triton compiles one C file when it first sees a GPU. Here, instead, so that the final stage needs no compiler.
-RUN .venv/bin/python -m tools.prebuild_triton /opt/prebuilt
 
 FROM build AS sbom
 RUN python3 -m venv /opt/sbom && /opt/sbom/bin/pip install cyclonedx-bom==7.5.0
@@ -48,7 +46,9 @@ COPY --from=list-gpu /reranker.cdx.json /
 FROM ${PYTHON_IMAGE} AS final
 # wget and bash: KubeRay's probes. libnuma1: vLLM on a CPU binds its threads with it.
 RUN apt-get update && apt-get install -y --no-install-recommends wget libnuma1 && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 1000 --user-group --create-home reranker
+    && useradd --uid 1000 --user-group --create-home reranker \
+    # A login shell (KubeRay's ENABLE_LOGIN_SHELL) sets PATH anew.
+    && echo "PATH=/app/.venv/bin:\$PATH" > /etc/profile.d/reranker.sh
 ENV PATH=/app/.venv/bin:$PATH HOME=/home/reranker PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 WORKDIR /app
@@ -63,9 +63,10 @@ COPY --from=list-cpu /reranker.cdx.json /usr/share/sbom/
 USER 1000:1000
 
 FROM final AS gpu
+# Triton's driver module, and what FlashInfer and others build for a card when they first see it, are compiled at run time.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 # Read by the NVIDIA container runtime.
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility CC=/opt/prebuilt/cc
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-gpu /app /app
-COPY --from=build-gpu /opt/prebuilt /opt/prebuilt
 COPY --from=list-gpu /reranker.cdx.json /usr/share/sbom/
 USER 1000:1000

@@ -17,6 +17,7 @@ Serve pickles this module by value and runs it in its controller, ten times a se
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ logger = logging.getLogger("ray.serve")  # the controller's; ours is not set up 
 # mean sees a burst later, and `keep_s` holds what a short one saw (measured: docs/scaling.md).
 _RATE_S = 2.0
 
+_SAID_AGAIN_S = 60.0
 _EXCESS = 0.01  # of a replica: so little more than a whole number is no reason for one more
 
 Reason: TypeAlias = Literal["queue", "load", "enough", "recent need", "less needed", "no figures", "no speed yet"]
@@ -158,9 +160,22 @@ class QueueTime:
         """The settings are those of `ScalingConfig`; pydantic.ValidationError for others."""
         self._scaling = ReplicaScaling(ScalingConfig.model_validate(settings))
         self._gauges: list[Any] = []  # Ray's are untyped here; made when first needed, in the controller
+        self._said_s = -math.inf
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """Decide. Called by Serve, which applies the bounds."""
+        """Decide. Called by Serve, which applies the bounds.
+
+        Raises nothing: Serve's controller would reconcile no application any more, not even one that is to repair it.
+        """
+        try:
+            return self._decide(context)
+        except Exception:
+            if time.monotonic() - self._said_s >= _SAID_AGAIN_S:
+                self._said_s = time.monotonic()
+                logger.exception("scaling has failed, and leaves %s as it is", context.deployment_name)
+            return context.target_num_replicas, {}
+
+    def _decide(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
         target = context.target_num_replicas
         if not context.running_replicas and not target:
             # Scaled to zero: no replica reports, but the list that came has made a call wait (fleet.py).

@@ -148,7 +148,7 @@ class Ingress:
         if hasattr(self, "_listener"):
             self._fleet.leave()
             if self._listener is not None:
-                await self._listener.drain(self._config.limits.timeout_s)
+                await self._listener.drain(self._config.limits.timeout_s, self._config.limits.notice_s)
             if self._metrics is not None:
                 self._metrics.close()
             if self._cache is not None:

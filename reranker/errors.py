@@ -260,6 +260,13 @@ class StartFailedError(NotReadyError, code="start_failed"):
     sentence = "no engine could be started; the service's log says why"
 
 
+class LeavingError(NotReadyError, code="leaving"):
+    """This ingress is to end; whoever asks for its health is to send requests to another."""
+
+    status = "leaving"
+    sentence = "this ingress is ending, and others answer"
+
+
 class PlaygroundUnavailableError(ServiceError, status=503, code="playground_unavailable", retry_after_s=2):
     """The playground is starting, has ended, or has as many visitors as it can have."""
 

@@ -1,4 +1,4 @@
-"""Check Serve configurations, alone or inside a RayService manifest, more strictly than Ray does.
+"""Check Serve configurations, alone or inside a RayService manifest, more strictly than Ray and Kubernetes do.
 
 Ray ignores keys it does not know and takes settings that contradict each other: a misspelt limit is no limit, and is
 found out under load. Nothing is started here and nothing is loaded but the modules that a configuration names.
@@ -7,13 +7,13 @@ found out under load. Nothing is started here and nothing is loaded but the modu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from deployments.checks import manifest, rules, schema
+from deployments.checks import kubernetes, manifest, rules, schema
 from deployments.checks.document import Document, Finding, below, read_all, shown
 
 _SERVE_CONFIG = ("spec", "serveConfigV2")
@@ -32,8 +32,10 @@ def check(text: str) -> Report:
     """Check every Serve configuration in a YAML text: documents that are one, and RayService manifests."""
     configurations = 0
     found: list[tuple[int, str]] = []
+    documents: list[Document] = []
     try:
         for document in read_all(text):
+            documents.append(document)
             config = _configuration(document)
             if isinstance(config, Finding):
                 found += _lines(document, [config])
@@ -42,6 +44,7 @@ def check(text: str) -> Report:
                 found += _findings(document, config)
     except YAMLError as error:
         found.append(_not_yaml(error))
+    found += _beside(documents)
     if not configurations and not found:
         remedy = "Give a file with `applications:`, or a RayService with `spec.serveConfigV2`"
         found.append((1, f"there is no Serve configuration in it. {remedy}"))
@@ -77,6 +80,14 @@ def _findings(document: Document, config: Document) -> Iterator[tuple[int, str]]
     variables = os.environ if alone else manifest.environment(document.value)
     yield from _lines(config, rules.problems(settings, variables))
     yield from () if alone else _lines(document, below((), manifest.problems(document.value, settings)))
+
+
+def _beside(documents: Sequence[Document]) -> Iterator[tuple[int, str]]:
+    """Check what is about the pods of a RayService in the same text."""
+    things = [one for one in documents if isinstance(one.value, dict) and "kind" in one.value]
+    for service in (one.value for one in things if one.value["kind"] == "RayService"):
+        for document in things:
+            yield from _lines(document, below((), kubernetes.beside(document.value, service)))
 
 
 def _lines(document: Document, findings: Iterable[Finding]) -> Iterator[tuple[int, str]]:

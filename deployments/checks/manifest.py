@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH
+from deployments.checks import kubernetes
 from deployments.checks.document import YAML, Row
 from deployments.checks.schema import Deployment, ServeConfig
 from deployments.http.access import is_loopback
@@ -47,6 +48,7 @@ def problems(manifest: YAML, config: ServeConfig) -> Iterator[Row]:
             if delay_s < longest_s:
                 said = f"an upgrade removes the old cluster after {delay_s} s, and a request may take {longest_s:g} s"
                 yield "spec.rayClusterDeletionDelaySeconds", said, f"Give more than {longest_s:g}"
+            yield from kubernetes.changes(manifest, config, application)
             if settings.engine.simulated is not None:
                 said = "the engines are simulated: the scores mean nothing"
                 yield _CONFIG, said, "Remove args.engine.simulated"

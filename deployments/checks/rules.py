@@ -24,6 +24,7 @@ _OF_RAYS_RULE = {"target_ongoing_requests", "downscale_to_zero_delay_s"} | {
     key for key in AutoscalingConfig.model_fields if key.endswith("factor")
 }
 """What only Ray's own policy reads."""
+_OF_SERVES_QUEUE = {"max_ongoing_requests", "max_queued_requests", "backpressure_config"}
 _BUSY_S = 10.0
 """A health check waits for a step of the engine, which may take seconds."""
 
@@ -76,15 +77,24 @@ def _ours(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
         yield "name", f"the application has no deployment {deployment.name}", known
     if "user_config" in deployment.model_fields_set and deployment.user_config is not None:
         yield "user_config", "no deployment of ours takes it", "Use the application's args"
+    for key in _OF_SERVES_QUEUE & deployment.model_fields_set:
+        if getattr(deployment, key) != Deployment.model_fields[key].default:
+            said = "no list passes the queue of Serve that it limits"
+            yield key, said, "Remove it: lists are refused as a whole, by args.admission"
     if "ray_actor_options" in deployment.model_fields_set:
         yield from _replaced_options(deployment, settings)
     yield from _scaling(deployment, settings)
-    if deployment.name == INGRESS_DEPLOYMENT and (drain_s := deployment.drain_s) < settings.limits.timeout_s:
-        longest_s = settings.limits.timeout_s
-        said = f"an ingress that stops waits {drain_s:g} s for its requests, which may take {longest_s:g} s"
-        yield "graceful_shutdown_timeout_s", said, f"Give at least {longest_s:g} (args.limits.timeout_s)"
+    if deployment.name == INGRESS_DEPLOYMENT:
+        yield from _ingress(deployment, settings)
     if deployment.name == ENGINE_DEPLOYMENT:
         yield from _engine(deployment)
+
+
+def _ingress(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
+    limits, drain_s = settings.limits, deployment.drain_s
+    if drain_s < (longest_s := limits.notice_s + limits.timeout_s):
+        said = f"an ingress that stops waits {drain_s:g} s for its requests, which may take {longest_s:g} s"
+        yield "graceful_shutdown_timeout_s", said, f"Give at least {longest_s:g} (args.limits: notice_s + timeout_s)"
 
 
 def _engine(deployment: Deployment) -> Iterator[Row]:
@@ -92,9 +102,6 @@ def _engine(deployment: Deployment) -> Iterator[Row]:
     if "request_router_config" in given and deployment.request_router_config.request_router_class != _ROUTER:
         said = "this replaces the router that spreads a list over the replicas"
         yield "request_router_config", said, f"Remove it, or give request_router_class: {_ROUTER}"
-    if "max_queued_requests" in given and deployment.max_queued_requests != -1:
-        said = "shards of a list that was let in would be refused"
-        yield "max_queued_requests", said, "Remove it: lists are refused as a whole, by args.admission"
     if "health_check_timeout_s" in given and deployment.health_check_timeout_s < _BUSY_S:
         said = "a busy engine answers a health check between two steps, and would be killed for it"
         yield "health_check_timeout_s", said, f"Give at least {_BUSY_S:g}"
@@ -206,9 +213,11 @@ def _server(config: ServeConfig, settings: RerankerConfig, place: int, variables
     if config.proxy_location.value != "Disabled":
         said = f"with {config.proxy_location.value} Serve's proxy takes the port on which the ingress itself listens"
         yield "proxy_location", said, "Give Disabled (docs/decisions/0006-no-proxy.md)"
+    said = "it is an option of Serve's proxy, which is not there"
     if http.request_timeout_s is not None:
-        said = "it is an option of Serve's proxy, which is not there"
         yield "http_options.request_timeout_s", said, "Use args.limits.timeout_s"
+    if http.root_path:
+        yield "http_options.root_path", said, "Remove it, and add the prefix in a gateway"
 
 
 def _variables(runtime_env: Mapping[str, Any] | None) -> dict[str, Any]:

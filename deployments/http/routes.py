@@ -32,7 +32,7 @@ from reranker.dialects import DIALECTS, PATHS
 from reranker.dialects.answers import ErrorBody
 from reranker.dialects.base import IGNORED_HEADER, UNSCORED_HEADER, Dialect
 from reranker.dialects.tei import TeiInfo
-from reranker.errors import ForbiddenError, InvalidRequestError, NotFoundError, NotReadyError
+from reranker.errors import ForbiddenError, InvalidRequestError, LeavingError, NotFoundError, NotReadyError
 from reranker.model.verified import Verified
 from reranker.record import RequestRecord
 
@@ -212,8 +212,10 @@ for _path, _dialect in PATHS.items():
 @router.get("/.well-known/ready", **describe(Health, 503))  # Weaviate
 @router.get("/health", **describe(Health, 503))
 async def health(backend: _Backend) -> Response:
-    """200 once an engine can score, 503 before."""
+    """200 once an engine can score, 503 before and while this ingress ends."""
     try:
+        if backend.draining:
+            raise LeavingError
         live = await backend.live_replicas()
         response = reply({"status": "ok", "model": backend.model, "replicas": live})
     except NotReadyError as error:
@@ -225,8 +227,10 @@ async def health(backend: _Backend) -> Response:
 @router.get("/v1/health/live", include_in_schema=False)  # NVIDIA's clients
 @router.get("/.well-known/live", include_in_schema=False)  # Weaviate
 @router.get("/-/healthz", include_in_schema=False)
-async def alive() -> Response:
-    """Where KubeRay looks whether this pod takes requests, in the words of Serve's proxy."""
+async def alive(backend: _Backend) -> Response:
+    """Where Kubernetes looks whether this pod takes requests, in the words of Serve's proxy."""
+    if backend.draining:
+        return Response("draining", status_code=503, media_type="text/plain")
     return Response("success", media_type="text/plain")
 
 

@@ -66,9 +66,15 @@ class Listener:
     def healthy(self) -> bool:
         return not self._serving.done()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no more connections, end the open ones as each has its answer, and cut those left after `timeout_s`."""
+    async def drain(self, timeout_s: float, notice_s: float = 0) -> None:
+        """Take no more connections, end the open ones as each has its answer, and cut those left after `timeout_s`.
+
+        Before, for `notice_s`, take requests as ever while `draining` tells who asks: a load balancer elsewhere sends
+        them until it has noticed, and would meet a closed port.
+        """
         self.draining = True
+        if notice_s:
+            await asyncio.sleep(notice_s)
         if self._server.started:
             await self._close_address()
         if self._server.server_state.connections:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import MultiHostUrl, ValidationError
 
 from reranker.config.model import Group
@@ -114,6 +122,9 @@ class LimitsConfig(Group):
     """Seconds a client may take to send its request's body (408)."""
     timeout_s: PositiveFloat = 120
     """Seconds until a list that is not scored yet is given up (504). A request may ask for less, not for more."""
+    notice_s: NonNegativeFloat = 0
+    """Seconds for which an ingress that is to end still takes requests, while `/health` and `/-/healthz` answer 503: so
+    long a load balancer may need to notice. 0: the port closes at once, and others on this machine have it."""
 
     @model_validator(mode="after")
     def _documents_are_values(self) -> Self:

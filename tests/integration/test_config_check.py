@@ -117,7 +117,10 @@ MISTAKES: dict[str, tuple[list[Edit], str, str]] = {
     "fixed and scaled": ([("engine.num_replicas", 3)], "not allowed", "go together"),
     "no replicas": ([("ingress.num_replicas", 0)], "greater than 0", "number of processes"),
     "no queue": ([("ingress.max_queued_requests", 0)], "max_queued_requests must be", "go together"),
-    "shards refused": ([("engine.max_queued_requests", 100)], "would be refused", "args.admission"),
+    "a queue that is not there": ([("engine.max_queued_requests", 100)], "no list passes", "args.admission"),
+    "the ingress's either": ([("ingress.max_queued_requests", 100)], "no list passes", "args.admission"),
+    "requests that nobody counts": ([("ingress.max_ongoing_requests", 50)], "no list passes", "args.admission"),
+    "prefix of the proxy's own": ([("http_options.root_path", "/a")], "which is not there", "in a gateway"),
     "GPUs lost": ([("engine.ray_actor_options", OPTIONS | {"num_gpus": 0})], "no GPU is left", "num_gpus: 1"),
     "share that does not fit": (
         [("engine.ray_actor_options", OPTIONS | {"num_gpus": 0.5})],

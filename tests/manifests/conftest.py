@@ -15,11 +15,15 @@ OVERLAYS = ("dev", "prod", "prod-4b-tp2")
 
 
 @functools.cache
+def kustomized(folder: str) -> str:
+    """What a folder of `k8s` builds, as text."""
+    kubectl = subprocess.check_output([ROOT / "tools" / "kubectl.sh"], text=True).strip()
+    return subprocess.check_output([kubectl, "kustomize", ROOT / "k8s" / folder], text=True)
+
+
 def built(overlay: str) -> str:
     """What would be applied, as text."""
-    kubectl = subprocess.check_output([ROOT / "tools" / "kubectl.sh"], text=True).strip()
-    folder = ROOT / "k8s" / "overlays" / overlay
-    return subprocess.check_output([kubectl, "kustomize", folder], text=True)
+    return kustomized(f"overlays/{overlay}")
 
 
 def objects(overlay: str) -> list[dict[str, Any]]:

@@ -79,8 +79,13 @@ def problems(text: str, context: list[str]) -> Iterator[str]:
         if not any(instruction == "HEALTHCHECK" for instruction, _ in steps):
             yield f"{name}: has no HEALTHCHECK"
         words = {word for instruction, rest in steps if instruction == "RUN" for word in rest.split()}
-        if left := _COMPILERS & words:
+        left = _COMPILERS & words
+        if name == "gpu" and "g++" not in left:
+            yield f"{name}: has no g++, with which vLLM's libraries compile for the card that they find"
+        elif name != "gpu" and left:
             yield f"{name}: has a compiler ({', '.join(sorted(left))})"
+        if not any("/etc/profile.d/" in rest for _, rest in steps):
+            yield f"{name}: a login shell loses the environment from its PATH (/etc/profile.d)"
         if "wget" not in words:
             yield f"{name}: KubeRay's probes need wget"
 
@@ -128,7 +133,7 @@ def replay(flavour: str) -> int:
                     if any(source == "." or path.startswith(source) for source in sources):
                         (application / path).parent.mkdir(parents=True, exist_ok=True)
                         shutil.copy(ROOT / path, application / path)
-            elif instruction == "RUN" and "apt-get" not in rest and "prebuild" not in rest:
+            elif instruction == "RUN" and "apt-get" not in rest:
                 print(f"RUN {rest}", flush=True)
                 if status := _run(rest, application, environment):
                     return status

@@ -79,25 +79,18 @@ def test_every_container_has_its_resources_and_memory_is_not_overbooked(overlay:
             assert resources["requests"]["memory"] == resources["limits"]["memory"]
 
 
-def test_pod_is_killed_after_its_drain_and_the_drain_is_longer_than_a_request(overlay: str) -> None:
-    longest_s = 120  # args.limits.timeout_s; `reranker config check` compares it with the rest
-    for template in pod_templates(overlay)[1:]:
-        [container] = template["spec"]["containers"]
-        *_, drain_s = container["lifecycle"]["preStop"]["exec"]["command"]
-        assert longest_s < int(drain_s) < template["spec"]["terminationGracePeriodSeconds"]
-
-
-def test_workers_offer_the_engine_the_model_that_they_copy(overlay: str) -> None:
-    """The init container's model and args.model.name are two places for one thing."""
+def test_pods_wait_for_the_model_that_is_served(overlay: str) -> None:
+    """The init containers' model and args.model.name are two places for one thing."""
     config = yaml.safe_load(ray_service(overlay)["spec"]["serveConfigV2"])
-    [copying] = pod_templates(overlay)[2]["spec"]["initContainers"]
-    assert config["applications"][0]["args"]["model"]["name"] == f"/models/{copying['env'][0]['value']}"
+    for template in pod_templates(overlay):
+        [waiting] = template["spec"]["initContainers"]
+        assert config["applications"][0]["args"]["model"]["name"] == f"/models/{waiting['env'][0]['value']}"
 
 
 def test_gateway_leads_to_the_ingress_pods(overlay: str) -> None:
     [route] = [one for one in objects(overlay) if one["kind"] == "HTTPRoute"]
     [rule] = route["spec"]["rules"]
-    [service] = [one for one in objects(overlay) if one["kind"] == "Service"]
+    service = ray_service(overlay)["spec"]["serveService"]
     assert rule["backendRefs"] == [{"name": service["metadata"]["name"], "port": service["spec"]["ports"][0]["port"]}]
     removed = rule["filters"][0]["requestHeaderModifier"]["remove"]
     assert set(removed) == {"x-request-timeout-seconds", "x-request-disconnect-disabled"}

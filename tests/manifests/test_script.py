@@ -20,6 +20,7 @@ GATEWAY_CLASS=nginx
 REDIS_ADDRESS=rediss://redis.example.com:6379
 REDIS_CIDR=10.1.2.0/24
 STORAGE_CLASS=shared
+REVISION=0123456789abcdef0123456789abcdef01234567
 """
 
 
@@ -33,8 +34,8 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _run(project: Path, overlay: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([project / "tools" / "manifests.sh", overlay], check=False, capture_output=True, text=True)
+def _run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([project / "tools" / "manifests.sh", *arguments], check=False, capture_output=True, text=True)
 
 
 def test_values_that_nobody_has_set_are_refused_by_name(project: Path) -> None:
@@ -49,12 +50,26 @@ def test_values_that_nobody_has_set_are_refused_by_name(project: Path) -> None:
 
 def test_values_reach_every_place(project: Path) -> None:
     (project / "k8s" / "values" / "values.env").write_text(VALUES)
-    done = _run(project, "prod")
-    assert done.returncode == 0, done.stderr
-    assert "CHANGE-ME" not in done.stdout
-    assert [found for one in yaml.safe_load_all(done.stdout) for found in problems(one)] == []
+    texts = ""
+    for arguments in (("prod",), ("prod", "weights")):
+        done = _run(project, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "CHANGE-ME" not in done.stdout
+        assert [found for one in yaml.safe_load_all(done.stdout) for found in problems(one)] == []
+        texts += done.stdout
     for line in VALUES.splitlines():
-        assert line.partition("=")[2] in done.stdout
+        assert f": {line.partition('=')[2]}\n" in texts
+
+
+@pytest.mark.parametrize("revision", ["main", "0123456", ""])
+def test_weights_of_no_commit_are_refused(project: Path, revision: str) -> None:
+    """A branch is another model tomorrow."""
+    text = VALUES.replace("0123456789abcdef0123456789abcdef01234567", revision)
+    (project / "k8s" / "values" / "values.env").write_text(text)
+    done = _run(project, "prod", "weights")
+    assert done.returncode == 1
+    assert "REVISION" in done.stderr
+    assert not done.stdout
 
 
 def test_values_in_the_repository_are_not_set() -> None:

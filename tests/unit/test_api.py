@@ -174,6 +174,16 @@ async def test_health_says_why_it_is_503(error: NotReadyError, status: str) -> N
     assert response.json()["replicas"] == [{"replica": "a", "stage": "loading", "seconds": 3}]
 
 
+async def test_ingress_that_ends_is_not_healthy_and_still_answers() -> None:
+    backend = WordBackend()
+    backend.draining = True
+    async with visitor(door(backend)) as client:
+        for path in ("/health", "/-/healthz"):
+            assert (await client.get(path)).status_code == 503
+        assert (await client.get("/health")).json()["status"] == "leaving"
+        assert (await client.post("/v1/rerank", json=BODY)).status_code == 200
+
+
 async def test_model_is_found_by_its_name_only() -> None:
     """Xinference's client asks for it, and reads `model_type`; names may have slashes."""
     async with visitor(door(WordBackend())) as client:

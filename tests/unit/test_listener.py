@@ -157,3 +157,17 @@ async def test_what_takes_too_long_is_cut_in_the_end(port: int) -> None:
         await asyncio.wait_for(listener.drain(1), 20)
         answer = await asked
         assert (answer.status_code, answer.json()["error_type"]) == (503, NotReadyError.code)
+
+
+async def test_leaving_is_said_for_a_while_before_the_port_closes(port: int) -> None:
+    """A load balancer on another machine sends requests until it has noticed."""
+    listener = await _listen(App("a"), port)
+    draining = asyncio.ensure_future(listener.drain(5, notice_s=1))
+    await asyncio.sleep(0)
+    assert listener.draining
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        answers = [await client.get("/") for _ in range(5)]
+        assert {(one.text, one.headers["connection"]) for one in answers} == {("a", "close")}
+        await draining
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.serve.config import AutoscalingPolicy
 
-from deployments.autoscaling import REASONS, Decision, ReplicaScaling, Report
+from deployments.autoscaling import REASONS, Decision, QueueTime, ReplicaScaling, Report
 from reranker.config import ScalingConfig
 
 SPEED = 1_000.0
@@ -42,6 +44,18 @@ class Fleet:
         decision = self.scaling.decide(reports, self.target, self.now_s)
         self.target = decision.replicas
         return decision
+
+
+def test_policy_that_fails_leaves_things_as_they_are_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Serve's controller does not catch it, and would update no application any more, whatever is deployed."""
+    policy = QueueTime()
+    broken = SimpleNamespace(
+        target_num_replicas=3, running_replicas=[object()], raw_metrics={}, deployment_name="Engine"
+    )
+    with caplog.at_level(logging.ERROR, "ray.serve"):
+        answers = [policy(broken) for _ in range(3)]  # it has no unique_id, and no time
+    assert answers == [(3, {})] * 3
+    assert [one.getMessage() for one in caplog.records] == ["scaling has failed, and leaves E as it is"]
 
 
 def test_backlog_adds_at_once_as_many_as_bring_it_below_the_target() -> None:
