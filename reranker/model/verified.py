@@ -10,9 +10,11 @@ import json
 import os
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 
+@with_config(ConfigDict(extra="forbid", strict=True))
 class Verified(TypedDict):
     """What was found, and when."""
 
@@ -22,6 +24,9 @@ class Verified(TypedDict):
     engine: str  # what was compared with it: build, type of numbers, device
     pairs: int
     largest_difference: float | None  # of two logits. None: one was no number, or token ids differ
+
+
+_FORM = TypeAdapter(Verified)
 
 
 def cache_folder() -> Path:
@@ -42,9 +47,7 @@ def keep(identity: str, found: Verified) -> Path:
 def kept(identity: str) -> Verified | None:
     """Read what was found; None: it was never verified, not on this machine, or in another state."""
     with contextlib.suppress(OSError, ValueError):  # of an engine that says no identity, there is no file either
-        found = json.loads(_path(identity).read_text(encoding="utf-8"))
-        if isinstance(found, dict) and found.keys() == Verified.__annotations__.keys():
-            return Verified(**found)  # type: ignore[typeddict-item]  # the keys are compared above
+        return _FORM.validate_json(_path(identity).read_bytes())
     return None
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import cycle, islice
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -36,7 +37,7 @@ _SENTENCES = (
 _LONG_WORDS = {"long text, 300 words": 300, "long text, 1,500 words": 1_500}
 _LONGEST_WORDS = {"long text, 6,000 words": 6_000, "long text, 24,000 words": 24_000}  # about 7K and 28K tokens
 
-Texts = Mapping[str, tuple[str, tuple[str, ...]]]
+Texts: TypeAlias = dict[str, tuple[str, tuple[str, ...]]]
 """Kind -> a query and its documents."""
 
 
@@ -107,7 +108,8 @@ _SHORT: Texts = {
 def texts(*, quick: bool = False) -> Texts:
     """Give the fixed set, or without what takes long."""
     words = _LONG_WORDS | ({} if quick else _LONGEST_WORDS)
-    return _SHORT | {kind: ("What was the lighthouse keeper called?", (_long(n),)) for kind, n in words.items()}
+    long: Texts = {kind: ("What was the lighthouse keeper called?", (_long(n),)) for kind, n in words.items()}
+    return _SHORT | long
 
 
 class Pair(BaseModel):
