@@ -43,7 +43,10 @@ BAD_KEY = {  # what a wrong key is to the client's user, by how its name begins;
     "zeroentropy": "AuthenticationError",
     "pinecone": "UnauthorizedError",
 }
-WAITS = ("cohere", "langchain Cohere", "haystack Cohere", "llama-index cohere", "mixedbread", "zeroentropy")
+WAITS = (
+    *("cohere", "langchain Cohere", "haystack Cohere", "llama-index cohere"),
+    *("mixedbread", "pinecone", "zeroentropy"),
+)
 """Those that come back when `Retry-After` says."""
 TRIES_BLINDLY = "haystack HuggingFaceTEI"
 """Comes back three times within three seconds; whether that is late enough is luck."""
