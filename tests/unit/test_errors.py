@@ -46,6 +46,7 @@ EXAMPLES: dict[type[errors.RerankerError], tuple[object, ...]] = {
     errors.NoAnswerError: (),
     errors.CacheUnavailableError: (),
     errors.StartFailedError: (),
+    errors.LeavingError: (),
     errors.PlaygroundUnavailableError: (),
     errors.NoPlaygroundError: (),
     errors.NotFoundError: ("no such model",),

@@ -55,7 +55,7 @@ def test_policy_that_fails_leaves_things_as_they_are_and_says_so_once(caplog: py
     with caplog.at_level(logging.ERROR, "ray.serve"):
         answers = [policy(broken) for _ in range(3)]  # it has no unique_id, and no time
     assert answers == [(3, {})] * 3
-    assert [one.getMessage() for one in caplog.records] == ["scaling has failed, and leaves E as it is"]
+    assert [one.getMessage() for one in caplog.records] == ["scaling has failed, and leaves Engine as it is"]
 
 
 def test_backlog_adds_at_once_as_many_as_bring_it_below_the_target() -> None:
