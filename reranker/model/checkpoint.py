@@ -247,7 +247,7 @@ def _weight_names(name: str, folder: Path) -> set[str] | None:
     except FileNotFoundError:
         return None
     except SafetensorError:
-        raise UnsupportedModelError(name, "its model.safetensors is damaged, or no safetensors file: fetch it again") from None
+        raise UnsupportedModelError(name, "its model.safetensors is damaged, or is none: fetch it again") from None
 
 
 def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _SMALL_FILES) -> Path:

@@ -190,7 +190,7 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "torn weights": (
         "bert",
         lambda folder: (folder / "model.safetensors").write_bytes(b"no"),
-        "is damaged, or no safetensors file",
+        "is damaged",
     ),
     "adapter": (
         "qwen3-reranker",
