@@ -213,8 +213,9 @@ def _as_ours(error: BaseException, scope: Scope) -> errors.RerankerError:
             said = error.detail if known else f"no such path; rerank at POST /v1/rerank, docs at {docs}"
             return errors.NotFoundError(said)
         case HTTPException(status_code=405):  # the framework names the methods of the first route only
-            matching = (one for one in scope["app"].routes if one.matches(scope)[0] != Match.NONE)
-            methods = {name for one in matching for name in one.methods}
+            matching = [one for one in scope["app"].routes if one.matches(scope)[0] != Match.NONE]
+            named = [one for one in matching if one.path == scope["path"]]  # not what a path with a parameter takes too
+            methods = {name for one in named or matching for name in one.methods}
             return errors.MethodNotAllowedError(", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set()))))
         case HTTPException():
             return errors.InvalidRequestError("", str(error.detail))

@@ -310,3 +310,11 @@ async def test_page_in_a_browser_may_ask_where_its_origin_is_configured() -> Non
     async with visitor(door(WordBackend()), {"origin": "https://app.example"}) as client:
         asked = await client.options("/v1/rerank", headers=PREFLIGHT)
     assert (asked.status_code, "access-control-allow-origin" in asked.headers) == (405, False)
+
+
+async def test_a_path_of_its_own_names_its_own_methods() -> None:
+    """Whatever a path with a parameter takes there as well: GET /v1/models/NAME."""
+    async with visitor(door(WordBackend())) as client:
+        answer = await client.delete("/v1/models/rerank")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert (await client.delete("/v1/models/a")).headers["allow"] == "GET, HEAD"
