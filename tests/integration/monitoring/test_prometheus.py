@@ -140,8 +140,8 @@ def _trouble(watched: Watched) -> None:
 
 def _sides(alert: dict[str, Any]) -> list[str]:
     """What an alert compares: the queries in its expression."""
-    expression = re.sub(r"\babsent\((.*)\)", r"\1", alert["expr"])
-    sides = re.split(r" (?:>|==) ", expression)
+    whole = re.split(r" unless on\(\) ", alert["expr"])
+    sides = [one for part in whole for one in re.split(r" (?:>|==) ", re.sub(r"\babsent\((.*)\)", r"\1", part))]
     return [one for one in sides if not re.fullmatch(r"[\d.]+", one)]
 
 
