@@ -41,7 +41,7 @@ setup: $(DEV) ## the environment with the development tools, and the pre-commit 
 	@$(BIN)/pre-commit install
 
 .PHONY: test
-test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (10 minutes; `make test-slow` has the rest)
+test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (12 minutes; `make test-slow` has the rest)
 	@rm -f .coverage .coverage.*
 	@echo "== 1 of 3: the library, on two cores"
 	$(BIN)/coverage run -m pytest $(QUICK) -n 2
@@ -53,9 +53,9 @@ test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (10 minutes; 
 	$(BIN)/pytest $(QUICK) -v tests/integration --durations=10
 
 .PHONY: test-slow
-test-slow: $(DEV) programs ## the slow tests: starts, kills, autoscaling, attacks, fuzzing, browser, Prometheus, Milvus (25 minutes)
+test-slow: $(DEV) programs ## the slow tests: starts, kills, autoscaling, attacks, fuzzing, browser, Prometheus, Milvus (half an hour)
 	@echo "== attacks beside all else: these mostly wait"
-	$(BIN)/pytest $(SLOW) -v -n 2 --dist loadgroup tests/integration --durations=10
+	$(BIN)/pytest $(SLOW) -v -n 2 --dist loadgroup tests --ignore tests/engine --durations=10
 
 .PHONY: programs
 programs: $(DEV) # Redis, Prometheus, OpenSSL and a browser from Debian, where they are not here

@@ -358,6 +358,13 @@ def test_many_mistakes_cost_no_more_than_one() -> None:
     assert peak_bytes < 3_000_000
 
 
+def test_a_large_body_is_looked_through_in_small_steps() -> None:
+    """Nobody else's list gets a turn within one."""
+    body = bytearray(b'{"query":"q","documents":["' + b"a, " * 200_000 + b'"]}')
+    assert max(len(piece) for piece in parsing._pieces(body)) <= 128 * 1024
+    assert b"".join(parsing._pieces(body)) == body
+
+
 @given(texts=st.lists(st.text(st.sampled_from('ab"\\\\,[{}]\n')), max_size=8), piece=st.integers(2, 9))
 def test_values_are_counted_outside_of_texts_only(texts: list[str], piece: int) -> None:
     """However a body is cut into pieces, and whatever its texts hold."""
