@@ -1,5 +1,12 @@
 """The service on Ray Serve: ingress, engine replicas, HTTP, the playground, batches and the command line."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reranker.config import RerankerConfig
+
 IMPORT_PATH, UI_IMPORT_PATH = "deployments.app:build_app", "deployments.ui.app:build_ui"
 """What a Serve configuration names."""
 INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT = "Ingress", "EngineReplica"
@@ -12,3 +19,11 @@ SERVE_FLAGS = {
     "RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": "0",
 }
 """Environment variables of every replica of ours."""
+
+
+def engine_deployments(config: RerankerConfig) -> dict[str, RerankerConfig]:
+    """What each engine deployment is set up with, by its name. The default model's has the name of an only one's."""
+    each = config.each_model().items()
+    return {
+        f"{ENGINE_DEPLOYMENT}-{name}" if number else ENGINE_DEPLOYMENT: one for number, (name, one) in enumerate(each)
+    }

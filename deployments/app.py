@@ -6,7 +6,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
-from deployments import SERVE_FLAGS
+from deployments import SERVE_FLAGS, engine_deployments
 from deployments.engine_replica import EngineReplica, choose_device, resources
 from deployments.http.guard import FEW_ARENAS
 from deployments.ingress import Ingress
@@ -26,16 +26,35 @@ def build_app(args: dict[str, object]) -> Application:
 
     A pydantic.ValidationError or ConfigurationError stops the start before any device is taken.
     """
-    config = RerankerConfig.model_validate(args)
-    checkpoint = find_checkpoint(config.model)
-    # One commit for all replicas, also for those that start after the branch has moved on.
-    config = config.model_copy(update={"model": config.model.model_copy(update={"revision": checkpoint.revision})})
-    device = choose_device(config, checkpoint)
+    config = _with_commits(RerankerConfig.model_validate(args))
+    engines = [_engine(deployment, one) for deployment, one in engine_deployments(config).items()]
+    # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": SERVE_FLAGS | FEW_ARENAS}}
+    search = search_application(config, choose_device(config, find_checkpoint(config.model)), SERVE_FLAGS)
+    # Only a health check notices that an ingress has died: clients call it, not Serve.
+    ingress = serve.deployment(Ingress).options(
+        ray_actor_options=options, health_check_period_s=1, graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S
+    )
+    return ingress.bind(config, engines[0], search, *engines[1:])
+
+
+def _with_commits(config: RerankerConfig) -> RerankerConfig:
+    """One commit of each model for all replicas, also for those that start after the branch has moved on."""
+    commits = {name: find_checkpoint(one.model).revision for name, one in config.each_model().items()}
+    models = {name: one.model_copy(update={"revision": commits[name]}) for name, one in config.models.items()}
+    default = next(iter(commits.values()))
+    return config.model_copy(update={"models": models, "model": config.model.model_copy(update={"revision": default})})
+
+
+def _engine(deployment: str, config: RerankerConfig) -> Application:
+    """Wire the engine deployment of one model."""
+    device = choose_device(config, find_checkpoint(config.model))
     without_search = config.model_copy(update={"search": SearchConfig()})  # so that a change of it restarts no engine
     variables = environment(config.engine.cpus, config.engine.cpu_threads, device=device)
-    engine = (
+    return (
         serve.deployment(EngineReplica)
         .options(
+            name=deployment,
             ray_actor_options={
                 **resources(config, device),
                 "runtime_env": {"env_vars": SERVE_FLAGS | variables},
@@ -48,11 +67,3 @@ def build_app(args: dict[str, object]) -> Application:
         )
         .bind(without_search, device)
     )
-    # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": SERVE_FLAGS | FEW_ARENAS}}
-    search = search_application(config, device, SERVE_FLAGS)
-    # Only a health check notices that an ingress has died: clients call it, not Serve.
-    ingress = serve.deployment(Ingress).options(
-        ray_actor_options=options, health_check_period_s=1, graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S
-    )
-    return ingress.bind(config, engine, search)

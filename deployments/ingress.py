@@ -9,8 +9,8 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,9 +21,9 @@ from ray.exceptions import RayError
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import DeploymentStatus, ReplicaState
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
 
-from deployments.fleet import RayFleet, ask_all, ask_another
+from deployments.fleet import ask_all, ask_another
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.guard import BytesInHand, limit_log
 from deployments.http.middleware import Observer
@@ -34,6 +34,7 @@ from deployments.http.search import DIALECT as SEARCH
 from deployments.http.search import Search, SearchClient
 from deployments.http.server import Listener, listen
 from deployments.loading import replicas_loading
+from deployments.models import Models, asked
 from deployments.telemetry import ReplicaMetrics, RequestLog, Tracer, join_serve
 from reranker import metrics
 from reranker.cache import Statistics
@@ -41,14 +42,11 @@ from reranker.cache.score_cache import ScoreCache, report
 from reranker.config import RerankerConfig
 from reranker.dialects import PATHS, tei
 from reranker.dialects.base import JSON
-from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, RerankerError, StartFailedError
-from reranker.model.checkpoint import deployed_model, find_checkpoint, name_of
-from reranker.model.prompt import PromptRenderer
+from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, RerankerError
 from reranker.model.tokenizer import IN_THE_CALLERS_THREAD
-from reranker.model.verified import Verified, kept
-from reranker.ranking.ranker import Ranker
+from reranker.model.verified import Verified
 from reranker.ranking.scatter import HandOverError
-from reranker.ranking.threads import FairThreads, SharedCall
+from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
 
@@ -63,9 +61,17 @@ class Ingress:
     """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`."""
 
     def __init__(
-        self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None
+        self,
+        config: RerankerConfig,
+        engine: DeploymentHandle,
+        search: DeploymentHandle | None = None,
+        *others: DeploymentHandle,
     ) -> None:
-        """Load the tokenizer and the API keys, and listen. search: None where there is no index."""
+        """Load the tokenizers and the API keys, and listen.
+
+        `engine` is the default model's, `others` are those of the other models (`RerankerConfig.each_model`). search:
+        None where there is no index.
+        """
         join_serve()
         limit_log()
         os.environ.update(IN_THE_CALLERS_THREAD)  # here: a configuration's own `runtime_env` replaces the application's
@@ -73,21 +79,15 @@ class Ingress:
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
         options = _get_global_client().http_config
         require_keys(options.host, config.access, keys)
-        self._config, self._engine = config, engine
-        checkpoint = self._checkpoint = find_checkpoint(config.model)
-        self.model = name_of(checkpoint, config.engine)
-        self.adapters = tuple(config.engine.lora_adapters)
-        if self.model in self.adapters:
-            raise ConfigurationError(f"engine.lora_adapters has an adapter with the model's own name, {self.model!r}")
-        renderer = PromptRenderer.of(checkpoint, config.model)
-        self._fleet = RayFleet(engine, deployed_model(checkpoint, config.engine, renderer.fingerprint))
+        self._config = config
+        self._cache = ScoreCache.of(config, os.environ)
+        self._models = Models(config, [engine, *others], self._cache)
+        self.model, self.offers = self._models.default.name, self._models.offers
+        self.require_any_room = self._models.require_any_room
         here = serve.get_replica_context()
         # A handle's first use, or `options`, asks Ray's control plane and blocks: it may be slow later, but not now.
         self._ingresses = serve.get_deployment_handle(here.deployment, here.app_name).options()
         self.search = Search(SearchClient(search.options()), config) if search is not None else None
-        self._cache = ScoreCache.of(config, os.environ)
-        self._ranker = Ranker(config, renderer, self._fleet, self._cache)
-        self.require_any_room = self._ranker.require_any_room
         self.threads = FairThreads(2)  # what holds the interpreter is no faster in more
         self.open_page = PlaygroundClient().answer
         self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
@@ -95,10 +95,8 @@ class Ingress:
         self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
-        self._failed = _asked(self._start_failed, keep_s=2.0, limit_s=1.0)
-        self._loading = _asked(replicas_loading, keep_s=1.0, limit_s=1.0)
-        self._verified = _asked(lambda: kept(self._fleet.placement.own_identity), keep_s=0.0, limit_s=1.0)
-        self._series = _asked(lambda: generate_latest(metrics.node_registry()), keep_s=0.0, limit_s=10.0)
+        self._loading = asked(replicas_loading, keep_s=1.0, limit_s=1.0)
+        self._series = asked(lambda: generate_latest(metrics.node_registry()), keep_s=0.0, limit_s=10.0)
         self._metrics = count = None
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
@@ -122,9 +120,9 @@ class Ingress:
     async def _wait_for_turn(self) -> None:
         """Leave the lists to the ingresses before us until half of the engines are of our deployment, as those are.
 
-        Whoever has no engine to send to takes lists only where nobody else does.
+        Whoever has no engine to send to takes lists only where nobody else does. So for each model.
         """
-        while not self._fleet.placement.has_its_turn and await asyncio.to_thread(self._others_answer):  # noqa: ASYNC110
+        while self._models.without_their_turn and await asyncio.to_thread(self._others_answer):  # noqa: ASYNC110
             await asyncio.sleep(_TURN_S)  # Serve has no event for it
 
     def _others_answer(self) -> bool:
@@ -132,12 +130,18 @@ class Ingress:
         here = serve.get_replica_context()
         try:
             deployments = serve.status().applications[here.app_name].deployments
-            engines = deployments[self._engine.deployment_name].replica_states
-            return bool(engines and deployments[here.deployment].replica_states.get(ReplicaState.RUNNING))
+            late = [one.deployment for one in self._models.without_their_turn]
+            engines = [self._may_come(name, deployments[name]) for name in late]
+            return any(engines) and bool(deployments[here.deployment].replica_states.get(ReplicaState.RUNNING))
         except (RayError, RayServeException):  # nobody knows now; asked again
             return True
         except KeyError:  # the application is being taken away
             return False
+
+    def _may_come(self, name: str, deployment: DeploymentStatusOverview) -> bool:
+        """Whether engines are there or on their way. But for the default, a model that cannot start holds up nobody."""
+        given_up = deployment.status == DeploymentStatus.DEPLOY_FAILED and name != self._models.default.deployment
+        return bool(deployment.replica_states) and not given_up
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve in each `metrics_interval_s`, for the policy in `autoscaling.py`: seconds of a core used."""
@@ -146,7 +150,7 @@ class Ingress:
     async def __del__(self) -> None:
         """Called by Serve when the replica is to end."""
         if hasattr(self, "_listener"):
-            self._fleet.leave()
+            self._models.leave()
             if self._listener is not None:
                 await self._listener.drain(self._config.limits.timeout_s, self._config.limits.notice_s)
             if self._metrics is not None:
@@ -161,9 +165,8 @@ class Ingress:
         return self._listener is not None and self._listener.draining
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
-        await self._fleet.meet()
         try:
-            return await self._ranker.rank(lists, caller, record)
+            return await self._models.rank(lists, caller, record)
         except HandOverError:
             record.shards.clear()  # the answer has nothing of them
             return await self._hand_over(lists, caller, record)
@@ -197,24 +200,11 @@ class Ingress:
             return error
 
     def _set_gauges(self) -> None:
-        for gauge, value in (
-            (metrics.REQUESTS_IN_FLIGHT, self._ranker.admission.lists_in_flight),
-            (metrics.TOKENS_IN_FLIGHT, self._ranker.admission.tokens_in_flight),
-            (metrics.SHARDS_IN_FLIGHT, self._fleet.placement.shards_in_flight),
-            (metrics.BYTES_IN_HAND, self._memory.total),
-            (metrics.LIVE_REPLICAS, self._fleet.placement.live_replicas),
-        ):
-            gauge.set(value)
+        self._models.set_gauges()
+        metrics.BYTES_IN_HAND.set(self._memory.total)
 
     async def load(self) -> JSON:
-        self._ranker.check_integrity()
-        replicas = await self._fleet.replica_loads()
-        return {
-            "lists": self._ranker.admission.lists_in_flight,
-            "tokens": self._ranker.admission.tokens_in_flight,
-            "shards": self._fleet.placement.shards_in_flight,
-            "replicas": [{"name": name} | asdict(one) for name, one in sorted(replicas.items())],
-        }
+        return await self._models.load()
 
     async def cache_report(self) -> JSON:
         return report([one for one in await ask_all(self._ingresses, "cache_statistics") if one is not None])
@@ -237,37 +227,23 @@ class Ingress:
         return await self._series.answer()
 
     async def live_replicas(self) -> int:
-        replicas = self._fleet.placement.live_replicas
-        if not replicas:
-            with contextlib.suppress(NoAnswerError):
-                if await self._failed.answer():
-                    raise StartFailedError
-            raise NotReadyError
-        return replicas
+        return await self._models.live_replicas()
+
+    async def models(self) -> dict[str, JSON]:
+        return await self._models.states()
 
     async def replicas_loading(self) -> list[JSON]:
         with contextlib.suppress(NoAnswerError):
             return await self._loading.answer()
         return []
 
-    async def verified(self) -> Verified | None:
-        with contextlib.suppress(NoAnswerError):
-            return await self._verified.answer()
-        return None
-
-    def _start_failed(self) -> bool:
-        """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""
-        try:
-            application = serve.status().applications[serve.get_replica_context().app_name]
-            status = application.deployments[self._engine.deployment_name].status
-        except (RayError, RayServeException, KeyError):  # Serve is shutting down, this replica with it
-            return False
-        return bool(status == DeploymentStatus.DEPLOY_FAILED)
+    async def verified(self) -> dict[str, Verified]:
+        found = {}
+        for one in self._models.all:
+            with contextlib.suppress(NoAnswerError):
+                found[one.name] = await one.verified.answer()
+        return {name: one for name, one in found.items() if one is not None}
 
     def info(self) -> tei.TeiInfo:
-        return tei.info(self.model, self._checkpoint, self._config)
-
-
-def _asked(function: Callable[[], T], keep_s: float, limit_s: float) -> SharedCall[T]:
-    """A call that blocks, in a thread, and in one only, however many ask and however long it blocks."""
-    return SharedCall(partial(asyncio.to_thread, function), keep_s, limit_s)
+        default = self._models.default
+        return tei.info(default.name, default.checkpoint, default.config)

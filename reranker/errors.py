@@ -77,6 +77,10 @@ class UnknownIndexError(UnknownNameError, code="unknown_index", field="index"):
     """The request names an index that the configuration does not have."""
 
 
+class UnknownModelError(UnknownNameError, status=404, code="unknown_model", field="model"):
+    """The request names a model that the service does not have, where `access.strict_models` is set."""
+
+
 class RequestTooLargeError(ClientError, status=413, code="request_too_large", takes="field amount limit unit"):
     """The request is larger than the service ever accepts."""
 
@@ -258,6 +262,23 @@ class StartFailedError(NotReadyError, code="start_failed"):
 
     status = "failed"
     sentence = "no engine could be started; the service's log says why"
+
+
+class ModelNotReadyError(NotReadyError, code="model_not_ready", takes="model ready", retry_after_s=5):
+    """No engine of the model that the request names can score yet; others may."""
+
+    sentence = "no engine of {model} is ready to score yet; ready are: {names}"
+
+    def __init__(self, model: str, ready: tuple[str, ...]) -> None:
+        super().__init__(model, ready)
+        self.names = ", ".join(ready) or "none"
+
+
+class ModelFailedError(ModelNotReadyError, code="model_failed"):
+    """The service has given up starting engines of the model that the request names; others may score."""
+
+    status = "failed"
+    sentence = "no engine of {model} could be started; the service's log says why. Ready are: {names}"
 
 
 class LeavingError(NotReadyError, code="leaving"):

@@ -41,6 +41,8 @@ _REFUSALS = {
     errors.RequestTooLargeError.code: "too_large",
     errors.NotReadyError.code: "no_engine",
     errors.StartFailedError.code: "no_engine",
+    errors.ModelNotReadyError.code: "no_engine",
+    errors.ModelFailedError.code: "no_engine",
     errors.QuotaExceededError.code: "key",
     errors.MemoryFullError.code: "memory",
     errors.CallerMemoryError.code: "key",
@@ -74,6 +76,18 @@ STAGE_SECONDS = Histogram(
 )
 REQUEST_DOCUMENTS = Histogram("reranker_request_documents", "Documents of an answered request.", buckets=_COUNTS)
 REQUEST_TOKENS = Histogram("reranker_request_tokens", "Prompt tokens in a request's `usage`.", buckets=_TOKENS)
+
+# Models. Their names, and those of cascades, are the configuration's
+MODEL_SECONDS = Histogram(
+    "reranker_model_duration_seconds",
+    "As reranker_request_duration_seconds, by the model, or the cascade, that a request got.",
+    ("model", "result"),
+    buckets=_SECONDS,
+)
+MODEL_LIVE_REPLICAS = Gauge("reranker_model_live_replicas", "Live engine replicas of each model.", ("model",))
+CASCADE_MISSES = Counter(
+    "reranker_cascade_misses_total", "Lists that a cascade's second model could not rank in time.", ("model", "reason")
+)
 
 # Documents and tokens
 DOCUMENTS = Counter("reranker_documents_total", "Documents of answered requests.")
@@ -149,6 +163,8 @@ def count_request(record: RequestRecord, ranking_paths: Collection[str]) -> None
     REQUESTS.labels(record.dialect or "unknown", _outcome(record)).inc()
     result = "answered" if record.status < 300 else "refused" if record.status < 500 else "failed"
     _RESULTS[result].observe(record.total_s)
+    if record.model:
+        MODEL_SECONDS.labels(record.model, result).observe(record.total_s)
     if record.shards:
         _count_shards(record)
     if record.error in _REFUSALS:
@@ -181,6 +197,8 @@ def _count_rankings(record: RequestRecord) -> None:
             (CACHE_MISSES, one.missed_documents),
             (CACHE_COALESCED, one.coalesced_documents),
         )
+        if one.stages and one.stages.missed:
+            CASCADE_MISSES.labels(record.model, one.stages.missed).inc()
 
 
 def _count_shards(record: RequestRecord) -> None:

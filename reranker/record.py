@@ -119,6 +119,7 @@ class RequestRecord:
     caller: str = ""  # name of the key; "anonymous" without keys. Empty: not let in, or no key is needed there
     dialect: str = ""  # empty: not known yet, or no ranking
     priority: str = ""
+    model: str = ""  # that ranks it, or the cascade, as the configuration names it. Empty: not known yet
     body_bytes: int = 0
     lists: int = 0
     documents: int = 0

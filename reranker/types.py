@@ -58,6 +58,7 @@ class RankRequest:
     complete: bool | None = None  # all documents are results: behind the ranked ones, what would have been left out
     cache: CacheMode | None = None  # None: scores are used and remembered
     model: str | None = None  # an adapter's name chooses the adapter; any other name, the model itself
+    whole: bool = False  # a stage of a cascade: rules, threshold and `top_n` are for the final ranking, not for this
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,16 @@ class ExcludedDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """Which models of a cascade ranked which documents of a list."""
+
+    first: str
+    then: str
+    ranked_again: tuple[int, ...] = ()  # indices, rising, of the documents that the second model ranked
+    missed: str = ""  # `code` of the error for which the second model ranked none. Empty: it did all it was to
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """A list's documents, best first, without what the rules exclude, cut to top_n; a complete one has them all."""
 
@@ -209,3 +220,4 @@ class Ranking:
     cached_documents: int = 0  # distinct documents whose score was known
     missed_documents: int = 0  # distinct documents whose score was looked for and not known
     coalesced_documents: int = 0  # distinct documents that another list was having scored
+    stages: Stages | None = None  # of a cascade

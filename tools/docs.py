@@ -140,7 +140,7 @@ def _metric_row(metric: MetricWrapperBase) -> str:
     if isinstance(metric, Histogram):
         kind += ", up to " + " ".join(f"{bound:,g}" for bound in metric._upper_bounds[:-1])
     labels = _names(metric._labelnames)
-    if len(metric._labelnames) == 1:  # all of its series are there from the start
+    if metric._labelnames and metric._metrics:  # all of its series are there from the start
         labels += ": " + ", ".join(value for (value,) in metric._metrics)
     name = family.name + "_total" * (kind == "counter")
     return f"| `{name}` | {kind} | {labels} | {family.documentation} |"

@@ -26,11 +26,13 @@ class Report(NamedTuple):
     """Serve configurations in it."""
     findings: tuple[str, ...]
     """`line: place: problem. remedy`, in the order of the lines."""
+    gpus: str
+    """What the engines of a service with several models take. Empty: there is none."""
 
 
 def check(text: str) -> Report:
     """Check every Serve configuration in a YAML text: documents that are one, and RayService manifests."""
-    configurations = 0
+    configurations, gpus = 0, []
     found: list[tuple[int, str]] = []
     documents: list[Document] = []
     try:
@@ -41,14 +43,25 @@ def check(text: str) -> Report:
                 found += _lines(document, [config])
             elif config is not None:
                 configurations += 1
-                found += _findings(document, config)
+                rows = list(_findings(document, config))
+                found += rows
+                gpus += [] if rows else list(_gpus(schema.read(config.value)))
     except YAMLError as error:
         found.append(_not_yaml(error))
     found += _beside(documents)
     if not configurations and not found:
         remedy = "Give a file with `applications:`, or a RayService with `spec.serveConfigV2`"
         found.append((1, f"there is no Serve configuration in it. {remedy}"))
-    return Report(configurations, tuple(f"{line}: {said}" for line, said in sorted(set(found))))
+    return Report(configurations, tuple(f"{line}: {said}" for line, said in sorted(set(found))), "; ".join(gpus))
+
+
+def _gpus(config: schema.ServeConfig) -> Iterator[str]:
+    for application in config.applications:
+        each = list(schema.engine_gpus(application))
+        if application.settings.models and each:
+            fewest = sum(one.per_replica * one.fewest for one in each)
+            most = sum(one.per_replica * one.most for one in each)
+            yield f"the engines of {len(each)} models take {fewest:g} to {most:g} GPUs, unless on the CPU"
 
 
 def _configuration(document: Document) -> Document | Finding | None:

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deployments import ENGINE_DEPLOYMENT, INGRESS_DEPLOYMENT
+from deployments import INGRESS_DEPLOYMENT, engine_deployments
 from deployments.checks.document import YAML, Row
 from deployments.checks.schema import Application, Deployment, ServeConfig
 
 _CONFIG = "spec.serveConfigV2"
 _CLUSTER_LABEL = "ray.io/cluster"
 _RAYS_DRAIN, _RAYS_DRAIN_S = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", 30.0
-_SUCCESSOR_S = {INGRESS_DEPLOYMENT: 60.0, ENGINE_DEPLOYMENT: 300.0}
+_INGRESS_SUCCESSOR_S, _ENGINE_SUCCESSOR_S = 60.0, 300.0
 """What a successor takes at least: a pod; a node with a GPU, an image and a model."""
 _NEWS_S = 5
 """From a probe's failure until every proxy knows."""
@@ -90,14 +90,16 @@ def changes(manifest: YAML, config: ServeConfig, application: Application) -> It
         said = "when a first start takes longer, KubeRay deletes the cluster and never tries again"
         yield "metadata.annotations", said, "Remove ray.io/initializing-timeout"
     for group in every:
-        yield from _weights(group, application.settings.model.name)
+        models = list(dict.fromkeys(one.model.name for one in application.settings.each_model().values()))
+        for model in models:
+            yield from _weights(group, model, models)
     ingress = _deployment(application, INGRESS_DEPLOYMENT)
     if any(group.answers for group in workers):
         yield from _one_a_pod(ingress, [group for group in workers if group.answers])
     for group in workers:
-        deployment = ingress if group.answers else _deployment(application, ENGINE_DEPLOYMENT)
+        engines = [_deployment(application, name) for name in engine_deployments(application.settings)]
         yield from _spread(group)
-        yield from _drain(group, deployment)
+        yield from _drain(group, ingress if group.answers else max(engines, key=lambda one: one.drain_s))
         if group.answers:
             yield from _readiness(group, application.settings.limits.notice_s)
 
@@ -155,8 +157,8 @@ def _readiness(group: Group, notice_s: float) -> Iterator[Row]:
         yield where, said, f"Give failureThreshold: 1, and args.limits.notice_s of {noticed_s} or more"
 
 
-def _weights(group: Group, model: str) -> Iterator[Row]:
-    """A model from a volume must be there before Serve looks for it: KubeRay submits a configuration once."""
+def _weights(group: Group, model: str, models: Sequence[str]) -> Iterator[Row]:
+    """A model, one of these, from a volume must be there before Serve looks for it: KubeRay submits but once."""
     if not model.startswith("/"):
         return
     mounts: Sequence[YAML] = group.container.get("volumeMounts") or ()
@@ -168,8 +170,9 @@ def _weights(group: Group, model: str) -> Iterator[Row]:
         yield f"{group.path}.template.spec", said, "Add an init container that waits for its config.json"
     for one in waiting:
         for variable in one.get("env") or ():
-            if variable.get("name") == "MODEL" and variable.get("value") != (wanted := model.rpartition("/")[2]):
-                said = f"an init container waits for {variable.get('value')}, and {wanted} is to be served"
+            served = [one.rpartition("/")[2] for one in models]
+            if variable.get("name") == "MODEL" and variable.get("value") not in served:
+                said = f"an init container waits for {variable.get('value')}, and {', '.join(served)} is to be served"
                 yield f"{group.path}.template.spec.initContainers", said, "Name the same model"
 
 
@@ -192,7 +195,8 @@ def _drain(group: Group, deployment: Deployment) -> Iterator[Row]:
     own_s = float(group.variable(_RAYS_DRAIN) or _RAYS_DRAIN_S)
     given = [float(one) for one in command if one.isdigit()] if any("drain" in one for one in command) else []
     deadline_s = given[0] if given else own_s
-    where, least_s = f"{group.path}.template.spec", _SUCCESSOR_S[deployment.name]
+    where = f"{group.path}.template.spec"
+    least_s = _INGRESS_SUCCESSOR_S if deployment.name == INGRESS_DEPLOYMENT else _ENGINE_SUCCESSOR_S
     if (left_s := deadline_s - deployment.drain_s) < least_s:
         said = f"in a drain of {deadline_s:g} s a successor of {deployment.name} has {max(left_s, 0):g} s to come up"
         remedy = f"Give k8s/drain.sh (preStop), or {_RAYS_DRAIN}, {deployment.drain_s + least_s:g} s or more"

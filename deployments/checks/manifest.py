@@ -12,12 +12,11 @@ from typing import Any
 
 import ray
 
-from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH
+from deployments import IMPORT_PATH
 from deployments.checks import kubernetes
 from deployments.checks.document import YAML, Row
-from deployments.checks.schema import Deployment, ServeConfig
+from deployments.checks.schema import Application, ServeConfig, engine_gpus
 from deployments.http.access import is_loopback
-from reranker.config import RerankerConfig
 
 _NAME_LENGTH = 47  # KubeRay, validation.go: names it derives must stay below 63
 _DELETION_DELAY_S = 60
@@ -49,20 +48,15 @@ def problems(manifest: YAML, config: ServeConfig) -> Iterator[Row]:
                 said = f"an upgrade removes the old cluster after {delay_s} s, and a request may take {longest_s:g} s"
                 yield "spec.rayClusterDeletionDelaySeconds", said, f"Give more than {longest_s:g}"
             yield from kubernetes.changes(manifest, config, application)
-            if settings.engine.simulated is not None:
+            if any(one.engine.simulated is not None for one in settings.each_model().values()):
                 said = "the engines are simulated: the scores mean nothing"
                 yield _CONFIG, said, "Remove args.engine.simulated"
+            yield from _room(application, workers)
         for deployment in application.deployments:
             for name in deployment.ray_actor_options.resources.keys() - offered:
                 said = f"{deployment.name} asks for the resource {name!r}, which no group of pods has"
                 remedy = f"Add it to a group's `resources`, which have {', '.join(offered) or 'none'}"
                 yield _CONFIG, said, remedy
-            if (
-                deployment.name == ENGINE_DEPLOYMENT
-                and settings.engine.device != "cpu"
-                and not settings.engine.simulated
-            ):
-                yield from _room(deployment, settings, workers)
             for number, group in enumerate(workers):
                 grace_s, drain_s = _get(group, _GRACE) or _TERMINATION_GRACE_S, deployment.drain_s
                 if grace_s < drain_s:
@@ -87,23 +81,27 @@ def _service(manifest: YAML, head: YAML) -> Iterator[Row]:
         yield f"{_CLUSTER}.headGroupSpec.rayStartParams", said, 'Give num-cpus: "0"'
 
 
-def _room(deployment: Deployment, settings: RerankerConfig, workers: Sequence[YAML]) -> Iterator[Row]:
-    """GPUs: for one replica in one pod, and for all replicas that may be wanted."""
-    gpus = deployment.ray_actor_options.num_gpus or settings.engine.tensor_parallel_size
-    per_pod = [_gpus(group) for group in workers]
-    if gpus > max(per_pod, default=0):
-        said = f"a replica takes {gpus:g} GPUs, and no pod has more than {max(per_pod, default=0):g}"
-        yield _CONFIG, said, "Give a worker group so many nvidia.com/gpu, or lower tensor_parallel_size"
-        return
-    scaling = deployment.autoscaling_config
-    given = deployment.num_replicas if "num_replicas" in deployment.model_fields_set else None
-    wanted = scaling.max_replicas if scaling else given or 1
-    room = sum(
-        int(count // gpus) * int(group.get("maxReplicas") or group.get("replicas") or 0)
-        for count, group in zip(per_pod, workers, strict=True)
-    )
-    if isinstance(wanted, int) and wanted > room:  # or it is "auto"
-        said = f"up to {wanted} engine replicas are wanted, and the worker groups have room for {room}"
+def _room(application: Application, workers: Sequence[YAML]) -> Iterator[Row]:
+    """GPUs: for one replica of each model in one pod, and for all replicas of all models that may be wanted."""
+    per_pod = {number: _gpus(group) for number, group in enumerate(workers)}
+    pods = {number: int(group.get("maxReplicas") or group.get("replicas") or 0) for number, group in enumerate(workers)}
+    free = [per_pod[number] for number, count in pods.items() for _ in range(count)]
+    wanted_in_all, room, shared = 0, 0, []
+    for deployment, gpus, _, wanted in sorted(engine_gpus(application), key=lambda one: -one.per_replica):
+        if gpus > max(per_pod.values(), default=0):
+            said = f"a replica takes {gpus:g} GPUs, and no pod has more than {max(per_pod.values(), default=0):g}"
+            yield _CONFIG, said, "Give a worker group so many nvidia.com/gpu, or lower tensor_parallel_size"
+            return
+        wanted_in_all += wanted
+        shared.append(f"{wanted} of {deployment}")
+        for _ in range(wanted):  # the largest first, each where it fits
+            place = next((number for number, left in enumerate(free) if left >= gpus), None)
+            if place is not None:
+                free[place] -= gpus
+                room += 1
+    if wanted_in_all > room:
+        of = f" ({', '.join(shared)})" if len(shared) > 1 else ""
+        said = f"up to {wanted_in_all} engine replicas are wanted{of}, and the worker groups have room for {room}"
         yield _GROUPS, said, "Raise maxReplicas of the GPU group, or lower max_replicas"
 
 

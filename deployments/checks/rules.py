@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 
-from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH, INGRESS_DEPLOYMENT, SERVE_FLAGS, UI_IMPORT_PATH
+from deployments import IMPORT_PATH, INGRESS_DEPLOYMENT, SERVE_FLAGS, UI_IMPORT_PATH, engine_deployments
 from deployments.checks.document import Finding, Row, below
 from deployments.checks.schema import Application, Deployment, ServeConfig, unknown_engine_arguments
 from deployments.http.access import ENVIRONMENT, is_loopback
@@ -72,8 +72,10 @@ def _deployment(deployment: Deployment) -> Iterator[Row]:
 
 
 def _ours(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
-    if deployment.name not in (INGRESS_DEPLOYMENT, ENGINE_DEPLOYMENT):
-        known = f"Ours are {INGRESS_DEPLOYMENT} and {ENGINE_DEPLOYMENT}"
+    engines = engine_deployments(settings)
+    if deployment.name not in (INGRESS_DEPLOYMENT, *engines):
+        *most, last = INGRESS_DEPLOYMENT, *engines
+        known = f"Ours are {', '.join(most)} and {last}"
         yield "name", f"the application has no deployment {deployment.name}", known
     if "user_config" in deployment.model_fields_set and deployment.user_config is not None:
         yield "user_config", "no deployment of ours takes it", "Use the application's args"
@@ -82,11 +84,11 @@ def _ours(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
             said = "no list passes the queue of Serve that it limits"
             yield key, said, "Remove it: lists are refused as a whole, by args.admission"
     if "ray_actor_options" in deployment.model_fields_set:
-        yield from _replaced_options(deployment, settings)
+        yield from _replaced_options(deployment, engines.get(deployment.name))
     yield from _scaling(deployment, settings)
     if deployment.name == INGRESS_DEPLOYMENT:
         yield from _ingress(deployment, settings)
-    if deployment.name == ENGINE_DEPLOYMENT:
+    if deployment.name in engines:
         yield from _engine(deployment)
 
 
@@ -117,14 +119,16 @@ def _playground(deployment: Deployment) -> Iterator[Row]:
             yield key, said, "Remove it: the playground is one replica"
 
 
-def _replaced_options(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
-    options, engine = deployment.ray_actor_options, settings.engine
+def _replaced_options(deployment: Deployment, settings: RerankerConfig | None) -> Iterator[Row]:
+    """`settings` are those of the engine deployment's model. None: it is none."""
+    options = deployment.ray_actor_options
     if missing := [name for name in SERVE_FLAGS if name not in _variables(options.runtime_env)]:
         said = "ray_actor_options replace all that the application sets, its environment variables, too"
         remedy = f'Repeat them: runtime_env.env_vars with {", ".join(missing)}, each "0"'
         yield "ray_actor_options.runtime_env", said, remedy
-    if deployment.name != ENGINE_DEPLOYMENT or engine.simulated is not None:
+    if settings is None or settings.engine.simulated is not None:
         return
+    engine = settings.engine
     gpus, share, parallel = options.num_gpus or 0, engine.gpu_memory_utilization, engine.tensor_parallel_size
     said = remedy = ""
     if engine.device == "cpu":
@@ -159,7 +163,7 @@ def _scaling(deployment: Deployment, settings: RerankerConfig) -> Iterator[Row]:
     kwargs = "autoscaling_config.policy.policy_kwargs"
     try:
         target_s = ScalingConfig.model_validate(scaling.policy.policy_kwargs).target_queue_s
-        if deployment.name == ENGINE_DEPLOYMENT and target_s >= settings.admission.max_queue_s:
+        if deployment.name in engine_deployments(settings) and target_s >= settings.admission.max_queue_s:
             said = f"lists are refused at {settings.admission.max_queue_s:g} s of queue, before replicas are added"
             yield f"{kwargs}.target_queue_s", said, "Lower it below args.admission.max_queue_s"
     except ValidationError as error:

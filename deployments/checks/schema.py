@@ -9,7 +9,7 @@ import re
 import typing
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -22,7 +22,7 @@ from ray.serve.config import (
 )
 from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
-from deployments import IMPORT_PATH, UI_IMPORT_PATH
+from deployments import IMPORT_PATH, UI_IMPORT_PATH, engine_deployments
 from deployments.checks.document import Finding, Path, Row
 from reranker.config import RerankerConfig, UIConfig
 
@@ -197,10 +197,37 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in typing.get_args(annotation) for model in _models(part)]
 
 
+class EngineGpus(NamedTuple):
+    """What an engine deployment takes, if its engines are on GPUs."""
+
+    deployment: str
+    per_replica: float
+    fewest: int
+    """Replicas; where Serve is to choose, 1."""
+    most: int
+
+
+def engine_gpus(application: Application) -> Iterator[EngineGpus]:
+    """Say it of each engine deployment that may be on GPUs, listed or not."""
+    for name, settings in engine_deployments(application.settings).items():
+        if settings.engine.device == "cpu" or settings.engine.simulated:
+            continue
+        listed = [one for one in application.deployments if one.name == name] or [Deployment(name=name)]
+        scaling, given = listed[0].autoscaling_config, None
+        if "num_replicas" in listed[0].model_fields_set and isinstance(listed[0].num_replicas, int):
+            given = listed[0].num_replicas
+        per_replica = listed[0].ray_actor_options.num_gpus or settings.engine.tensor_parallel_size
+        fewest, most = (scaling.min_replicas, scaling.max_replicas) if scaling else (given or 1, given or 1)
+        yield EngineGpus(name, per_replica, fewest, most)
+
+
 def unknown_engine_arguments(settings: RerankerConfig) -> Iterator[Row]:
     """Say which of vLLM's arguments and quantizations the installed vLLM does not know."""
-    quantization = settings.engine.quantization
-    given = {"engine": settings.engine.vllm_args, "search.embedding": settings.search.embedding.vllm_args}
+    engines = {
+        f"args.models.{name}.engine" if name else "args.engine": one for name, one in settings.each_model().items()
+    }
+    given = {where: one.engine.vllm_args for where, one in engines.items()}
+    given["args.search.embedding"] = settings.search.embedding.vllm_args
     if any(given.values()):
         from vllm.engine.arg_utils import EngineArgs  # here: vLLM takes seconds to import
 
@@ -208,10 +235,15 @@ def unknown_engine_arguments(settings: RerankerConfig) -> Iterator[Row]:
         otherwise = "See `vllm serve --help`; underscores instead of hyphens"
         for place, name in ((place, name) for place, names in given.items() for name in names if name not in known):
             meant = _near(name.replace("-", "_"), known, otherwise)
-            yield f"args.{place}.vllm_args.{name}", f"vLLM has no argument {name}", meant
+            yield f"{place}.vllm_args.{name}", f"vLLM has no argument {name}", meant
+    for where, one in engines.items():
+        yield from _unknown_quantization(f"{where}.quantization", one.engine.quantization)
+
+
+def _unknown_quantization(where: str, quantization: str | None) -> Iterator[Row]:
     if quantization == "fp8":
         meant = "Give fp8_per_channel; a checkpoint that is in FP8 needs nothing"
-        yield "args.engine.quantization", "vLLM has deprecated this name", meant
+        yield where, "vLLM has deprecated this name", meant
     elif quantization is not None:
         from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
         from vllm.plugins import load_general_plugins
@@ -220,4 +252,4 @@ def unknown_engine_arguments(settings: RerankerConfig) -> Iterator[Row]:
         if quantization not in QUANTIZATION_METHODS:
             otherwise = f"Known: {', '.join(sorted(QUANTIZATION_METHODS))}"
             meant = _near(quantization.replace("-", "_"), QUANTIZATION_METHODS, otherwise)
-            yield "args.engine.quantization", f"vLLM has no quantization {quantization}", meant
+            yield where, f"vLLM has no quantization {quantization}", meant

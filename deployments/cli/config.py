@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH, UI_IMPORT_PATH
+from deployments import ENGINE_DEPLOYMENT, IMPORT_PATH, UI_IMPORT_PATH, engine_deployments
 from deployments.cli import Subparsers
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.address import bound_socket, configured_address, shown_address
@@ -63,19 +63,38 @@ def applications(config: dict[str, Any], import_path: str) -> list[dict[str, Any
 
 
 def load_config(path: Path, model: str | None = None) -> RerankerConfig:
-    """Read our application's settings from a Serve configuration; `model` overrides the model's name.
+    """Read our application's settings from a Serve configuration, for one model.
 
-    The settings of the server (its address, keys and playground) may be those of another machine: they are not checked.
+    `model` is one of several, or overrides the model's name; without it, it is the default. The settings of the server
+    (its address, keys and playground) may be those of another machine: they are not checked.
     """
-    return RerankerConfig.model_validate(_arguments(applications(read_config(path), IMPORT_PATH)[0], model))
+    [application, *_] = applications(read_config(path), IMPORT_PATH)
+    arguments = _group(application, "args")
+    if not arguments.get("models"):
+        return RerankerConfig.model_validate(_arguments(application, model))
+    config = RerankerConfig.model_validate(arguments)
+    each = config.each_model()
+    if model in config.cascades:
+        raise ConfigurationError(f"{model} is a cascade, of two models; ask a running service, or name one of them")
+    if model is None or model in each:
+        return each[model or config.names[0]]
+    default = each[config.names[0]]
+    return default.model_copy(update={"model": default.model.model_copy(update={"name": _absolute(model)})})
 
 
 def _arguments(application: dict[str, Any], model: str | None) -> dict[str, Any]:
     """An application's `args`, with the model. A folder's path becomes absolute: replicas start elsewhere."""
     arguments = _group(application, "args")
     if model is not None:
-        _group(arguments, "model")["name"] = str(Path(model).resolve()) if Path(model).is_dir() else model
+        if arguments.get("models"):
+            said = f"the configuration has several models, {', '.join(arguments['models'])}"
+            raise ConfigurationError(f"{said}; change them there, or choose one with its `default`")
+        _group(arguments, "model")["name"] = _absolute(model)
     return arguments
+
+
+def _absolute(model: str) -> str:
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def _group(settings: dict[str, Any], key: str) -> dict[str, Any]:
@@ -113,7 +132,9 @@ def startable_config(
     for application in applications(config, IMPORT_PATH):
         arguments = _arguments(application, model)
         if simulated:
-            _group(_group(arguments, "engine"), "simulated")
+            named = arguments.get("models") or {}
+            for group in [_group(named, name) for name in named] or [arguments]:
+                _group(_group(group, "engine"), "simulated")
         if indexes:
             _serve_indexes(_group(arguments, "search"), indexes)
         if replicas is not None:
@@ -130,20 +151,24 @@ def startable_config(
 
 
 def _require_device(application: Mapping[str, Any], settings: RerankerConfig) -> None:
-    """Raise DeviceError unless this machine can run an engine, and an embedding model beside it where there is one."""
-    dtype, embedding = find_checkpoint(settings.model).dtype_on("cuda"), settings.search.embedding
-    if settings.engine.simulated is not None:
-        return
-    machine = here()
-    device = device_for(settings.engine, dtype, machine)
-    local = embedding.model not in (None, SIMULATED) and embedding.url is None
-    if device == "cpu" or not settings.search.indexes or not local:
-        return
+    """Raise DeviceError unless this machine can run an engine of each model, and an embedding model beside them."""
+    machine, embedding, reserved = None, settings.search.embedding, []
     deployments = application.get("deployments") or []
-    options = [one.get("ray_actor_options") or {} for one in deployments if one.get("name") == ENGINE_DEPLOYMENT]
-    engine = (options or [{}])[0].get("num_gpus", settings.engine.tensor_parallel_size)
-    if engine + embedding.gpus > (there := len(machine.gpus)):
-        said = f"an engine reserves {engine:g} GPUs and the embedding model {embedding.gpus:g}, and here are {there}"
+    for name, one in engine_deployments(settings).items():
+        dtype = find_checkpoint(one.model).dtype_on("cuda")
+        if one.engine.simulated is not None:
+            continue
+        machine = machine or here()
+        if device_for(one.engine, dtype, machine) != "cpu":
+            options = [given.get("ray_actor_options") or {} for given in deployments if given.get("name") == name]
+            reserved.append((options or [{}])[0].get("num_gpus", one.engine.tensor_parallel_size))
+    local = settings.search.indexes and embedding.model not in (None, SIMULATED) and embedding.url is None
+    engines, beside = sum(reserved), embedding.gpus if local else 0
+    if machine is None or not reserved or (len(reserved) == 1 and not beside):
+        return
+    if engines + beside > (there := len(machine.gpus)):
+        who = "an engine reserves" if len(reserved) == 1 else f"engines of {len(reserved)} models reserve"
+        said = f"{who} {engines:g} GPUs{f' and the embedding model {beside:g}' if beside else ''}, and here are {there}"
         raise DeviceError(said, "let them share one, as docs/search.md says, or one would wait for the other for ever")
 
 
@@ -188,5 +213,6 @@ def _check_files(parsed: argparse.Namespace) -> int:
             print(f"{name}:{finding}", file=sys.stderr)
             status = 1
         if not report.findings:
-            print(f"{name}: ok ({report.configurations} Serve configuration{'s' * (report.configurations > 1)})")
+            gpus = f"; {report.gpus}" if report.gpus else ""
+            print(f"{name}: ok ({report.configurations} Serve configuration{'s' * (report.configurations > 1)}{gpus})")
     return status

@@ -227,7 +227,12 @@ def _announcement(config: dict[str, Any], url: str, log: IO[str] | None) -> Iter
         yield f"  search      POST {url}/v1/search on {', '.join(indexes)}"
     if applications(config, UI_IMPORT_PATH):
         yield f"  playground  {url}/ui"
-    yield f"  model       {', '.join(one.model.name for one in settings)}"
+    named = [
+        one.model.name if name in ("", one.model.name) else f"{name} ({one.model.name})"
+        for each in settings
+        for name, one in each.each_model().items()
+    ]
+    yield f"  model       {', '.join(named)}"
     if log is not None:
         yield f"  log         {log.name}"
     yield "Ctrl-C stops it."

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from reranker.dialects.base import JSON
@@ -20,13 +20,24 @@ SERVICE_HEADER = "x-reranker-service"
 """Names the service in the answers of /health, so that no other one comes to listen on the same port."""
 
 
+class Offer(NamedTuple):
+    """What a request can ask for as `model`."""
+
+    parent: str = ""
+    """Of an adapter: the model that it is of."""
+    root: str = ""
+    """Of one model of several: its checkpoint's name."""
+    cascade: tuple[str, ...] = ()
+    """Of a cascade: its models, in their order."""
+
+
 class Backend(Protocol):
     """What the routes need of the service."""
 
     model: str
-    """Its name, as answers give it."""
-    adapters: tuple[str, ...]
-    """Names of the adapters that a request can ask for as `model`."""
+    """The default model's name, as answers give it."""
+    offers: Mapping[str, Offer]
+    """Whatever a request can ask for as `model`, by name."""
     service: str
     """See `SERVICE_HEADER`."""
     threads: FairThreads
@@ -45,7 +56,10 @@ class Backend(Protocol):
         """Rank the lists of a request, and note how that goes."""
 
     async def live_replicas(self) -> int:
-        """How many engines can score; raises NotReadyError when there is none."""
+        """How many engines of the default model can score; raises NotReadyError when there is none."""
+
+    async def models(self) -> Mapping[str, JSON]:
+        """How each of several models is, by name. Empty: there is one only."""
 
     async def replicas_loading(self) -> list[JSON]:
         """What each replica that is starting does, and for how many seconds."""
@@ -56,8 +70,8 @@ class Backend(Protocol):
     async def load(self) -> JSON:
         """What is in flight."""
 
-    async def verified(self) -> Verified | None:
-        """What `reranker verify` found of the model that scores. None: nothing is known of this state of it."""
+    async def verified(self) -> Mapping[str, Verified]:
+        """What `reranker verify` found of the models that score, by name, as far as it is known of their state now."""
 
     async def cache_report(self) -> JSON:
         """What the caches of all ingress replicas hold and have done."""

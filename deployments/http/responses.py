@@ -17,7 +17,15 @@ from starlette.types import Receive, Scope, Send
 from deployments.http import Backend
 from reranker import dialects, errors
 from reranker.dialects.answers import error_body
-from reranker.dialects.base import IGNORED_HEADER, JSON, TIMEOUT_HEADER, UNSCORED_HEADER, Dialect, RankingCall
+from reranker.dialects.base import (
+    IGNORED_HEADER,
+    JSON,
+    STAGES_HEADER,
+    TIMEOUT_HEADER,
+    UNSCORED_HEADER,
+    Dialect,
+    RankingCall,
+)
 from reranker.record import RequestRecord
 from reranker.types import Ranking
 
@@ -59,16 +67,18 @@ def ranking_response(request: Request, call: RankingCall, rankings: Sequence[Ran
     backend: Backend = request.app.state.backend
     with record.stage("respond"):
         wanted = call.lists[0].model
-        ours = wanted if wanted and wanted in backend.adapters else backend.model
+        ours = wanted if wanted and wanted in backend.offers else backend.model
         model = rankings[0].model or ours  # in an update, what scored it is not always what we are to serve
         response = reply(call.write(rankings, model, record))
     response.headers["x-compute-tokens"] = str(sum(ranking.prompt_tokens for ranking in rankings))
     response.headers["server-timing"] = server_timing(record)
     ignored = call.ignored
-    if backend.adapters and wanted and wanted != model:  # an adapter's name, misspelt?
+    if len(backend.offers) > 1 and wanted and wanted != model:  # a model's or an adapter's name, misspelt?
         ignored = ("model", *ignored)
     if ignored:
         response.headers[IGNORED_HEADER] = ", ".join(ignored)
+    if stages := rankings[0].stages:
+        response.headers[STAGES_HEADER] = stages.first if stages.missed else f"{stages.first}, {stages.then}"
     if unscored := sum(len(ranking.unscored) for ranking in rankings):
         response.headers[UNSCORED_HEADER] = str(unscored)
     return response
@@ -114,12 +124,14 @@ _MODEL = {
 def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
     """The same for a ranking, with the dialects that are spoken at this path."""
     answer = functools.reduce(operator.or_, [one.answer for one in spoken])
-    described = describe(answer, *(_MEANINGS.keys() - {404, 405}), tag="ranking")
+    described = describe(answer, *(_MEANINGS.keys() - {405}), tag="ranking")
+    stages = "Of a cascade's answer: the models that ranked it; the first alone where the second could not in time."
     said = "Fields of the request that could change the ranking and were not obeyed."
     partial = "Of a partial answer: documents that were not scored in time."
     described["responses"][200] = {
         "headers": {
             IGNORED_HEADER: {"schema": {"type": "string"}, "description": said},
+            STAGES_HEADER: {"schema": {"type": "string"}, "description": stages},
             UNSCORED_HEADER: {"schema": {"type": "integer"}, "description": partial},
         }
     }

@@ -30,7 +30,7 @@ from deployments.http.search import Search, search_router
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.dialects.answers import ErrorBody
-from reranker.dialects.base import IGNORED_HEADER, UNSCORED_HEADER, Dialect
+from reranker.dialects.base import IGNORED_HEADER, STAGES_HEADER, UNSCORED_HEADER, Dialect
 from reranker.dialects.tei import TeiInfo
 from reranker.errors import ForbiddenError, InvalidRequestError, LeavingError, NotFoundError, NotReadyError
 from reranker.model.verified import Verified
@@ -41,7 +41,15 @@ _DESCRIPTION = """One query, N documents: each document's relevance score, best 
 Point the client you have at this service: the dialects of Cohere, Jina, Voyage, vLLM, Infinity, xinference and TEI are
 told apart by the body. Errors are JSON on every path and status.
 """
-_EXPOSED = (IGNORED_HEADER, UNSCORED_HEADER, "Retry-After", "Server-Timing", "X-Compute-Tokens", "X-Request-Id")
+_EXPOSED = (
+    IGNORED_HEADER,
+    STAGES_HEADER,
+    UNSCORED_HEADER,
+    "Retry-After",
+    "Server-Timing",
+    "X-Compute-Tokens",
+    "X-Request-Id",
+)
 _STARTED_S = int(time.time())
 
 router = APIRouter()
@@ -53,6 +61,7 @@ class Health(TypedDict):
     status: str
     model: str
     replicas: int
+    models: NotRequired[Annotated[dict[str, dict[str, Any]], Field(description="Of several models, how each is.")]]
 
 
 class Load(TypedDict):
@@ -62,16 +71,21 @@ class Load(TypedDict):
     tokens: int
     shards: int
     replicas: list[dict[str, Any]]
+    models: NotRequired[
+        Annotated[dict[str, dict[str, int]], Field(description="Of several models, what is in flight.")]
+    ]
 
 
 class ModelCard(TypedDict):
-    """A model, or an adapter of it."""
+    """A model, an adapter of one, or a cascade of two."""
 
     id: str
     object: str
     created: Annotated[int, Field(description="Unix time.")]
     owned_by: str
     parent: NotRequired[Annotated[str, Field(description="The model that an adapter is of, as vLLM gives it.")]]
+    root: NotRequired[Annotated[str, Field(description="Of one model of several: its checkpoint, as vLLM gives it.")]]
+    cascade: NotRequired[Annotated[list[str], Field(description="Of a cascade: its models, in their order.")]]
     model_type: Annotated[str, Field(description="For xinference's client, as `model_name`.")]
     model_name: str
     verified: NotRequired[
@@ -212,16 +226,22 @@ for _path, _dialect in PATHS.items():
 @router.get("/.well-known/ready", **describe(Health, 503))  # Weaviate
 @router.get("/health", **describe(Health, 503))
 async def health(backend: _Backend) -> Response:
-    """200 once an engine can score, 503 before and while this ingress ends."""
+    """200 once an engine of the default model can score, 503 before and while this ingress ends."""
     try:
         if backend.draining:
             raise LeavingError
         live = await backend.live_replicas()
-        response = reply({"status": "ok", "model": backend.model, "replicas": live})
+        response = reply({"status": "ok", "model": backend.model, "replicas": live, **await _of_each_model(backend)})
     except NotReadyError as error:
-        response = error_response(error, status=error.status, replicas=await backend.replicas_loading())
+        loading, each = await backend.replicas_loading(), await _of_each_model(backend)
+        response = error_response(error, status=error.status, replicas=loading, **each)
     response.headers[SERVICE_HEADER] = backend.service
     return response
+
+
+async def _of_each_model(backend: Backend) -> dict[str, Any]:  # Any: JSON
+    states = await backend.models()
+    return {"models": states} if states else {}
 
 
 @router.get("/v1/health/live", include_in_schema=False)  # NVIDIA's clients
@@ -242,7 +262,7 @@ async def load(backend: _Backend) -> Response:
 
 @router.get("/v1/models", **describe(ModelList))
 async def models(backend: _Backend) -> Response:
-    """The model this service has, and its adapters."""
+    """The models this service has, the default first, their adapters, and its cascades."""
     return reply({"object": "list", "data": list((await _model_cards(backend)).values())})
 
 
@@ -256,19 +276,26 @@ async def model(backend: _Backend, model_id: str) -> Response:
 
 
 async def _model_cards(backend: Backend) -> dict[str, ModelCard]:
-    one: ModelCard = {
-        "id": backend.model,
-        "object": "model",
-        "created": _STARTED_S,
-        "owned_by": "reranker",
-        "model_type": "rerank",
-        "model_name": backend.model,
-    }
-    cards: dict[str, ModelCard] = {backend.model: {**one}}
-    if (found := await backend.verified()) is not None:
-        cards[backend.model]["verified"] = found
-    for name in backend.adapters:
-        cards[name] = {**one, "id": name, "model_name": name, "parent": backend.model}
+    verified = await backend.verified()
+    cards: dict[str, ModelCard] = {}
+    for name, offer in backend.offers.items():
+        card: ModelCard = {
+            "id": name,
+            "object": "model",
+            "created": _STARTED_S,
+            "owned_by": "reranker",
+            "model_type": "rerank",
+            "model_name": name,
+        }
+        if offer.root:
+            card["root"] = offer.root
+        if offer.parent:
+            card["parent"] = offer.parent
+        if offer.cascade:
+            card["cascade"] = list(offer.cascade)
+        if name in verified:
+            card["verified"] = verified[name]
+        cards[name] = card
     return cards
 
 

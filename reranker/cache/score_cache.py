@@ -39,7 +39,8 @@ class ScoreCache:
     def of(cls, config: RerankerConfig, environment: Mapping[str, str]) -> Self | None:
         """Make the configured cache, if any; ConfigurationError if a secret cannot be read, or is too long."""
         cache = config.cache
-        if not (cache.enabled if cache.enabled is not None else config.engine.simulated is None):
+        real = any(one.engine.simulated is None for one in config.each_model().values())
+        if not (cache.enabled if cache.enabled is not None else real):
             return None
         secret = (read_secret(cache.secret_file, "cache.secret_file", environment.get(SECRET_VARIABLE)) or "").encode()
         if len(secret) > MAX_SECRET_BYTES:

@@ -5,16 +5,21 @@ Frozen, and strict: an unknown key or a wrong value stops the start, before any 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from reranker.config.model import (
+    CascadeConfig,
     EngineConfig,
     ExclusionRule,
     Group,
+    KeepAboveConfig,
     LongDocumentsConfig,
     ModelConfig,
+    ModelName,
+    NamedModelConfig,
     RulesConfig,
     SimulatedConfig,
 )
@@ -42,6 +47,12 @@ class RerankerConfig(Group):
 
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
+    models: dict[ModelName, NamedModelConfig] = Field(default_factory=dict)
+    """Several models in place of `model` and `engine`, which then are the default's."""
+    default: ModelName | None = None
+    """Which of `models` ranks what names none of them. None: the first."""
+    cascades: dict[ModelName, CascadeConfig] = Field(default_factory=dict)
+    """Pairs of `models` that rank one after the other, by the name that requests give as `model`."""
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()
     planning: PlanningConfig = PlanningConfig()
@@ -56,26 +67,71 @@ class RerankerConfig(Group):
     tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
+    def _default_stands_for_the_only_one(self) -> Self:
+        """Whoever needs one model only has the default's settings in `model` and `engine`."""
+        for key in ("model", "engine"):
+            if self.models and key in self.model_fields_set:
+                raise ValueError(f"{key}: is given beside models. Move it into one of them")
+        if self.default is not None and self.default not in self.models:
+            known = ", ".join(self.models) or "none"
+            raise ValueError(f"default: models has no {self.default}. Known there: {known}")
+        for name, cascade in self.cascades.items():
+            for stage in ("first", "then"):
+                if (wanted := getattr(cascade, stage)) not in self.models:
+                    known = ", ".join(self.models) or "none"
+                    raise ValueError(f"cascades.{name}.{stage}: models has no {wanted}. Known there: {known}")
+        adapters = [adapter for one in self.models.values() for adapter in one.engine.lora_adapters]
+        for name, times in Counter([*self.models, *self.cascades, *adapters]).items():
+            if times > 1:
+                raise ValueError(f"{name} names several of the models, cascades and adapters; a request could not tell")
+        if self.models:
+            default = self._alone(self.names[0])
+            vars(self).update(model=default.model, engine=default.engine)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the models, the default first. Where there is one only, it has none, and this is empty."""
+        default = self.default or next(iter(self.models), "")
+        return tuple(sorted(self.models, key=lambda name: name != default))
+
+    def each_model(self) -> dict[str, RerankerConfig]:
+        """The settings of each model by its name, the default first, as if it were alone. An only one has no name."""
+        return {name: self._alone(name) for name in self.names} or {"": self}
+
+    def _alone(self, name: str) -> RerankerConfig:
+        named = self.models[name]
+        model = ModelConfig.model_construct(**{key: getattr(named, key) for key in ModelConfig.model_fields})
+        alone: dict[str, object] = {"models": {}, "default": None, "cascades": {}}
+        return self.model_copy(update=alone | {"model": model, "engine": named.engine})
+
+    @model_validator(mode="after")
     def _groups_agree(self) -> Self:
         """Each message begins with the key to change, and ends with how: `reranker config check` shows its line."""
         queue_s, timeout_s = self.admission.max_queue_s, self.limits.timeout_s
-        pair_tokens, window_tokens = self.model.max_pair_tokens, self.long_documents.window_tokens
-        if pair_tokens > self.planning.max_shard_tokens:
-            raise ValueError("model.max_pair_tokens must not exceed planning.max_shard_tokens")
         if queue_s > timeout_s:
             raise ValueError(
                 f"admission.max_queue_s: lists may queue {queue_s:g} s, and are given up after {timeout_s:g} s. "
                 f"Lower it below limits.timeout_s"
             )
+        for name, one in self.each_model().items():
+            one._model_fits(f"models.{name}" if name else "model")
+        return self
+
+    def _model_fits(self, model: str) -> None:
+        """Raise ValueError if the model, at this key, does not go with the rest."""
+        pair_tokens, window_tokens = self.model.max_pair_tokens, self.long_documents.window_tokens
+        if pair_tokens > self.planning.max_shard_tokens:
+            raise ValueError(f"{model}.max_pair_tokens must not exceed planning.max_shard_tokens")
         if self.admission.max_tokens_in_flight < pair_tokens:
             raise ValueError(
                 f"admission.max_tokens_in_flight: not even one document of {pair_tokens} tokens "
-                f"(model.max_pair_tokens) fits. Raise it: a whole list must fit"
+                f"({model}.max_pair_tokens) fits. Raise it: a whole list must fit"
             )
         if window_tokens is not None and window_tokens > pair_tokens:
             raise ValueError(
                 f"long_documents.window_tokens: a window of {window_tokens} tokens does not fit a prompt of "
-                f"{pair_tokens}. Lower it below model.max_pair_tokens"
+                f"{pair_tokens}. Lower it below {model}.max_pair_tokens"
             )
         for name, index in self.search.indexes.items():
             try:
@@ -84,4 +140,3 @@ class RerankerConfig(Group):
                 raise ValueError(f"search.indexes.{name}.{error}") from None
         if self.model.name in self.engine.lora_adapters:
             raise ValueError("engine.lora_adapters has an adapter with the model's own name")
-        return self

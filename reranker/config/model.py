@@ -7,12 +7,14 @@ from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StrictInt, model_validator
 
 from reranker.errors import UnknownInstructionError
 from reranker.types import Aggregate, LongDocuments, TruncationSide
 
 AdapterName = Annotated[str, Field(pattern=r"^[\w.:/@+-]{1,100}$")]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")]
+"""Of one model of several: a part of its deployment's name, and a metric's label."""
 
 
 class Group(BaseModel):
@@ -206,4 +208,35 @@ class EngineConfig(Group):
             raise ValueError(
                 "lora_adapter is for every pair, lora_adapters are for requests to choose; give one of them"
             )
+        return self
+
+
+class NamedModelConfig(ModelConfig):
+    """One of several models, by the name that requests give as `model`: the keys of `model`, and its own `engine`."""
+
+    engine: EngineConfig = EngineConfig()
+    """The keys of `engine`, for this model's replicas."""
+
+
+class KeepAboveConfig(Group):
+    """All documents with so high a score."""
+
+    above: float = Field(ge=0, le=1)
+    """The relevance score by the first model that a document must have."""
+
+
+class CascadeConfig(Group):
+    """One model ranks all documents of a list, and another the best of them again."""
+
+    first: ModelName
+    """The model that ranks all of them: the quick one."""
+    then: ModelName
+    """The model that ranks those that are kept: the right one."""
+    keep: Annotated[StrictInt, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | KeepAboveConfig = 50
+    """How many the second model gets: a number; a share, such as 0.1; or `{above: 0.2}`, all with a higher score."""
+
+    @model_validator(mode="after")
+    def _has_two(self) -> Self:
+        if self.first == self.then:
+            raise ValueError("then: is the same model as first. Name another")
         return self

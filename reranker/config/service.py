@@ -169,6 +169,8 @@ class AccessConfig(Group):
     """Serve an address other than the loopback without any keys. It is refused otherwise."""
     open_metrics: bool = False
     """Answer `GET /metrics` without a key. Otherwise it needs one with `metrics` or `admin`, where there are keys."""
+    strict_models: bool = False
+    """Refuse a request (404) whose `model` is none of the service's, in place of ranking it with the default."""
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")], ...] = ()
     """Pages in browsers that may use the service, by their origin (https://app.example.com); "*": all."""
 

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 from reranker.dialects.base import JSON, RankingCall
 from reranker.errors import RerankerError
 from reranker.record import RequestRecord
-from reranker.types import ExcludedDocument, RankedDocument, Ranking
+from reranker.types import ExcludedDocument, RankedDocument, Ranking, Stages
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
 
@@ -63,6 +63,17 @@ class Windows(UnscoredDocument):
     windows: int
 
 
+class CascadeStages(TypedDict):
+    """Which of a cascade's two models ranked which documents."""
+
+    first: Annotated[str, Field(description="The model that ranked all of them.")]
+    then: Annotated[str, Field(description="The model that ranked the best of these again; they come first.")]
+    ranked_again: Annotated[list[Index], Field(description="The documents whose score is the second model's, rising.")]
+    missed: NotRequired[
+        Annotated[str, Field(description="`error_type` for which the second ranked none: all is the first's.")]
+    ]
+
+
 class Omissions(TypedDict, total=False):
     """The documents that are not among the results, if there are any, and why; and what happened to long ones.
 
@@ -101,6 +112,7 @@ class Tail(Omissions):
     """How an answer to one list ends."""
 
     usage: Usage
+    stages: NotRequired[Annotated[CascadeStages, Field(description="When `model` is a cascade.")]]
     timings: NotRequired[Annotated[Timings, Field(description="When asked for.")]]
 
 
@@ -218,9 +230,18 @@ def usage_of(rankings: Sequence[Ranking]) -> Usage:
 
 def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
     tail: Tail = {"usage": usage_of([ranking])}
+    if ranking.stages:
+        tail["stages"] = stages_of(ranking.stages)
     if call.body.timings:
         tail["timings"] = timings_of(record, shards=True)
     return {**tail, **omissions_of(ranking.unscored, ranking.excluded, ranking.results, ranking.cut_off)}
+
+
+def stages_of(stages: Stages) -> CascadeStages:
+    said: CascadeStages = {"first": stages.first, "then": stages.then, "ranked_again": list(stages.ranked_again)}
+    if stages.missed:
+        said["missed"] = stages.missed
+    return said
 
 
 def units_of(call: RankingCall) -> int:

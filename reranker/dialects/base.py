@@ -19,6 +19,8 @@ IGNORED_HEADER = "X-Reranker-Ignored"
 """In an answer: the known fields of the request that could change the ranking and were not obeyed."""
 UNSCORED_HEADER = "X-Reranker-Unscored"
 """In a partial answer: how many documents were not scored in time. Not every dialect has a place for it in its body."""
+STAGES_HEADER = "X-Reranker-Stages"
+"""In a cascade's answer: the models that ranked it, in every dialect."""
 QUESTION = "What is the capital of China?"
 TEXTS = ["Gravity attracts bodies.", "The capital of China is Beijing.", "Paris is in France."]
 """Of the dialects' examples."""

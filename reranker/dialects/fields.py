@@ -84,8 +84,9 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
     model: str | None = None
-    """The name of an adapter that the service has, to be scored with it. Clients send all sorts of names: any other
-    stands for the model itself. The answer says what it was."""
+    """The name of a model, adapter or cascade that the service has, to be ranked with it. Clients send all sorts of
+    names: any other stands for the default model, or is refused (404) where the service is strict. The answer says what
+    it was."""
     instruction: str | None = None
     """What "relevant" means for this list, or the name of a configured one ("@medical"); absent, null or empty: the
     configured default."""

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -48,9 +48,15 @@ class Ranker:
     """Ranks lists, for the service, the shell and the tests. To be used from one event loop."""
 
     def __init__(
-        self, config: RerankerConfig, renderer: PromptRenderer, fleet: Fleet, cache: ScoreCache | None = None
+        self,
+        config: RerankerConfig,
+        renderer: PromptRenderer,
+        fleet: Fleet,
+        cache: ScoreCache | None = None,
+        name: str = "",
     ) -> None:
-        self.config, self.renderer, self.cache = config, renderer, cache
+        """`config` is of one model; `name` is its name in answers. Empty: as its engines say."""
+        self.config, self.renderer, self.cache, self.name = config, renderer, cache, name
         self.placement = fleet.placement
         self.admission = Admission(config.admission, config.priorities)
         self.scatter = Scatter(fleet, config.scatter)
@@ -63,11 +69,13 @@ class Ranker:
         if self.cache is None or body_bytes > _READ_ANYWAY_BYTES:
             self.admission.require_any_room(body_bytes, self.placement.elsewhere())
 
-    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> list[Ranking]:
+    async def rank(
+        self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord, permit: Permit | None = None
+    ) -> list[Ranking]:
         """Rank all lists of a request, or none; with `allow_partial`, the documents that time suffices for.
 
         There is at least one; several for pairs with different queries, as `/score` takes them. The beginning of the
-        request's record starts the clock of the deadline.
+        request's record starts the clock of the deadline. Without a `permit` that is held already, one is asked for.
 
         Raises:
             InvalidRequestError: An instruction for a model that takes none, or one that is not configured.
@@ -81,13 +89,23 @@ class Ranker:
         first = self._list(lists[0], 0, caller, record)
         await self.wait_for_replica(first)
         if len(lists) == 1:
-            return [await self._rank_alone(first)]
+            return [await self._rank_alone(first, permit)]
 
         def all_lists() -> Iterator[_List]:
             rest = (self._list(one, number, caller, record) for number, one in enumerate(lists[1:], start=1))
             return itertools.chain([first], rest)
 
-        return await self._rank_together(len(lists), first, all_lists)
+        return await self._rank_together(len(lists), first, all_lists, permit)
+
+    def permit(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord, share: float) -> Permit:
+        """Let in lists of which this ranker will get a share of the documents later. Raises as `rank` does."""
+        first = self._list(lists[0], 0, caller, record)
+        if not self.placement.live_replicas:
+            raise NotReadyError
+        most_tokens = math.ceil(share * sum(len(one.documents) for one in lists)) * self.renderer.most_tokens(
+            first.cutting
+        )
+        return self._admit(math.ceil(share * record.size_bytes), first, len(lists), most_tokens)
 
     async def wait_for_replica(self, one: _List) -> None:
         """Return once there is a replica. Where none has ever been, the service still starts, and nobody waits."""
@@ -130,6 +148,7 @@ class Ranker:
 
     async def _by_one_model(self, first: _List, rank: Callable[[ServedModel], Awaitable[T]]) -> T:
         """Rank with one model; and all of it again, with another, where no replica holds that one any more."""
+        before = len(first.record.shards)  # of a cascade's first stage
         while True:
             await self.wait_for_replica(first)
             if (model := self.placement.model) is None:
@@ -137,11 +156,11 @@ class Ranker:
             try:
                 return await rank(model)
             except ModelGoneError:
-                first.record.shards.clear()  # the answer has nothing of them
+                del first.record.shards[before:]  # the answer has nothing of them
 
-    async def _rank_alone(self, one: _List) -> Ranking:
+    async def _rank_alone(self, one: _List, permit: Permit | None) -> Ranking:
         """Look up first: what is known needs no permit."""
-        permits: list[Permit] = []
+        permits: list[Permit] = [permit] if permit else []
         with ExitStack() as held:
 
             async def rank(model: ServedModel) -> Ranking:
@@ -156,7 +175,9 @@ class Ranker:
 
             return await self._by_one_model(one, rank)
 
-    async def _rank_together(self, number: int, first: _List, lists: Callable[[], Iterator[_List]]) -> list[Ranking]:
+    async def _rank_together(
+        self, number: int, first: _List, lists: Callable[[], Iterator[_List]], held: Permit | None
+    ) -> list[Ranking]:
         """Rank several lists under one permit, and with one model; the first that fails cancels the others."""
         turns = self._turns.setdefault(first.caller, asyncio.Semaphore(_LISTS_AT_ONCE))
 
@@ -179,7 +200,7 @@ class Ranker:
                 raise failures.exceptions[0] from None
             return [rankings[place] for place in range(number)]
 
-        with self._admit(first.record.size_bytes, first, number) as permit:
+        with nullcontext(held) if held else self._admit(first.record.size_bytes, first, number) as permit:
             return await self._by_one_model(first, rank)
 
     @asynccontextmanager
@@ -220,7 +241,7 @@ class Ranker:
         with one.record.stage("merge"):
             characters = sum(map(len, one.request.documents)) // 50 if self.config.rules.exclude else 0
             return await self.run(
-                one, characters + len(one.documents), self._merge, one, lookup, one.adapter or model.name
+                one, characters + len(one.documents), self._merge, one, lookup, one.adapter or self.name or model.name
             )
 
     def _merge(self, one: _List, lookup: Lookup, model: str) -> Ranking:
@@ -232,17 +253,9 @@ class Ranker:
         log_odds = scoring.aggregate(known.logits, known.document_of_window, aggregate, scale)
         truncated = frozenset(np.flatnonzero(known.truncated).tolist())
         ranked = scoring.rank(log_odds, truncated, known.windows, np.flatnonzero(known.scored), scale)
-        kept, excluded = scoring.apply(ranked, request, self.config.rules)
-        unscored = tuple(np.flatnonzero(~known.scored).tolist())
-        results = kept[: request.top_n]
-        cut_off = tuple(one.index for one in kept[len(results) :]) if request.complete else ()
-        if request.complete:
-            results = scoring.complete(kept, ranked, unscored)
-        return Ranking(
-            results=results,
-            excluded=excluded,
-            unscored=unscored,
-            cut_off=cut_off,
+        ranking = Ranking(
+            results=ranked,
+            unscored=tuple(np.flatnonzero(~known.scored).tolist()),
             prompt_tokens=int(known.prompt_tokens.sum()),
             deduplicated_pairs=int(known.windows.sum() - known.windows[lookup.documents].sum()),
             truncated_documents=len(truncated),
@@ -252,6 +265,7 @@ class Ranker:
             coalesced_documents=lookup.coalesced,
             model=model,
         )
+        return ranking if request.whole else scoring.finish(ranking, request, self.config.rules)
 
     def check_integrity(self) -> None:
         self.placement.check_integrity()

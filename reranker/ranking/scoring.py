@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,15 @@ from numpy.typing import NDArray
 
 from reranker.config import ExclusionRule, RulesConfig
 from reranker.errors import InvalidScoreError
-from reranker.types import Aggregate, EngineScores, ExcludedDocument, RankedDocument, RankRequest, TokenArray
+from reranker.types import (
+    Aggregate,
+    EngineScores,
+    ExcludedDocument,
+    RankedDocument,
+    Ranking,
+    RankRequest,
+    TokenArray,
+)
 
 _NO_LOG_ODDS = float(np.log(np.finfo(np.float64).tiny))
 """Of what has no score and must be listed: below all others, and a number."""
@@ -106,6 +115,16 @@ def apply(
     rules = {one.index: rule for one in ranked if (rule := _matching_rule(one, request, config.exclude, threshold))}
     kept = tuple(one for one in ranked if one.index not in rules)
     return kept, tuple(ExcludedDocument(index, rules[index]) for index in sorted(rules))
+
+
+def finish(ranking: Ranking, request: RankRequest, rules: RulesConfig) -> Ranking:
+    """Make an answer of a ranking of all documents: rules, the threshold, `top_n`, and what is complete."""
+    kept, excluded = apply(ranking.results, request, rules)
+    results = kept[: request.top_n]
+    cut_off = tuple(one.index for one in kept[len(results) :]) if request.complete else ()
+    if request.complete:
+        results = complete(kept, ranking.results, ranking.unscored)
+    return replace(ranking, results=results, excluded=excluded, cut_off=cut_off)
 
 
 def complete(

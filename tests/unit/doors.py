@@ -12,6 +12,7 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from deployments.http import Offer
 from deployments.http.access import Keyring
 from deployments.http.middleware import Observer
 from deployments.http.playground import PageAnswer, PageRequest
@@ -36,7 +37,9 @@ class WordBackend:
     draining = False
     search: Search | None = None
     adapters: tuple[str, ...] = ()
+    cascades: Mapping[str, tuple[str, str]] = {}
     found: Verified | None = None
+    states: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
         self.threads = FairThreads()
@@ -67,8 +70,17 @@ class WordBackend:
     async def load(self) -> Any:
         return {"lists": 0, "tokens": 0, "shards": 0}
 
-    async def verified(self) -> Verified | None:
-        return self.found
+    @property
+    def offers(self) -> dict[str, Offer]:
+        models = dict.fromkeys([self.model, *self.states], Offer())
+        adapters = dict.fromkeys(self.adapters, Offer(parent=self.model))
+        return models | adapters | {name: Offer(cascade=stages) for name, stages in self.cascades.items()}
+
+    async def models(self) -> Mapping[str, Any]:
+        return self.states
+
+    async def verified(self) -> dict[str, Verified]:
+        return {self.model: self.found} if self.found else {}
 
     async def cache_report(self) -> dict[str, Any]:
         return {"enabled": True, "cleared": self.cleared}

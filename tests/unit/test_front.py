@@ -39,7 +39,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "pinecone": {"query": "q", "documents": ["a"]},
     "deepinfra": {"queries": ["q"], "documents": ["a"]},
 }
-_OF_RANKINGS = [one for one in errors.for_clients() if one.status_code not in (404, 405)]
+_OF_PATHS = errors.NotFoundError, errors.MethodNotAllowedError
+_OF_RANKINGS = [one for one in errors.for_clients() if not issubclass(one, _OF_PATHS)]
 
 
 def _path(dialect: Dialect) -> str:
