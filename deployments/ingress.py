@@ -122,7 +122,7 @@ class Ingress:
 
         Whoever has no engine to send to takes lists only where nobody else does. So for each model.
         """
-        while self._models.without_their_turn and await asyncio.to_thread(self._others_answer):  # noqa: ASYNC110
+        while bool(self._models.without_their_turn) and await asyncio.to_thread(self._others_answer):  # noqa: ASYNC110
             await asyncio.sleep(_TURN_S)  # Serve has no event for it
 
     def _others_answer(self) -> bool:

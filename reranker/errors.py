@@ -360,6 +360,9 @@ class ScoringError(ServiceError, code="scoring_failed"):
 class InvalidScoreError(ServiceError, code="invalid_score", takes="index invalid_pairs pairs"):
     """The model gave a logit that is not a finite number, so no order of the documents can be trusted."""
 
+    index: int
+    invalid_pairs: int
+    pairs: int
     sentence = (
         "the model gave no finite score for {invalid_pairs} of {pairs} pairs, the first of them documents[{index}]"
     )

@@ -85,7 +85,7 @@ def _room(application: Application, workers: Sequence[YAML]) -> Iterator[Row]:
     """GPUs: for one replica of each model in one pod, and for all replicas of all models that may be wanted."""
     per_pod = {number: _gpus(group) for number, group in enumerate(workers)}
     pods = {number: int(group.get("maxReplicas") or group.get("replicas") or 0) for number, group in enumerate(workers)}
-    free = [per_pod[number] for number, count in pods.items() for _ in range(count)]
+    free: list[float] = [per_pod[number] for number, count in pods.items() for _ in range(count)]
     wanted_in_all, room, shared = 0, 0, []
     for deployment, gpus, _, wanted in sorted(engine_gpus(application), key=lambda one: -one.per_replica):
         if gpus > max(per_pod.values(), default=0):

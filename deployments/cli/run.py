@@ -20,9 +20,9 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve import scripts
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatus
 
-from deployments import UI_IMPORT_PATH
+from deployments import ENGINE_DEPLOYMENT, UI_IMPORT_PATH
 from deployments.cli.config import applications
 from reranker.errors import every_class
 
@@ -84,17 +84,24 @@ def watch(optional: Collection[str], report: Report) -> None:
 def settled(status: Mapping[str, ApplicationStatusOverview], optional: Collection[str], report: Report) -> bool:
     """Whether nothing more is to come: all run, or what is needed cannot, which is reported."""
     broken = {name: one for name, one in status.items() if one.status == ApplicationStatus.DEPLOY_FAILED}
-    for name, one in broken.items():
-        if name not in optional:
+    without = {name: f"{name}: {one.message}" for name, one in broken.items() if name in optional}
+    for name, one in ((name, one) for name, one in broken.items() if name not in optional):
+        failed = {key for key, part in one.deployments.items() if part.status == DeploymentStatus.DEPLOY_FAILED}
+        if not failed or not all(key.startswith(f"{ENGINE_DEPLOYMENT}-") for key in failed):
             said = [one.message, *(deployment.message for deployment in one.deployments.values())]
             report("failed", failure(name, "\n".join(said)))
             return True
+        if any(part.status == DeploymentStatus.UPDATING for part in one.deployments.values()):
+            return False  # the other models are still starting
+        for key in sorted(failed):  # of a model other than the default
+            model = key.removeprefix(f"{ENGINE_DEPLOYMENT}-")
+            without[key] = f"the model {model}: {failure('it', one.deployments[key].message).partition(': ')[2]}"
     if not status or any(
         one.status != ApplicationStatus.RUNNING and name not in broken for name, one in status.items()
     ):
         return False
-    for name, one in broken.items():
-        report("without", f"{name}: {one.message}")
+    for said in without.values():
+        report("without", said)
     return True
 
 

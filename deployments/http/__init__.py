@@ -36,14 +36,16 @@ class Backend(Protocol):
 
     model: str
     """The default model's name, as answers give it."""
-    offers: Mapping[str, Offer]
-    """Whatever a request can ask for as `model`, by name."""
     service: str
     """See `SERVICE_HEADER`."""
     threads: FairThreads
     """For work that is too long for the event loop."""
     search: Any
     """A `deployments.http.search.Search`. None: there is no index."""
+
+    @property
+    def offers(self) -> Mapping[str, Offer]:
+        """Whatever a request can ask for as `model`, by name."""
 
     @property
     def draining(self) -> bool:

@@ -42,6 +42,7 @@ class PineconeAnswer(answers.Omissions):
     model: str
     data: list[PineconeResult]
     usage: PineconeUsage
+    stages: NotRequired[answers.CascadeStages]
     timings: NotRequired[answers.Timings]
 
 

@@ -70,8 +70,8 @@ class Cascade:
     def _whole(self, lists: Sequence[RankRequest], ranker: Ranker) -> list[RankRequest]:
         """The lists as one of the two ranks them. An instruction is for whoever takes one; if neither does, refused."""
         either = self._first.renderer.takes_instruction or self._then.renderer.takes_instruction
-        terms = {"instruction": None} if either and not ranker.renderer.takes_instruction else {}
-        return [replace(one, whole=True, **terms) for one in lists]
+        drop = either and not ranker.renderer.takes_instruction
+        return [replace(one, whole=True, instruction=None if drop else one.instruction) for one in lists]
 
     def _kept(self, ranking: Ranking) -> list[int]:
         """The indices of the documents that the second model gets, rising: ties are by index there too."""
@@ -97,11 +97,12 @@ class Cascade:
             return again
         asked = []
         for number, one in enumerate(self._whole(lists, self._then)):
-            timeout_s = limits.bounded_s(one.timeout_s)  # the first's ranking must still be answered in time
-            documents = tuple(one.documents[index] for index in kept[number])
-            left = {"metadata": (), "allow_partial": False}
-            timeout_s -= min(scatter.answer_margin_s, timeout_s / 5)
-            asked.append(replace(one, documents=documents, timeout_s=timeout_s, **left))
+            documents, timeout_s = (
+                tuple(one.documents[index] for index in kept[number]),
+                limits.bounded_s(one.timeout_s),
+            )
+            timeout_s -= min(scatter.answer_margin_s, timeout_s / 5)  # the first's ranking must still be there in time
+            asked.append(replace(one, documents=documents, metadata=(), timeout_s=timeout_s, allow_partial=False))
         before = len(record.shards)
         try:
             rankings = await self._then.rank([asked[number] for number in numbers], caller, record, permit)
