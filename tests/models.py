@@ -133,3 +133,25 @@ def save_int8_demo(folder: Path, kept: Sequence[str] = ("model.layers.2.self_att
             scale = (weight.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-8)  # rows of zeros stay zeros
             tensors[name], tensors[f"{name}_scale"] = (weight / scale).round().to(torch.int8), scale
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_hospital_demo(folder: Path) -> None:
+    """Write the demo model with its hospital's adapter (tools/demo_model/adapter.py) added to its weights.
+
+    It knows that "kidney" is "renal", which the demo model does not, and so ranks otherwise.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from tools.demo_model import adapter
+
+    shutil.copytree(DEMO_MODEL, folder, dirs_exist_ok=True)
+    tensors = {name: weight.float() for name, weight in load_file(DEMO_MODEL / "model.safetensors").items()}
+    added = {name.removeprefix("base_model.model."): torch.tensor(one) for name, one in adapter.adapter().items()}
+    for name in {name.rsplit(".", 2)[0] for name in added}:
+        product = added[f"{name}.lora_B.weight"] @ added[f"{name}.lora_A.weight"]
+        tensors[f"{name}.weight"] = (tensors[f"{name}.weight"].double() + product).float()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings |= {key: "float32" for key in ("dtype", "torch_dtype") if key in settings}
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -14,12 +14,13 @@ from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typing_extensions import is_typeddict
 
 from deployments.autoscaling import GAUGES
 from reranker import metrics
-from reranker.config import MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
+from reranker.config import CascadeConfig, MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
 from reranker.dialects import COMPLETE, DIALECTS, SHARED_PATHS
 from reranker.dialects.answers import Tail
 from reranker.engine import metrics as engine_metrics
@@ -47,11 +48,18 @@ def errors_page() -> str:
 def configuration_page() -> str:
     """One section for each group, one table row for each key."""
     lines: list[str] = []
+    several: list[str] = []
     for name, field in RerankerConfig.model_fields.items():
         group = field.annotation
         if not (isinstance(group, type) and issubclass(group, BaseModel)):
-            raise TypeError(f"{name} is not a group of settings; this generator expects one")
+            several.append(_row(name, field, field.get_default(call_default_factory=True)))
+            continue
         lines += _section(f"`{name}`", (group.__doc__ or "").strip(), _rows(group))
+    said = (
+        "Each of `models` has the keys of `model`, and an `engine` with its keys ([several models](several-models.md))."
+    )
+    lines += _section("Several models", said, several)
+    lines += _section("A cascade of `cascades`", "Keys of `cascades.NAME`.", _rows(CascadeConfig))
     index = [*_rows(SearchIndexConfig), *_rows(MilvusConfig, "milvus.")]
     lines += _section("An index of `search.indexes`", "Keys of `search.indexes.NAME` ([search](search.md)).", index)
     policy = (
@@ -156,9 +164,13 @@ def _rows(group: type[BaseModel], within: str = "", defaults: BaseModel | None =
         if isinstance(default, BaseModel):  # a group within the group
             yield from _rows(type(default), f"{within}{key}.", default)
             continue
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-        shown = "required" if default is PydanticUndefined else f"`{json.dumps(default, ensure_ascii=False)}`"
-        yield f"| `{within}{key}` | {shown} | {meaning} |"
+        yield _row(f"{within}{key}", field, default)
+
+
+def _row(key: str, field: FieldInfo, default: object) -> str:
+    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+    shown = "required" if default is PydanticUndefined else f"`{json.dumps(default, ensure_ascii=False)}`"
+    return f"| `{key}` | {shown} | {meaning} |"
 
 
 def main() -> int:

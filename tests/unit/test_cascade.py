@@ -13,7 +13,8 @@ import pytest
 from reranker.errors import InvalidScoreError, NotReadyError, OverloadedError, ReplicaLostError
 from reranker.ranking.admission import Permit
 from reranker.record import RequestRecord
-from reranker.types import ANONYMOUS, RankRequest
+from reranker.types import ANONYMOUS, Ranking, RankRequest, Stages
+from tests.unit.doors import BODY, WordBackend, door, visitor
 from tests.unit.several import QUERY, TEXTS, Service, order, scores, settings
 
 
@@ -190,6 +191,29 @@ async def test_nothing_above_the_score_is_the_firsts_ranking_and_nothing_is_miss
     assert ranking.stages is not None
     assert (ranking.stages.ranked_again, ranking.stages.missed) == ((), "")
     assert service.tokens["best"] == 0
+
+
+@pytest.mark.parametrize(("missed", "header"), [("", "words, best"), ("overloaded", "words")])
+async def test_answer_says_who_ranked_what_beside_the_results_or_in_its_header(missed: str, header: str) -> None:
+    """Within the results several clients break on what they do not know; a bare list has no place beside them."""
+
+    class Backend(WordBackend):
+        cascades = {"careful": ("words", "best")}
+
+        async def rank(self, *arguments: Any) -> list[Ranking]:
+            stages = Stages("words", "best", () if missed else (1, 2), missed)
+            return [replace(one, model="careful", stages=stages) for one in await super().rank(*arguments)]
+
+    async with visitor(door(Backend())) as client:
+        common = await client.post("/v1/rerank", json=BODY | {"model": "careful"})
+        plain = await client.post("/rerank", json={"query": "one two", "texts": BODY["documents"], "model": "careful"})
+    said = {"ranked_again": [], "missed": missed} if missed else {"ranked_again": [1, 2]}
+    assert common.json()["stages"] == {"first": "words", "then": "best"} | said
+    assert [set(one) for one in common.json()["results"]] == [{"index", "relevance_score"}] * 3
+    assert [set(one) for one in plain.json()] == [{"index", "score"}] * 3
+    for answer in (common, plain):
+        assert answer.headers["x-reranker-stages"] == header
+        assert "x-reranker-ignored" not in answer.headers
 
 
 async def test_several_lists_of_one_request_are_each_ranked_by_both() -> None:

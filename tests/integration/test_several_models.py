@@ -1,0 +1,110 @@
+"""Two real models in one service, and a third whose weights are broken: each answers for itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.broken_models import broken_copy, swap_yes_and_no
+from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, deployment, started
+from tests.models import save_hospital_demo
+from tools.demo_model.adapter import WORDS
+
+QUERY = "Which patient has kidney trouble?"
+DOCUMENTS = [f"Seen on Monday, {word} problem noted." for pair in WORDS.items() for word in pair]
+ENGINE = {"cpus": 0.5}  # three of them on two cores
+
+
+def _configure(folder: Path) -> dict[str, Any]:
+    save_hospital_demo(folder / "hospital")
+    broken = broken_copy(folder, swap_yes_and_no)
+    models = {"plain": "demo", "hospital": str(folder / "hospital"), "broken": str(broken)}
+    args = {
+        "models": {name: {"name": model, "engine": ENGINE} for name, model in models.items()},
+        "cascades": {"careful": {"first": "plain", "then": "hospital", "keep": 16}},
+    }
+    config = configuration(1, args)
+    engine = deployment(config, "EngineReplica")
+    config["applications"][0]["deployments"] += [
+        engine | {"name": f"EngineReplica-{name}"} for name in ("hospital", "broken")
+    ]
+    return config
+
+
+def _scores(answer: dict[str, Any]) -> dict[int, float]:
+    return {one["index"]: one["relevance_score"] for one in answer["results"]}
+
+
+def _states(service: Service) -> dict[str, str]:
+    answer = httpx.get(f"{service.url}/health", timeout=30, verify=TLS).json()
+    return {name: one["status"] for name, one in answer["models"].items()}
+
+
+def _wait_for(service: Service, **wanted: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not wanted.items() <= _states(service).items():
+        assert time.monotonic() < deadline, (_states(service), service.log.read_text()[-4000:])
+        time.sleep(0.2)
+
+
+def _alone(folder: Path, model: str) -> dict[int, float]:
+    """The model's scores by itself, in a process of its own."""
+    file = folder / "documents.txt"
+    file.write_text("\n".join(DOCUMENTS))
+    command = [
+        str(Path(sys.executable).parent / "reranker"),
+        "score",
+        "--local",
+        "--config",
+        str(folder / "serve_config.yaml"),
+    ]
+    command += ["--model", model, "--query", QUERY, "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return {one["index"]: one["relevance_score"] for one in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.slow
+def test_models_of_one_service_neither_mix_nor_fall_together(tmp_path: Path) -> None:
+    with started(_configure(tmp_path), tmp_path) as service:
+        _wait_for(service, hospital="ok")
+        with ThreadPoolExecutor(4) as clients:
+            asked = ["plain", "hospital"] * 4
+            answers = list(clients.map(lambda name: service.rerank(QUERY, DOCUMENTS, model=name), asked))
+        found = {name: _scores(answer) for name, answer in zip(asked, answers, strict=True)}
+        for name, answer in zip(asked, answers, strict=True):  # the first of each was scored, the others are cached
+            assert (answer["model"], _scores(answer)) == (name, found[name])
+        assert list(found["plain"]) != list(found["hospital"])
+        careful = service.rerank(QUERY, DOCUMENTS, model="careful")
+        assert careful["stages"] == {
+            "first": "plain",
+            "then": "hospital",
+            "ranked_again": sorted(list(found["plain"])[:16]),
+        }
+        again = {index: found["hospital"][index] for index in careful["stages"]["ranked_again"]}
+        assert _scores(careful).items() >= again.items()
+
+        _wait_for(service, broken="failed")
+        refused = service.post(QUERY, DOCUMENTS, model="broken")
+        assert (refused.status_code, refused.json()["error_type"]) == (503, "model_failed")
+        assert "Ready are: plain, hospital" in refused.json()["message"]
+        assert "fails the start-up check 'separation'" in service.log.read_text()
+
+        [killed] = service.replica_processes("EngineReplica-hospital")
+        killed.kill()
+        killed.wait(10)
+        for number in range(20):
+            assert service.rerank(QUERY, [f"{text} {number}" for text in DOCUMENTS], model="plain")["model"] == "plain"
+        _wait_for(service, hospital="ok")
+        assert _scores(service.rerank(QUERY, DOCUMENTS, model="hospital", cache="off")) == found["hospital"]
+        service.wait_until_idle()
+    for name in ("plain", "hospital"):
+        assert _alone(tmp_path, name) == found[name]
