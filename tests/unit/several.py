@@ -18,7 +18,17 @@ from reranker.cache.score_cache import ScoreCache
 from reranker.config import RerankerConfig
 from reranker.engine.simulated import simulated_logit
 from reranker.record import RequestRecord
-from reranker.types import ANONYMOUS, Caller, EngineScores, Ranking, RankRequest, ReplicaLoad, Shard, ShardScores
+from reranker.types import (
+    ANONYMOUS,
+    Caller,
+    EngineScores,
+    Ranking,
+    RankRequest,
+    ReplicaLoad,
+    ServedModel,
+    Shard,
+    ShardScores,
+)
 
 QUERY = "which is longest"
 TEXTS = tuple("capital " * (i % 7 + 1) + f"{i:03d}" for i in range(60))
@@ -59,16 +69,24 @@ class Service:
         self.before_scoring: dict[str, Callable[[], Awaitable[object]]] = {}
         self.record = RequestRecord()
         """Of the last request."""
+        self.served: dict[str, ServedModel] = {}
+        self.failed: set[str] = set()
+        """Models that Serve has given up starting."""
+        self.models._failures = self._failures  # type: ignore[method-assign]
         for one in self.models.all:
             one.fleet.score = partial(self._score, one)  # type: ignore[method-assign]
+            self.served[one.name] = served_model(one.config, "cpu")
             self.start(one.name)
 
     def start(self, name: str) -> None:
         model = self.by_name[name]
-        model.placement.set_live([f"{name}-1"], {f"{name}-1": served_model(model.config, "cpu")})
+        model.placement.set_live([f"{name}-1"], {f"{name}-1": self.served[name]})
 
     def stop(self, name: str) -> None:
         self.by_name[name].placement.set_live([])
+
+    async def _failures(self) -> frozenset[str]:
+        return frozenset(self.by_name[name].deployment for name in self.failed)
 
     async def _score(self, model: Model, replica: str, shard: Shard, terms: object) -> ShardScores:
         if act := self.before_scoring.get(model.name):
@@ -80,7 +98,7 @@ class Service:
         prompts = [head + shard.tokens[start:end].tolist() + tail for start, end in pairwise(ends)]
         logits = [simulated_logit(one, shard.adapter, simulated.score_seed) for one in prompts]
         scores = EngineScores(np.array(logits, np.float32), np.ones(len(prompts), np.bool_))
-        return ShardScores(scores, replica, ReplicaLoad(), served_model(model.config, "cpu").identity)
+        return ShardScores(scores, replica, ReplicaLoad(), self.served[model.name].identity)
 
     async def rank(
         self, model: str | None = None, texts: Sequence[str] = TEXTS, caller: Caller = ANONYMOUS, **fields: Any

@@ -6,7 +6,7 @@ import asyncio
 import math
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -198,7 +198,7 @@ async def test_answer_says_who_ranked_what_beside_the_results_or_in_its_header(m
     """Within the results several clients break on what they do not know; a bare list has no place beside them."""
 
     class Backend(WordBackend):
-        cascades = {"careful": ("words", "best")}
+        cascades: ClassVar = {"careful": ("words", "best")}
 
         async def rank(self, *arguments: Any) -> list[Ranking]:
             stages = Stages("words", "best", () if missed else (1, 2), missed)

@@ -144,16 +144,11 @@ async def test_adapters_are_of_one_model() -> None:
     assert service.models.offers["law"].parent == "best"
 
 
-async def test_model_without_engines_says_so_and_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_model_without_engines_says_so_and_leaves_the_others_alone() -> None:
     service = Service(settings())
     service.stop("best")
     service.by_name["best"].placement.any_yet = False
-    failed = {service.by_name["best"].deployment}
-
-    async def failures() -> frozenset[str]:
-        return frozenset(failed)
-
-    monkeypatch.setattr(service.models, "_failures", failures)
+    service.failed.add("best")
     with pytest.raises(ModelFailedError, match=r"no engine of best could be started; .* Ready are: fast"):
         await service.rank("best")
     assert await service.models.states() == {
@@ -161,7 +156,7 @@ async def test_model_without_engines_says_so_and_leaves_the_others_alone(monkeyp
         "best": {"status": "failed", "replicas": 0},
     }
     assert await service.models.live_replicas() == 1
-    failed.clear()
+    service.failed.clear()
     with pytest.raises(ModelNotReadyError, match="no engine of best is ready"):
         await service.rank("best")
     assert (await service.models.states())["best"] == {"status": "starting", "replicas": 0}
@@ -169,16 +164,12 @@ async def test_model_without_engines_says_so_and_leaves_the_others_alone(monkeyp
     service.require_idle()
 
 
-async def test_service_is_ready_when_its_default_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_service_is_ready_when_its_default_is() -> None:
     service = Service(settings())
     service.stop("fast")
-
-    async def failures() -> frozenset[str]:
-        return frozenset({service.by_name["fast"].deployment, service.by_name["best"].deployment})
-
     with pytest.raises(NotReadyError):
         await service.models.live_replicas()
-    monkeypatch.setattr(service.models, "_failures", failures)
+    service.failed |= {"fast", "best"}
     with pytest.raises(StartFailedError):
         await service.models.live_replicas()
 
