@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from reranker.cache.memory import MemoryStore
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RerankerConfig
 from reranker.engine.simulated import simulated_logit
+from reranker.model.prompt import PromptRenderer
 from reranker.record import RequestRecord
 from reranker.types import (
     ANONYMOUS,
@@ -25,10 +27,10 @@ from reranker.types import (
     Ranking,
     RankRequest,
     ReplicaLoad,
-    ServedModel,
     Shard,
     ShardScores,
 )
+from tests.unit.rankers import RENDERER
 
 QUERY = "which is longest"
 TEXTS = tuple("capital " * (i % 7 + 1) + f"{i:03d}" for i in range(60))
@@ -62,20 +64,21 @@ class Service:
     def __init__(self, config: RerankerConfig) -> None:
         self.cache = ScoreCache(MemoryStore(2**22))
         engines = [_Handle(name) for name in config.each_model()]
-        self.models = Models(config, engines, self.cache)  # type: ignore[arg-type]  # no Ray here
+        # To make a renderer takes a third of a second, and all would be the same: the demo model's.
+        with patch.object(PromptRenderer, "of", lambda *_, **__: RENDERER):
+            self.models = Models(config, engines, self.cache)  # type: ignore[arg-type]  # no Ray here
+            self.served = {one.name: served_model(one.config, "cpu") for one in self.models.all}
         self.by_name = {one.name: one for one in self.models.all}
         self.tokens: Counter[str] = Counter()
         """That each model's engine has computed."""
         self.before_scoring: dict[str, Callable[[], Awaitable[object]]] = {}
         self.record = RequestRecord()
         """Of the last request."""
-        self.served: dict[str, ServedModel] = {}
         self.failed: set[str] = set()
         """Models that Serve has given up starting."""
         self.models._failures = self._failures  # type: ignore[method-assign]
         for one in self.models.all:
             one.fleet.score = partial(self._score, one)  # type: ignore[method-assign]
-            self.served[one.name] = served_model(one.config, "cpu")
             self.start(one.name)
 
     def start(self, name: str) -> None:
