@@ -100,8 +100,8 @@ def settled(status: Mapping[str, ApplicationStatusOverview], optional: Collectio
         one.status != ApplicationStatus.RUNNING and name not in broken for name, one in status.items()
     ):
         return False
-    for said in without.values():
-        report("without", said)
+    for text in without.values():
+        report("without", text)
     return True
 
 

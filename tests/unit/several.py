@@ -66,7 +66,7 @@ class Service:
         engines = [_Handle(name) for name in config.each_model()]
         # To make a renderer takes a third of a second, and all would be the same: the demo model's.
         with patch.object(PromptRenderer, "of", lambda *_, **__: RENDERER):
-            self.models = Models(config, engines, self.cache)  # type: ignore[arg-type]  # no Ray here
+            self.models = Models(config, engines, self.cache)
             self.served = {one.name: served_model(one.config, "cpu") for one in self.models.all}
         self.by_name = {one.name: one for one in self.models.all}
         self.tokens: Counter[str] = Counter()
@@ -78,7 +78,7 @@ class Service:
         """Models that Serve has given up starting."""
         self.models._failures = self._failures  # type: ignore[method-assign]
         for one in self.models.all:
-            one.fleet.score = partial(self._score, one)  # type: ignore[method-assign]
+            one.fleet.score = partial(self._score, one)
             self.start(one.name)
 
     def start(self, name: str) -> None:
