@@ -13,7 +13,7 @@ import grimp
 ROOT = Path(__file__).parents[1]
 PRODUCT, AROUND = ("reranker", "deployments"), ("benchmarks", "tools")
 MAX_FILES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 125, 400, 12, 8_250
-MAX_LINES = 21_450  # what there is, rounded up; several models and cascades (issue 26) took 450
+MAX_LINES = 21_450  # what there is, rounded up; several models and cascades (issue 26) took 730
 
 _ROW = re.compile(r"^\|[^|]+\| *`([^`:]+):([\w.]+)`", re.MULTILINE)
 

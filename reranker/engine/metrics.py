@@ -20,6 +20,7 @@ STARTUP_CHECKS = Counter(
 for _result in ("passed", "off", "tail", "finite", "spread", "separation", "batch", "repetition"):
     STARTUP_CHECKS.labels(_result)  # a series of each, from 0
 ENGINES = Gauge("reranker_engines", "1 for each engine replica that reports.")
+DEPLOYMENT = Gauge("reranker_engine_deployment", "1; says by `deployment` whose engine a replica is.", ("deployment",))
 STEPS = Counter("reranker_engine_steps_total", "Batches that engines computed.")
 BUSY_SECONDS = Counter("reranker_engine_busy_seconds_total", "Seconds in which engines had work.")
 PAIRS = Counter("reranker_engine_pairs_total", "Pairs that engines computed, whoever still waited for them.")
