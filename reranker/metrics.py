@@ -229,7 +229,7 @@ def _add(*amounts: tuple[Counter, int]) -> None:
 NODE_FOLDERS = "reranker-metrics-"
 """Beginning of the names of nodes' folders. Joining a node removes those beside it that nobody uses any more."""
 # Reserved at a process's start, more than all series take: a write that met a full disk would end the process (SIGBUS).
-_FILE_BYTES = {"counter": 2**19, "histogram": 2**18, "gauge_sum": 2**14}
+_FILE_BYTES = {"counter": 2**19, "histogram": 2**19, "gauge_sum": 2**14}
 _NAME = "replica"  # the file in a process's folder with its replica's name, locked while the process lives
 _KEPT_ENDED = 8
 """Ended processes with series of their own, so that Prometheus sees their last figures. Older ones: one sum."""

@@ -47,11 +47,11 @@ class RerankerConfig(Group):
 
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
-    models: dict[ModelName, NamedModelConfig] = Field(default_factory=dict)
-    """Several models in place of `model` and `engine`, which then are the default's."""
+    models: dict[ModelName, NamedModelConfig] = Field(default_factory=dict, max_length=12)
+    """Several models in place of `model` and `engine`, which then are the default's. At most twelve."""
     default: ModelName | None = None
     """Which of `models` ranks what names none of them. None: the first."""
-    cascades: dict[ModelName, CascadeConfig] = Field(default_factory=dict)
+    cascades: dict[ModelName, CascadeConfig] = Field(default_factory=dict, max_length=12)
     """Pairs of `models` that rank one after the other, by the name that requests give as `model`."""
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()

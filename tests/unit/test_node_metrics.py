@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.autoscaling import GAUGES
 from reranker import errors, metrics
+from reranker.config import RerankerConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.engine import metrics as engine_metrics
 from reranker.metrics import NODE_FOLDERS, NodeCollector, metrics_of
@@ -203,6 +204,16 @@ def test_all_series_that_there_can_be_fit_into_what_is_reserved() -> None:
     for path in [*PATHS, *metrics._OTHER_PATHS, "/v1/search", "/search", "other"]:
         for status in range(20):
             needed["counter"] += _file_bytes(metrics.HTTP_RESPONSES, {"path": path, "status": f"{status:3}"}, "_total")
+    limits = [RerankerConfig.model_fields[key].metadata[0].max_length for key in ("models", "cascades")]
+    for number in range(sum(limits)):
+        for result in ("answered", "refused", "failed"):
+            for bound in range(len(metrics.MODEL_SECONDS._upper_bounds) + 1):
+                labels = {"model": f"{number:40}", "result": result, "le": f"{bound:5}"}
+                needed["histogram"] += _file_bytes(metrics.MODEL_SECONDS, labels, "_bucket")
+        for reason in range(8):  # `reranker.ranking.cascade._NOT_IN_TIME` and what is below them
+            needed["counter"] += _file_bytes(
+                metrics.CASCADE_MISSES, {"model": f"{number:40}", "reason": f"{reason:20}"}, "_total"
+            )
     for family in (*metrics_of(metrics), *metrics_of(engine_metrics)):  # a sum of ended processes has both
         for metric in family.collect():
             for sample in metric.samples:
