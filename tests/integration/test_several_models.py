@@ -15,6 +15,7 @@ import pytest
 
 from tests.broken_models import broken_copy, swap_yes_and_no
 from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, deployment, started
+from tests.integration.traffic import wait_until
 from tests.models import save_hospital_demo
 from tools.demo_model.adapter import WORDS
 
@@ -97,6 +98,7 @@ def test_models_of_one_service_neither_mix_nor_fall_together(tmp_path: Path) -> 
         assert (refused.status_code, refused.json()["error_type"]) == (503, "model_failed")
         assert "Ready are: plain, hospital" in refused.json()["message"]
         assert "fails the start-up check 'separation'" in service.log.read_text()
+        wait_until(lambda: "goes on without the model broken: " in service.log.read_text())
 
         [killed] = service.replica_processes("EngineReplica-hospital")
         killed.kill()

@@ -18,6 +18,7 @@ from ray.serve.schema import (
 )
 
 from deployments import checks, engine_deployments
+from deployments.app import build_app
 from deployments.cli.config import load_config, startable_config
 from deployments.cli.run import settled
 from reranker.config import RerankerConfig
@@ -304,3 +305,17 @@ async def test_each_caller_is_one_to_every_model() -> None:
     service = Service(settings(cache={"enabled": True, "namespace": "api_key"}))
     await service.rank("fast", caller=ANONYMOUS)
     assert (await service.rank("fast")).cached_documents == len(TEXTS)
+
+
+def test_application_has_an_engine_deployment_for_each_model_and_a_change_of_one_changes_no_other() -> None:
+    def deployments(**best: Any) -> dict[str, Any]:
+        """What Serve would start, by deployment; on the CPU, as otherwise Ray is asked for GPUs."""
+        engine = {"device": "cpu", "cpus": 1}
+        args = {"models": {"fast": {"engine": engine}, "best": {"engine": engine | best}}}
+        _, default, _, other = build_app(args)._bound_deployment.init_args
+        return {one._bound_deployment.name: one._bound_deployment.init_args for one in (default, other)}
+
+    before, after = deployments(), deployments(cpus=2)
+    assert list(before) == ["EngineReplica", "EngineReplica-best"]
+    assert before["EngineReplica"] == after["EngineReplica"]
+    assert before["EngineReplica-best"] != after["EngineReplica-best"]
