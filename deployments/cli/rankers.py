@@ -98,8 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = f"where the service is (%(default)s); its API key: {API_KEY}"
     parser.add_argument("--url", default=DEFAULT_URL, help=said)
     parser.add_argument("--local", action="store_true", help="load the model here instead of asking a service")
-    said = "the service's adapter to rank with; with --local: demo, a local folder or a hub id, default: the "
-    parser.add_argument("--model", help=f"{said}configuration's")
+    said = "the service's model, adapter or cascade to rank with; with --local: one of the configuration's models, "
+    parser.add_argument("--model", help=f"{said}demo, a local folder or a hub id; default: the configuration's")
     parser.add_argument("--adapter", default="", help="with --local: one of the configuration's engine.lora_adapters")
     said = f"with --local: Serve configuration; default: ./{SERVE_CONFIG} if there"
     parser.add_argument("--config", type=Path, help=said)
