@@ -139,7 +139,7 @@ class RerankerClient:
         return self._ask(_Listing[FoundDocument], "search results", "/v1/search", body).lines
 
     def models(self) -> list[str]:
-        """Names of the service's models, the default first, their adapters and its cascades; raises as `rerank` does."""
+        """Names of the models, the default first, of adapters and cascades; raises as `rerank` does."""
         return [one.id for one in self._ask(_Listing[_Model], "list of models", "/v1/models").lines]
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ class RerankerConfig(Group):
     models: dict[ModelName, NamedModelConfig] = Field(default_factory=dict, max_length=12)
     """Several models in place of `model` and `engine`, which then are the default's. At most twelve."""
     default: ModelName | None = None
-    """Which of `models` ranks what names none of them. None: the first."""
+    """Which of `models` ranks what names none of them. Only a single one needs none."""
     cascades: dict[ModelName, CascadeConfig] = Field(default_factory=dict, max_length=12)
     """Pairs of `models` that rank one after the other, by the name that requests give as `model`."""
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
@@ -72,6 +72,8 @@ class RerankerConfig(Group):
         for key in ("model", "engine"):
             if self.models and key in self.model_fields_set:
                 raise ValueError(f"{key}: is given beside models. Move it into one of them")
+        if len(self.models) > 1 and self.default is None:  # not the first: tools that write YAML sort keys
+            raise ValueError(f"default: is needed with several models. Give one of {', '.join(self.models)}")
         if self.default is not None and self.default not in self.models:
             known = ", ".join(self.models) or "none"
             raise ValueError(f"default: models has no {self.default}. Known there: {known}")

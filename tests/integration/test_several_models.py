@@ -29,6 +29,7 @@ def _configure(folder: Path) -> dict[str, Any]:
     broken = broken_copy(folder, swap_yes_and_no)
     models = {"plain": "demo", "hospital": str(folder / "hospital"), "broken": str(broken)}
     args = {
+        "default": "plain",
         "models": {name: {"name": model, "engine": ENGINE} for name, model in models.items()},
         "cascades": {"careful": {"first": "plain", "then": "hospital", "keep": 16}},
     }

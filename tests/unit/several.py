@@ -42,8 +42,14 @@ CASCADES = {"careful": {"first": "fast", "then": "best", "keep": 5}}
 
 
 def settings(**more: Any) -> RerankerConfig:
-    """A configuration of two models, `fast` and `best`, and of a cascade of the two, `careful`."""
-    base = {"models": MODELS, "cascades": CASCADES, "cache": {"enabled": True}, "limits": {"timeout_s": 5}}
+    """A configuration of two models, `fast`, the default, and `best`, and of a cascade of the two, `careful`."""
+    base: dict[str, Any] = {
+        "models": MODELS,
+        "default": "fast",
+        "cascades": CASCADES,
+        "cache": {"enabled": True},
+        "limits": {"timeout_s": 5},
+    }
     return RerankerConfig.model_validate(base | more)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -198,13 +198,13 @@ async def test_answer_says_who_ranked_what_beside_the_results_or_in_its_header(m
     """Within the results several clients break on what they do not know; a bare list has no place beside them."""
 
     class Backend(WordBackend):
-        cascades: ClassVar = {"careful": ("words", "best")}
-
         async def rank(self, *arguments: Any) -> list[Ranking]:
             stages = Stages("words", "best", () if missed else (1, 2), missed)
             return [replace(one, model="careful", stages=stages) for one in await super().rank(*arguments)]
 
-    async with visitor(door(Backend())) as client:
+    backend = Backend()
+    backend.cascades = {"careful": ("words", "best")}
+    async with visitor(door(backend)) as client:
         common = await client.post("/v1/rerank", json=BODY | {"model": "careful"})
         plain = await client.post("/rerank", json={"query": "one two", "texts": BODY["documents"], "model": "careful"})
     said = {"ranked_again": [], "missed": missed} if missed else {"ranked_again": [1, 2]}

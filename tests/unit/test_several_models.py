@@ -64,12 +64,13 @@ def test_default_has_the_deployment_of_an_only_one() -> None:
         ({"model": {"name": "demo"}}, "model: is given beside models"),
         ({"engine": {}}, "engine: is given beside models"),
         ({"default": "other"}, "default: models has no other"),
+        ({"default": None}, "default: is needed with several models"),
         ({"cascades": {"careful": {"first": "fast", "then": "other"}}}, "cascades.careful.then: models has no other"),
         ({"cascades": {"best": {"first": "fast", "then": "best"}}}, "best names several"),
         ({"cascades": {"careful": {"first": "fast", "then": "fast"}}}, "then: is the same model as first"),
         ({"cascades": {"careful": {"first": "fast", "then": "best", "keep": 1.0}}}, "less than 1"),
         ({"cascades": {"careful": {"first": "fast", "then": "best", "keep": 0}}}, "greater than or equal to 1"),
-        ({"models": {"a/b": {}}, "cascades": {}}, "should match pattern"),
+        ({"models": {"a/b": {}}, "cascades": {}, "default": None}, "should match pattern"),
         ({"models": MODELS | {"wide": {"max_pair_tokens": 70_000}}}, "models.wide.max_pair_tokens must not exceed"),
         (
             {"models": {"fast": {"engine": {"lora_adapters": {"best": "/a"}}}, "best": {}}, "cascades": {}},
@@ -90,7 +91,7 @@ async def test_request_gets_the_model_it_names_with_the_scores_it_has_alone() ->
     """With a cache that all share: a score of one is never served for another."""
     together = Service(settings())
     for name in ("fast", "best"):
-        alone = Service(settings(models={name: MODELS[name]}, cascades={}))
+        alone = Service(settings(models={name: MODELS[name]}, cascades={}, default=None))
         wanted = await alone.rank()
         for cached in (0, len(TEXTS)):
             ranking = await together.rank(name)
@@ -130,7 +131,9 @@ async def test_strict_service_refuses_an_unknown_name_and_gives_the_known() -> N
         await service.rank("gpt-4")
     assert raised.value.status_code == 404
     assert "gpt" not in str(raised.value)
-    alone = Service(settings(models={"only": MODELS["fast"]}, cascades={}, access={"strict_models": True}))
+    alone = Service(
+        settings(models={"only": MODELS["fast"]}, cascades={}, default="only", access={"strict_models": True})
+    )
     with pytest.raises(UnknownModelError):
         await alone.rank("gpt-4")
 
@@ -247,7 +250,7 @@ def test_commands_take_one_of_them_by_its_name(tmp_path: Path) -> None:
 
 
 def test_simulated_service_simulates_every_model(tmp_path: Path) -> None:
-    file = _written(tmp_path, models={"fast": {}, "best": {"engine": {"cpus": 2}}})
+    file = _written(tmp_path, models={"fast": {}, "best": {"engine": {"cpus": 2}}}, default="fast")
     [application] = startable_config(file, simulated=True, host="127.0.0.1", port=0)["applications"]
     config = RerankerConfig.model_validate(application["args"])
     assert [one.engine.simulated is not None for one in config.each_model().values()] == [True, True]
@@ -261,6 +264,7 @@ applications:
     import_path: deployments.app:build_app
     args:
       models: {fast: {}, best: {engine: {tensor_parallel_size: 2}}}
+      default: fast
     deployments:
       - {name: Ingress, graceful_shutdown_timeout_s: 125}
       - {name: EngineReplica, num_replicas: 3}
@@ -311,7 +315,8 @@ def test_application_has_an_engine_deployment_for_each_model_and_a_change_of_one
     def deployments(**best: Any) -> dict[str, Any]:
         """What Serve would start, by deployment; on the CPU, as otherwise Ray is asked for GPUs."""
         engine = {"device": "cpu", "cpus": 1}
-        args = {"models": {"fast": {"engine": engine}, "best": {"engine": engine | best}}}
+        models = {"fast": {"engine": engine}, "best": {"engine": engine | best}}
+        args: dict[str, object] = {"default": "fast", "models": models}
         _, default, _, other = build_app(args)._bound_deployment.init_args
         return {one._bound_deployment.name: one._bound_deployment.init_args for one in (default, other)}
 
