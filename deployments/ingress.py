@@ -35,6 +35,7 @@ from deployments.http.search import Search, SearchClient
 from deployments.http.server import Listener, listen
 from deployments.loading import replicas_loading
 from deployments.telemetry import ReplicaMetrics, RequestLog, Tracer, join_serve
+from deployments.watchdog import Watchdog
 from reranker import metrics
 from reranker.cache import Statistics
 from reranker.cache.score_cache import ScoreCache, report
@@ -90,12 +91,14 @@ class Ingress:
         self.require_any_room = self._ranker.require_any_room
         self.threads = FairThreads(2)  # what holds the interpreter is no faster in more
         self.open_page = PlaygroundClient().answer
-        self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
+        whose = f"{ray.get_runtime_context().gcs_address} {here.app_name}"  # another application has other clients
+        self.service = hashlib.sha256(whose.encode()).hexdigest()[:16]
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
         self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
         self._failed = _asked(self._start_failed, keep_s=2.0, limit_s=1.0)
+        self._running = _asked(self._any_engine_runs, keep_s=1.0, limit_s=1.0)
         self._loading = _asked(replicas_loading, keep_s=1.0, limit_s=1.0)
         self._verified = _asked(lambda: kept(self._fleet.placement.own_identity), keep_s=0.0, limit_s=1.0)
         self._series = _asked(lambda: generate_latest(metrics.node_registry()), keep_s=0.0, limit_s=10.0)
@@ -107,6 +110,7 @@ class Ingress:
         self._memory = BytesInHand(config.limits.max_bytes_in_hand)
         self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener: Listener | None = None
+        self._watchdog: Watchdog | None = None
         gc.freeze()  # what is here now stays: to look through all of it again and again takes a tenth of a second
         gc.set_threshold(*gc.get_threshold()[:2], _NEVER)  # of large bodies all at once, too: see `guard.trim`
 
@@ -115,7 +119,8 @@ class Ingress:
         if self._listener is None:
             await self._wait_for_turn()
             options = _get_global_client().http_config
-            self._listener = Listener(self._app, options, listen(options, self.service))
+            self._listener = Listener(self._app, options, await asyncio.to_thread(listen, options, self.service))
+            self._watchdog = Watchdog()
         if not self._listener.healthy:
             raise RuntimeError("the HTTP server has ended")
 
@@ -149,6 +154,8 @@ class Ingress:
             self._fleet.leave()
             if self._listener is not None:
                 await self._listener.drain(self._config.limits.timeout_s, self._config.limits.notice_s)
+            if self._watchdog is not None:
+                self._watchdog.close()
             if self._metrics is not None:
                 self._metrics.close()
             if self._cache is not None:
@@ -161,7 +168,8 @@ class Ingress:
         return self._listener is not None and self._listener.draining
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
-        await self._fleet.meet()
+        ends_s = record.began_s + self._config.limits.bounded_s(lists[0].timeout_s)
+        await self._fleet.meet(self._engines_run, ends_s)
         try:
             return await self._ranker.rank(lists, caller, record)
         except HandOverError:
@@ -254,6 +262,19 @@ class Ingress:
         with contextlib.suppress(NoAnswerError):
             return await self._verified.answer()
         return None
+
+    async def _engines_run(self) -> bool:
+        with contextlib.suppress(NoAnswerError):
+            return await self._running.answer()
+        return False
+
+    def _any_engine_runs(self) -> bool:
+        """Whether Serve has engines that run, though we may not have heard of them. Blocks for some 15 ms."""
+        try:
+            deployments = serve.status().applications[serve.get_replica_context().app_name].deployments
+            return bool(deployments[self._engine.deployment_name].replica_states.get(ReplicaState.RUNNING))
+        except (RayError, RayServeException, KeyError):
+            return False
 
     def _start_failed(self) -> bool:
         """Whether Serve has given up starting engines. Blocks for some 15 ms; asked only while there is none."""

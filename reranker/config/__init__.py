@@ -23,6 +23,7 @@ from reranker.config.service import (
     AccessConfig,
     AdmissionConfig,
     CacheConfig,
+    IngressConfig,
     LimitsConfig,
     ObservabilityConfig,
     PlanningConfig,
@@ -42,6 +43,7 @@ class RerankerConfig(Group):
 
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
+    ingress: IngressConfig = IngressConfig()
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()
     planning: PlanningConfig = PlanningConfig()
