@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,12 +27,15 @@ from tests.cluster.network import ROOT, Switch, start_host
 from tests.integration.conftest import TLS, configuration, deployment
 
 PORT, HEAD_PORT, DASHBOARD_PORT, EXPORTER_PORT = 8000, 6379, 8265, 8080
-HEAD = "head"
+REDIS_PORT = 6379
+HEAD, REDIS = "head", "redis"
 START_TIMEOUT_S = 180
-DRAIN_S = (300, 150)
-"""Arguments of drain.sh for an ingress's pod; an engine's waits longer for its successor."""
+GRACE_S = {INGRESS_DEPLOYMENT: 30, ENGINE_DEPLOYMENT: 20}
+"""`graceful_shutdown_timeout_s`; and all other times of a drain are a fraction of those of k8s/, too."""
+DRAIN_S = (90, 30)
+"""Arguments of drain.sh."""
 Role = Literal["head", "ingress", "engine"]
-_NUMBERS = {"head": 1, "ingress": 10, "engine": 20}
+_NUMBERS, _REDIS_NUMBER = {"head": 1, "ingress": 10, "engine": 20}, 50
 """The last part of the first address of a role, less one where there may be more than one."""
 
 
@@ -77,9 +81,9 @@ class Node:
 class RayCluster:
     """The nodes, and Serve on them. Use as a context."""
 
-    def __init__(self, folder: Path, ingresses: int = 2, engines: int = 3, redis: str = "") -> None:
-        """Start all nodes. `redis`: `host:port` of one that keeps the head's state; without, a dead head is the end."""
-        self.folder, self._redis = folder, redis
+    def __init__(self, folder: Path, ingresses: int = 2, engines: int = 3, *, redis: bool = False) -> None:
+        """Start all nodes. `redis`: one beside them keeps the head's state; without it a dead head is the end."""
+        self.folder = folder
         self._token = secrets.token_hex(16)
         self.switch = Switch()
         self.nodes = {HEAD: Node(HEAD, "head", _NUMBERS["head"])}
@@ -87,7 +91,10 @@ class RayCluster:
             for number in range(1, count + 1):
                 name = f"{short}{number}"
                 self.nodes[name] = Node(name, role, _NUMBERS[role] + number)  # type: ignore[arg-type]
+        self._redis: subprocess.Popen[bytes] | None = None
         try:
+            if redis:
+                self._start_redis()
             for name in self.nodes:
                 self.start(name)
             self.wait("all nodes are there", lambda: len(self.alive()) == len(self.nodes))
@@ -104,6 +111,9 @@ class RayCluster:
     def close(self) -> None:
         for name in self.nodes:
             self.kill(name)
+        if self._redis is not None:
+            self._redis.kill()
+            self._redis.wait()
         self.switch.close()
 
     # --- nodes
@@ -142,6 +152,18 @@ class RayCluster:
         node.address = self.switch.attach(name, node.process.pid, node.number)
         node.hung.clear()
 
+    def _start_redis(self) -> None:
+        command = ["redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no"]
+        self._redis = start_host(command, pid_namespace=False, stdout=subprocess.DEVNULL)
+        address = self.switch.attach(REDIS, self._redis.pid, _REDIS_NUMBER)
+
+        def listens() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection((address, REDIS_PORT), timeout=1):
+                return True
+            return False
+
+        self.wait("Redis listens", listens)
+
     def _environment(self, head: str) -> dict[str, str]:
         ours = {
             "RAY_AUTH_MODE": "token",
@@ -155,8 +177,9 @@ class RayCluster:
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
-        if self._redis:
-            ours |= {"RAY_REDIS_ADDRESS": self._redis, "RAY_external_storage_namespace": self._token}
+        if self._redis is not None:
+            redis = f"{self.switch.address(REDIS)}:{REDIS_PORT}"
+            ours |= {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": self._token}
         return os.environ | ours
 
     # --- what may happen to them
@@ -211,20 +234,27 @@ class RayCluster:
     # --- Serve
 
     def configuration(
-        self, ingresses: int | None = None, engines: int | None = None, **args: Any
+        self, ingresses: int | None = None, engines: int | None = None, *, seed: int = 0
     ) -> dict[str, Any]:  # Any: YAML
         """As for a cluster of pods: one ingress replica on a node, one engine on a node, on all addresses.
 
-        How many there are: one for each node made for it, unless said. `args` are the application's, with simulated
-        engines where they say nothing of them.
+        How many there are: one for each node made for it, unless said. Engines are simulated; those of another seed
+        hold another model, which takes other prompts.
         """
-        simulated = {"tokens_per_s": 20_000} if "engine" not in args else None
-        args = {"access": {"allow_anonymous": True}, "cache": {"enabled": False}, **args}
-        args["ingress"] = {"resources": {"ingress": 0.5}, "one_per_node": True}
+        simulated = {"tokens_per_s": 20_000, "score_seed": seed}
+        args: dict[str, Any] = {
+            "access": {"allow_anonymous": True},
+            "cache": {"enabled": False},
+            "limits": {"notice_s": 5},
+        }
+        args |= {"ingress": {"resources": {"ingress": 0.5}, "one_per_node": True}}
+        args |= {"model": {"max_pair_tokens": 8_192 - seed}}
         config = configuration(engines or len(self.of("engine")), args, simulated)
         config["http_options"] |= {"host": "0.0.0.0", "port": PORT}  # noqa: S104 - of the namespace
         ingress, engine = deployment(config, INGRESS_DEPLOYMENT), deployment(config, ENGINE_DEPLOYMENT)
         ingress["num_replicas"] = ingresses or len(self.of("ingress"))
+        for one in (ingress, engine):
+            one["graceful_shutdown_timeout_s"] = GRACE_S[one["name"]]
         engine["ray_actor_options"] = {
             "num_cpus": 0,
             "resources": {"engine": 1},
