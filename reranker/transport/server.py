@@ -65,6 +65,7 @@ class _Connection(FrameConnection):
         super().connection_made(transport)
         strangers = [one for one in self._server.connections if not one.known]
         if len(strangers) >= _MAX_STRANGERS:
+            del self._server.connections[strangers[0]]
             strangers[0].transport.abort()
         self._server.connections[self] = None
         asyncio.get_running_loop().call_later(_HELLO_S, self._end_stranger)
