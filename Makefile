@@ -79,6 +79,14 @@ attack: $(DEV) ## everything that has hurt a service, against a running one of y
 clients: $(DEV) ## the clients people have, in environments of their own, against services it starts (10 minutes)
 	$(BIN)/python -m tests.clients
 
+.PHONY: cluster
+cluster: $(DEV) ## real Ray nodes in namespaces of this machine, lists that keep coming, and commands to break it (root; CLUSTER="--engines 2 --redis")
+	@$(BIN)/python -m tests.cluster $(CLUSTER)
+
+.PHONY: cluster-faults
+cluster-faults: $(DEV) ## kill, cut, part, hang, drain and change such a cluster: benchmarks/results/cluster.json (an hour; FAULTS="--share 0.2 --only …")
+	$(BIN)/python -m benchmarks.cluster $(FAULTS)
+
 .PHONY: examples
 examples: $(DEV) ## every example, in an environment of its own, against a running service (URL=…)
 	RERANKER_URL=$(URL) examples/curl.sh
