@@ -195,8 +195,11 @@ class Ingress:
     async def rank_for_another(
         self, lists: Sequence[RankRequest], caller: Caller, request_id: str, size_bytes: int
     ) -> Sequence[Ranking] | RerankerError | None:
-        """Rank the lists that an ingress hands over. An error is an answer. None: we are leaving ourselves."""
-        if self.draining:
+        """Rank the lists that an ingress hands over. An error is an answer. None: another one should.
+
+        That is who leaves as well, or will: Serve ends no replica that waits for engines on behalf of another.
+        """
+        if self.draining or not self._fleet.placement.has_its_turn:
             return None
         record = RequestRecord(request_id, body_bytes=size_bytes)
         try:

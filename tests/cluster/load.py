@@ -121,14 +121,16 @@ class Load:
 def _problem(one: RankedList, answer: Answer) -> str | None:
     if answer.ok:
         return one.wrong(answer.json())
-    return f"{answer.status}: {answer.body[:120]!r}"
+    if not answer.status:  # the connection broke, or none was had
+        return answer.body.decode().partition("(")[0]
+    return f"{answer.status} {answer.body[:120]!r}"
 
 
 def summary(outcomes: Sequence[Outcome], limit: Callable[[int], float] = lambda _: 1.0) -> dict[str, Any]:  # Any: JSON
     """Count what was lost, wrong, or had to be asked again; and how long they took, by documents."""
     lost = [one for one in outcomes if one.problem and len(one.refusals) == TRIES]
     wrong = [one for one in outcomes if one.problem and len(one.refusals) < TRIES]
-    refused = Counter(" ".join(text.split()[:2]) for one in outcomes for text in one.refusals)
+    refused = Counter(" ".join(text.split(" ")[:2]) for one in outcomes for text in one.refusals)
     sizes = sorted({one.documents for one in outcomes})
     return {
         "lists": len(outcomes),
