@@ -19,7 +19,7 @@ SEEDS = {"simulated": 0, "simulated-1": 1}
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    """A head, two nodes for ingress replicas, two for engines; each engine's node is left as it was found."""
+    """A head, two nodes for ingress replicas, two for engines."""
     if (why := refusal()) is not None:
         pytest.skip(why)
     with RayCluster(tmp_path_factory.mktemp("nodes"), ingresses=2, engines=2) as cluster:
@@ -40,8 +40,7 @@ def test_nodes_that_die_or_are_cut_off_and_an_update_cost_no_list(nodes: RayClus
         nodes.wait("the engine is back", nodes.complete)
         nodes.cut("eng2")
         load.wait_for(20)
-        nodes.kill("eng2")
-        nodes.heal("eng2")
+        nodes.heal("eng2")  # before Ray has given it up
         nodes.wait("the other one is back", nodes.complete)
         nodes.deploy(nodes.configuration(seed=1))
         nodes.wait("the update has ended", lambda: _one_on_each(nodes) and nodes.complete())
