@@ -326,4 +326,4 @@ class RayCluster:
         headers = {"Authorization": f"Bearer {self._token}"}
         answer = httpx.request(method, url, json=content, headers=headers, timeout=30, verify=TLS)
         answer.raise_for_status()
-        return answer.json() if answer.content else {}  # type: ignore[no-any-return]
+        return answer.json() if answer.content else {}

@@ -30,7 +30,7 @@ def _ingress(own: ServedModel, engines: list[ServedModel]) -> Any:  # Any: what 
 
 async def _asked(ingress: Any) -> Any:
     async with asyncio.timeout(5):
-        return await Ingress.rank_for_another(ingress, [RankRequest("q", ["d"])], Caller("tests"), "id", 0)
+        return await Ingress.rank_for_another(ingress, [RankRequest("q", ("d",))], Caller("tests"), "id", 0)
 
 
 async def test_new_ingress_with_engines_takes_it() -> None:

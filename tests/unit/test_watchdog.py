@@ -14,7 +14,7 @@ import asyncio, sys, time
 from deployments.watchdog import Watchdog
 
 async def main():
-    watchdog = Watchdog(silent_s=0.6)
+    watchdog = Watchdog(silent_s=1.5)
     print("watched", flush=True)
     if sys.argv[1] == "blocked":
         await asyncio.sleep(0.1)
