@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from ray import serve
-from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]  # private: a resource of which every node has 1
+from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]  # private: every node has 1 of it
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
