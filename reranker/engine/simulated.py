@@ -1,7 +1,7 @@
 """A simulated GPU: it takes the time of a real one, and gives every pair a fixed, meaningless score.
 
-A step costs `step_s + tokens / tokens_per_s`, spread by `jitter`. A list's head is computed once, as with a prefix
-cache. Everything around the step is the code that drives the real engine. What this can show: docs/simulated.md.
+A step costs `step_s + tokens / tokens_per_s`, or `host_s_per_pair` for each pair where that is longer, spread by
+`jitter`. A list's head is computed once, as with a prefix cache. Everything around the step is the code that drives the real engine. What this can show: docs/simulated.md.
 """
 
 import heapq
@@ -15,6 +15,7 @@ import numpy as np
 
 from reranker.config import EngineConfig, SimulatedConfig
 from reranker.engine import metrics
+from reranker.engine.cards import settings_for
 from reranker.engine.loop import Engine
 
 _HEADS = 64  # in the simulated prefix cache
@@ -77,7 +78,8 @@ class SimulatedStepper:
             taken += cost
         if self._random.random() < self._costs.failure_rate:
             raise RuntimeError("a simulated failure, as failure_rate asks")
-        took_s = self._costs.step_s + taken / self._costs.tokens_per_s
+        # A real loop prepares a batch while the device computes the one before.
+        took_s = max(self._costs.step_s + taken / self._costs.tokens_per_s, len(done) * self._costs.host_s_per_pair)
         took_s *= self._random.lognormvariate(0, self._costs.jitter) if self._costs.jitter else 1
         # From when the device was free, not from now: a late wake-up of this thread is not the device's slowness.
         now_s = time.monotonic()
@@ -90,8 +92,9 @@ class SimulatedStepper:
 
 
 def simulated_engine(config: EngineConfig, costs: SimulatedConfig) -> Engine:
+    limits = settings_for(config, None)
     return Engine(
-        lambda: SimulatedStepper(costs, config.max_batch_tokens, config.max_batch_pairs),
+        lambda: SimulatedStepper(costs, limits.max_batch_tokens, limits.max_batch_pairs),
         by_arrival=config.scheduling == "fcfs",
         target_step_s=config.target_step_s,
     )

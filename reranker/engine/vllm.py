@@ -1,6 +1,7 @@
 """A vLLM pooling engine in this process. Why not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md."""
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,10 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 from reranker.config import EngineConfig
-from reranker.engine import metrics
+from reranker.engine import cards, metrics
+from reranker.engine.device import Gpu, here
 from reranker.engine.loop import Engine
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint, require_weights
+
+logger = logging.getLogger(__name__)
 
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 _KNOWN_HEADS = 256  # more lists than take turns at once
@@ -41,15 +45,23 @@ class VllmEngine(Engine):
     """One model on one device, "cpu" or "cuda"."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
-        """UnsupportedModelError: an adapter is not one of this model."""
+        """UnsupportedModelError: an adapter is not one of this model. DeviceError: the model does not fit the GPU."""
         adapters = find_adapters(checkpoint, config, device)
-        arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
+        gpu = cards.smallest(here().gpus) if device == "cuda" else None
+        if gpu is not None:
+            size = cards.size_of(checkpoint, config.quantization)
+            if size is not None:
+                cards.require_room(config, gpu, size)
+            logger.info("%s", "; ".join(cards.described(config, gpu, size)))
+        arguments = engine_args(checkpoint, config, device=device, adapters=adapters, gpu=gpu)
         super().__init__(
             lambda: VllmStepper(arguments, adapters, device=device, token_types=checkpoint.token_types, fail=self.fail),
             by_arrival=config.scheduling == "fcfs",
             target_step_s=config.target_step_s,
         )
         require_weights(checkpoint)  # again: those of a model from the hub are here only now
+        if device == "cuda":
+            logger.info("vLLM has started: %s", self._stepper.facts())  # type: ignore[attr-defined]
 
 
 class VllmStepper:
@@ -172,6 +184,23 @@ class VllmStepper:
             metrics.VLLM_KV_USAGE: cache.usage,
         }
 
+    def facts(self) -> str:
+        """What vLLM has decided at its start, in words: attention, prefix cache, graphs, the limits of a batch."""
+        config = self._core.vllm_config
+        layers, graphs = config.compilation_config.static_forward_context.values(), config.compilation_config
+        attention = {layer.attn_backend.get_name() for layer in layers if hasattr(layer, "attn_backend")}
+        sizes = graphs.cudagraph_capture_sizes or []
+        blocks, block = config.cache_config.num_gpu_blocks or 0, config.cache_config.block_size
+        found = {
+            "attention": ", ".join(sorted(attention)) or "in other processes",  # of a tensor-parallel engine
+            "prefix cache": f"{blocks * block:,} tokens in blocks of {block}",
+            "compiled": graphs.mode.name,
+            "CUDA graphs": f"{graphs.cudagraph_mode.name}, {len(sizes)} up to {max(sizes, default=0):,} tokens",
+            "a batch": f"{self.max_batch_tokens:,} tokens, {self.max_batch_pairs:,} pairs, {self.depth} at a time",
+            "numbers": f"{str(config.model_config.dtype).removeprefix('torch.')}, {config.model_config.quantization}",
+        }
+        return "; ".join(f"{what}: {said}" for what, said in found.items())
+
     def close(self) -> None:
         self._core.shutdown()
 
@@ -212,9 +241,15 @@ class _SharedHeads:
 
 
 def engine_args(
-    checkpoint: Checkpoint, config: EngineConfig, *, device: str, adapters: Mapping[str, Adapter] | None = None
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    *,
+    device: str,
+    adapters: Mapping[str, Adapter] | None = None,
+    gpu: Gpu | None = None,
 ) -> dict[str, Any]:  # Any: vLLM's arguments have every type
-    """VLLM's settings, by the names of its EngineArgs."""
+    """VLLM's settings, by the names of its EngineArgs. `gpu` decides what the configuration leaves open."""
+    settings = cards.settings_for(config, gpu, gpu and cards.size_of(checkpoint, config.quantization))
     arguments: dict[str, Any] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
@@ -222,8 +257,8 @@ def engine_args(
         "runner": "pooling",
         "hf_overrides": dict(checkpoint.family.hf_overrides),
         "max_model_len": checkpoint.max_pair_tokens,
-        "max_num_batched_tokens": config.max_batch_tokens,
-        "max_num_seqs": config.max_batch_pairs,
+        "max_num_batched_tokens": settings.max_batch_tokens,
+        "max_num_seqs": settings.max_batch_pairs,
         "scheduling_policy": "priority",  # pairs that wait in vLLM keep the order of their turns
         "enable_prefix_caching": checkpoint.family.causal,  # the pairs of a list share their head
         "tensor_parallel_size": config.tensor_parallel_size,
@@ -249,11 +284,16 @@ def engine_args(
             # prefix cache would never hit.
             arguments["block_size"] = 32
     else:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+        if gpu is not None or config.cuda_graph_tokens is not None:
+            # Pooling models have no other graphs than piecewise ones in vLLM.
+            graphs = settings.cuda_graph_tokens
+            mode = {"cudagraph_mode": "PIECEWISE", "cudagraph_capture_sizes": list(graphs)}
+            arguments["compilation_config"] = mode if graphs else {"cudagraph_mode": "NONE"}
         # The next batch is prepared while the GPU computes one. vLLM's default for pooling models is off, because a
         # newcomer waits for two batches then; ours are half as long: see `Engine`. The pairs of both count as running.
         at_once = arguments["async_scheduling"] = config.vllm_args.get("async_scheduling", True)
-        arguments["max_num_seqs"] = (1 + at_once) * config.max_batch_pairs
+        arguments["max_num_seqs"] = (1 + at_once) * settings.max_batch_pairs
     return arguments | config.vllm_args
 
 

@@ -63,6 +63,16 @@ def test_step_costs_its_tokens_and_a_constant(fake_time: FakeTime) -> None:
     assert fake_time.slept == pytest.approx([0.5 + 5 / 1_000])
 
 
+def test_step_takes_as_long_as_its_thread_where_the_device_is_faster(fake_time: FakeTime) -> None:
+    """The loop prepares a batch while the device computes the one before: the longer of the two counts."""
+    for host_s, took_s in ((0.1, 0.505), (0.3, 0.6)):
+        stepper = _stepper(COSTS.model_copy(update={"host_s_per_pair": host_s}))
+        for pair, tokens in enumerate(([1, 2], [3, 4, 5])):
+            stepper.add(pair, tokens, 0, 0)
+        assert len(stepper.step()) == 2
+        assert fake_time.slept.pop() == pytest.approx(took_s)
+
+
 def test_head_is_computed_once_as_a_prefix_cache_has_it(fake_time: FakeTime) -> None:
     stepper = _stepper()
     for pair in range(3):
