@@ -160,6 +160,10 @@ bench-beside: $(DEV) ## another state of this repository beside this one: half a
 bench-loop: $(DEV) ## how busy the engine's loop would keep an L4, an A100, an H100: emulated, no GPU needed; ten minutes (BENCH=--quick)
 	$(BIN)/python -m benchmarks.loop $(BENCH)
 
+.PHONY: gpu-proof
+gpu-proof: $(DEV) ## on a machine with a card: does it start, score right, and how fast is it? A page and a JSON; goes on where it was (PROOF=--dry-run)
+	$(BIN)/python -m benchmarks.proof $(PROOF)
+
 .PHONY: bench-batch
 bench-batch: $(DEV) ## `reranker batch` beside the engine alone, and its memory: half an hour (BENCH="--shape nano --pairs 5000")
 	$(BIN)/python -m benchmarks.batch $(BENCH)

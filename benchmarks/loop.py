@@ -40,13 +40,13 @@ from vllm.v1.outputs import ModelRunnerOutput
 
 from benchmarks.models import SHAPES, Shape
 from benchmarks.results import RESULTS, SCRATCH, describe, parser, percentiles, read, say, short, write
+from benchmarks.serving.systems import configure
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.cards import CARDS, FP8_CAPABILITY, kv_tokens, size_of_shape
 from reranker.engine.loop import Engine, Pace
 from reranker.engine.vllm import VllmStepper, engine_args, prepare_interpreter
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.types import Shard
-
 
 # Operations a second in bf16, dense, and bytes a second of its memory.
 SPEEDS = {"L4": (121e12, 0.30e12), "A100": (312e12, 2.04e12), "H100": (989e12, 3.35e12)}
@@ -221,9 +221,7 @@ def rows(card: str, model: str, cells: list[tuple[int, int]], **how: Any) -> lis
         for cell in cells:
             figures = asyncio.run(measure(engine, *cell, seconds))
             figures = {name: short(value, 3) for name, value in figures.items()}
-            found.append(
-                {"card": card, "model": model, "document_tokens": cell[0], "documents": cell[1]} | figures
-            )
+            found.append({"card": card, "model": model, "document_tokens": cell[0], "documents": cell[1]} | figures)
             say(found[-1])
     return found
 
@@ -234,9 +232,11 @@ ASKED = ("H100", "0.6B", 200, 1_000)
 
 def compared(rounds: int = 4) -> tuple[dict[str, Any], dict[str, Any]]:
     """The row of the cell of which much is asked, and how it came to be: beside what was before, in turns."""
-    card, model, *cell = ASKED
-    found = [rows(card, model, [tuple(cell)], before=before)[0] for before in (True, False) * rounds]
-    before, now = ({name: np.median([one[name] for one in found[i::2]]) for name in found[0] if name not in CELL} for i in (0, 1))
+    card, model, *_ = ASKED
+    found = [rows(card, model, [ASKED[2:]], before=before)[0] for before in (True, False) * rounds]
+    before, now = (
+        {name: np.median([one[name] for one in found[i::2]]) for name in found[0] if name not in CELL} for i in (0, 1)
+    )
     row = dict(zip(CELL, ASKED, strict=True)) | now
     row |= {f"{name}_before": before[name] for name in ("pairs_per_s", "busy", "host_us_per_pair")}
     row = {name: one if name in CELL else short(one, 3) for name, one in row.items()}
@@ -247,9 +247,19 @@ def compared(rounds: int = 4) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def main() -> int:
     options = parser(__doc__)
-    options.add_argument("--quick", action="store_true", help="only the cell of which much is asked; its row is made anew")
+    options.add_argument(
+        "--quick", action="store_true", help="only the cell of which much is asked; its row is made anew"
+    )
     options.add_argument("--out", type=Path, default=RESULTS / "loop.json", help="(benchmarks/results/loop.json)")
+    options.add_argument("--engine", nargs="*", metavar="KEY=VALUE", help="only that cell, once, with these settings")
+    options.add_argument("--card", choices=SPEEDS, default=ASKED[0], help="with --engine: another card (%(default)s)")
     arguments = options.parse_args()
+    if arguments.engine is not None:
+        tree: dict[str, Any] = {"engine": {}}
+        configure(tree, arguments.engine)
+        found = rows(arguments.card, ASKED[1], [ASKED[2:]], **tree["engine"])
+        write(arguments.out, {"emulation": True, "run": describe(), "rows": found})
+        return 0
     content: dict[str, Any] = read(arguments.out) if arguments.quick else {}
     asked, how = compared()
     say(how["held"])
@@ -262,7 +272,9 @@ def main() -> int:
             sizes = (None, 0.001)
             full, least = (rows(card, model, [(150, 1_000)], target_step_s=one)[0] for one in sizes)
             content["rows"] += cells
-            content["batch_sizes"] += [one | {"target_step_s": size} for one, size in zip((full, least), sizes, strict=True)]
+            content["batch_sizes"] += [
+                one | {"target_step_s": size} for one, size in zip((full, least), sizes, strict=True)
+            ]
             share = min(cells[3]["pairs_per_s"], least["pairs_per_s"]) / full["pairs_per_s"]
             content["held"][f"{card}, {model}: {share:.2f} of the largest batch's pairs/s"] = share >= 0.95
             write(arguments.out, content)  # now: whoever interrupts has what there is

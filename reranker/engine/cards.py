@@ -36,7 +36,7 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CardClass:
-    """Cards that get the same settings."""
+    """What an engine has on such cards where `engine` says nothing."""
 
     name: str
     pattern: str
@@ -175,7 +175,7 @@ def described(config: EngineConfig, gpu: Gpu | None, size: ModelSize | None) -> 
             said = f"it fits {needed}: a replica for each GPU computes more than one over several"
             yield f"engine.tensor_parallel_size is {gpus}, and {said}"
     if (config.quantization or "").startswith("fp8") and gpu.capability < FP8_CAPABILITY:
-        yield f"engine.quantization: {config.quantization} saves memory on this card, and time it costs: no FP8 arithmetic"
+        yield f"engine.quantization: {config.quantization} saves memory and costs time: this card has no FP8 arithmetic"
     elif gpu.capability >= FP8_CAPABILITY and config.quantization is None:
         yield "this card computes in FP8: engine.quantization: fp8_per_channel, once `reranker eval` says what it costs"
 

@@ -1,7 +1,8 @@
 """A simulated GPU: it takes the time of a real one, and gives every pair a fixed, meaningless score.
 
 A step costs `step_s + tokens / tokens_per_s`, or `host_s_per_pair` for each pair where that is longer, spread by
-`jitter`. A list's head is computed once, as with a prefix cache. Everything around the step is the code that drives the real engine. What this can show: docs/simulated.md.
+`jitter`. A list's head is computed once, as with a prefix cache. Everything around the step is the code that drives the
+real engine. What this can show: docs/simulated.md.
 """
 
 import heapq

@@ -1,4 +1,4 @@
-"""What an engine gets on each card, said by nobody: batches it has memory for, and one sentence where the model has none."""
+"""What an engine gets on each card where nothing is said: batches it has memory for, or a sentence where it has none."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def test_configuration_wins_and_changes_nothing_else(key: str, value: object) ->
 
 
 @pytest.mark.parametrize(
-    ("card", "model", "tokens"), [("L4", "4B", 8_192), ("L4", "8B", 4_096), ("A10G", "8B", 4_096), ("H100", "8B", 16_384)]
+    ("card", "model", "tokens"),
+    [("L4", "4B", 8_192), ("L4", "8B", 4_096), ("A10G", "8B", 4_096), ("H100", "8B", 16_384)],
 )
 def test_batches_under_way_leave_half_of_the_prefix_cache(card: str, model: str, tokens: int) -> None:
     size = SIZES[model]
