@@ -38,11 +38,11 @@ from vllm.v1.executor import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
 
-from benchmarks.models import SHAPES, Shape
+from benchmarks.models import QWEN_VOCABULARY, SHAPES, Shape
 from benchmarks.results import RESULTS, SCRATCH, describe, parser, percentiles, read, say, short, write
 from benchmarks.serving.systems import configure
 from reranker.config import EngineConfig, ModelConfig
-from reranker.engine.cards import CARDS, FP8_CAPABILITY, kv_tokens, size_of_shape
+from reranker.engine.cards import CARDS, FP8_CAPABILITY
 from reranker.engine.loop import Engine, Pace
 from reranker.engine.vllm import VllmStepper, engine_args, prepare_interpreter
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
@@ -60,12 +60,13 @@ class Gpu(CudaPlatformBase):  # type: ignore[misc]  # vllm is untyped here
 
     @classmethod
     def become(cls, name: str, shape: Shape, quantization: str | None) -> None:
-        size, flops, (peak, bytes_per_s) = size_of_shape(shape.config, "auto", quantization), 1.0, SPEEDS[name]
-        cls.card, cls.kv_bytes = CARDS[name], kv_tokens(size, CARDS[name], 0.9) * size.kv_bytes
+        cls.card, (peak, bytes_per_s) = CARDS[name], SPEEDS[name]
+        weights = shape.flops_per_token * (0.5 if quantization else 1.0)  # in bytes: two operations for each parameter
+        embedding = 2 * QWEN_VOCABULARY * shape.hidden
+        cls.kv_bytes = int(cls.card.memory_gib * 2**30 * 0.9 - weights - embedding)
         if quantization and cls.card.capability >= FP8_CAPABILITY:
-            flops = 2.0  # FP8 has twice the peak
-        weights = shape.flops_per_token * (0.5 if quantization else 1.0)  # bytes: two for each parameter, or one
-        cls.fixed_s, cls.token_s = 0.002 + weights / bytes_per_s, shape.flops_per_token / (0.55 * peak * flops)
+            peak *= 2
+        cls.fixed_s, cls.token_s = 0.002 + weights / bytes_per_s, shape.flops_per_token / (0.55 * peak)
 
     @classmethod
     def busy_s(cls) -> float:
@@ -237,9 +238,8 @@ def compared(rounds: int = 4) -> tuple[dict[str, Any], dict[str, Any]]:
     before, now = (
         {name: np.median([one[name] for one in found[i::2]]) for name in found[0] if name not in CELL} for i in (0, 1)
     )
-    row = dict(zip(CELL, ASKED, strict=True)) | now
-    row |= {f"{name}_before": before[name] for name in ("pairs_per_s", "busy", "host_us_per_pair")}
-    row = {name: one if name in CELL else short(one, 3) for name, one in row.items()}
+    figures = now | {f"{name}_before": before[name] for name in ("pairs_per_s", "busy", "host_us_per_pair")}
+    row = dict(zip(CELL, ASKED, strict=True)) | {name: short(one, 3) for name, one in figures.items()}
     busy, host = now["busy"], now["host_us_per_pair"] / before["host_us_per_pair"]
     held = {f"busy {busy:.3f} >= 0.90": bool(busy >= 0.90), f"host {host:.3f} <= 0.45": bool(host <= 0.45)}
     return row, {"run": describe(), "held": held, "before_and_now_in_turns": found}

@@ -66,9 +66,10 @@ def configuration_page() -> str:
     return _written(CONFIGURATION) + "\n".join(lines)
 
 
-_CARDS_TEXT = """`reranker config show` says what this machine's card gets, `--card L4` what another would. The first row
-that fits counts; `max_batch_tokens` is halved, down to 2,048, where two batches would take more than half of the memory
-that a model's weights leave. **No row was measured on a GPU.** FP8 is never chosen by itself, as it changes scores."""
+_CARDS_TEXT = """`reranker config show` says what this machine's card gets, `--card L4` what another would. The first
+row that fits counts; `max_batch_tokens` is halved, down to 2,048, where two batches would take more than half of the
+memory that a model's weights leave. **No row was measured on a GPU.** FP8 is never chosen by itself: it changes
+scores."""
 
 
 def _cards() -> Iterator[str]:

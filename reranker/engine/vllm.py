@@ -249,7 +249,7 @@ def engine_args(
     gpu: Gpu | None = None,
 ) -> dict[str, Any]:  # Any: vLLM's arguments have every type
     """VLLM's settings, by the names of its EngineArgs. `gpu` decides what the configuration leaves open."""
-    settings = cards.settings_for(config, gpu, gpu and cards.size_of(checkpoint, config.quantization))
+    settings = cards.settings_for(config, gpu, cards.size_of(checkpoint, config.quantization))
     arguments: dict[str, Any] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,

@@ -1,8 +1,9 @@
-"""What an engine gets on each card where nothing is said: batches it has memory for, or a sentence where it has none."""
+"""What an engine gets on each card where nothing is said: batches that fit, or a sentence where the model does not."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_name_decides_where_memory_does_not() -> None:
         ("cuda_graph_tokens", ()),
     ],
 )
-def test_configuration_wins_and_changes_nothing_else(key: str, value: object) -> None:
+def test_configuration_wins_and_changes_nothing_else(key: str, value: Any) -> None:
     by_card = settings_for(EngineConfig(), CARDS["H100"], SIZES["0.6B"])
     chosen = settings_for(EngineConfig.model_validate({key: value}), CARDS["H100"], SIZES["0.6B"])
     assert chosen == by_card._replace(**{key: value})
