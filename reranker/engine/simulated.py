@@ -39,13 +39,13 @@ class SimulatedStepper:
         self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
         self._costs = costs
         self._random = random.Random(costs.seed)  # noqa: S311 - jitter, not a secret
-        # A heap of (priority, pair, prompt, head tokens, adapter).
-        self._waiting: list[tuple[int, int, list[int], int, str]] = []
+        # A heap of (priority, pair, prompt, head, adapter).
+        self._waiting: list[tuple[int, int, list[int], list[int], str]] = []
         self._heads: OrderedDict[int, None] = OrderedDict()
         self._free_s = time.monotonic()  # when the device is done with its last batch
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
+    def add(self, pair: int, prompt: list[int], head: list[int], priority: int, adapter: str = "") -> None:
+        heapq.heappush(self._waiting, (priority, pair, prompt, head, adapter))
 
     def repeated_tokens(self, head_tokens: int) -> int:
         """None: the prefix cache of this device has no blocks."""
@@ -65,9 +65,9 @@ class SimulatedStepper:
         done: list[tuple[int, float]] = []
         taken = 0
         while self._waiting and len(done) < self.max_batch_pairs:
-            _, pair, prompt, head_tokens, adapter = self._waiting[0]
-            head = hash((adapter, *prompt[:head_tokens]))
-            cost = len(prompt) - (head_tokens if head in self._heads else 0)
+            _, pair, prompt, tokens_of_head, adapter = self._waiting[0]
+            head = hash((adapter, *tokens_of_head))
+            cost = len(prompt) - (len(tokens_of_head) if head in self._heads else 0)
             if done and taken + cost > most:
                 break
             heapq.heappop(self._waiting)

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 _KNOWN_HEADS = 256  # more lists than take turns at once
+_KNOWN_SHARDS = 1_024
 
 
 def environment(cpus: float, threads: int | None = None, *, device: str = "cpu") -> dict[str, str]:
@@ -101,6 +102,8 @@ class VllmStepper:
         self._token_types = token_types
         self._params: dict[int, Any] = {}  # vllm's PoolingParams, by where the document begins
         self._head_hashes = lru_cache(_KNOWN_HEADS)(self._hash_head)
+        # The same by the head's object: its tokens need not be compared for every pair.
+        self._shards: dict[int, tuple[list[int], str, list[bytes]]] = {}
         self._lora_requests: dict[str, Any] = {"": None}  # vllm's LoRARequest; its import is heavy
         for number, (name, adapter) in enumerate(adapters.items(), start=1):
             from vllm.lora.request import LoRARequest
@@ -109,22 +112,26 @@ class VllmStepper:
             self._lora_requests[name] = LoRARequest(name or "adapter", number, str(adapter.folder))
             self._core.add_lora(self._lora_requests[name])  # now: a failure in a step would bring down the engine
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
+    def add(self, pair: int, prompt: list[int], head: list[int], priority: int, adapter: str = "") -> None:
         """Take in a pair; ValueError for one that would bring down the engine. No renderer makes such a pair."""
         if adapter not in self._lora_requests:
             raise ValueError("for an adapter that this engine does not have")
-        hashes = self._head_hashes(tuple(prompt[:head_tokens]), adapter)
-        if len(prompt) > self._max_tokens or max(prompt[head_tokens:]) >= self._vocabulary:
+        known = self._shards.get(id(head))
+        if known is None or known[0] is not head or known[1] != adapter:
+            if len(self._shards) >= _KNOWN_SHARDS:
+                self._shards.clear()
+            known = self._shards[id(head)] = head, adapter, self._head_hashes(tuple(head), adapter)
+        if len(prompt) > self._max_tokens or max(prompt[len(head) :]) >= self._vocabulary:
             raise ValueError("too long for the model, or with a token that it does not know")
         request = self._request(
             str(pair),
             prompt,
             None,
-            self._pooling_params(head_tokens if self._token_types else 0),
+            self._pooling_params(len(head) if self._token_types else 0),
             lora_request=self._lora_requests[adapter],
             priority=priority,
         )
-        request.block_hashes = hashes
+        request.block_hashes = known[2]
         request.prefill_stats = None  # counted for every pair, and read by nobody
         self._core.scheduler.add_request(request)  # the core's own asks the workers for their tasks, for every pair
 
@@ -260,6 +267,9 @@ def engine_args(
         "max_num_batched_tokens": settings.max_batch_tokens,
         "max_num_seqs": settings.max_batch_pairs,
         "scheduling_policy": "priority",  # pairs that wait in vLLM keep the order of their turns
+        # Before each pair vLLM looks whether all of it fits the cache, and then again whether this step's part does. Ours
+        # are whole, so that the first look is the second.
+        "scheduler_reserve_full_isl": False,
         "enable_prefix_caching": checkpoint.family.causal,  # the pairs of a list share their head
         "tensor_parallel_size": config.tensor_parallel_size,
         # One GPU: in this process. Several: a process each, with the GPUs that Ray gave the replica.

@@ -47,11 +47,11 @@ class GatedStepper(SimulatedStepper):
     def let(self, steps: int = 2_000) -> None:
         self.gate.release(steps)
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
+    def add(self, pair: int, prompt: list[int], head: list[int], priority: int, adapter: str = "") -> None:
         if REFUSED_TOKEN in prompt:
             raise ValueError("a prompt with this token")
         self._prompts[pair] = prompt
-        super().add(pair, prompt, head_tokens, priority, adapter)
+        super().add(pair, prompt, head, priority, adapter)
 
     def abort(self, pairs: Sequence[int]) -> None:
         self.aborted += pairs
