@@ -120,7 +120,7 @@ class Proof:
         out.unlink(missing_ok=True)
         status = _run(part.command, log, limit_s)
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line for line in lines if line.startswith("= ")] or lines[-5:]
+        said = [*(line for line in lines if line.startswith("= ")), *lines[-3:]]
         found = {"status": status, "took_s": round(time.time() - began_s), "command": " ".join(part.command)}
         self.content["parts"][part.name] = found | {"said": said, "found": _figures(results.read(out))}
         results.write(self.path, self.content)

@@ -267,8 +267,8 @@ def engine_args(
         "max_num_batched_tokens": settings.max_batch_tokens,
         "max_num_seqs": settings.max_batch_pairs,
         "scheduling_policy": "priority",  # pairs that wait in vLLM keep the order of their turns
-        # For each pair vLLM looks whether all of it fits the cache, and then whether this step's part does. Ours are whole,
-        # so that one look is enough.
+        # For each pair vLLM looks whether all of it fits the cache, and then whether this step's part does. Ours are
+        # whole, so that one look is enough.
         "scheduler_reserve_full_isl": False,
         "enable_prefix_caching": checkpoint.family.causal,  # the pairs of a list share their head
         "tensor_parallel_size": config.tensor_parallel_size,
