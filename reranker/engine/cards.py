@@ -22,7 +22,8 @@ FP8_CAPABILITY = (8, 9)
 """From here on a card computes in FP8. Older ones only keep weights in it, and are slower with it than without."""
 _GRAPHS = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1_024, 1_536, 2_048, 3_072, 4_096)
 _LEAST_BATCH = 2_048
-_WORKSPACE_GIB = 1.5  # CUDA's context, graphs, and the values between two layers of a batch; an estimate
+# Estimates: CUDA's context alone; and with graphs and the values between two layers of a batch.
+_CONTEXT_GIB, _WORKSPACE_GIB = 0.5, 1.5
 
 
 class Settings(NamedTuple):
@@ -146,7 +147,7 @@ def gpus_needed(size: ModelSize, gpu: Gpu, used: float = 0.9) -> int | None:
 def require_room(config: EngineConfig, gpu: Gpu, size: ModelSize) -> None:
     """Raise DeviceError if the model's weights alone do not fit. It is an estimate: what may fit is tried."""
     used, gpus = settings_for(config, gpu).gpu_memory_utilization, config.tensor_parallel_size
-    if kv_tokens(size, gpu, used, gpus) > 0:
+    if size.weights_gib < gpus * (used * gpu.memory_gib - _CONTEXT_GIB):
         return
     has = f"{gpus} x {gpu.name} have" if gpus > 1 else f"{gpu.name} has"
     said = f"the model's weights take about {size.weights_gib:.0f} GiB, and {has} {gpus * gpu.memory_gib:.0f}"
