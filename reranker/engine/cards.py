@@ -116,15 +116,14 @@ def size_of(checkpoint: Checkpoint, quantization: str | None = None) -> ModelSiz
 
 
 def size_of_shape(shape: Mapping[str, Any], dtype: str, quantization: str | None = None) -> ModelSize | None:
-    """The same from a config.json's content; `dtype` may be "auto", which is the checkpoint's own."""
+    """The same from a config.json's content; with "auto" vLLM loads a pooling model in 16 bits, whatever the file has."""
     try:
         width, layers, inner = (shape[key] for key in ("hidden_size", "num_hidden_layers", "intermediate_size"))
         heads, vocabulary = shape["num_attention_heads"], shape["vocab_size"]
     except KeyError:
         return None
     kv_heads, head_dim = shape.get("num_key_value_heads") or heads, shape.get("head_dim") or width // heads
-    own = shape.get("dtype") or shape.get("torch_dtype") or "bfloat16"
-    number_bytes = 4 if (own if dtype == "auto" else dtype) == "float32" else 2
+    number_bytes = 4 if dtype == "float32" else 2
     matrices = layers * (2 * width * head_dim * (heads + kv_heads) + 3 * width * inner)
     embeddings = vocabulary * width  # an untied head is cut to the answers' rows when vLLM loads it
     how = quantization or str((shape.get("quantization_config") or {}).get("quant_method") or "")
