@@ -116,7 +116,7 @@ def size_of(checkpoint: Checkpoint, quantization: str | None = None) -> ModelSiz
 
 
 def size_of_shape(shape: Mapping[str, Any], dtype: str, quantization: str | None = None) -> ModelSize | None:
-    """The same from a config.json's content; with "auto" vLLM loads a pooling model in 16 bits, whatever the file has."""
+    """From a config.json's content. With "auto" vLLM loads a pooling model in 16 bits, whatever the file has."""
     try:
         width, layers, inner = (shape[key] for key in ("hidden_size", "num_hidden_layers", "intermediate_size"))
         heads, vocabulary = shape["num_attention_heads"], shape["vocab_size"]
