@@ -120,7 +120,7 @@ class Proof:
         out.unlink(missing_ok=True)
         status = _run(part.command, log, limit_s)
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [*(line for line in lines if line.startswith("= ")), *lines[-3:]]
+        said = list(dict.fromkeys([*(line for line in lines if line.startswith("= ")), *lines[-3:]]))
         found = {"status": status, "took_s": round(time.time() - began_s), "command": " ".join(part.command)}
         self.content["parts"][part.name] = found | {"said": said, "found": _figures(results.read(out))}
         results.write(self.path, self.content)
@@ -188,25 +188,28 @@ def page(content: dict[str, Any]) -> str:
         lines += ["", *_compared(done), *_emulated(done)]
         for name, one in mine.items():
             if not one["found"]:
-                lines += ["", f"{name}:", "", "```", *one["said"], "```"]
+                lines += [f"{name}:", "", "```", *one["said"], "```", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _compared(mine: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """A table of systems beside each other: medians of the rounds."""
+    """A table of systems beside each other: medians of the rounds, and of their ratios to the peer or the defaults."""
     mine = {name: one for name, one in mine.items() if "workloads" in one["found"]}
     if not mine:
         return
     figures = ("pairs_per_s", "p50_ms", "p99_ms", "gpu_busy")
-    yield "| part | documents x clients | system | pairs/s | p50, ms | p99, ms | GPU busy | scores differ by |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| part | documents x clients | system | pairs/s | p50, ms | p99, ms | GPU busy | ratio | scores differ by |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     rounds = {name: name.rpartition(" ")[0] if name.startswith("serve") else name for name in mine}
     for part in dict.fromkeys(rounds.values()):
         found = [one["found"] for name, one in mine.items() if rounds[name] == part]
-        for work in found[0]["workloads"]:
-            for system in found[0]["workloads"][work]:
+        for work, systems in found[0]["workloads"].items():
+            base = PEER if PEER in systems else OURS
+            for system in systems:
                 each = [one["workloads"][work][system] for one in found]
                 cells = [_middle([one[key] for one in each]) for key in figures]
+                bases = [one["workloads"][work][base]["pairs_per_s"] for one in found]
+                cells.append(_middle([one["pairs_per_s"] / of for one, of in zip(each, bases, strict=True)]))
                 apart = max((one["largest_difference_of_scores"].get(system, 0.0) for one in found), default=0.0)
                 yield f"| {part} | {work} | {system} | {' | '.join(cells)} | {apart:.2g} |"
 
