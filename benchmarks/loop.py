@@ -43,6 +43,7 @@ from benchmarks.results import RESULTS, SCRATCH, describe, parser, percentiles, 
 from benchmarks.serving.systems import configure
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine.cards import CARDS, FP8_CAPABILITY
+from reranker.engine.job import Common
 from reranker.engine.loop import Engine
 from reranker.engine.pace import Pace
 from reranker.engine.vllm import VllmStepper, engine_args, prepare_interpreter
@@ -132,7 +133,7 @@ class TimeOnly(Executor):  # type: ignore[misc]
 class Before(VllmStepper):
     """Hashes and keeps the blocks of every pair."""
 
-    def add(self, pair: int, prompt: list[int], head: list[int], priority: int, adapter: str = "") -> None:
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
         hasher, params = self._core.request_block_hasher, self._pooling_params(0)
         self._core.add_request(self._request(str(pair), prompt, None, params, priority=priority, block_hasher=hasher))
 

@@ -22,7 +22,7 @@ from prometheus_client import Counter
 
 from reranker.engine import metrics
 from reranker.engine.fairness import FairQueue, Turn
-from reranker.engine.job import Job
+from reranker.engine.job import Common, Job
 from reranker.engine.pace import BatchSize, Pace
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
@@ -39,11 +39,8 @@ class Stepper(Protocol):
     max_batch_pairs: int
     depth: int  # batches that it holds at a time: with two, one is prepared while the other is computed
 
-    def add(self, pair: int, prompt: list[int], head: list[int], priority: int, adapter: str = "") -> None:
-        """Take in a pair by its number. A lower priority goes first.
-
-        The prompt begins with its list's head, which is the same object for all pairs of a shard, and never changes.
-        """
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
+        """Take in a pair by its number. A lower priority goes first."""
 
     def repeated_tokens(self, head_tokens: int) -> int:
         """How much of such a head is computed for every pair of its list, not only for the first."""
@@ -269,7 +266,7 @@ class Engine:
             self._stepping_tokens += turn.cost
             job.stepping.add(pair)
             try:
-                self._stepper.add(pair, prompt, job.head, turn.tag, job.shard.adapter)
+                self._stepper.add(pair, prompt, job.common, turn.tag)
             except Exception as error:  # it refuses this prompt; the engine itself is fine
                 message = "the engine refused a prompt of %d tokens, of request %s"
                 logger.exception(message, len(prompt), job.request_id, extra={"request_id": job.request_id})

@@ -17,6 +17,7 @@ import numpy as np
 from reranker.config import EngineConfig, SimulatedConfig
 from reranker.engine import metrics
 from reranker.engine.cards import settings_for
+from reranker.engine.job import Common
 from reranker.engine.loop import Engine
 
 _HEADS = 64  # in the simulated prefix cache
@@ -39,13 +40,13 @@ class SimulatedStepper:
         self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
         self._costs = costs
         self._random = random.Random(costs.seed)  # noqa: S311 - jitter, not a secret
-        # A heap of (priority, pair, prompt, head, adapter).
-        self._waiting: list[tuple[int, int, list[int], list[int], str]] = []
+        # A heap of (priority, pair, prompt, what it has in common).
+        self._waiting: list[tuple[int, int, list[int], Common]] = []
         self._heads: OrderedDict[int, None] = OrderedDict()
         self._free_s = time.monotonic()  # when the device is done with its last batch
 
-    def add(self, pair: int, prompt: list[int], head: list[int], priority: int, adapter: str = "") -> None:
-        heapq.heappush(self._waiting, (priority, pair, prompt, head, adapter))
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
+        heapq.heappush(self._waiting, (priority, pair, prompt, common))
 
     def repeated_tokens(self, head_tokens: int) -> int:
         """None: the prefix cache of this device has no blocks."""
@@ -65,9 +66,9 @@ class SimulatedStepper:
         done: list[tuple[int, float]] = []
         taken = 0
         while self._waiting and len(done) < self.max_batch_pairs:
-            _, pair, prompt, tokens_of_head, adapter = self._waiting[0]
-            head = hash((adapter, *tokens_of_head))
-            cost = len(prompt) - (len(tokens_of_head) if head in self._heads else 0)
+            _, pair, prompt, common = self._waiting[0]
+            head = hash((common.adapter, *common.head))
+            cost = len(prompt) - (len(common.head) if head in self._heads else 0)
             if done and taken + cost > most:
                 break
             heapq.heappop(self._waiting)
@@ -75,7 +76,7 @@ class SimulatedStepper:
             self._heads.move_to_end(head)
             if len(self._heads) > _HEADS:
                 self._heads.popitem(last=False)
-            done.append((pair, simulated_logit(prompt, adapter, self._costs.score_seed)))
+            done.append((pair, simulated_logit(prompt, common.adapter, self._costs.score_seed)))
             taken += cost
         if self._random.random() < self._costs.failure_rate:
             raise RuntimeError("a simulated failure, as failure_rate asks")

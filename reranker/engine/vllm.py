@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from reranker.config import EngineConfig
 from reranker.engine import cards, metrics
 from reranker.engine.device import Gpu, here
+from reranker.engine.job import Common
 from reranker.engine.loop import Engine
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint, require_weights
@@ -102,8 +103,7 @@ class VllmStepper:
         self._token_types = token_types
         self._params: dict[int, Any] = {}  # vllm's PoolingParams, by where the document begins
         self._head_hashes = lru_cache(_KNOWN_HEADS)(self._hash_head)
-        # The same by the head's object: its tokens need not be compared for every pair.
-        self._shards: dict[int, tuple[list[int], str, list[bytes]]] = {}
+        self._shards: dict[int, _Known] = {}  # by their object's id
         self._lora_requests: dict[str, Any] = {"": None}  # vllm's LoRARequest; its import is heavy
         for number, (name, adapter) in enumerate(adapters.items(), start=1):
             from vllm.lora.request import LoRARequest
@@ -112,28 +112,38 @@ class VllmStepper:
             self._lora_requests[name] = LoRARequest(name or "adapter", number, str(adapter.folder))
             self._core.add_lora(self._lora_requests[name])  # now: a failure in a step would bring down the engine
 
-    def add(self, pair: int, prompt: list[int], head: list[int], priority: int, adapter: str = "") -> None:
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
         """Take in a pair; ValueError for one that would bring down the engine. No renderer makes such a pair."""
-        if adapter not in self._lora_requests:
-            raise ValueError("for an adapter that this engine does not have")
-        known = self._shards.get(id(head))
-        if known is None or known[0] is not head or known[1] != adapter:
-            if len(self._shards) >= _KNOWN_SHARDS:
-                self._shards.clear()
-            known = self._shards[id(head)] = head, adapter, self._head_hashes(tuple(head), adapter)
-        if len(prompt) > self._max_tokens or max(prompt[len(head) :]) >= self._vocabulary:
-            raise ValueError("too long for the model, or with a token that it does not know")
+        known = self._shards.get(id(common))
+        if known is None or known[0] is not common:
+            known = self._meet(common)
+        _, hashes, params, lora = known
+        if len(prompt) > self._max_tokens:
+            raise ValueError("too long for the model")
         request = self._request(
             str(pair),
             prompt,
             None,
-            self._pooling_params(len(head) if self._token_types else 0),
-            lora_request=self._lora_requests[adapter],
+            params,
+            lora_request=lora,
             priority=priority,
         )
-        request.block_hashes = known[2]
+        request.block_hashes = hashes
         request.prefill_stats = None  # counted for every pair, and read by nobody
         self._core.scheduler.add_request(request)  # the core's own asks the workers for their tasks, for every pair
+
+    def _meet(self, common: Common) -> "_Known":
+        """See a shard for the first time; ValueError as in `add`."""
+        if common.adapter not in self._lora_requests:
+            raise ValueError("for an adapter that this engine does not have")
+        if common.highest_token >= self._vocabulary:
+            raise ValueError("with a token that the model does not know")
+        hashes = self._head_hashes(tuple(common.head), common.adapter)
+        params = self._pooling_params(len(common.head) if self._token_types else 0)
+        if len(self._shards) >= _KNOWN_SHARDS:
+            self._shards.clear()
+        known = self._shards[id(common)] = _Known(common, hashes, params, self._lora_requests[common.adapter])
+        return known
 
     def repeated_tokens(self, head_tokens: int) -> int:
         """See `Stepper`: what fills no block of the prefix cache, or all of it where there is no such cache."""
@@ -144,10 +154,8 @@ class VllmStepper:
         """The keys of a head's blocks in the prefix cache, which are vLLM's own: of all tokens before, and the adapter.
 
         A pair has no others. Only heads are ever shared, and to hash the documents' blocks, to keep them and to throw
-        them out again took more of this thread's time than all the rest. ValueError as in `add`.
+        them out again took more of this thread's time than all the rest.
         """
-        if max(head, default=0) >= self._vocabulary:
-            raise ValueError("with a token that the model does not know")
         hasher, lora = self._core.request_block_hasher, self._lora_requests[adapter]
         if hasher is None:
             return []
@@ -210,6 +218,15 @@ class VllmStepper:
 
     def close(self) -> None:
         self._core.shutdown()
+
+
+class _Known(NamedTuple):
+    """A shard that was met, and what is vLLM's of it."""
+
+    common: Common
+    hashes: list[bytes]
+    params: Any
+    lora: Any
 
 
 class _SharedHeads:
