@@ -8,6 +8,7 @@ It is cut into parts of ten minutes at most. What is done is kept: interrupted, 
 and tries again what failed. Writes build/gpu-proof/{proof.json,page.md}, and a log for each part beside them.
 """
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -19,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks import models, results, service
 from benchmarks.load import LoadGenerator
 from benchmarks.results import SCRATCH, say
@@ -26,9 +29,11 @@ from benchmarks.serving.__main__ import SWEEP
 from benchmarks.serving.systems import OURS, PEER, Bench
 from benchmarks.serving.workloads import PACES, workload
 from benchmarks.texts import TextList
-from reranker.config import EngineConfig
+from reranker.config import EngineConfig, RerankerConfig
 from reranker.engine import cards
 from reranker.engine.device import Gpu, Machine, here
+from reranker.model.checkpoint import find_checkpoint
+from reranker.model.prompt import PromptRenderer
 
 LIMIT_S, _STOP_S = 540, 60  # together ten minutes
 ROUNDS = 3
@@ -247,13 +252,32 @@ def _start() -> int:
 
 
 def _parity(shape: str, dtype: str) -> int:
-    from deployments.cli.main import main as reranker
+    """As `reranker verify`, which refuses random weights: here they agree if they do in a tenth of their own spread."""
+    from deployments.cli import rankers
+    from reranker.offline import verification
+    from reranker.offline.reference import open_reference, use_all_cores
 
     model = "demo" if shape == "demo" else str(models.checkpoint(shape))
-    config = service.configuration({"model": {"name": model, "dtype": dtype}})
-    path = service.write_config(config, f"parity-{shape}-{dtype}")
-    print(f"= {shape} in {dtype}: reranker verify --quick")
-    return reranker(["verify", "--config", str(path), "--quick"])
+    config = RerankerConfig.model_validate({"model": {"name": model, "dtype": dtype}})
+    checkpoint = find_checkpoint(config.model)
+    renderer = PromptRenderer.of(checkpoint, config.model, few=True)
+    texts = verification.with_room(renderer, verification.texts(quick=True))
+    with rankers.open_local(config) as local:
+        found = asyncio.run(verification.engine_pairs(local.engine, renderer, texts))
+        most = local.tolerance
+    use_all_cores()
+    library = open_reference(checkpoint.name, checkpoint.revision, checkpoint.folder, checkpoint.family.name)
+    scores = verification.reference_scores(library, renderer, texts, model, "", int)
+    both = [pair for kind, own in scores.pairs.items() for pair in zip(found[kind], own, strict=True)]
+    other_ids = sum(one.ids != other.ids for one, other in both)
+    ours, theirs = (np.array([pair[side].logit for pair in both], dtype=float) for side in (0, 1))
+    apart, spread = float(np.abs(ours - theirs).max()), float(np.ptp(theirs))
+    most = min(most, spread / 10)
+    print(
+        f"= {shape} in {checkpoint.dtype_on('cuda')}, beside {scores.made_by}: {len(both)} pairs, {other_ids} with other"
+    )
+    print(f"= token ids; logits differ by up to {apart:.2g} (allowed: {most:.2g}) and are spread over {spread:.2g}")
+    return int(other_ids > 0 or not apart <= most)  # NaN is more
 
 
 def _replicas() -> int:
