@@ -273,10 +273,8 @@ def _parity(shape: str, dtype: str) -> int:
     ours, theirs = (np.array([pair[side].logit for pair in both], dtype=float) for side in (0, 1))
     apart, spread = float(np.abs(ours - theirs).max()), float(np.ptp(theirs))
     most = min(most, spread / 10)
-    print(
-        f"= {shape} in {checkpoint.dtype_on('cuda')}, beside {scores.made_by}: {len(both)} pairs, {other_ids} with other"
-    )
-    print(f"= token ids; logits differ by up to {apart:.2g} (allowed: {most:.2g}) and are spread over {spread:.2g}")
+    print(f"= {shape}, {dtype}, beside {scores.made_by}: {len(both)} pairs, {other_ids} with other token ids")
+    print(f"= logits differ by up to {apart:.2g} (allowed: {most:.2g}) and are spread over {spread:.2g}")
     return int(other_ids > 0 or not apart <= most)  # NaN is more
 
 
