@@ -173,7 +173,9 @@ def emulated(card: str, model: str, *, before: bool = False, **settings: Any) ->
         engine._batch = by_pace = ByPace()  # type: ignore[assignment]
         by_pace.most = engine._stepper.max_batch_tokens
         coordinator = engine._stepper._core.scheduler.kv_cache_manager.coordinator  # type: ignore[attr-defined]
-        del coordinator.cache_blocks, coordinator.find_longest_cache_hit  # ours, over the class's own
+        # Ours, over the class's own.
+        del coordinator.cache_blocks, coordinator.find_longest_cache_hit, coordinator.remove_skipped_blocks
+        del engine._stepper._core.scheduler.encoder_cache_manager.free  # type: ignore[attr-defined]
         del coordinator.block_pool._maybe_evict_cached_block
     yield engine
     engine.shutdown()

@@ -233,12 +233,18 @@ class _SharedHeads:
     """Between vLLM's scheduler and its prefix cache, of which a pair uses the blocks of its list's head only."""
 
     def __init__(self, scheduler: Any) -> None:
+        from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+
         coordinator = scheduler.kv_cache_manager.coordinator
         self._find, self._keep = coordinator.find_longest_cache_hit, coordinator.cache_blocks
         coordinator.find_longest_cache_hit, coordinator.cache_blocks = self.find, self.keep
         pool = coordinator.block_pool
         self._evict, pool._maybe_evict_cached_block = pool._maybe_evict_cached_block, self.evict
         self._block_tokens: int = scheduler.hash_block_size
+        # Looked for with every pair, which has none: images, and blocks that a window of attention has left behind.
+        scheduler.encoder_cache_manager.free = lambda request: None
+        if all(type(one) is FullAttentionManager for one in coordinator.single_type_managers):
+            coordinator.remove_skipped_blocks = lambda *_, **__: None
         self._found: dict[int, Any] = {}
 
     def keep(self, request: Any, tokens: int) -> None:
