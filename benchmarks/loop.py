@@ -47,6 +47,7 @@ from reranker.engine.job import Common
 from reranker.engine.loop import Engine
 from reranker.engine.pace import Pace
 from reranker.engine.vllm import VllmStepper, engine_args, prepare_interpreter
+from reranker.errors import EngineFailedError
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.types import Shard
 
@@ -200,6 +201,8 @@ async def measure(engine: Engine, document_tokens: int, documents: int, seconds:
         """At the end of a step, so that there are whole ones between two."""
         done = engine._done_pairs
         while engine._done_pairs == done:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+            if not engine.healthy:
+                raise EngineFailedError
             await asyncio.sleep(0.0005)
         clock = time.pthread_getcpuclockid(engine._thread.ident or 0)
         return time.perf_counter(), Gpu.busy_s(), time.clock_gettime(clock), engine._done_pairs, engine._steps
