@@ -200,7 +200,7 @@ async def measure(engine: Engine, document_tokens: int, documents: int, seconds:
     async def figures() -> tuple[float, ...]:
         """At the end of a step, so that there are whole ones between two."""
         done = engine._done_pairs
-        while engine._done_pairs == done:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+        while engine._done_pairs == done:
             if not engine.healthy:
                 raise EngineFailedError
             await asyncio.sleep(0.0005)
