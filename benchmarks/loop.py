@@ -30,6 +30,7 @@ sys.modules.setdefault("vllm._C_stable_libtorch", ModuleType("vllm._C_stable_lib
 import numpy as np
 import torch
 import vllm.config.vllm
+import vllm.model_executor.model_loader  # now: on CUDA it wants compiled parts, and FP8 asks it for its settings
 import vllm.platforms
 import vllm.v1.engine.core
 from vllm.platforms.cuda import CudaPlatformBase
