@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import proof, results
 from benchmarks.proof import Part, Proof, page, parts
+from deployments.cli import rankers
 from reranker.engine.cards import CARDS
+from reranker.offline import reference, verification
+from reranker.offline.reference import Inputs
+from reranker.offline.verification import Pair, Texts
 
 HEADER: dict[str, Any] = {
     "dry_run": True,
@@ -104,3 +110,40 @@ def test_machine_without_a_card_is_told_of_the_dry_run(
     monkeypatch.setattr(sys, "argv", ["benchmarks/proof.py"])
     assert proof.main() == 2
     assert "--dry-run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("apart", "other_id", "status"), [(0.0, 0, 0), (0.005, 0, 0), (0.2, 0, 1), (float("nan"), 0, 1), (0.0, 1, 1)]
+)
+def test_parity_is_of_token_ids_and_of_logits_within_a_tenth_of_their_spread(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], apart: float, other_id: int, status: int
+) -> None:
+    """The library gives every prompt a logit of its own, spread over a few tenths; the engine the same, and `apart`."""
+
+    class Library:
+        name, tokenizer = "a library", SimpleNamespace(added_tokens_decoder={}, unk_token_id=None)
+
+        def inputs(self, query: str, document: str, instruction: str | None) -> Inputs:
+            return Inputs([len(query), len(document)], None)
+
+        def logit(self, inputs: Inputs) -> float:
+            return sum(inputs.ids) % 7 / 10
+
+    async def engine_pairs(_: object, __: object, texts: Texts) -> dict[str, list[Pair]]:
+        made = {
+            kind: [Library().inputs(query, one, None) for one in documents]
+            for kind, (query, documents) in texts.items()
+        }
+        return {
+            kind: [Pair(ids=[one.ids[0], one.ids[1] + other_id], logit=Library().logit(one) + apart) for one in each]
+            for kind, each in made.items()
+        }
+
+    monkeypatch.setattr(rankers, "open_local", lambda _: nullcontext(SimpleNamespace(engine=None, tolerance=0.5)))
+    monkeypatch.setattr(verification, "engine_pairs", engine_pairs)
+    monkeypatch.setattr(reference, "open_reference", lambda *_: Library())
+    monkeypatch.setattr(reference, "use_all_cores", lambda: None)
+    assert proof._parity("demo", "float32") == status
+    said = capsys.readouterr().out
+    assert "= demo, float32, beside a library: 26 pairs" in said
+    assert "(allowed: 0.06)" in said
