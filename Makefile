@@ -143,7 +143,7 @@ demo-quality: $(DEV) ## rank the held-out questions with the demo model and with
 	$(BIN)/python -m tools.demo_model quality
 
 .PHONY: k8s
-k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod or prod-4b-tp2), and their tests
+k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod, prod-4b or prod-8b-tp2), and their tests
 	@tools/manifests.sh $(or $(OVERLAY),prod) > /dev/null
 	$(BIN)/pytest tests/manifests
 
@@ -167,6 +167,10 @@ bench-beside: $(DEV) ## another state of this repository beside this one: half a
 .PHONY: bench-loop
 bench-loop: $(DEV) ## how busy the engine's loop would keep an L4, an A100, an H100: emulated, no GPU needed; ten minutes (BENCH=--quick)
 	$(BIN)/python -m benchmarks.loop $(BENCH)
+
+.PHONY: gpu-proof
+gpu-proof: $(DEV) ## on a machine with a card: does it start, score right, and how fast is it? A page and a JSON; goes on where it was (PROOF=--dry-run)
+	$(BIN)/python -m benchmarks.proof $(PROOF)
 
 .PHONY: bench-batch
 bench-batch: $(DEV) ## `reranker batch` beside the engine alone, and its memory: half an hour (BENCH="--shape nano --pairs 5000")

@@ -7,7 +7,7 @@ what they can share, so that our lock files stay ours. Each is skipped, with the
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -114,13 +114,7 @@ def ours(bench: Bench, variant: str = "", checkout: Path = ROOT) -> Launch:
         # It refuses a model that does not tell relevant from irrelevant, which random weights do not.
         arguments["engine"] = {"startup_check": False}
         notes.append("engine.startup_check is off: the weights are random")
-    for setting in filter(None, variant.split(",")):
-        key, _, value = setting.partition("=")
-        *groups, name = key.split(".")
-        tree = arguments
-        for group in groups:
-            tree = tree.setdefault(group, {})
-        tree[name] = yaml.safe_load(value)
+    configure(arguments, filter(None, variant.split(",")))
     return service.ours(
         service.configuration(arguments, checkout),
         f"{bench.shape}-{checkout.name}-{variant}",
@@ -129,6 +123,17 @@ def ours(bench: Bench, variant: str = "", checkout: Path = ROOT) -> Launch:
         required=not variant,
         notes=(f"args: {arguments}", *notes),
     )
+
+
+def configure(arguments: dict[str, Any], settings: Iterable[str]) -> None:
+    """Set keys such as engine.max_batch_tokens=16384 in an application's arguments."""
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        *groups, name = key.split(".")
+        tree = arguments
+        for group in groups:
+            tree = tree.setdefault(group, {})
+        tree[name] = yaml.safe_load(value)
 
 
 def vllm_serve(bench: Bench, variant: str = "") -> Launch:

@@ -15,6 +15,7 @@ from deployments.checks.schema import Application, Deployment, ServeConfig, unkn
 from deployments.http.access import ENVIRONMENT, is_loopback
 from deployments.http.playground import UI_DEPLOYMENT
 from reranker.config import RerankerConfig, ScalingConfig
+from reranker.engine.cards import CLASSES
 
 _ROUTER = "deployments.router:ShardRouter"
 _POLICY = "deployments.autoscaling:QueueTime"
@@ -125,7 +126,8 @@ def _replaced_options(deployment: Deployment, settings: RerankerConfig) -> Itera
         yield "ray_actor_options.runtime_env", said, remedy
     if deployment.name != ENGINE_DEPLOYMENT or engine.simulated is not None:
         return
-    gpus, share, parallel = options.num_gpus or 0, engine.gpu_memory_utilization, engine.tensor_parallel_size
+    gpus, parallel = options.num_gpus or 0, engine.tensor_parallel_size
+    share = engine.gpu_memory_utilization or max(one.settings.gpu_memory_utilization for one in CLASSES)
     said = remedy = ""
     if engine.device == "cpu":
         if gpus:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from deployments.cli import Subparsers
-from deployments.cli.config import SERVE_CONFIG, load_config
+from deployments.cli.config import SERVE_CONFIG, engine_lines, load_config
 from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.engine.device import device_for
@@ -265,7 +265,8 @@ def _cut(line: str, width: int | None) -> str:
 def _check_model(parsed: argparse.Namespace) -> int:
     """Print one line for each check, and the cause of what failed; returns the exit status."""
     config = load_config(parsed.config, parsed.model)
-    print(f"Loading {config.model.name} …", flush=True)
+    checkpoint = find_checkpoint(config.model)
+    print(*engine_lines(config, checkpoint), f"Loading {config.model.name} …", sep="\n", flush=True)
     with open_local(config) as local:
         started = time.perf_counter()
         results = [
