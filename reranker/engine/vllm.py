@@ -11,7 +11,8 @@ from reranker.config import EngineConfig
 from reranker.engine import metrics
 from reranker.engine.loop import Engine
 from reranker.model.adapter import Adapter, find_adapters
-from reranker.model.checkpoint import Checkpoint, require_weights
+from reranker.model.checkpoint import Checkpoint
+from reranker.model.weights import require_weights
 
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 _KNOWN_HEADS = 256  # more lists than take turns at once
@@ -49,7 +50,8 @@ class VllmEngine(Engine):
             by_arrival=config.scheduling == "fcfs",
             target_step_s=config.target_step_s,
         )
-        require_weights(checkpoint)  # again: those of a model from the hub are here only now
+        # Again: those of a model from the hub are here only now.
+        require_weights(checkpoint.name, checkpoint.folder, checkpoint.family)
 
 
 class VllmStepper:

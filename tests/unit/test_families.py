@@ -181,7 +181,11 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         _weights("score.weight", "model.vision.weight", *LAYERS),
         "no layer takes its weight model.vision.weight",
     ),
-    "layer too few": ("qwen3-reranker-seq-cls", _weights("score.weight", *LAYERS[:1]), "weights of 1 layers.* says 2"),
+    "layer too few": (
+        "qwen3-reranker-seq-cls",
+        _weights("score.weight", *LAYERS[:1]),
+        r"no model.embed_tokens.weight \(\d+ such\)",
+    ),
     "no lm_head": (
         "qwen3-reranker",
         _untie,
