@@ -26,7 +26,7 @@ _VLLM = {
     "top_n": 1, "max_tokens_per_query": 9, "max_tokens_per_doc": 9, "instruction": "i", "priority": 1, "softmax": False,
     "chat_template_kwargs": {"instruction": "i"}, "truncate_prompt_tokens": 9, "truncation_side": "left",
     "mm_processor_kwargs": {"a": 1}, "use_activation": False, "activation": False, "add_special_tokens": False,
-    "chat_template": "t", "media_io_kwargs": {"a": {}},
+    "chat_template": "t", "media_io_kwargs": {"a": {}}, "cache_salt": "a", "padding": "max_length",
 }  # fmt: skip
 _TEI = {"raw_scores": True, "return_text": True, "truncate": False, "truncation_direction": "Left"}
 _DASHSCOPE = {"top_n": 1, "return_documents": True, "instruct": "i"}
@@ -62,13 +62,20 @@ FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "DashScope": ("/rerank", {"parameters": _DASHSCOPE} | _DASHSCOPE),
     "DashScope, compatible": ("/v1/reranks", _DASHSCOPE),
     "DeepInfra": ("/v1/inference/{model:path}", {"instruction": "i", "webhook": "u", "top_n": 1}),
-    "ZeroEntropy": ("/v1/models/rerank", {"top_n": 1}),
+    "NVIDIA's hosted": ("/v1/retrieval/{model:path}/reranking", {"truncate": "NONE", "top_k": 1}),
+    "ZeroEntropy": ("/v1/models/rerank", {"top_n": 1, "latency": "slow"}),
     "LibreChat simple": ("/rerank", {"k": 1}),
     "Weaviate": ("/weaviate/rerank", {"top_n": 1}),
 }
 """What each can send that changes a ranking or an answer, each with a value that does."""
 _OF_THE_CLOCK = ("created", "e2e_latency", "inference_status")
-SENT_BY = {"TEI": "texts", "LibreChat simple": "docs", "Mixedbread": "input", "NVIDIA": "passages"}
+SENT_BY = {
+    "TEI": "texts",
+    "LibreChat simple": "docs",
+    "Mixedbread": "input",
+    "NVIDIA": "passages",
+    "NVIDIA's hosted": "passages",
+}
 
 
 def _parsed(path: str, fields: dict[str, Any], documents: str = "documents") -> Any:
@@ -131,6 +138,11 @@ def test_instruction_is_obeyed_under_every_name(dialect: Any, fields: dict[str, 
     assert not call.ignored
     blank = parse(json.dumps(example | {"instruction": " \n"}).encode(), dialect, LimitsConfig())
     assert blank.lists[0].instruction is None
+
+
+def test_instruction_of_the_template_counts_first_as_in_vllm() -> None:
+    fields = {"query": "q", "documents": ["a"], "instruction": "a", "chat_template_kwargs": {"instruction": "b"}}
+    assert parse(json.dumps(fields).encode(), None, LimitsConfig()).lists[0].instruction == "b"
 
 
 def test_what_else_is_in_a_chat_templates_arguments_is_named() -> None:
