@@ -62,6 +62,8 @@ NOT_OBEYED: dict[str, tuple[object, ...]] = {
     "cache_salt": (),  # vLLM: whose prefixes are shared; `cache.namespace` parts the callers here
     "padding": ("do_not_pad",),  # vLLM
     "latency": ("fast",),  # ZeroEntropy
+    "service_tier": ("default", "auto"),  # DeepInfra; `priority` says it here
+    "task": (),  # Fireworks: its name for `instruction`; other services' tasks are something else
     "parameters": ({},),  # Pinecone, DashScope: obeyed in their dialects
     # Obeyed in some dialects.
     "top_n": (0, "0"),

@@ -186,7 +186,7 @@ def _require_own_modules(name: str, folder: Path, family: Family, config: ModelC
     prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or family.instruction
     if prompt and family.prompt is None:
         raise UnsupportedModelError(name, "a prompt goes before its texts (config_sentence_transformers.json)")
-    ours = "instruction" in config.model_fields_set or prompt == config.instruction
+    ours = "instruction" in config.model_fields_set or (prompt or "").rstrip(" .") == config.instruction.rstrip(" .")
     if prompt and "{instruction}" in (family.prompt or "") and not ours:
         raise UnsupportedModelError(
             name, f"its default instruction is {prompt!r}: set model.instruction, to it or another"

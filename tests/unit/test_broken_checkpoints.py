@@ -201,6 +201,9 @@ def test_default_instruction_of_the_checkpoint_may_be_chosen(tmp_path: Path) -> 
     _default_prompt(tmp_path)
     find_checkpoint(ModelConfig(name=str(tmp_path), instruction="Find code"))
     find_checkpoint(ModelConfig(name=str(tmp_path), instruction="Find more"))
+    prompts = {"code": f"{ModelConfig().instruction}."}  # as ours, but for a full stop
+    change_json(tmp_path / "config_sentence_transformers.json", prompts=prompts)
+    find_checkpoint(ModelConfig(name=str(tmp_path)))
 
 
 def test_padding_of_a_roberta_is_1_where_nothing_says_it() -> None:

@@ -61,7 +61,11 @@ FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Pinecone on a shared path": ("/rerank", {"parameters": {"truncate": "NONE"}}),
     "DashScope": ("/rerank", {"parameters": _DASHSCOPE} | _DASHSCOPE),
     "DashScope, compatible": ("/v1/reranks", _DASHSCOPE),
-    "DeepInfra": ("/v1/inference/{model:path}", {"instruction": "i", "webhook": "u", "top_n": 1}),
+    "DeepInfra": (
+        "/v1/inference/{model:path}",
+        {"instruction": "i", "webhook": "u", "top_n": 1, "service_tier": "priority"},
+    ),
+    "Fireworks": ("/v1/rerank", {"task": "i", "top_n": 1, "return_documents": True}),
     "NVIDIA's hosted": ("/v1/retrieval/{model:path}/reranking", {"truncate": "NONE", "top_k": 1}),
     "ZeroEntropy": ("/v1/models/rerank", {"top_n": 1, "latency": "slow"}),
     "LibreChat simple": ("/rerank", {"k": 1}),
