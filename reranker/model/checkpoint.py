@@ -178,6 +178,8 @@ def _require_own_modules(name: str, folder: Path, family: Family, config: ModelC
                 answer = " and ".join(repr(tokens.get(one, one)) for one in own if one is not None) or "no token"
                 theirs = " and ".join(map(repr, family.answer)) or "its head"
                 raise UnsupportedModelError(name, f"its score is read at {answer}, that of {family.name} at {theirs}")
+        elif kind == "Transformer" and module["path"] not in ("", "."):
+            raise UnsupportedModelError(name, f"its model is in its folder {module['path']}: name that one")
         elif kind != "Transformer":
             raise UnsupportedModelError(
                 name, f"its score is computed by a module that the engine does not have ({kind})"

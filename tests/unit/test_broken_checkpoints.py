@@ -124,6 +124,11 @@ TRAPS: dict[str, tuple[str, Spoil, str]] = {
     "tokenizer of a larger model": (QWEN3, _more_tokens, "tokens up to .* and its model .* .vocab_size"),
     "cased or not": (BERT, _cased, "says do_lower_case: False, and its tokenizer.json True"),
     "modules without types": (QWEN3, _file("modules.json", '[{"path": ""}]'), "modules.json is not of its form"),
+    "model in a folder": (
+        QWEN3,
+        _file("modules.json", '[{"path": "0_Transformer", "type": "x.Transformer"}]'),
+        "folder 0_Transformer: name that",
+    ),
     "answer not said": (QWEN3, lambda f: shutil.rmtree(f / "1_LogitScore"), "score is read at no token"),
     "answer as texts": (QWEN3, _file("1_LogitScore/config.json", '{"true_token_id": "yes"}'), "read at 'yes', that"),
     "default instruction": (QWEN3, _default_prompt, "default instruction is 'Find code': set model.instruction"),
