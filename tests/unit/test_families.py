@@ -93,7 +93,7 @@ def _other_suffix(folder: Path) -> None:
 
 
 def _modules(*kinds: str) -> Callable[[Path], object]:
-    modules = [{"path": f"{i}_{kind}", "type": f"sentence_transformers.{kind}"} for i, kind in enumerate(kinds)]
+    modules = [{"path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.{kind}"} for i, kind in enumerate(kinds)]
     return lambda folder: (folder / "modules.json").write_text(json.dumps(modules))
 
 
