@@ -93,7 +93,8 @@ def _other_suffix(folder: Path) -> None:
 
 
 def _modules(*kinds: str) -> Callable[[Path], object]:
-    modules = [{"path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.{kind}"} for i, kind in enumerate(kinds)]
+    types = (f"sentence_transformers.{kind}" for kind in kinds)
+    modules = [{"path": f"{i}_module" if i else "", "type": one} for i, one in enumerate(types)]
     return lambda folder: (folder / "modules.json").write_text(json.dumps(modules))
 
 
