@@ -138,9 +138,10 @@ class Options(BaseModel):
 
     def terms(self) -> dict[str, Any]:  # Any: of every type
         """The arguments of `RankRequest` that these fields are."""
-        said = []
-        for name in _INSTRUCTIONS if self.chat_template_kwargs else ():
-            said.append(self.chat_template_kwargs.get(name))
+        said: list[str | None] = []
+        within = self.chat_template_kwargs or {}
+        for name in _INSTRUCTIONS:
+            said.append(within.get(name))
             if not isinstance(said[-1], str | None):
                 raise InvalidRequestError(f"chat_template_kwargs.{name}", "must be a string")
         said += self.instruction, self.instruct

@@ -37,7 +37,7 @@ class ChatTemplate:
         }
         # Some templates for chats take any role. Sentence Transformers makes a prompt even of these.
         for_pairs = source and (re.search(r"[\"']query[\"']", source) or (folder / "modules.json").is_file())
-        self._template = _compiled(source) if for_pairs else None
+        self._template = _compiled(str(source)) if for_pairs else None
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -144,11 +144,6 @@ def test_instruction_is_obeyed_under_every_name(dialect: Any, fields: dict[str, 
     assert blank.lists[0].instruction is None
 
 
-def test_instruction_of_the_template_counts_first_as_in_vllm() -> None:
-    fields = {"query": "q", "documents": ["a"], "instruction": "a", "chat_template_kwargs": {"instruction": "b"}}
-    assert parse(json.dumps(fields).encode(), None, LimitsConfig()).lists[0].instruction == "b"
-
-
 def test_what_else_is_in_a_chat_templates_arguments_is_named() -> None:
     fields = {"query": "q", "documents": ["a"], "chat_template_kwargs": {"instruction": "find code", "system": "x"}}
     assert parse(json.dumps(fields).encode(), None, LimitsConfig()).ignored == ("chat_template_kwargs",)

@@ -6,6 +6,7 @@ whoever sends the same and gets what a rule leaves out would show it. So it is f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ RULE = ExclusionRule(name="retracted", pattern="^RETRACTED")
 KEYS = "{team: {key: team-key, complete: true}, other: other-key}"
 SETTINGS = ("key", "service", "body", "URL")
 LEFT_OUT: dict[str, dict[str, Any]] = {"a rule": {}, "top_n": {"top_n": 1}, "a threshold": {"score_threshold": 0.5}}
-READERS = {
+READERS: dict[str, tuple[str, dict[str, Any], Callable[[Any], dict[int, float]]]] = {
     "OpenSearch": ("/v1/rerank", {"model": "m", "return_documents": False}, CLIENTS["OpenSearch"].read),
     "Milvus vllm": ("/rerank", {}, CLIENTS["Milvus vllm"].read),
     "Milvus tei": ("/rerank", {"texts": DOCUMENTS, "truncate": True}, CLIENTS["Milvus tei"].read),
