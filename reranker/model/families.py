@@ -318,8 +318,8 @@ NOT_SERVED = {
     "JinaForRanking": "jina-reranker-v3 and v3.5 score a list as one prompt, whose documents see each other: a score "
     "would change with the documents beside it, and no list could be split or remembered",
     "JinaVLForRanking": "jina-reranker-m0 ranks images",
-    "Qwen3VLForConditionalGeneration": "Qwen3-VL-Reranker ranks images, and for texts alone it is not proven in our "
-    "engine; Qwen3-Reranker ranks texts",
+    "Qwen3VLForConditionalGeneration": "Qwen3-VL-Reranker ranks images, and the engine's code for it, also for texts "
+    "alone, needs torchvision, which is not installed; Qwen3-Reranker ranks texts",
     "MistralForCausalLM": "of ctxl-rerank-v2 only 1b and 2b are Qwen3 models",
     "DebertaV2ForSequenceClassification": "the engine has no DeBERTa",
     "ElectraForSequenceClassification": "the engine has no ELECTRA",
