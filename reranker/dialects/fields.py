@@ -59,6 +59,11 @@ NOT_OBEYED: dict[str, tuple[object, ...]] = {
     "max_length": (),  # FlagEmbedding: of a pair
     "modality": ("text",),  # Infinity
     "media_io_kwargs": ({},),  # vLLM
+    "cache_salt": (),  # vLLM: whose prefixes are shared; `cache.namespace` parts the callers here
+    "padding": ("do_not_pad",),  # vLLM
+    "latency": ("fast",),  # ZeroEntropy
+    "service_tier": ("default", "auto"),  # DeepInfra; `priority` says it here
+    "task": (),  # Fireworks: its name for `instruction`; other services' tasks are something else
     "parameters": ({},),  # Pinecone, DashScope: obeyed in their dialects
     # Obeyed in some dialects.
     "top_n": (0, "0"),
@@ -92,7 +97,7 @@ class Options(BaseModel):
     instruct: str | None = None
     """SGLang's and DashScope's name for `instruction`."""
     chat_template_kwargs: dict[str, Any] | None = None
-    """vLLM's other place for `instruction`, or `instruct`; nothing else in it is used."""
+    """vLLM's other place for `instruction`, or `instruct`, which counts first; nothing else in it is used."""
     max_tokens_per_doc: NonNegativeInt | None = None
     """Cut every document to so many tokens (Cohere v2, vLLM); 0: not cut."""
     truncation_side: Literal["left", "right"] | None = None
@@ -133,12 +138,13 @@ class Options(BaseModel):
 
     def terms(self) -> dict[str, Any]:  # Any: of every type
         """The arguments of `RankRequest` that these fields are."""
-        said = [self.instruction, self.instruct]
-        if self.chat_template_kwargs:
-            for name in _INSTRUCTIONS:
-                said.append(self.chat_template_kwargs.get(name))
-                if not isinstance(said[-1], str | None):
-                    raise InvalidRequestError(f"chat_template_kwargs.{name}", "must be a string")
+        said: list[str | None] = []
+        within = self.chat_template_kwargs or {}
+        for name in _INSTRUCTIONS:
+            said.append(within.get(name))
+            if not isinstance(said[-1], str | None):
+                raise InvalidRequestError(f"chat_template_kwargs.{name}", "must be a string")
+        said += self.instruction, self.instruct
         priority = self.priority
         if isinstance(priority, int):
             priority = "bulk" if priority > 0 else "interactive"

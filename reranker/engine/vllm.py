@@ -14,7 +14,8 @@ from reranker.engine.device import Gpu, here
 from reranker.engine.job import Common
 from reranker.engine.loop import Engine
 from reranker.model.adapter import Adapter, find_adapters
-from reranker.model.checkpoint import Checkpoint, require_weights
+from reranker.model.checkpoint import Checkpoint
+from reranker.model.weights import require_weights
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class VllmEngine(Engine):
             by_arrival=config.scheduling == "fcfs",
             target_step_s=config.target_step_s,
         )
-        require_weights(checkpoint)  # again: those of a model from the hub are here only now
+        # Again: those of a model from the hub are here only now.
+        require_weights(checkpoint.name, checkpoint.folder, checkpoint.family)
         if device == "cuda":
             logger.info("vLLM has started: %s", self._stepper.facts())  # type: ignore[attr-defined]
 

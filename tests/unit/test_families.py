@@ -78,7 +78,8 @@ def _other_suffix(folder: Path) -> None:
 
 
 def _modules(*kinds: str) -> Callable[[Path], object]:
-    modules = [{"path": f"{i}_{kind}", "type": f"sentence_transformers.{kind}"} for i, kind in enumerate(kinds)]
+    types = (f"sentence_transformers.{kind}" for kind in kinds)
+    modules = [{"path": f"{i}_module" if i else "", "type": one} for i, one in enumerate(types)]
     return lambda folder: (folder / "modules.json").write_text(json.dumps(modules))
 
 
@@ -181,7 +182,11 @@ TRAPS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         _weights("score.weight", "model.vision.weight", *LAYERS),
         "no layer takes its weight model.vision.weight",
     ),
-    "layer too few": ("qwen3-reranker-seq-cls", _weights("score.weight", *LAYERS[:1]), "weights of 1 layers.* says 2"),
+    "layer too few": (
+        "qwen3-reranker-seq-cls",
+        _weights("score.weight", *LAYERS[:1]),
+        r"no model.embed_tokens.weight \(\d+ such\)",
+    ),
     "no lm_head": (
         "qwen3-reranker",
         _untie,
