@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from reranker.config.model import (
     EngineConfig,
+    EvidenceConfig,
     ExclusionRule,
     Group,
     LongDocumentsConfig,
@@ -44,6 +45,7 @@ class RerankerConfig(Group):
     engine: EngineConfig = EngineConfig()
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
     planning: PlanningConfig = PlanningConfig()
     priorities: PrioritiesConfig = PrioritiesConfig()
     admission: AdmissionConfig = AdmissionConfig()

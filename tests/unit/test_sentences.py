@@ -69,7 +69,10 @@ def test_sentences_of_many_scripts() -> None:
         ["日本の首都は東京であり、人口は約千四百万人です。", "大阪は西日本で最も大きな都市として知られています。"],
         ["यह इस पाठ का पहला वाक्य है जो काफी लंबा है।", "यह दूसरा वाक्य है जो पहले के बाद आता है।"],
         ["هذه هي الجملة الأولى في هذا النص الطويل جدا؟", "وهذه هي الجملة الثانية التي تأتي بعدها."],
-        ["Prof. Smith and Mr. Jones met in the U.S. at 3.30 p.m. in London.", "They talked about the weather for an hour or two."],
+        [
+            "Prof. Smith and Mr. Jones met in the U.S. at 3.30 p.m. in London.",
+            "They talked about the weather for an hour or two.",
+        ],
     )
     for one in written:
         assert sentences(" ".join(one)) == one
@@ -78,7 +81,10 @@ def test_sentences_of_many_scripts() -> None:
 def test_code_and_tables_are_whole_and_list_items_are_apart() -> None:
     code = "```python\nvalue = compute(1.) . Done.\n\nprint('One. Two! Three?')\n```"
     table = "| drug | dose. Unit |\n|------|------|\n| Aspirin. | 100 mg. Daily |"
-    items = ["- Take it in the morning, before you have had breakfast", "- Drink a large glass of water with each of them"]
+    items = [
+        "- Take it in the morning, before you have had breakfast",
+        "- Drink a large glass of water with each of them",
+    ]
     wrapped = "A line that somebody has\nwrapped at a width of thirty\ncharacters is one sentence."
     found = sentences("\n\n".join([code, table, "\n".join(items), wrapped]))
     assert found == [code, table, *items, wrapped]
