@@ -28,6 +28,9 @@ _ITEM = re.compile(r"\s{0,20}(?:[-*+•‣◦]|\d{1,3}[.)]|[A-Za-z][.)])\s")
 _CUTS = tuple(map(re.compile, (r"[\r\n]+", r"[.;:,!?،؛。；：，、！？…]+\s*", r"\s+")))
 """Where a long sentence is cut: at a line's end, else behind punctuation, else at a space, else anywhere."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_END = re.compile(r"\.(?=[0-9A-Za-z])")  # 3.5, .NET
+_OPENING = str.maketrans(dict.fromkeys("《〈「『【〔〖｢（“‘", "字"))
+"""Begin a sentence, where UAX #29 has them end the one before."""
 
 
 def split(texts: Sequence[str], most: int, parts: Sequence[Part | None] = ()) -> list[list[Part]]:
@@ -71,7 +74,7 @@ def _snapped(part: Part, graphemes: NDArray[np.int64] | None) -> Part:
 
 def _masked(text: str) -> str:
     """Write a text for ICU, as long as it is: code and tables as one word, and a newline only where a block ends."""
-    lines = _LINE.findall(_SURROGATE.sub("\ufffd", text))
+    lines = _LINE.findall(_NO_END.sub("x", _SURROGATE.sub("\ufffd", text)).translate(_OPENING))
     kinds = list(_kinds(lines))
     masked = []
     for line, kind, after in zip(lines, kinds, [*kinds[1:], "blank"], strict=False):

@@ -15,7 +15,7 @@ from reranker.model.prompt import PromptRenderer
 from reranker.ranking.ranker import Ranker
 from reranker.types import EngineScores, RankRequest, SpanTerms
 from tests.unit.fleets import Call, FakeFleet, by_length, movable_clock, never, scores
-from tests.unit.rankers import CONFIG, RENDERER, Ingress, Ranked, rank, rank_once, request_for, require_idle
+from tests.unit.rankers import CONFIG, RENDERER, Ingress, Ranked, rank, rank_once, request_for, require_idle, until
 
 FILLER = "Nothing in these words is about what was asked here at all."
 ANSWER = "The capital of that country is the city with a large river."
@@ -56,7 +56,8 @@ async def test_without_the_field_nothing_is_scored_besides() -> None:
     asked = request(f"{OTHER} {ANSWER}", spans=None)
     ranked = await rank_once(asked, fleet := FakeFleet(1, by_words))
     assert sum(len(call.shard) for call in fleet.calls) == 1
-    assert ranked.results[0].spans == () and "evidence" not in ranked.record.stages_s()
+    assert ranked.results[0].spans == ()
+    assert "evidence" not in ranked.record.stages_s()
 
 
 async def test_neighbours_that_score_higher_together_are_one_span() -> None:
@@ -116,8 +117,10 @@ async def test_of_a_cut_document_only_what_was_read_has_spans() -> None:
         asked = request(document, truncation_side=side, max_document_tokens=most, spans=SpanTerms(threshold=0.0))
         ranked = await rank_once(asked, FakeFleet(1, by_words))
         places = [place for span in ranked.results[0].spans for place in span[:2]]
-        assert places and ranked.results[0].truncated
-        assert (min(places) == 0) == (side == "end") and (max(places) == len(document)) == (side == "start")
+        assert places
+        assert ranked.results[0].truncated
+        assert (min(places) == 0) == (side == "end")
+        assert (max(places) == len(document)) == (side == "start")
         read = (most or 256) * len(document) / len(RENDERER._template.plain.encode(document))
         assert max(places) - min(places) < 1.1 * read
         assert all(text.startswith("The") for text in texts(ranked, asked)[0][1:-1] if side == "end")
@@ -127,7 +130,8 @@ async def test_a_document_in_windows_has_spans_everywhere() -> None:
     document = f"{FILLER} " * 40 + ANSWER
     asked = request(document, long_documents="windows")
     ranked = await rank_once(asked, FakeFleet(2, by_words))
-    assert ranked.results[0].windows > 1 and texts(ranked, asked) == [[ANSWER]]
+    assert ranked.results[0].windows > 1
+    assert texts(ranked, asked) == [[ANSWER]]
 
 
 async def test_limits_of_the_configuration_hold() -> None:
@@ -186,7 +190,8 @@ async def test_a_replica_that_dies_among_sentences_is_not_noticed() -> None:
 
     asked = request(f"{OTHER} {ANSWER}")
     ranked = await rank_once(asked, FakeFleet(2, act))
-    assert texts(ranked, asked) == [[ANSWER]] and ranked.record.retries == 1
+    assert texts(ranked, asked) == [[ANSWER]]
+    assert ranked.record.retries == 1
 
 
 async def test_a_client_that_hangs_up_among_sentences_leaves_nothing_behind() -> None:
@@ -195,8 +200,7 @@ async def test_a_client_that_hangs_up_among_sentences_leaves_nothing_behind() ->
 
     ranker = Ranker(CONFIG, RENDERER, fleet := FakeFleet(1, act))
     task = asyncio.create_task(rank(ranker, request(f"{OTHER} {ANSWER}")))
-    while len(fleet.calls) < 2:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(fleet.calls) == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

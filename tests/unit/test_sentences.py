@@ -67,6 +67,10 @@ def test_sentences_of_many_scripts() -> None:
         ["The treatment lasts for about six to eight weeks.", "Is it dangerous for those who have a weak heart?"],
         ["北京是中华人民共和国的首都，也是全国的政治中心。", "上海是中国最大的城市，人口超过两千四百万！"],
         ["日本の首都は東京であり、人口は約千四百万人です。", "大阪は西日本で最も大きな都市として知られています。"],
+        [
+            "The library is written in C# for the .NET framework 4.5.2.",
+            "It costs only $3.50 at www.example.com on weekdays.",
+        ],
         ["यह इस पाठ का पहला वाक्य है जो काफी लंबा है।", "यह दूसरा वाक्य है जो पहले के बाद आता है।"],
         ["هذه هي الجملة الأولى في هذا النص الطويل جدا؟", "وهذه هي الجملة الثانية التي تأتي بعدها."],
         [
@@ -76,6 +80,16 @@ def test_sentences_of_many_scripts() -> None:
     )
     for one in written:
         assert sentences(" ".join(one)) == one
+
+
+def test_an_opening_bracket_or_quote_begins_a_sentence() -> None:
+    """UAX #29 leaves it with the sentence before, where no space is between the two."""
+    written = [
+        "他说：“这里的天气一年四季都非常好。”",
+        "“那么你为什么一直不肯搬到这里来住呢？”",
+        "《红楼梦》是中国古典小说的代表作之一。",
+    ]
+    assert sentences("".join(written)) == written
 
 
 def test_code_and_tables_are_whole_and_list_items_are_apart() -> None:
