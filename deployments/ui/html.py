@@ -18,6 +18,7 @@ _STAGE_NAMES = {
     "tokenize": "make prompts",
     "queue": "wait for a turn",
     "engine": "model",
+    "evidence": "find the spans",
     "respond": "write the answer",
 }
 """In words, where the service's own are terms: docs/api.md."""

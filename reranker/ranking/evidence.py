@@ -120,8 +120,9 @@ class Evidence:
         if terms.max_tokens is not None:  # the best of all documents
             every.sort(key=lambda one: -one[0].log_odds)
             texts = [self.documents[index][one.start : one.end] for one, index in every]
-            room = np.cumsum(self.renderer.count_tokens(texts)) <= terms.max_tokens
-            every = [one for one, fits in zip(every, room.tolist(), strict=True) if fits]
+            sizes = np.array(self.renderer.count_tokens(texts), dtype=np.int64) + 1  # and the line's end after it
+            fit = np.cumsum(sizes) <= terms.max_tokens
+            every = every[: int(fit.sum())]
         kept: dict[int, tuple[Span, ...]] = dict.fromkeys(spans, ())
         for one, index in every:
             unread = len(self.request.documents[index]) - len(self.documents[index])
