@@ -211,7 +211,7 @@ def evidence_of(text: str, spans: Sequence[Span]) -> str:
     pieces, before = [], None
     for start, end, *_ in sorted(spans):
         gap = "" if before is None else text[before:start]
-        pieces += ["\n" if gap.strip() else gap, text[start:end]]
+        pieces += ["\n" if gap.strip() or len(gap) > 1 else gap, text[start:end]]
         before = end
     return "".join(pieces)
 

@@ -86,7 +86,7 @@ class Evidence:
             for first, second in pairwise(parts[max(0, best - 1) : best + 2]):
                 pairs[index, (first[0], second[1])] = first, second
         together = await self._log_odds(list(pairs), score)
-        for (index, whole), joint in sorted(together.items(), key=lambda one: -one[1]):
+        for (index, whole), joint in sorted(together.items(), key=lambda one: (np.isnan(one[1]), -one[1])):
             first, second = pairs[index, whole]
             if all(joint > log_odds.get((index, part), np.inf) for part in (first, second)):  # NaN is not
                 del log_odds[index, first], log_odds[index, second]
