@@ -187,8 +187,6 @@ class PromptRenderer:
             if len(places) >= tokens + _UNSURE_TOKENS or len(text) == len(document):
                 break
         spans = cutting.cut(len(places), room).spans
-        if not places:
-            return 0, len(document)
         before = len(document) - len(text) if side == "start" else 0
         start, end = places[spans[0][0]][0], places[spans[-1][1] - 1][1]
         return before + max(0, start), before + min(end, len(text))
