@@ -51,7 +51,8 @@ async def quality(local: LocalReranker, ranker: Ranker) -> None:
         by_document = dict(zip(documents, sentences, strict=True))
         of_documents = Bm25(documents, language)
         of_sentences = Bm25(list(dict.fromkeys(one for those in sentences for one in those)), language)
-        first, at_random, bm25, kept = [], [], [], {0.05: [], 0.1: [], 0.3: []}
+        first, at_random, bm25 = [], [], []
+        kept: dict[float, list[bool]] = {0.05: [], 0.1: [], 0.3: []}
         tokens = {threshold: [0, 0] for threshold in kept}
         for one in own:
             those = by_document[one.document]

@@ -138,8 +138,10 @@ def _local_rank(config: RerankerConfig, adapter: str) -> Iterator[Rank]:
         def rank(
             query: str, documents: Sequence[str], *, instruction: str | None = None, relevant_spans: bool = False
         ) -> list[ScoredDocument]:
-            terms = {"instruction": instruction or None, "model": adapter or None}
-            request = RankRequest(query, tuple(documents), **terms, spans=SpanTerms() if relevant_spans else None)
+            spans = SpanTerms() if relevant_spans else None
+            request = RankRequest(
+                query, tuple(documents), instruction=instruction or None, model=adapter or None, spans=spans
+            )
             [ranking] = runner.run(ranker.rank([request], ANONYMOUS, RequestRecord()))
             return [_scored(one) for one in ranking.results]
 

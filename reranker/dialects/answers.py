@@ -189,7 +189,7 @@ def results_of(
     """The documents, best first; `score` is their field's name."""
     results = []
     for ranked in ranking.results:
-        result = {"index": ranked.index, score: score_of(ranked, call)}
+        result: dict[str, Any] = {"index": ranked.index, score: score_of(ranked, call)}
         if call.body.shows_evidence:
             text = evidence_of(text_of(call, ranked.index), ranked.spans)
             result["document"] = text if document_of is text_of else {"text": text}

@@ -16,7 +16,7 @@ from reranker.record import RequestRecord
 from reranker.types import Ranking
 
 
-class RerankBody(EvidenceOptions, ListOptions):
+class RerankBody(EvidenceOptions, ListOptions):  # type: ignore[misc]  # to pydantic's plugin, two constructors
     """A query and its documents, as Cohere, Jina and vLLM name them."""
 
     documents: Annotated[Items, Field(min_length=1)]

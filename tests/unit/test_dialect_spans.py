@@ -75,7 +75,7 @@ def test_evidence_stands_in_place_of_documents_in_their_order() -> None:
 
 
 def test_an_object_gives_its_evidence_only() -> None:
-    body = {"documents": ["a", {"text": TEXT, "secret": 1}], "return_documents": "evidence"}
+    body: dict[str, Any] = {"documents": ["a", {"text": TEXT, "secret": 1}], "return_documents": "evidence"}
     assert answer(**body)["results"][0]["document"].keys() == {"text"}
 
 
