@@ -23,7 +23,6 @@ from reranker.ranking.ranker import Ranker
 from reranker.ranking.sentences import split
 from reranker.record import RequestRecord
 from reranker.types import ANONYMOUS, Ranking, RankRequest, SpanTerms
-from tools.demo_model.evaluation import Bm25
 
 QUESTIONS = ROOT / "benchmarks" / "judged" / "answers.jsonl"
 CANDIDATES, PASSED_ON = 10, 5
@@ -40,6 +39,8 @@ class Question:
 
 
 async def quality(local: LocalReranker, ranker: Ranker) -> None:
+    from tools.demo_model.evaluation import Bm25  # not before the engine: vLLM stumbles over what bm25s imports
+
     questions = [Question(**json.loads(line)) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
     for language in ("zh", "en"):
         own = [one for one in questions if one.language == language]
