@@ -84,6 +84,8 @@ TRUNCATED_DOCUMENTS = Counter("reranker_truncated_documents_total", "Documents t
 WINDOWED_DOCUMENTS = Counter("reranker_windowed_documents_total", "Documents scored in more than one window.")
 EXCLUDED_DOCUMENTS = Counter("reranker_excluded_documents_total", "Documents a rule or threshold left out.")
 UNSCORED_DOCUMENTS = Counter("reranker_unscored_documents_total", "Documents that time did not suffice for.")
+SPANS = Counter("reranker_spans_total", "Spans in answers: parts that made documents relevant.")
+UNSCORED_SPANS = Counter("reranker_spans_unscored_documents_total", "Results without spans as time did not suffice.")
 
 # Scatter and gather
 REQUEST_SHARDS = Histogram("reranker_request_shards", "Shards of a request that engines worked on.", buckets=_SHARDS)
@@ -176,6 +178,8 @@ def _count_rankings(record: RequestRecord) -> None:
             (WINDOWED_DOCUMENTS, one.windowed_documents),
             (EXCLUDED_DOCUMENTS, len(one.excluded)),
             (UNSCORED_DOCUMENTS, len(one.unscored)),
+            (SPANS, sum(len(document.spans) for document in one.results)),
+            (UNSCORED_SPANS, len(one.spans_unscored)),
             (DEDUPLICATED_PAIRS, one.deduplicated_pairs),
             (CACHE_HITS, one.cached_documents),
             (CACHE_MISSES, one.missed_documents),

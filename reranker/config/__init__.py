@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from reranker.config.model import (
     EngineConfig,
+    EvidenceConfig,
     ExclusionRule,
     Group,
     LongDocumentsConfig,
@@ -46,6 +47,7 @@ class RerankerConfig(Group):
     ingress: IngressConfig = IngressConfig()
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
     planning: PlanningConfig = PlanningConfig()
     priorities: PrioritiesConfig = PrioritiesConfig()
     admission: AdmissionConfig = AdmissionConfig()

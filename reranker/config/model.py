@@ -130,6 +130,17 @@ class ExclusionRule(Group):
         return _compiled(self.pattern or "")
 
 
+class EvidenceConfig(Group):
+    """How far a request's `relevant_spans` goes: sentences are scored as documents are ([evidence](evidence.md))."""
+
+    max_documents: PositiveInt = 100
+    """So many of the documents that are returned, the best ones, have spans."""
+    max_sentences: PositiveInt = 64
+    """Sentences of one document; of more, neighbours are joined."""
+    threshold: float = Field(default=0.1, ge=0, le=1)
+    """Spans with a lower relevance score are left out. A request may choose otherwise."""
+
+
 class RulesConfig(Group):
     """What happens to scored documents. Nothing is dropped silently: the answer lists what a rule excluded."""
 

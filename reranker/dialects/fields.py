@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from reranker.errors import InvalidRequestError
-from reranker.types import Aggregate, CacheMode, LongDocuments, RankRequest, TruncationSide
+from reranker.types import Aggregate, CacheMode, LongDocuments, RankRequest, SpanTerms, TruncationSide
 
 Item = StrictStr | dict[str, Any]
 """A document or query as it may come; Any: JSON."""
@@ -46,7 +46,8 @@ NOT_OBEYED: dict[str, tuple[object, ...]] = {
     "normalize": (True, "true"),  # FlagEmbedding and servers made of it: the same
     "kwargs": ("{}", "", {}),  # xinference
     "metadata": (),  # Contextual: a text for each document, which is ranked too
-    "relevant_spans": (),  # Cohere
+    "relevant_spans": ({"mode": "disabled"},),  # Cohere
+    "max_evidence_tokens": (),  # ours, with them
     "return_embeddings": (False, "false"),  # Jina
     "threshold": (),  # of several servers, on scales of their own; `score_threshold` is ours
     "min_score": (),
@@ -136,6 +137,18 @@ class Options(BaseModel):
     def log_odds(self) -> bool:
         return bool(self.raw_scores)
 
+    @property
+    def shows_spans(self) -> bool:
+        return False
+
+    @property
+    def shows_evidence(self) -> bool:
+        return False
+
+    @property
+    def span_terms(self) -> SpanTerms | None:
+        return None
+
     def terms(self) -> dict[str, Any]:  # Any: of every type
         """The arguments of `RankRequest` that these fields are."""
         said: list[str | None] = []
@@ -163,7 +176,46 @@ class Options(BaseModel):
             "complete": self.complete,
             "cache": self.cache,
             "model": self.model,
+            "spans": self.span_terms,
         }
+
+
+class RelevantSpans(BaseModel):
+    """Whether and which spans are wanted, as Cohere's client sends it."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    mode: Literal["enabled", "disabled"] = "enabled"
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Leave out spans with a lower score; absent: as configured, 0.1."""
+    max_spans: PositiveInt | None = None
+    """At most so many of each document; absent: all."""
+
+
+class EvidenceOptions(Options):
+    """What may come where an answer has a place for evidence."""
+
+    relevant_spans: RelevantSpans | None = None
+    """Say which parts of each returned document made it relevant: `{"mode": "enabled"}` (Cohere v2)."""
+    return_documents: bool | Literal["evidence"] | None = None
+    """Return each document too; "evidence": of its text only the spans."""
+    max_evidence_tokens: PositiveInt | None = None
+    """Tokens of all spans together, at most: the best are kept."""
+
+    @property
+    def shows_spans(self) -> bool:
+        return self.relevant_spans is not None and self.relevant_spans.mode == "enabled"
+
+    @property
+    def shows_evidence(self) -> bool:
+        return self.return_documents == "evidence"
+
+    @property
+    def span_terms(self) -> SpanTerms | None:
+        if not (self.shows_spans or self.shows_evidence):
+            return None
+        asked = self.relevant_spans or RelevantSpans()
+        return SpanTerms(asked.threshold, asked.max_spans, self.max_evidence_tokens)
 
 
 class ListOptions(Options):

@@ -82,6 +82,10 @@ class Template(ABC):
     def documents(self, documents: Sequence[str]) -> EncodedTexts:
         return self.plain.encode_batch(documents)
 
+    def places(self, document: str) -> Sequence[tuple[int, int]]:
+        """Give `[start, end)` of each token that `documents` makes, in characters; the template's may lie beyond."""
+        return self.plain.places(document)
+
 
 class PromptTemplate(Template):
     """Makes one text of query and document, with the same ids as the whole text would get.
@@ -134,6 +138,11 @@ class PromptTemplate(Template):
     def documents(self, documents: Sequence[str]) -> EncodedTexts:
         texts = (document.strip() if self._strips else document for document in documents)
         return super().documents([self._document.format(document=text) for text in texts])
+
+    def places(self, document: str) -> Sequence[tuple[int, int]]:
+        text = document.strip() if self._strips else document
+        shift = self._document.index("{") - (len(document) - len(document.lstrip()) if self._strips else 0)
+        return [(start - shift, end - shift) for start, end in super().places(self._document.format(document=text))]
 
 
 class PairTemplate(Template):

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -14,15 +14,16 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from reranker.cache.entry import pack, unpack
+from reranker.cache.entry import ScoredDocuments, pack, unpack
 from reranker.cache.keys import ListTerms
 from reranker.cache.lookup import Lookup
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RerankerConfig
 from reranker.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
-from reranker.model.prompt import CuttingPolicy, PromptRenderer
+from reranker.model.prompt import CUT_THE_END, CuttingPolicy, PromptRenderer
 from reranker.ranking import scoring
 from reranker.ranking.admission import Admission, Permit
+from reranker.ranking.evidence import Evidence, most_characters
 from reranker.ranking.placement import ModelGoneError
 from reranker.ranking.planning import most_shards, plan, portions
 from reranker.ranking.scatter import Dispatch, Fleet, Scatter
@@ -148,11 +149,13 @@ class Ranker:
                 async with self._look_up(one, model) as lookup:
                     if not permits:  # who was let in stays in
                         to_score = sum(len(one.documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
-                        share = min(1.0, to_score / (sum(map(len, one.request.documents)) + 1))
-                        most_tokens = len(lookup.to_score) * self.renderer.most_tokens(one.cutting)
-                        size_bytes = math.ceil(one.record.size_bytes * share)
-                        permits.append(held.enter_context(self._admit(size_bytes, one, most_tokens=most_tokens)))
-                    return await self._score(one, lookup, model, permits[0])
+                        later = most_characters(one.request, one.documents, self.config.evidence)
+                        share = (to_score + later) / max(to_score, sum(map(len, one.request.documents)) + 1)
+                        most = len(lookup.to_score) * self.renderer.most_tokens(one.cutting) * (3 if later else 1)
+                        size_bytes, part = math.ceil(one.record.size_bytes * share), later / max(1, to_score + later)
+                        permits.append(held.enter_context(self._admit(size_bytes, one, 1, most, part)))
+                    ranking = await self._score(one, lookup, model, permits[0])
+                return await self._add_spans(one, ranking, model, permits[0]) if one.request.spans else ranking
 
             return await self._by_one_model(one, rank)
 
@@ -200,23 +203,43 @@ class Ranker:
 
     async def run(self, one: _List, characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that tokenizes so many characters, or takes as long as that, here or in a thread."""
-        if characters <= _INLINE_CHARACTERS:
-            return function(*args, **kwargs)
-        return await self.threads.run(one.caller, function, *args, **kwargs)
+        inline = characters <= _INLINE_CHARACTERS
+        return function(*args, **kwargs) if inline else await self.threads.run(one.caller, function, *args, **kwargs)
 
-    def _admit(self, body_bytes: int, first: _List, lists: int = 1, most_tokens: float = math.inf) -> Permit:
-        """Let the lists of a request in, sized by the bytes that are to be scored."""
+    def _admit(self, body_bytes: int, first: _List, lists: int, most: float = math.inf, later: float = 0.0) -> Permit:
+        """Let the lists of a request in, sized by the bytes that are to be scored; see `Admission.permit`."""
         with first.record.stage("admit"):
             elsewhere, priority = self.placement.elsewhere(), first.request.priority
-            return self.admission.permit(body_bytes, priority, first.left_s, elsewhere, lists, most_tokens)
+            return self.admission.permit(body_bytes, priority, first.left_s, elsewhere, lists, most, later)
 
-    async def _score(self, one: _List, lookup: Lookup, model: ServedModel, permit: Permit) -> Ranking:
+    async def _add_spans(self, one: _List, ranking: Ranking, model: ServedModel, permit: Permit) -> Ranking:
+        """Find the spans of what is returned, as far as time allows: their sentences are scored as lists are."""
+        margin_s, numbers = min(self.config.scatter.answer_margin_s, one.timeout_s / 5), itertools.count(1)
+        soon = replace(one, request=replace(one.request, allow_partial=True), margin_s=margin_s, cutting=CUT_THE_END)
+
+        async def score(texts: Sequence[str], owners: Sequence[int]) -> ScoredDocuments | None:
+            more = replace(soon, number=next(numbers), documents=texts, owners=owners)
+            if more.left_s <= 0:
+                return None
+            async with self._look_up(more, model) as lookup:
+                with suppress(NotReadyError):  # by then
+                    await self._fill(more, lookup, model, permit)
+                return unpack([lookup.entries[place] for place in lookup.places])
+
+        found = Evidence(one.request, one.documents, one.instruction, one.cutting, self.renderer, self.config.evidence)
+        with one.record.stage("evidence"):
+            return await found.add_to(ranking, score, partial(self.run, one))
+
+    async def _fill(self, one: _List, lookup: Lookup, model: ServedModel, permit: Permit) -> None:
         try:
             await _Scoring(self, one, lookup, model.identity, permit).run()
         except ExceptionGroup as failures:  # several portions may fail; the client hears of the first
             if isinstance(failures.exceptions[0], TimeoutError):
                 raise DeadlineExceededError(one.timeout_s) from None
             raise failures.exceptions[0] from None
+
+    async def _score(self, one: _List, lookup: Lookup, model: ServedModel, permit: Permit) -> Ranking:
+        await self._fill(one, lookup, model, permit)
         with one.record.stage("merge"):
             characters = sum(map(len, one.request.documents)) // 50 if self.config.rules.exclude else 0
             return await self.run(
@@ -276,6 +299,7 @@ class _List:
     adapter: str  # empty: the model itself, whatever the client calls it
     weight: float
     namespace: str  # whose scores may be used. Empty: everybody's
+    owners: Sequence[int] = ()  # indices in the request's documents of those that the texts are parts of; (): their own
 
     @property
     def deadline_s(self) -> float:
@@ -358,23 +382,16 @@ class _Scoring:
         await self._ranker.wait_for_replica(self._list)
         shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning), self._model)
         shards = [np.asarray(one) for one in plan(prompts.pair_tokens, shortlist.loads, planning)]
-        documents = np.asarray([self._lookup.documents[place] for place in places], dtype=np.int32)
+        owners = self._list.owners or range(len(self._list.documents))
+        documents = np.asarray([owners[self._lookup.documents[place]] for place in places], dtype=np.int32)
         document_of_pair = documents[rendered.document_of_pair]
         parts = [prompts.select(indices.tolist()) for indices in shards]
         records = [
             self._record.shard(len(part), part.work_tokens, document_of_pair[indices])
             for part, indices in zip(parts, shards, strict=True)
         ]
-        allow_partial, request_id = self._request.allow_partial, self._record.request_id
-        dispatch = Dispatch(
-            self._deadline_s,
-            self._list.weight,
-            allow_partial,
-            shortlist.replicas,
-            request_id,
-            self._list_id,
-            self._model,
-        )
+        terms = self._deadline_s, self._list.weight, self._request.allow_partial
+        dispatch = Dispatch(*terms, shortlist.replicas, self._record.request_id, self._list_id, self._model)
         answers = await self._ranker.scatter.gather(parts, records, dispatch)
         answered = [(indices, answer) for indices, answer in zip(shards, answers, strict=True) if answer]
         with self._record.stage("merge"):
