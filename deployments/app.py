@@ -53,6 +53,9 @@ def build_app(args: dict[str, object]) -> Application:
     search = search_application(config, device, SERVE_FLAGS)
     # Only a health check notices that an ingress has died: clients call it, not Serve.
     ingress = serve.deployment(Ingress).options(
-        ray_actor_options=options, health_check_period_s=1, graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S
+        ray_actor_options=options,
+        health_check_period_s=1,
+        max_ongoing_requests=100_000,
+        graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S,
     )
     return ingress.bind(config, engine, search)

@@ -18,10 +18,12 @@ import ray
 from prometheus_client import generate_latest
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus, ReplicaState
+from starlette.types import ASGIApp
 
 from deployments.fleet import RayFleet, ask_all, ask_another
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
@@ -59,8 +61,12 @@ _SWITCH_S = 0.0002
 _NEVER = 2**30
 
 
+@serve.ingress()
 class Ingress:
-    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`."""
+    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`.
+
+    It listens itself where Serve's `proxy_location` is `Disabled`; else whatever Serve puts in front carries it.
+    """
 
     def __init__(
         self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None
@@ -71,7 +77,9 @@ class Ingress:
         os.environ.update(IN_THE_CALLERS_THREAD)  # here: a configuration's own `runtime_env` replaces the application's
         sys.setswitchinterval(_SWITCH_S)
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
-        options = _get_global_client().http_config
+        client = _get_global_client()
+        options = client.http_config
+        self._carried = ray.get(client._controller.get_proxy_location.remote()) != ProxyLocation.Disabled
         require_keys(options.host, config.access, keys)
         self._config, self._engine = config, engine
         checkpoint = self._checkpoint = find_checkpoint(config.model)
@@ -107,17 +115,27 @@ class Ingress:
         self._memory = BytesInHand(config.limits.max_bytes_in_hand)
         self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener: Listener | None = None
+        self._started = False
         gc.freeze()  # what is here now stays: to look through all of it again and again takes a tenth of a second
         gc.set_threshold(*gc.get_threshold()[:2], _NEVER)  # of large bodies all at once, too: see `guard.trim`
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica. The first call is the end of its start."""
+        if self._carried:
+            if not self._started:
+                await self._wait_for_turn()
+            self._started = True
+            return
         if self._listener is None:
             await self._wait_for_turn()
             options = _get_global_client().http_config
             self._listener = Listener(self._app, options, listen(options, self.service))
         if not self._listener.healthy:
             raise RuntimeError("the HTTP server has ended")
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Serve after the start."""
+        return self._app
 
     async def _wait_for_turn(self) -> None:
         """Leave the lists to the ingresses before us until half of the engines are of our deployment, as those are.
