@@ -105,8 +105,8 @@ BEST = "docs"
 def ours(bench: Bench, variant: str = "", checkout: Path = ROOT) -> Launch:
     """Our service with one engine replica, of this checkout or another state of it.
 
-    The variant is `key=value,…`: settings of the application, such as engine.max_batch_tokens=16384; and `haproxy`: with
-    Ray's in front of the ingress, instead of its own listener.
+    The variant is `key=value,…`: settings of the application, such as engine.max_batch_tokens=16384; and `haproxy`:
+    with Ray's in front of the ingress, instead of its own listener.
     """
     settings = set(filter(None, variant.split(",")))
     proxied = HAPROXY in settings

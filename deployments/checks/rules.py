@@ -220,7 +220,11 @@ def _server(config: ServeConfig, settings: RerankerConfig, place: int, variables
         return
     said = "it is an option of Serve's proxy, which is not there"
     if config.applications[place].route_prefix != "/":
-        yield f"applications.{place}.route_prefix", said, "Remove it, and add the prefix in a gateway"
+        yield (
+            f"applications.{place}.route_prefix",
+            f"{said}: the ingress answers on its own paths",
+            "Remove it, and add the prefix in a gateway",
+        )
     if http.request_timeout_s is not None:
         yield "http_options.request_timeout_s", said, "Use args.limits.timeout_s"
     if http.root_path:
