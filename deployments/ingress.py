@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 from deployments.fleet import RayFleet, ask_all, ask_another
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.guard import BytesInHand, limit_log
-from deployments.http.middleware import Observer
+from deployments.http.middleware import Observer, without_request_ids
 from deployments.http.playground import PlaygroundClient
 from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
@@ -134,8 +134,8 @@ class Ingress:
             raise RuntimeError("the HTTP server has ended")
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Called by Serve after the start."""
-        return self._app
+        """Called by Serve after the start, and used if one of its proxies is in front."""
+        return without_request_ids(self._app)
 
     async def _wait_for_turn(self) -> None:
         """Leave the lists to the ingresses before us until half of the engines are of our deployment, as those are.
