@@ -61,6 +61,7 @@ def build_app(args: dict[str, object]) -> Application:
             "runtime_env": {"env_vars": SERVE_FLAGS | FEW_ARENAS},
         },
         health_check_period_s=1,
+        max_ongoing_requests=100_000,
         graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S,
     )
     return ingress.bind(config, engine, search)

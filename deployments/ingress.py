@@ -18,15 +18,17 @@ import ray
 from prometheus_client import generate_latest
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus, ReplicaState
+from starlette.types import ASGIApp
 
 from deployments.fleet import RayFleet, ask_all, ask_another
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.guard import BytesInHand, limit_log
-from deployments.http.middleware import Observer
+from deployments.http.middleware import Observer, without_request_ids
 from deployments.http.playground import PlaygroundClient
 from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
@@ -60,8 +62,12 @@ _SWITCH_S = 0.0002
 _NEVER = 2**30
 
 
+@serve.ingress()
 class Ingress:
-    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`."""
+    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`.
+
+    It listens itself where Serve's `proxy_location` is `Disabled`; else whatever Serve puts in front carries it.
+    """
 
     def __init__(
         self, config: RerankerConfig, engine: DeploymentHandle, search: DeploymentHandle | None = None
@@ -72,7 +78,9 @@ class Ingress:
         os.environ.update(IN_THE_CALLERS_THREAD)  # here: a configuration's own `runtime_env` replaces the application's
         sys.setswitchinterval(_SWITCH_S)
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
-        options = _get_global_client().http_config
+        client = _get_global_client()
+        options = client.http_config
+        self._carried = ray.get(client._controller.get_proxy_location.remote()) != ProxyLocation.Disabled
         require_keys(options.host, config.access, keys)
         self._config, self._engine = config, engine
         checkpoint = self._checkpoint = find_checkpoint(config.model)
@@ -116,13 +124,18 @@ class Ingress:
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica. The first call is the end of its start."""
-        if self._listener is None:
+        if self._watchdog is None:
             await self._wait_for_turn()
-            options = _get_global_client().http_config
-            self._listener = Listener(self._app, options, await asyncio.to_thread(listen, options, self.service))
+            if not self._carried:
+                options = _get_global_client().http_config
+                self._listener = Listener(self._app, options, await asyncio.to_thread(listen, options, self.service))
             self._watchdog = Watchdog()
-        if not self._listener.healthy:
+        if self._listener is not None and not self._listener.healthy:
             raise RuntimeError("the HTTP server has ended")
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Serve after the start, and used if one of its proxies is in front."""
+        return without_request_ids(self._app)
 
     async def _wait_for_turn(self) -> None:
         """Leave the lists to the ingresses before us until half of the engines are of our deployment, as those are.
