@@ -65,8 +65,9 @@ USER 1000:1000
 FROM final AS gpu
 # Triton's driver module, and what FlashInfer and others build for a card when they first see it, are compiled at run time.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
-# Read by the NVIDIA container runtime.
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Read by the NVIDIA container runtime. The last is where it puts libcuda: Triton else asks ldconfig, whose cache nobody can
+# refresh on a read-only root.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility TRITON_LIBCUDA_PATH=/usr/lib/x86_64-linux-gnu
 COPY --from=build-gpu /app /app
 COPY --from=list-gpu /reranker.cdx.json /usr/share/sbom/
 USER 1000:1000

@@ -79,6 +79,14 @@ attack: $(DEV) ## everything that has hurt a service, against a running one of y
 clients: $(DEV) ## the clients people have, in environments of their own, against services it starts (10 minutes)
 	$(BIN)/python -m tests.clients
 
+.PHONY: cluster
+cluster: $(DEV) ## real Ray nodes in namespaces of this machine, lists that keep coming, and commands to break it (root; CLUSTER="--engines 2 --redis")
+	@$(BIN)/python -m tests.cluster $(CLUSTER)
+
+.PHONY: cluster-faults
+cluster-faults: $(DEV) ## kill, cut, part, hang, drain and change such a cluster: benchmarks/results/cluster.json (an hour; FAULTS="--share 0.2 --only …")
+	$(BIN)/python -m benchmarks.cluster $(FAULTS)
+
 .PHONY: examples
 examples: $(DEV) ## every example, in an environment of its own, against a running service (URL=…)
 	RERANKER_URL=$(URL) examples/curl.sh
@@ -135,7 +143,7 @@ demo-quality: $(DEV) ## rank the held-out questions with the demo model and with
 	$(BIN)/python -m tools.demo_model quality
 
 .PHONY: k8s
-k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod or prod-4b-tp2), and their tests
+k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod, prod-4b or prod-8b-tp2), and their tests
 	@tools/manifests.sh $(or $(OVERLAY),prod) > /dev/null
 	$(BIN)/pytest tests/manifests
 
@@ -159,6 +167,10 @@ bench-beside: $(DEV) ## another state of this repository beside this one: half a
 .PHONY: bench-loop
 bench-loop: $(DEV) ## how busy the engine's loop would keep an L4, an A100, an H100: emulated, no GPU needed; ten minutes (BENCH=--quick)
 	$(BIN)/python -m benchmarks.loop $(BENCH)
+
+.PHONY: gpu-proof
+gpu-proof: $(DEV) ## on a machine with a card: does it start, score right, and how fast is it? A page and a JSON; goes on where it was (PROOF=--dry-run)
+	$(BIN)/python -m benchmarks.proof $(PROOF)
 
 .PHONY: bench-batch
 bench-batch: $(DEV) ## `reranker batch` beside the engine alone, and its memory: half an hour (BENCH="--shape nano --pairs 5000")

@@ -30,6 +30,7 @@ sys.modules.setdefault("vllm._C_stable_libtorch", ModuleType("vllm._C_stable_lib
 import numpy as np
 import torch
 import vllm.config.vllm
+import vllm.model_executor.model_loader  # now: on CUDA it wants compiled parts, and FP8 asks it for its settings
 import vllm.platforms
 import vllm.v1.engine.core
 from vllm.platforms.cuda import CudaPlatformBase
@@ -38,33 +39,22 @@ from vllm.v1.executor import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
 
-from benchmarks.results import RESULTS, SCRATCH, describe, parser, percentiles, say, short, write
+from benchmarks.models import QWEN_VOCABULARY, SHAPES, Shape
+from benchmarks.results import RESULTS, SCRATCH, describe, parser, percentiles, read, say, short, write
+from benchmarks.serving.systems import configure
 from reranker.config import EngineConfig, ModelConfig
-from reranker.engine.loop import Engine, Pace
+from reranker.engine.cards import CARDS, FP8_CAPABILITY
+from reranker.engine.job import Common
+from reranker.engine.loop import Engine
+from reranker.engine.pace import Pace
 from reranker.engine.vllm import VllmStepper, engine_args, prepare_interpreter
+from reranker.errors import EngineFailedError
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
 from reranker.types import Shard
 
-
-class Card(NamedTuple):
-    capability: tuple[int, int]
-    gib: int
-    flops: float  # bf16, dense
-    bytes_per_s: float
-    batch_tokens: int
-
-
-CARDS = {
-    "L4": Card((8, 9), 22, 121e12, 0.30e12, 8_192),
-    "A100": Card((8, 0), 80, 312e12, 2.04e12, 8_192),
-    "H100": Card((9, 0), 80, 989e12, 3.35e12, 16_384),
-}
-# Parameters without and with the embedding, then the shape: width, of the MLP, layers, heads.
-MODELS = {
-    "0.6B": (0.44e9, 0.60e9, 1024, 3072, 28, 16),
-    "4B": (3.63e9, 4.02e9, 2560, 9728, 36, 32),
-    "8B": (6.95e9, 8.19e9, 4096, 12288, 36, 32),
-}
+# Operations a second in bf16, dense, and bytes a second of its memory.
+SPEEDS = {"L4": (121e12, 0.30e12), "A100": (312e12, 2.04e12), "H100": (989e12, 3.35e12)}
+MODELS = ("0.6B", "4B", "8B")
 
 
 class Gpu(CudaPlatformBase):  # type: ignore[misc]  # vllm is untyped here
@@ -73,9 +63,14 @@ class Gpu(CudaPlatformBase):  # type: ignore[misc]  # vllm is untyped here
     card, fixed_s, token_s, kv_bytes, free_s, computed_s = CARDS["H100"], 0.0, 0.0, 0, 0.0, 0.0
 
     @classmethod
-    def become(cls, card: Card, computed: float, stored: float) -> None:
-        cls.card, cls.kv_bytes = card, int(card.gib * 2**30 * 0.9 - 2 * stored)
-        cls.fixed_s, cls.token_s = 0.002 + 2 * computed / card.bytes_per_s, 2 * computed / (0.55 * card.flops)
+    def become(cls, name: str, shape: Shape, quantization: str | None) -> None:
+        cls.card, (peak, bytes_per_s) = CARDS[name], SPEEDS[name]
+        weights = shape.flops_per_token * (0.5 if quantization else 1.0)  # in bytes: two operations for each parameter
+        embedding = 2 * QWEN_VOCABULARY * shape.hidden
+        cls.kv_bytes = int(cls.card.memory_gib * 2**30 * 0.9 - weights - embedding)
+        if quantization and cls.card.capability >= FP8_CAPABILITY:
+            peak *= 2
+        cls.fixed_s, cls.token_s = 0.002 + weights / bytes_per_s, shape.flops_per_token / (0.55 * peak)
 
     @classmethod
     def busy_s(cls) -> float:
@@ -83,8 +78,8 @@ class Gpu(CudaPlatformBase):  # type: ignore[misc]  # vllm is untyped here
         return cls.computed_s - max(0.0, cls.free_s - time.perf_counter())
 
     get_device_capability = classmethod(lambda cls, device_id=0: DeviceCapability(*cls.card.capability))
-    get_device_name = classmethod(lambda cls, device_id=0: "NVIDIA H100")
-    get_device_total_memory = classmethod(lambda cls, device_id=0: cls.card.gib * 2**30)
+    get_device_name = classmethod(lambda cls, device_id=0: cls.card.name)
+    get_device_total_memory = classmethod(lambda cls, device_id=0: int(cls.card.memory_gib * 2**30))
     device_count = num_compute_units = classmethod(lambda cls, device_id=0: 1)
     is_integrated_gpu = classmethod(lambda cls, device_id=0: False)
 
@@ -140,7 +135,7 @@ class TimeOnly(Executor):  # type: ignore[misc]
 class Before(VllmStepper):
     """Hashes and keeps the blocks of every pair."""
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
         hasher, params = self._core.request_block_hasher, self._pooling_params(0)
         self._core.add_request(self._request(str(pair), prompt, None, params, priority=priority, block_hasher=hasher))
 
@@ -158,23 +153,18 @@ class ByPace(Pace):
 @contextlib.contextmanager
 def emulated(card: str, model: str, *, before: bool = False, **settings: Any) -> Iterator[Engine]:
     """An engine as a replica has it, on an emulated card."""
-    computed, stored, *shape = MODELS[model]
-    Gpu.become(CARDS[card], computed, stored)
+    shape, quantization = SHAPES[model.lower()], settings.get("quantization")
+    Gpu.become(card, shape, quantization)
     folder = SCRATCH / "loop" / model
     shutil.copytree(DEMO_MODEL, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    config = json.loads((folder / "config.json").read_text()) | dict(zip(names, shape, strict=True))
-    config |= {
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "dtype": "bfloat16",
-        "max_position_embeddings": 40_960,
-        "vocab_size": 151_669,
-    }
+    config = json.loads((folder / "config.json").read_text()) | shape.config
+    config |= {"dtype": "bfloat16", "max_position_embeddings": 40_960}
     (folder / "config.json").write_text(json.dumps(config))
     ours = {"distributed_executor_backend": TimeOnly} | ({"async_scheduling": False} if before else {})
-    limits = EngineConfig(max_batch_tokens=CARDS[card].batch_tokens, vllm_args=ours, **settings)
-    arguments = engine_args(find_checkpoint(ModelConfig(name=str(folder))), limits, device="cuda")
+    if before:
+        settings = {"max_batch_pairs": 256} | settings
+    limits = EngineConfig.model_validate(settings | {"vllm_args": ours | settings.get("vllm_args", {})})
+    arguments = engine_args(find_checkpoint(ModelConfig(name=str(folder))), limits, device="cuda", gpu=CARDS[card])
     made = Before if before else VllmStepper
     make = lambda: made(arguments, {}, device="cuda", token_types=False)  # noqa: E731 - one line
     prepare_interpreter()
@@ -183,9 +173,11 @@ def emulated(card: str, model: str, *, before: bool = False, **settings: Any) ->
         sys.setswitchinterval(0.005)
         gc.set_threshold(700, 10, 10)
         engine._batch = by_pace = ByPace()  # type: ignore[assignment]
-        by_pace.most = limits.max_batch_tokens
+        by_pace.most = engine._stepper.max_batch_tokens
         coordinator = engine._stepper._core.scheduler.kv_cache_manager.coordinator  # type: ignore[attr-defined]
-        del coordinator.cache_blocks, coordinator.find_longest_cache_hit  # ours, over the class's own
+        # Ours, over the class's own.
+        del coordinator.cache_blocks, coordinator.find_longest_cache_hit, coordinator.remove_skipped_blocks
+        del engine._stepper._core.scheduler.encoder_cache_manager.free  # type: ignore[attr-defined]
         del coordinator.block_pool._maybe_evict_cached_block
     yield engine
     engine.shutdown()
@@ -209,7 +201,9 @@ async def measure(engine: Engine, document_tokens: int, documents: int, seconds:
     async def figures() -> tuple[float, ...]:
         """At the end of a step, so that there are whole ones between two."""
         done = engine._done_pairs
-        while engine._done_pairs == done:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+        while engine._done_pairs == done:
+            if not engine.healthy:
+                raise EngineFailedError
             await asyncio.sleep(0.0005)
         clock = time.pthread_getcpuclockid(engine._thread.ident or 0)
         return time.perf_counter(), Gpu.busy_s(), time.clock_gettime(clock), engine._done_pairs, engine._steps
@@ -232,36 +226,69 @@ def rows(card: str, model: str, cells: list[tuple[int, int]], **how: Any) -> lis
     """A row for each (document tokens, documents)."""
     found = []
     with emulated(card, model, **how) as engine:
-        seconds = max(3.0, 5 * (Gpu.fixed_s + Gpu.token_s * CARDS[card].batch_tokens))
+        seconds = max(3.0, 5 * (Gpu.fixed_s + Gpu.token_s * engine._stepper.max_batch_tokens))
         for cell in cells:
             figures = asyncio.run(measure(engine, *cell, seconds))
             figures = {name: short(value, 3) for name, value in figures.items()}
-            found.append(
-                {"card": card, "model": model, "document_tokens": cell[0], "documents": cell[1]} | how | figures
-            )
+            found.append({"card": card, "model": model, "document_tokens": cell[0], "documents": cell[1]} | figures)
             say(found[-1])
     return found
 
 
+CELL = ("card", "model", "document_tokens", "documents")
+ASKED = ("H100", "0.6B", 200, 1_000)
+
+
+def compared(rounds: int = 4) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The row of the cell of which much is asked, and how it came to be: beside what was before, in turns."""
+    card, model, *_ = ASKED
+    found = [rows(card, model, [ASKED[2:]], before=before)[0] for before in (True, False) * rounds]
+    before, now = (
+        {name: np.median([one[name] for one in found[i::2]]) for name in found[0] if name not in CELL} for i in (0, 1)
+    )
+    figures = now | {f"{name}_before": before[name] for name in ("pairs_per_s", "busy", "host_us_per_pair")}
+    row = dict(zip(CELL, ASKED, strict=True)) | {name: short(one, 3) for name, one in figures.items()}
+    busy, host = now["busy"], now["host_us_per_pair"] / before["host_us_per_pair"]
+    held = {f"busy {busy:.3f} >= 0.90": bool(busy >= 0.90), f"host {host:.3f} <= 0.45": bool(host <= 0.45)}
+    return row, {"run": describe(), "held": held, "before_and_now_in_turns": found}
+
+
 def main() -> int:
     options = parser(__doc__)
-    options.add_argument("--quick", action="store_true", help="the one cell, before and now")
-    options.add_argument("--out", type=Path, help="(benchmarks/results/loop.json; --quick: build/bench/loop.json)")
+    options.add_argument(
+        "--quick", action="store_true", help="only the cell of which much is asked; its row is made anew"
+    )
+    options.add_argument("--out", type=Path, default=RESULTS / "loop.json", help="(benchmarks/results/loop.json)")
+    options.add_argument("--engine", nargs="*", metavar="KEY=VALUE", help="only that cell, once, with these settings")
+    options.add_argument("--card", choices=SPEEDS, default=ASKED[0], help="with --engine: another card (%(default)s)")
     arguments = options.parse_args()
-    found = [rows("H100", "0.6B", [(200, 1_000)], before=before)[0] for before in (True, False) * 4]
-    host = [np.median([one["host_us_per_pair"] for one in found[i::2]]) for i in (0, 1)]
-    busy, ratio = np.median([one["busy"] for one in found[1::2]]), host[1] / host[0]
-    held = {f"busy {busy:.3f} >= 0.90": bool(busy >= 0.90), f"host {ratio:.3f} <= 0.45": bool(ratio <= 0.45)}
-    for card, model in [] if arguments.quick else itertools.product(CARDS, MODELS):
-        cells = rows(card, model, list(itertools.product((40, 150, 500), (10, 1_000))))
-        full, short_steps = (rows(card, model, [(150, 1_000)], target_step_s=target_s)[0] for target_s in (None, 0.001))
-        found += [*cells, full, short_steps]
-        share = min(cells[3]["pairs_per_s"], short_steps["pairs_per_s"]) / full["pairs_per_s"]
-        held[f"{card}, {model}: {share:.2f} of the largest batch's pairs/s"] = share >= 0.95
-    say(held)
-    path = arguments.out or (SCRATCH if arguments.quick else RESULTS) / "loop.json"
-    write(path, {"emulation": True, "run": describe(), "held": held, "rows": found})
-    return 0 if all(held.values()) else 1
+    if arguments.engine is not None:
+        tree: dict[str, Any] = {"engine": {}}
+        configure(tree, arguments.engine)
+        found = rows(arguments.card, ASKED[1], [ASKED[2:]], **tree["engine"])
+        write(arguments.out, {"emulation": True, "run": describe(), "rows": found})
+        return 0
+    content: dict[str, Any] = read(arguments.out) if arguments.quick else {}
+    asked, how = compared()
+    say(how["held"])
+    others = [one for one in content.get("rows", []) if tuple(one[name] for name in CELL) != ASKED]
+    content |= {"emulation": True, "rows": [asked, *others], "asked": how}
+    if not arguments.quick:
+        content |= {"run": describe(), "held": {}, "batch_sizes": []}
+        for card, model in itertools.product(SPEEDS, MODELS):
+            cells = rows(card, model, list(itertools.product((40, 150, 500), (10, 1_000))))
+            sizes = (None, 0.001)
+            full, least = (rows(card, model, [(150, 1_000)], target_step_s=one)[0] for one in sizes)
+            content["rows"] += cells
+            content["batch_sizes"] += [
+                one | {"target_step_s": size} for one, size in zip((full, least), sizes, strict=True)
+            ]
+            share = min(cells[3]["pairs_per_s"], least["pairs_per_s"]) / full["pairs_per_s"]
+            content["held"][f"{card}, {model}: {share:.2f} of the largest batch's pairs/s"] = share >= 0.95
+            write(arguments.out, content)  # now: whoever interrupts has what there is
+        say(content["held"])
+    write(arguments.out, content)
+    return 0 if all({**content.get("held", {}), **how["held"]}.values()) else 1
 
 
 if __name__ == "__main__":

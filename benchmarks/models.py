@@ -27,6 +27,19 @@ class Shape:
     intermediate: int
 
     @property
+    def config(self) -> dict[str, int | bool]:
+        """By the names of a config.json."""
+        return {
+            "vocab_size": QWEN_VOCABULARY,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+        }
+
+    @property
     def flops_per_token(self) -> int:
         """Operations of the matrix products for one token of a prompt, attention's own left out (short prompts)."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
@@ -38,8 +51,10 @@ SHAPES = {
     "nano": Shape(layers=1, hidden=64, heads=2, kv_heads=2, head_dim=64, intermediate=128),
     # compute and serving in balance
     "small": Shape(layers=4, hidden=256, heads=4, kv_heads=4, head_dim=64, intermediate=768),
-    # Qwen3-Reranker-0.6B's own, for accelerators
+    # Qwen3-Reranker's own, for accelerators
     "0.6b": Shape(layers=28, hidden=1024, heads=16, kv_heads=8, head_dim=128, intermediate=3072),
+    "4b": Shape(layers=36, hidden=2560, heads=32, kv_heads=8, head_dim=128, intermediate=9728),
+    "8b": Shape(layers=36, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=12288),
 }
 SHAPE_NAMES = ("demo", *SHAPES)
 
@@ -75,17 +90,7 @@ def _write_weights(shape: Shape, folder: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=QWEN_VOCABULARY,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    )
+    config = Qwen3Config(**shape.config, max_position_embeddings=8192, tie_word_embeddings=True)
     Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 

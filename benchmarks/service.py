@@ -173,8 +173,10 @@ class Server:
 
 
 def configuration(args: dict[str, Any], checkout: Path = ROOT) -> dict[str, Any]:
-    """Read serve_config.yaml, and give the application other `args`."""
+    """Read serve_config.yaml, and give the application other `args`; with the other edge if the environment says so."""
     config: dict[str, Any] = yaml.safe_load((checkout / "serve_config.yaml").read_text(encoding="utf-8"))
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":  # docs/decisions/0006-no-proxy.md
+        config["proxy_location"] = "EveryNode"
     application = config["applications"][0] | {"args": args}
     return config | {"applications": [application]}  # without the playground
 

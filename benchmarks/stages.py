@@ -14,6 +14,7 @@ import orjson
 
 from reranker.config import EngineConfig, LimitsConfig, ModelConfig, PlanningConfig, SimulatedConfig
 from reranker.dialects.parse import parse
+from reranker.engine.cards import settings_for
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.prompt import PromptRenderer
 from reranker.ranking import scoring
@@ -87,7 +88,7 @@ def shards_of(model: Path, raw: bytes) -> list[Shard]:
 def device_s(tokens: int, replicas: int) -> float:
     """Seconds a list of so many tokens takes on imagined devices if all get the same and nothing else takes time."""
     costs, limits = SimulatedConfig(), EngineConfig()
-    step_tokens = limits.max_batch_tokens
+    step_tokens = settings_for(limits, None).max_batch_tokens
     if limits.target_step_s is not None:
         step_tokens = min(step_tokens, int((limits.target_step_s - costs.step_s) * costs.tokens_per_s))
     share = tokens / replicas

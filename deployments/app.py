@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+
 from ray import serve
+from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]  # private: every node has 1 of it
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
@@ -12,7 +15,7 @@ from deployments.http.guard import FEW_ARENAS
 from deployments.ingress import Ingress
 from deployments.router import ShardRouter
 from deployments.search import search_application
-from reranker.config import RerankerConfig, SearchConfig
+from reranker.config import IngressConfig, RerankerConfig, SearchConfig
 from reranker.engine.vllm import environment
 from reranker.model.checkpoint import find_checkpoint
 
@@ -28,12 +31,17 @@ def build_app(args: dict[str, object]) -> Application:
     """
     config = _with_commits(RerankerConfig.model_validate(args))
     engines = [_engine(deployment, one) for deployment, one in engine_deployments(config).items()]
-    # 0 cores: it waits more than it computes, and on a small machine it must not take an engine's place.
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": SERVE_FLAGS | FEW_ARENAS}}
     search = search_application(config, choose_device(config, find_checkpoint(config.model)), SERVE_FLAGS)
     # Only a health check notices that an ingress has died: clients call it, not Serve.
     ingress = serve.deployment(Ingress).options(
-        ray_actor_options=options, health_check_period_s=1, graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S
+        ray_actor_options={
+            "num_cpus": config.ingress.cpus,
+            "resources": ingress_resources(config.ingress),
+            "runtime_env": {"env_vars": SERVE_FLAGS | FEW_ARENAS},
+        },
+        health_check_period_s=1,
+        max_ongoing_requests=100_000,
+        graceful_shutdown_wait_loop_s=_SHUTDOWN_LOOK_S,
     )
     return ingress.bind(config, engines[0], search, *engines[1:])
 
@@ -49,7 +57,8 @@ def _with_commits(config: RerankerConfig) -> RerankerConfig:
 def _engine(deployment: str, config: RerankerConfig) -> Application:
     """Wire the engine deployment of one model."""
     device = choose_device(config, find_checkpoint(config.model))
-    without_search = config.model_copy(update={"search": SearchConfig()})  # so that a change of it restarts no engine
+    # So that a change of these restarts no engine.
+    of_engines = config.model_copy(update={"search": SearchConfig(), "ingress": IngressConfig()})
     variables = environment(config.engine.cpus, config.engine.cpu_threads, device=device)
     return (
         serve.deployment(EngineReplica)
@@ -65,5 +74,16 @@ def _engine(deployment: str, config: RerankerConfig) -> Application:
                 request_routing_stats_period_s=1,  # age of the load that an idle ingress knows
             ),
         )
-        .bind(without_search, device)
+        .bind(of_engines, device)
     )
+
+
+def ingress_resources(config: IngressConfig) -> dict[str, float]:
+    """Ray's custom resources for an ingress replica.
+
+    One of a name that only this version of the application has keeps two of its replicas from one node. Serve's
+    `max_replicas_per_node`, which does it in the same way, counts the old version as well: where every node has an
+    ingress, an update would wait for a node more, for ever.
+    """
+    apart = {f"{IMPLICIT_RESOURCE_PREFIX}ingress-{uuid.uuid4().hex}": 1.0} if config.one_per_node else {}
+    return dict(config.resources) | apart

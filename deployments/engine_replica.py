@@ -12,6 +12,7 @@ from typing import NoReturn
 import ray
 from ray import serve
 
+from deployments.http.guard import limit_log
 from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
@@ -40,6 +41,7 @@ class EngineReplica:
         began_s = time.monotonic()
         prepare_interpreter()
         join_serve()
+        limit_log()
         seen = config.observability
         self._slow_s = seen.slow_request_s
         self._name: str = serve.get_replica_context().replica_id.unique_id

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RayTaskError, TaskCancelledError
@@ -24,6 +24,7 @@ from reranker.types import ReplicaLoad, ServedModel
 logger = logging.getLogger(__name__)
 
 _MEETING_S = 2.0
+_LOOK_S = 0.05
 _ANSWERS_S = 10.0
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, TaskCancelledError)  # a replica that ends cancels its calls
 
@@ -86,20 +87,31 @@ class RayFleet:
         self.placement.own = own
         self.ready, self.leave, self.score = replicas.ready, replicas.leave, replicas.connections.score
         self._discovery = asyncio.ensure_future(self._discover())
-        self._meet_until_s = time.monotonic() + _MEETING_S
+        self._first_asked_s: float | None = None
         self._loads = SharedCall(self._ask_loads)
 
-    async def meet(self) -> None:
-        """Wait for a replica that Serve has not listed to us yet, but only in the first moments.
+    async def meet(self, engines_run: Callable[[], Awaitable[bool]], deadline_s: float) -> None:
+        """Wait for a replica that has not been listed to us yet: in the first moments, and as long as `engines_run`.
 
         Where Serve has none, because it has scaled to zero, a call that waits makes it start one.
+
+        Args:
+            engines_run: Whether there are replicas, asked of Serve.
+            deadline_s: On the monotonic clock.
         """
-        if self.placement.live_replicas:
+        if self.placement.any_yet:
+            if not self.placement.live_replicas and self._discovery.done():
+                self._discovery = asyncio.ensure_future(self._discover())
             return
-        if (left_s := self._meet_until_s - time.monotonic()) > 0:
-            await asyncio.wait([self._discovery], timeout=left_s)
-        if not self.placement.live_replicas and self._discovery.done():
-            self._discovery = asyncio.ensure_future(self._discover())
+        if self._first_asked_s is None:
+            self._first_asked_s = time.monotonic()
+        meeting_until_s = self._first_asked_s + _MEETING_S
+        while not self.placement.live_replicas and (now_s := time.monotonic()) < deadline_s:
+            if now_s >= meeting_until_s and not await engines_run():
+                return
+            if self._discovery.done():
+                self._discovery = asyncio.ensure_future(self._discover())
+            await asyncio.sleep(_LOOK_S)
 
     async def _discover(self) -> None:
         # A handle learns its replicas only with its first call. This call waits until there is one.

@@ -12,21 +12,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import ray
 from prometheus_client import generate_latest
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client  # private: Serve tells nowhere else what address it binds
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
+from starlette.types import ASGIApp
 
 from deployments.fleet import ask_all, ask_another
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.guard import BytesInHand, limit_log
-from deployments.http.middleware import Observer
+from deployments.http.middleware import Observer, without_request_ids
 from deployments.http.playground import PlaygroundClient
 from deployments.http.quotas import Quotas
 from deployments.http.routes import build_api
@@ -36,6 +37,7 @@ from deployments.http.server import Listener, listen
 from deployments.loading import replicas_loading
 from deployments.models import Models, asked
 from deployments.telemetry import ReplicaMetrics, RequestLog, Tracer, join_serve
+from deployments.watchdog import Watchdog
 from reranker import metrics
 from reranker.cache import Statistics
 from reranker.cache.score_cache import ScoreCache, report
@@ -50,15 +52,18 @@ from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
 
-T = TypeVar("T")
 _TURN_S = 0.2  # between two looks whether it is our turn
 _SWITCH_S = 0.0002
 """The longest that Python code in a thread keeps the event loop waiting; Python's own 5 ms add up over a request."""
 _NEVER = 2**30
 
 
+@serve.ingress()
 class Ingress:
-    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`."""
+    """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`.
+
+    It listens itself where Serve's `proxy_location` is `Disabled`; else whatever Serve puts in front carries it.
+    """
 
     def __init__(
         self,
@@ -77,7 +82,9 @@ class Ingress:
         os.environ.update(IN_THE_CALLERS_THREAD)  # here: a configuration's own `runtime_env` replaces the application's
         sys.setswitchinterval(_SWITCH_S)
         keys = Keyring(config.access, os.environ.get(ENVIRONMENT, ""))
-        options = _get_global_client().http_config
+        client = _get_global_client()
+        options = client.http_config
+        self._carried = ray.get(client._controller.get_proxy_location.remote()) != ProxyLocation.Disabled
         require_keys(options.host, config.access, keys)
         self._config = config
         self._cache = ScoreCache.of(config, os.environ)
@@ -90,7 +97,8 @@ class Ingress:
         self.search = Search(SearchClient(search.options()), config) if search is not None else None
         self.threads = FairThreads(2)  # what holds the interpreter is no faster in more
         self.open_page = PlaygroundClient().answer
-        self.service = hashlib.sha256(ray.get_runtime_context().gcs_address.encode()).hexdigest()[:16]
+        whose = f"{ray.get_runtime_context().gcs_address} {here.app_name}"  # another application has other clients
+        self.service = hashlib.sha256(whose.encode()).hexdigest()[:16]
         self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
         self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
@@ -105,17 +113,24 @@ class Ingress:
         self._memory = BytesInHand(config.limits.max_bytes_in_hand)
         self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener: Listener | None = None
+        self._watchdog: Watchdog | None = None
         gc.freeze()  # what is here now stays: to look through all of it again and again takes a tenth of a second
         gc.set_threshold(*gc.get_threshold()[:2], _NEVER)  # of large bodies all at once, too: see `guard.trim`
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica. The first call is the end of its start."""
-        if self._listener is None:
+        if self._watchdog is None:
             await self._wait_for_turn()
-            options = _get_global_client().http_config
-            self._listener = Listener(self._app, options, listen(options, self.service))
-        if not self._listener.healthy:
+            if not self._carried:
+                options = _get_global_client().http_config
+                self._listener = Listener(self._app, options, await asyncio.to_thread(listen, options, self.service))
+            self._watchdog = Watchdog()
+        if self._listener is not None and not self._listener.healthy:
             raise RuntimeError("the HTTP server has ended")
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Serve after the start, and used if one of its proxies is in front."""
+        return without_request_ids(self._app)
 
     async def _wait_for_turn(self) -> None:
         """Leave the lists to the ingresses before us until half of the engines are of our deployment, as those are.
@@ -153,6 +168,8 @@ class Ingress:
             self._models.leave()
             if self._listener is not None:
                 await self._listener.drain(self._config.limits.timeout_s, self._config.limits.notice_s)
+            if self._watchdog is not None:
+                self._watchdog.close()
             if self._metrics is not None:
                 self._metrics.close()
             if self._cache is not None:
@@ -190,8 +207,11 @@ class Ingress:
     async def rank_for_another(
         self, lists: Sequence[RankRequest], caller: Caller, request_id: str, size_bytes: int
     ) -> Sequence[Ranking] | RerankerError | None:
-        """Rank the lists that an ingress hands over. An error is an answer. None: we are leaving ourselves."""
-        if self.draining:
+        """Rank the lists that an ingress hands over. An error is an answer. None: another one should.
+
+        That is who leaves as well, or will: Serve ends no replica that waits for engines on behalf of another.
+        """
+        if self.draining or not self._models.has_its_turn_for(lists):
             return None
         record = RequestRecord(request_id, body_bytes=size_bytes)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TypeVar
@@ -13,7 +13,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import DeploymentStatus
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
 
 from deployments.fleet import RayFleet
 from deployments.http import Offer
@@ -90,7 +90,7 @@ class Models:
         self.default = self.all[0]
         self.several = len(self.all) > 1
         self._strict = config.access.strict_models
-        self._failed = asked(self._failed_deployments, keep_s=2.0, limit_s=1.0)
+        self._deployments = asked(_deployments, keep_s=1.0, limit_s=1.0)
         by_name = {one.name: one for one in self.all}
         choices = {name: _Choice(name, one.ranker, (one,)) for name, one in by_name.items()}
         self.offers = {
@@ -111,20 +111,30 @@ class Models:
 
         Raises what `Ranker.rank` does, and UnknownModelError.
         """
-        wanted = lists[0].model
-        choice = self._choices.get(wanted or "")
-        if choice is None and wanted and self._strict:
-            raise UnknownModelError(tuple(self._choices))
-        choice = choice or self._choices[self.default.name]
+        choice = self._choice(lists)
         record.model = choice.name
-        for one in choice.models:
-            await one.fleet.meet()
+        first, *later = choice.models
+        ends_s = record.began_s + first.config.limits.bounded_s(lists[0].timeout_s)
+        await first.fleet.meet(partial(self._run, first), ends_s)
+        for one in later:  # a cascade goes without
+            await one.fleet.meet(_nobody, ends_s)
         try:
             return await choice.ranker.rank(lists, caller, record)
         except NotReadyError:
             if self.several and not choice.models[0].placement.live_replicas:
                 raise await self._not_ready(choice.models[0]) from None
             raise
+
+    def _choice(self, lists: Sequence[RankRequest]) -> _Choice:
+        wanted = lists[0].model
+        choice = self._choices.get(wanted or "")
+        if choice is None and wanted and self._strict:
+            raise UnknownModelError(tuple(self._choices))
+        return choice or self._choices[self.default.name]
+
+    def has_its_turn_for(self, lists: Sequence[RankRequest]) -> bool:
+        """Whether at least half of the engines that the lists want are of our deployment."""
+        return self._choice(lists).models[0].placement.has_its_turn
 
     async def _not_ready(self, model: Model) -> NotReadyError:
         ready = tuple(one.name for one in self.all if one.placement.live_replicas)
@@ -197,19 +207,32 @@ class Models:
         return [one for one in self.all if not one.placement.has_its_turn]
 
     async def _failures(self) -> frozenset[str]:
+        """The deployments that Serve has given up starting."""
         with contextlib.suppress(NoAnswerError):
-            return await self._failed.answer()
+            every = (await self._deployments.answer()).items()
+            return frozenset(name for name, one in every if one.status == DeploymentStatus.DEPLOY_FAILED)
         return frozenset()
 
-    @staticmethod
-    def _failed_deployments() -> frozenset[str]:
-        """Those that Serve has given up starting. Blocks for some 15 ms; asked only while a model has no engine."""
-        try:
-            application = serve.status().applications[serve.get_replica_context().app_name]
-        except (RayError, RayServeException, KeyError):  # Serve is shutting down, this replica with it
-            return frozenset()
-        states = application.deployments.items()
-        return frozenset(name for name, one in states if one.status == DeploymentStatus.DEPLOY_FAILED)
+    async def _run(self, model: Model) -> bool:
+        """Whether Serve has engines of a model that run, though we may not have heard of them."""
+        with contextlib.suppress(NoAnswerError):
+            found = (await self._deployments.answer()).get(model.deployment)
+            return found is not None and bool(found.replica_states.get(ReplicaState.RUNNING))
+        return False
+
+
+async def _nobody() -> bool:
+    return False
+
+
+def _deployments() -> Mapping[str, DeploymentStatusOverview]:
+    """Ours, as Serve sees them. Blocks for some 15 ms; asked only while a model has no engine."""
+    try:
+        found: Mapping[str, DeploymentStatusOverview]
+        found = serve.status().applications[serve.get_replica_context().app_name].deployments
+    except (RayError, RayServeException, KeyError):  # Serve is shutting down, this replica with it
+        return {}
+    return found
 
 
 def asked(function: Callable[[], T], keep_s: float, limit_s: float) -> SharedCall[T]:

@@ -32,6 +32,16 @@ _CLASSES = {one.code: one for one in reversed(every_class())}
 
 
 @dataclass(frozen=True, slots=True)
+class RelevantSpan:
+    """A part of a document, `[start, end)` in its characters, that made it relevant."""
+
+    start: int
+    end: int
+    score: float
+    """On the scale of the documents' relevance scores."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredDocument:
     """One line of an answer."""
 
@@ -41,6 +51,8 @@ class ScoredDocument:
     """In [0, 1]."""
     truncated: bool = False
     """The document was too long and lost tokens."""
+    relevant_spans: tuple[RelevantSpan, ...] = ()
+    """Best first, where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +70,8 @@ class FoundDocument:
     text: str = ""
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
+    relevant_spans: tuple[RelevantSpan, ...] = ()
+    """Of the text, best first, where they were asked for."""
 
 
 class _Model(BaseModel):
@@ -98,18 +112,26 @@ class RerankerClient:
             self._http = httpx.Client(base_url=self.url, timeout=timeout_s, headers=_authorization(api_key))
 
     def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        instruction: str | None = None,
+        relevant_spans: bool | Mapping[str, Any] = False,
     ) -> list[ScoredDocument]:
         """Rank documents by their relevance to a query, best first, without those that the service's rules exclude.
 
-        `instruction` says what "relevant" means here; None: the service's default.
+        `instruction` says what "relevant" means here; None: the service's default. `relevant_spans`: which parts of a
+        document made it relevant, True or the API's options (docs/evidence.md): `{"threshold": 0.3, "max_spans": 2}`.
 
         Raises:
             UnreachableError: No service there.
             RerankerError: What the service refused or failed with, in the class that its `error_type` names, such as
                 QueryTooLongError; `str()` is the service's own sentence.
         """
-        body = {"query": query, "documents": list(documents), "top_n": top_n, "instruction": instruction}
+        body: dict[str, object] = {"query": query, "documents": list(documents), "top_n": top_n}
+        body |= {"instruction": instruction, "relevant_spans": _spans(relevant_spans)}
         ranking = self._ask(_Listing[ScoredDocument], "ranking", "/v1/rerank", body | {"model": self._model})
         return [replace(one, truncated=one.index in ranking.truncated) for one in ranking.lines]
 
@@ -126,6 +148,7 @@ class RerankerClient:
         first_stage: str | None = None,
         max_per_document: int | None = None,
         rerank: bool = True,
+        relevant_spans: bool | Mapping[str, Any] = False,
     ) -> list[FoundDocument]:
         """Find the documents of an index that answer a query, and rank them, best first. Raises as `rerank`.
 
@@ -136,6 +159,7 @@ class RerankerClient:
         body: dict[str, object] = {"query": query, "index": index, "top_n": top_n, "candidates": candidates}
         body |= {"filter": filter, "instruction": instruction, "score_threshold": score_threshold}
         body |= {"first_stage": first_stage, "max_per_document": max_per_document, "rerank": rerank}
+        body["relevant_spans"] = _spans(relevant_spans)
         return self._ask(_Listing[FoundDocument], "search results", "/v1/search", body).lines
 
     def models(self) -> list[str]:
@@ -196,6 +220,12 @@ class AsyncRerankerClient:
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+
+def _spans(asked: bool | Mapping[str, Any]) -> Mapping[str, Any] | None:  # Any: JSON
+    if asked is False:
+        return None
+    return {"mode": "enabled"} if asked is True else {"mode": "enabled", **asked}
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:

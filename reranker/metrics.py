@@ -77,12 +77,9 @@ STAGE_SECONDS = Histogram(
 REQUEST_DOCUMENTS = Histogram("reranker_request_documents", "Documents of an answered request.", buckets=_COUNTS)
 REQUEST_TOKENS = Histogram("reranker_request_tokens", "Prompt tokens in a request's `usage`.", buckets=_TOKENS)
 
-# Models. Their names, and those of cascades, are the configuration's
+# Models, and cascades, by their names in the configuration
 MODEL_SECONDS = Histogram(
-    "reranker_model_duration_seconds",
-    "As reranker_request_duration_seconds, by the model, or the cascade, that a request got.",
-    ("model", "result"),
-    buckets=_SECONDS,
+    "reranker_model_duration_seconds", "The same of each model and cascade.", ("model", "result"), buckets=_SECONDS
 )
 MODEL_LIVE_REPLICAS = Gauge("reranker_model_live_replicas", "Live engine replicas of each model.", ("model",))
 CASCADE_MISSES = Counter(
@@ -98,6 +95,8 @@ TRUNCATED_DOCUMENTS = Counter("reranker_truncated_documents_total", "Documents t
 WINDOWED_DOCUMENTS = Counter("reranker_windowed_documents_total", "Documents scored in more than one window.")
 EXCLUDED_DOCUMENTS = Counter("reranker_excluded_documents_total", "Documents a rule or threshold left out.")
 UNSCORED_DOCUMENTS = Counter("reranker_unscored_documents_total", "Documents that time did not suffice for.")
+SPANS = Counter("reranker_spans_total", "Spans in answers: parts that made documents relevant.")
+UNSCORED_SPANS = Counter("reranker_spans_unscored_documents_total", "Results without spans as time did not suffice.")
 
 # Scatter and gather
 REQUEST_SHARDS = Histogram("reranker_request_shards", "Shards of a request that engines worked on.", buckets=_SHARDS)
@@ -192,6 +191,8 @@ def _count_rankings(record: RequestRecord) -> None:
             (WINDOWED_DOCUMENTS, one.windowed_documents),
             (EXCLUDED_DOCUMENTS, len(one.excluded)),
             (UNSCORED_DOCUMENTS, len(one.unscored)),
+            (SPANS, sum(len(document.spans) for document in one.results)),
+            (UNSCORED_SPANS, len(one.spans_unscored)),
             (DEDUPLICATED_PAIRS, one.deduplicated_pairs),
             (CACHE_HITS, one.cached_documents),
             (CACHE_MISSES, one.missed_documents),

@@ -14,10 +14,13 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from reranker.types import EngineScores, Ranking, TokenArray
 
-STAGES = ("read", "parse", "admit", "retrieve", "cache", "coalesce", "tokenize", "queue", "engine", "merge", "respond")
+STAGES = (
+    *("read", "parse", "admit", "retrieve", "cache", "coalesce", "tokenize", "queue", "engine", "merge", "evidence"),
+    "respond",
+)
 """In the order of a request that is scored: receive and decompress the body; read it; find room for the list; for a
 search, find the candidates; look up known scores; wait for other lists' scores; make prompts; wait in a replica; be
-scored there; make one ranking; write the answer."""
+scored there; make one ranking; find its spans, which has all stages from the cache on within it; write the answer."""
 CLIENT_GONE = 499  # status of a request whose client has hung up; the number is nginx's
 Outcome: TypeAlias = Literal["under way", "answered", "lost", "failed", "dropped"]
 """Lost: the replica has ended. Dropped: by us, as another attempt or the list was done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,15 @@ ANONYMOUS = Caller("anonymous")  # everybody, where there are no keys
 
 
 @dataclass(frozen=True, slots=True)
+class SpanTerms:
+    """Which parts of a list's best documents are shown as evidence. None: as configured, or no limit."""
+
+    threshold: float | None = None  # spans below this relevance score are left out
+    max_spans: int | None = None  # of each document
+    max_tokens: int | None = None  # of all documents' spans together
+
+
+@dataclass(frozen=True, slots=True)
 class RankRequest:
     """One query and its candidate documents, whatever dialect they came in. None: as configured."""
 
@@ -59,6 +68,7 @@ class RankRequest:
     cache: CacheMode | None = None  # None: scores are used and remembered
     model: str | None = None  # an adapter's name chooses the adapter; any other name, the model itself
     whole: bool = False  # a stage of a cascade: rules, threshold and `top_n` are for the final ranking, not for this
+    spans: SpanTerms | None = None  # None: none are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +185,15 @@ class ShardScores:
     model: str = ""  # its engine's `reranker.model.checkpoint.model_identity`
 
 
+class Span(NamedTuple):
+    """A part of a document, `[start, end)` in code points, with its own score: on the scale of documents' scores."""
+
+    start: int
+    end: int
+    relevance_score: float
+    log_odds: float
+
+
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One line of an answer."""
@@ -184,6 +203,7 @@ class RankedDocument:
     log_odds: float  # the model's logit: logit("yes") - logit("no"), or its head's; of it relevance_score is made
     truncated: bool = False
     windows: int = 1  # its prompts
+    spans: tuple[Span, ...] = ()  # best first; of the text that was scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +241,4 @@ class Ranking:
     missed_documents: int = 0  # distinct documents whose score was looked for and not known
     coalesced_documents: int = 0  # distinct documents that another list was having scored
     stages: Stages | None = None  # of a cascade
+    spans_unscored: tuple[int, ...] = ()  # indices of results in which there was no time to look for spans

@@ -1,4 +1,4 @@
-"""Programs that tests start and that no Python package has: a Redis, a Prometheus, a browser, OpenSSL.
+"""Programs that tests start and that no Python package has: a Redis, a Prometheus, a browser, OpenSSL, networks.
 
 python -m tests.programs     installs from Debian those that are not here; where it may not, it says how
 """
@@ -19,6 +19,7 @@ PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "chromium": "chromium fonts-noto-cjk",
+    "ip": "iproute2",
 }
 """Debian's packages, by the program."""
 _POLICY = Path("/usr/sbin/policy-rc.d")

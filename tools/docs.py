@@ -24,6 +24,7 @@ from reranker.config import CascadeConfig, MilvusConfig, RerankerConfig, Scaling
 from reranker.dialects import COMPLETE, DIALECTS, SHARED_PATHS
 from reranker.dialects.answers import Tail
 from reranker.engine import metrics as engine_metrics
+from reranker.engine.cards import CLASSES, FP8_CAPABILITY, ON_A_CPU, CardClass, Settings
 from reranker.errors import for_clients
 from reranker.metrics import metrics_of
 from reranker.model.families import FAMILIES, NOT_SERVED
@@ -60,6 +61,7 @@ def configuration_page() -> str:
     )
     lines += _section("Several models", said, several)
     lines += _section("A cascade of `cascades`", "Keys of `cascades.NAME`.", _rows(CascadeConfig))
+    lines += _cards()
     index = [*_rows(SearchIndexConfig), *_rows(MilvusConfig, "milvus.")]
     lines += _section("An index of `search.indexes`", "Keys of `search.indexes.NAME` ([search](search.md)).", index)
     policy = (
@@ -70,6 +72,29 @@ def configuration_page() -> str:
     playground = "`args` of its own application, `deployments.ui.app:build_ui` ([playground](playground.md))."
     lines += _section("The playground", playground, _rows(UIConfig))
     return _written(CONFIGURATION) + "\n".join(lines)
+
+
+_CARDS_TEXT = """`reranker config show` says what this machine's card gets, `--card L4` what another would. The first
+row that fits counts; `max_batch_tokens` is halved, down to 2,048, where two batches would take more than half of the
+memory that a model's weights leave. **No row was measured on a GPU.** FP8 is never chosen by itself: it changes
+scores."""
+
+
+def _cards() -> Iterator[str]:
+    """What an engine has by its card where the configuration says nothing."""
+    yield from ("## Settings by card", "", (CardClass.__doc__ or "").strip(), "")
+    yield _CARDS_TEXT
+    yield ""
+    keys = [f"`{name}`" for name in Settings._fields]
+    yield f"| card | compute capability | GiB | {' | '.join(keys)} | computes in FP8 |"
+    yield f"|{'---|' * (4 + len(keys))}"
+    for one in CLASSES:
+        tokens, pairs, share, graphs = one.settings
+        least = f"{'.'.join(map(str, one.capability))} | {one.gib:g}" if one.gib else "– | –"
+        fp8 = "yes" if one.capability >= FP8_CAPABILITY else "from 8.9" if one.gib else "no"
+        yield f"| {one.name} | {least} | {tokens:,} | {pairs} | {share} | up to {max(graphs):,} | {fp8} |"
+    yield f"| a CPU | | | {ON_A_CPU.max_batch_tokens:,} | {ON_A_CPU.max_batch_pairs} | | | |"
+    yield ""
 
 
 def _written(page: Path) -> str:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build and check the manifests of an overlay: tools/manifests.sh dev|prod|prod-4b-tp2 > manifests.yaml
+# Build and check the manifests of an overlay: tools/manifests.sh dev|prod|prod-4b|prod-8b-tp2 > manifests.yaml
 # The volume with its weights, to be applied before: tools/manifests.sh prod weights > weights.yaml
 # Refuses while a value in k8s/values/values.env is not set.
 set -euo pipefail

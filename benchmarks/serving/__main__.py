@@ -36,7 +36,9 @@ SWEEP = (
     *(f"engine.max_batch_tokens={tokens}" for tokens in (2_048, 4_096, 16_384, 32_768)),
     *(f"engine.max_batch_pairs={pairs}" for pairs in (64, 128, 512, 1_024)),
     *(f"engine.target_step_s={seconds}" for seconds in (0.02, 0.1, "null")),
-    "engine.quantization=fp8",
+    "engine.cuda_graph_tokens=[]",
+    "engine.vllm_args.async_scheduling=false",
+    "engine.vllm_args.block_size=32",
     "engine.vllm_args.enforce_eager=true",
 )
 """One setting changed at a time, against the defaults."""

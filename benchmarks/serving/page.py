@@ -72,7 +72,7 @@ def text(
         variants=variants,
         skipped=sorted(f"{name}: {reason.replace(str(ROOT), '.')}" for name, reason in reasons),
         sweeps=sweeps or {},
-        loop=loop,
+        gpu_loop=loop,
     )
     return page.rstrip() + "\n"
 

@@ -7,8 +7,8 @@ what they can share, so that our lock files stay ours. Each is skipped, with the
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from reranker.config import ModelConfig
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.families import PREFIX, SUFFIX
 
-OURS, PEER = "ours", "vllm-serve"
+OURS, PEER, HAPROXY = "ours", "vllm-serve", "haproxy"
 DEFAULT = (OURS, PEER)
 PEERS = ROOT / "build" / "peers"
 """A virtual environment with sentence-transformers and what Ray Serve LLM needs."""
@@ -105,8 +105,11 @@ BEST = "docs"
 def ours(bench: Bench, variant: str = "", checkout: Path = ROOT) -> Launch:
     """Our service with one engine replica, of this checkout or another state of it.
 
-    The variant is `key=value,…`: settings of the application, such as engine.max_batch_tokens=16384.
+    The variant is `key=value,…`: settings of the application, such as engine.max_batch_tokens=16384; and `haproxy`:
+    with Ray's in front of the ingress, instead of its own listener.
     """
+    settings = set(filter(None, variant.split(",")))
+    proxied = HAPROXY in settings
     arguments: dict[str, Any] = {"model": {"name": "demo" if bench.shape == "demo" else str(bench.folder)}}
     arguments["cache"] = {"enabled": False}
     notes = ["cache is off: what is compared is scoring"]
@@ -114,21 +117,28 @@ def ours(bench: Bench, variant: str = "", checkout: Path = ROOT) -> Launch:
         # It refuses a model that does not tell relevant from irrelevant, which random weights do not.
         arguments["engine"] = {"startup_check": False}
         notes.append("engine.startup_check is off: the weights are random")
-    for setting in filter(None, variant.split(",")):
-        key, _, value = setting.partition("=")
-        *groups, name = key.split(".")
-        tree = arguments
-        for group in groups:
-            tree = tree.setdefault(group, {})
-        tree[name] = yaml.safe_load(value)
-    return service.ours(
-        service.configuration(arguments, checkout),
+    configure(arguments, settings - {HAPROXY})
+    config = service.configuration(arguments, checkout) | ({"proxy_location": "EveryNode"} if proxied else {})
+    launch = service.ours(
+        config,
         f"{bench.shape}-{checkout.name}-{variant}",
         replicas=1,
         checkout=checkout,
         required=not variant,
         notes=(f"args: {arguments}", *notes),
     )
+    return replace(launch, environment=launch.environment | {"RAY_SERVE_ENABLE_HA_PROXY": "1" if proxied else "0"})
+
+
+def configure(arguments: dict[str, Any], settings: Iterable[str]) -> None:
+    """Set keys such as engine.max_batch_tokens=16384 in an application's arguments."""
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        *groups, name = key.split(".")
+        tree = arguments
+        for group in groups:
+            tree = tree.setdefault(group, {})
+        tree[name] = yaml.safe_load(value)
 
 
 def vllm_serve(bench: Bench, variant: str = "") -> Launch:

@@ -30,6 +30,8 @@ PACES = {
     "demo": Pace(open_pairs_per_s=200),
     "small": Pace(patience=1.5, open_pairs_per_s=80, max_pairs_per_s=1_000, side_repeated=False),
     "0.6b": Pace(open_pairs_per_s=2_000, max_pairs_per_s=20_000),
+    "4b": Pace(patience=1.5, open_pairs_per_s=300, max_pairs_per_s=4_000, side_repeated=False),
+    "8b": Pace(patience=1.5, open_pairs_per_s=150, max_pairs_per_s=2_000, side_repeated=False),
 }
 _GRID = dict(
     zip(  # documents x clients: seconds

@@ -5,6 +5,7 @@ Each is accepted by `kubectl apply`, and shows only when a pod comes or goes.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from deployments import INGRESS_DEPLOYMENT, engine_deployments
 from deployments.checks.document import YAML, Row
 from deployments.checks.schema import Application, Deployment, ServeConfig
+from reranker.config import IngressConfig
 
 _CONFIG = "spec.serveConfigV2"
 _CLUSTER_LABEL = "ray.io/cluster"
@@ -95,7 +97,7 @@ def changes(manifest: YAML, config: ServeConfig, application: Application) -> It
             yield from _weights(group, model, models)
     ingress = _deployment(application, INGRESS_DEPLOYMENT)
     if any(group.answers for group in workers):
-        yield from _one_a_pod(ingress, [group for group in workers if group.answers])
+        yield from _one_a_pod(ingress, application.settings.ingress, [group for group in workers if group.answers])
     for group in workers:
         engines = [_deployment(application, name) for name in engine_deployments(application.settings)]
         yield from _spread(group)
@@ -128,17 +130,31 @@ def _switch(manifest: YAML, workers: Sequence[Group]) -> Iterator[Row]:
             yield where, said, "Name containerPort by it in their group alone"
 
 
-def _one_a_pod(ingress: Deployment, answering: Sequence[Group]) -> Iterator[Row]:
-    if ingress.max_replicas_per_node != 1:
-        said = "several ingress replicas may share a pod, and another pod then answers nobody"
-        yield _CONFIG, said, "Give Ingress max_replicas_per_node: 1"
-        return
+def _one_a_pod(ingress: Deployment, settings: IngressConfig, answering: Sequence[Group]) -> Iterator[Row]:
     scaling = ingress.autoscaling_config
     wanted = scaling.max_replicas if scaling else ingress.num_replicas
     room = sum(int(group.spec.get("maxReplicas") or 0) for group in answering)
-    if isinstance(wanted, int) and wanted >= room:
-        said = f"{wanted} ingress replicas may take all {room} pods, and an update, which starts a new one first, waits"
-        yield f"{answering[0].path}.maxReplicas", said, f"Give {wanted + 1} or more"
+    if "ray_actor_options" in ingress.model_fields_set and settings != IngressConfig():
+        yield _CONFIG, "Ingress has ray_actor_options, which replace args.ingress", "Remove them"
+    if settings.one_per_node:
+        for group, (name, taken) in itertools.product(answering, settings.resources.items()):
+            offered = float((group.spec.get("resources") or {}).get(name, 0))
+            if offered < 2 * taken:
+                said = (
+                    f"a pod offers {offered:g} of {name!r}, and an ingress takes {taken:g}: none starts beside the old"
+                )
+                yield f"{group.path}.resources", said, f"Give {2 * taken:g}, or lower args.ingress.resources"
+    elif ingress.max_replicas_per_node == 1:
+        room -= 1  # Serve counts the old one as well
+    else:
+        said = "several ingress replicas may share a pod, and another pod then answers nobody"
+        yield _CONFIG, said, "Give args.ingress.one_per_node: true"
+        return
+    if isinstance(wanted, int) and wanted > room:
+        said = f"{wanted} ingress replicas are wanted, and there is room for {room}: one in a pod"
+        if not settings.one_per_node:
+            said += ", and a pod for the one that an update starts before it stops the old"
+        yield f"{answering[0].path}.maxReplicas", said, f"Give {wanted + (not settings.one_per_node)} or more"
 
 
 def _readiness(group: Group, notice_s: float) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from deployments import IMPORT_PATH
+from deployments import IMPORT_PATH, INGRESS_DEPLOYMENT
 from deployments.checks import kubernetes
 from deployments.checks.document import YAML, Row
 from deployments.checks.schema import Application, ServeConfig, engine_gpus
@@ -53,7 +53,10 @@ def problems(manifest: YAML, config: ServeConfig) -> Iterator[Row]:
                 yield _CONFIG, said, "Remove args.engine.simulated"
             yield from _room(application, workers)
         for deployment in application.deployments:
-            for name in deployment.ray_actor_options.resources.keys() - offered:
+            asked = set(deployment.ray_actor_options.resources)
+            if deployment.name == INGRESS_DEPLOYMENT:
+                asked |= set(settings.ingress.resources)
+            for name in sorted(asked - offered.keys()):
                 said = f"{deployment.name} asks for the resource {name!r}, which no group of pods has"
                 remedy = f"Add it to a group's `resources`, which have {', '.join(offered) or 'none'}"
                 yield _CONFIG, said, remedy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from deployments.checks.schema import Application, Deployment, ServeConfig, unkn
 from deployments.http.access import ENVIRONMENT, is_loopback
 from deployments.http.playground import UI_DEPLOYMENT
 from reranker.config import RerankerConfig, ScalingConfig
+from reranker.engine.cards import CLASSES
 
 _ROUTER = "deployments.router:ShardRouter"
 _POLICY = "deployments.autoscaling:QueueTime"
@@ -129,7 +131,8 @@ def _replaced_options(deployment: Deployment, settings: RerankerConfig | None) -
     if settings is None or settings.engine.simulated is not None:
         return
     engine = settings.engine
-    gpus, share, parallel = options.num_gpus or 0, engine.gpu_memory_utilization, engine.tensor_parallel_size
+    gpus, parallel = options.num_gpus or 0, engine.tensor_parallel_size
+    share = engine.gpu_memory_utilization or max(one.settings.gpu_memory_utilization for one in CLASSES)
     said = remedy = ""
     if engine.device == "cpu":
         if gpus:
@@ -201,8 +204,8 @@ def _buckets(config: ServeConfig) -> Iterator[Row]:
 
 
 def _server(config: ServeConfig, settings: RerankerConfig, place: int, variables: Collection[str]) -> Iterator[Row]:
-    """The ingress listens by itself, without Serve's proxy."""
-    http, access = config.http_options, settings.access
+    """The ingress listens by itself, or one of Serve's proxies does."""
+    http, access, listens = config.http_options, settings.access, config.proxy_location.value == "Disabled"
     if not (is_loopback(http.host) or access.keys_file or access.allow_anonymous or ENVIRONMENT in variables):
         said = (
             f"{http.host} can be reached from other machines, and there are no API keys: the service refuses to start"
@@ -211,13 +214,23 @@ def _server(config: ServeConfig, settings: RerankerConfig, place: int, variables
         yield "http_options.host", said, remedy
     if not 0 < http.port < 65_536:
         yield "http_options.port", f"there is no port {http.port}", "Give one from 1024 to 65535"
-    if config.applications[place].route_prefix != "/":
-        said = "it is an option of Serve's proxy, which is not there: the ingress answers on its own paths"
-        yield f"applications.{place}.route_prefix", said, "Remove it, and add the prefix in a gateway"
-    if config.proxy_location.value != "Disabled":
-        said = f"with {config.proxy_location.value} Serve's proxy takes the port on which the ingress itself listens"
-        yield "proxy_location", said, "Give Disabled (docs/decisions/0006-no-proxy.md)"
+    if not listens:
+        if not os.environ.get("RAY_SERVE_ENABLE_HA_PROXY"):
+            said = f"with {config.proxy_location.value} each request passes Serve's proxy, which costs it 7 ms"
+            remedy = "Give Disabled, or start Ray with RAY_SERVE_ENABLE_HA_PROXY=1 (docs/decisions/0006-no-proxy.md)"
+            yield "proxy_location", said, remedy
+        for number, one in enumerate(config.applications):
+            if one.import_path == UI_IMPORT_PATH:
+                said = "Serve's proxy sends its paths to the page itself, past the API keys and the limits of guests"
+                yield f"applications.{number}.route_prefix", said, "Remove it, or give proxy_location Disabled"
+        return
     said = "it is an option of Serve's proxy, which is not there"
+    if config.applications[place].route_prefix != "/":
+        yield (
+            f"applications.{place}.route_prefix",
+            f"{said}: the ingress answers on its own paths",
+            "Remove it, and add the prefix in a gateway",
+        )
     if http.request_timeout_s is not None:
         yield "http_options.request_timeout_s", said, "Use args.limits.timeout_s"
     if http.root_path:

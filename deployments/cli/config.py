@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from deployments.cli import Subparsers
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
 from deployments.http.address import bound_socket, configured_address, shown_address
 from reranker.config import RerankerConfig, UIConfig
-from reranker.engine.device import device_for, here
+from reranker.engine import cards
+from reranker.engine.device import Gpu, device_for, here
 from reranker.errors import ConfigurationError, DeviceError
-from reranker.model.checkpoint import find_checkpoint
+from reranker.model.checkpoint import Checkpoint, find_checkpoint
 from reranker.search.embedding import SIMULATED
 from reranker.search.index import IndexFolder, IndexInfo
 
@@ -33,6 +34,12 @@ def add_parser(commands: Subparsers) -> None:
     files = inner.add_parser("check", help=said, description=f"{said}. Prints `file:line: place: problem. remedy`.")
     files.add_argument("files", nargs="+", metavar="FILE", help="YAML; `-` for standard input")
     files.set_defaults(run=_check_files)
+    said = "show what an engine has by its device, where the configuration does not say it"
+    show = inner.add_parser("show", help=said, description=f"{said}. Nothing is loaded.")
+    show.add_argument("--config", type=Path, default=SERVE_CONFIG, help="Serve configuration (%(default)s)")
+    show.add_argument("--model", help="demo, a local folder or a hub id; default: the configuration's")
+    show.add_argument("--card", choices=cards.CARDS, help="another device than this machine's")
+    show.set_defaults(run=_show)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -200,6 +207,22 @@ def _require_free_port(host: str, port: int) -> None:
     except OSError as error:
         taken = f"cannot listen on {shown_address(host, port)} ({error.strerror})"
         raise ConfigurationError(f"{taken}. Choose another port: make serve PORT={port + 1}") from None
+
+
+def _show(parsed: argparse.Namespace) -> int:
+    config = load_config(parsed.config, parsed.model)
+    checkpoint = find_checkpoint(config.model)
+    gpu = None if parsed.card is None else cards.CARDS[parsed.card]
+    print("\n".join(engine_lines(config, checkpoint, gpu)))
+    return 0
+
+
+def engine_lines(config: RerankerConfig, checkpoint: Checkpoint, gpu: Gpu | None = None) -> Iterator[str]:
+    """Say what an engine has on a card, or on this machine's device; DeviceError: it cannot run here."""
+    if gpu is None and device_for(config.engine, checkpoint.dtype_on("cuda")) == "cuda":
+        gpu = cards.smallest(here().gpus)
+    yield f"model.dtype: {checkpoint.dtype_on('cpu' if gpu is None else 'cuda')}"
+    yield from cards.described(config.engine, gpu, cards.size_of(checkpoint, config.engine.quantization))
 
 
 def _check_files(parsed: argparse.Namespace) -> int:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from deployments.cli import Subparsers
-from deployments.cli.config import SERVE_CONFIG, load_config
-from reranker.client import DEFAULT_URL, RerankerClient, ScoredDocument
+from deployments.cli.config import SERVE_CONFIG, engine_lines, load_config
+from reranker.client import DEFAULT_URL, RelevantSpan, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.engine.device import device_for
 from reranker.engine.loop import Engine
@@ -32,7 +32,7 @@ from reranker.offline.evaluation import read_documents
 from reranker.ranking.placement import Placement
 from reranker.ranking.ranker import Ranker
 from reranker.record import RequestRecord
-from reranker.types import ANONYMOUS, RankRequest, Shard, ShardScores, ShardTerms
+from reranker.types import ANONYMOUS, RankedDocument, RankRequest, Shard, ShardScores, ShardTerms, SpanTerms
 
 PART_DOCUMENTS = 256
 """Documents per request: the progress bar moves, and no service limit on a list is met."""
@@ -40,6 +40,8 @@ PART_CHARACTERS = 4_000_000
 """Characters per request; at most 16 MB of UTF-8, far below what the service takes."""
 API_KEY = "RERANKER_API_KEY"
 """Environment variable with the key for a service that needs one: on the command line others could read it."""
+_MARKED = 100  # documents with spans in one answer: `evidence.max_documents` as it comes
+_BOLD, _STARS = ("\x1b[1m", "\x1b[0m"), ("**", "**")  # in a terminal; in a pipe or a file
 _NO_DEADLINE_S = 30 * 86_400.0  # the configured one protects a service; here a person can press Ctrl-C
 
 Rank: TypeAlias = Callable[..., list[ScoredDocument]]
@@ -133,12 +135,22 @@ def _local_rank(config: RerankerConfig, adapter: str) -> Iterator[Rank]:
     with open_local(config) as local, asyncio.Runner() as runner:
         ranker = Ranker(config.model_copy(update={"limits": limits}), local.renderer, LocalFleet(local.engine))
 
-        def rank(query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[ScoredDocument]:
-            request = RankRequest(query, tuple(documents), instruction=instruction or None, model=adapter or None)
+        def rank(
+            query: str, documents: Sequence[str], *, instruction: str | None = None, relevant_spans: bool = False
+        ) -> list[ScoredDocument]:
+            spans = SpanTerms() if relevant_spans else None
+            request = RankRequest(
+                query, tuple(documents), instruction=instruction or None, model=adapter or None, spans=spans
+            )
             [ranking] = runner.run(ranker.rank([request], ANONYMOUS, RequestRecord()))
-            return [ScoredDocument(one.index, one.relevance_score, one.truncated) for one in ranking.results]
+            return [_scored(one) for one in ranking.results]
 
         yield rank
+
+
+def _scored(one: RankedDocument) -> ScoredDocument:
+    spans = tuple(RelevantSpan(start, end, score) for start, end, score, _ in one.spans)
+    return ScoredDocument(one.index, one.relevance_score, one.truncated, spans)
 
 
 def name(parsed: argparse.Namespace) -> str:
@@ -208,7 +220,9 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("file", nargs="?", help=said)
     parser.add_argument("--document", action="append", metavar="TEXT", help="a document; repeatable, instead of a file")
     parser.add_argument("--top-n", type=positive, metavar="N", help="show only the best N")
-    said = "print JSON lines {index, relevance_score, text, truncated?}, best first"
+    said = "mark what in each document made it relevant, of the best 100 that are shown"
+    parser.add_argument("--evidence", action="store_true", help=said)
+    said = "print JSON lines {index, relevance_score, text, truncated?, relevant_spans?}, best first"
     parser.add_argument("--json", action="store_true", help=said)
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -235,6 +249,12 @@ def run(parsed: argparse.Namespace) -> int:
     documents: list[str] = parsed.document or read_documents(parsed.file)
     with open_ranker(parsed) as rank, progress(len(documents)) as advance:
         ranked = rank_list(rank, parsed.query, documents, instruction=parsed.instruction, advance=advance)
+        if parsed.evidence and ranked:  # of those that are shown: the others need none
+            shown = ranked[: parsed.top_n][:_MARKED]
+            texts = [documents[one.index] for one in shown]
+            found = rank(parsed.query, texts, instruction=parsed.instruction, relevant_spans=True)
+            spans = {shown[one.index].index: one.relevant_spans for one in found}
+            ranked = [dataclasses.replace(one, relevant_spans=spans.get(one.index, ())) for one in ranked]
     if excluded := len(documents) - len(ranked):
         print(f"{excluded} of {len(documents)} documents are left out by the configured rules", file=sys.stderr)
     # Whole texts into a pipe or a file, like other tools.
@@ -245,12 +265,25 @@ def run(parsed: argparse.Namespace) -> int:
         text = documents[one.index]
         if parsed.json:
             line = {"index": one.index, "relevance_score": one.relevance_score, "text": text}
-            print(json.dumps(line | ({"truncated": True} if one.truncated else {}), ensure_ascii=False))
+            line |= {"truncated": True} if one.truncated else {}
+            line |= {"relevant_spans": list(map(dataclasses.asdict, one.relevant_spans))} if one.relevant_spans else {}
+            print(json.dumps(line, ensure_ascii=False))
         else:
             # One line, without the control characters by which a document could change the terminal.
             printable = "".join(character if character.isprintable() else " " for character in text)
-            print(_cut(f"{one.relevance_score:.4f}  {one.index:>5}  {printable}", width))
+            if parsed.evidence:
+                printable = _marked(printable, one.relevant_spans, _BOLD if sys.stdout.isatty() else _STARS)
+            shown_width = None if parsed.evidence else width
+            print(_cut(f"{one.relevance_score:.4f}  {one.index:>5}  {printable}", shown_width))
     return 0
+
+
+def _marked(text: str, spans: Sequence[RelevantSpan], marks: tuple[str, str]) -> str:
+    pieces, before = [], 0
+    for one in sorted(spans, key=lambda span: span.start):
+        pieces += [text[before : one.start], marks[0], text[one.start : one.end], marks[1]]
+        before = one.end
+    return "".join([*pieces, text[before:]])
 
 
 def _cut(line: str, width: int | None) -> str:
@@ -265,7 +298,8 @@ def _cut(line: str, width: int | None) -> str:
 def _check_model(parsed: argparse.Namespace) -> int:
     """Print one line for each check, and the cause of what failed; returns the exit status."""
     config = load_config(parsed.config, parsed.model)
-    print(f"Loading {config.model.name} …", flush=True)
+    checkpoint = find_checkpoint(config.model)
+    print(*engine_lines(config, checkpoint), f"Loading {config.model.name} …", sep="\n", flush=True)
     with open_local(config) as local:
         started = time.perf_counter()
         results = [

@@ -42,6 +42,8 @@ _LOGS_KEPT = 10
 _CHILD_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "1",
+    # Ray's own 15 has every other program of the machine go first.
+    "RAY_worker_niceness": "0",
     # Per replica that is wanted. What fails twice fails for ever, and somebody waits for the reason.
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "2",
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+_LISTENS = "0A"
 _UNSENT_BYTES = 128 * 1024
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
@@ -44,3 +47,14 @@ def bound_socket(host: str, port: int, *, shared: bool = False) -> socket.socket
         bound.close()
         raise
     return bound
+
+
+def listeners(port: int) -> int:
+    """How many sockets of this machine listen on a port, on any address."""
+    found = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):  # no IPv6, or no Linux
+            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                found += state == _LISTENS and int(local.rpartition(":")[2], 16) == port
+    return found

@@ -94,6 +94,20 @@ class RequestMiddleware:
             await send({"type": "websocket.close", "code": 1008})
 
 
+def without_request_ids(app: ASGIApp) -> ASGIApp:
+    """For a server that names the request in each answer by itself, as Serve's do: once is enough."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_one(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [one for one in message["headers"] if one[0] != _REQUEST_ID]
+            await send(message)
+
+        await app(scope, receive, send_one)
+
+    return answer
+
+
 class _Exchange:
     """One request and its answer. Its task is cancelled when its client hangs up."""
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.types import Scope
 
@@ -31,6 +32,7 @@ HOST = re.compile(r"(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d{0,4})?", re.ASCII
 _PIECE_BYTES = 4 * 2**20
 """Of a decompressed body: some 10 ms of a thread."""
 _MAX_MEMBERS = 1_000
+_BOOL = TypeAdapter(bool)
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -56,10 +58,22 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
             hold.resize(len(body) + await backend.threads.run(record.caller, parsed_bytes, body, limits))
             call = await backend.threads.run(record.caller, parse, body, dialect, limits, timeout, charset, record)
             hold.resize(hold.size - len(body))
-    if named := request.path_params.get("model"):
-        call = replace(call, lists=tuple(replace(one, model=one.model or named) for one in call.lists))
+    model, complete = request.path_params.get("model"), _complete(request)
+    if model or complete is not None:
+        lists = (replace(one, model=one.model or model) for one in call.lists)
+        lists = (replace(one, complete=complete if one.complete is None else one.complete) for one in lists)
+        call = replace(call, lists=tuple(lists))
     note_call(record, call)
     return call
+
+
+def _complete(request: Request) -> bool | None:
+    """What the URL says of it: Milvus overwrites the path of the one that it is given, and keeps what is behind `?`."""
+    said = request.query_params.get("complete")
+    try:
+        return None if said is None else _BOOL.validate_strings(said or "true")
+    except ValidationError:
+        raise errors.InvalidRequestError("complete", "must be true or false") from None
 
 
 def note_call(record: RequestRecord, call: RankingCall) -> None:

@@ -141,6 +141,12 @@ def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
     schemas = [{"$ref": f"#/components/schemas/{name}"} for name in bodies]
     examples = {name: {"summary": name, "value": value} for one in spoken for name, value in one.examples.items()}
     content = {"schema": {"anyOf": schemas} if len(schemas) > 1 else schemas[0], "examples": examples}
+    every = {
+        "name": "complete",
+        "in": "query",
+        "schema": {"type": "boolean"},
+        "description": "As the field `complete`, which counts if both are there.",
+    }
     timeout = {
         "name": TIMEOUT_HEADER,
         "in": "header",
@@ -151,7 +157,7 @@ def describe_ranking(path: str, *spoken: Dialect) -> dict[str, Any]:
         "summary": spoken[0].summary if path == first else f"As {first}{', every document back' * spoken[0].complete}.",
         "operation_id": re.sub(r"\W+", "_", path.strip("/")),
         "openapi_extra": {
-            "parameters": [timeout, *([_MODEL] if "{model" in path else ())],
+            "parameters": [timeout, every, *([_MODEL] if "{model" in path else ())],
             "requestBody": {"required": True, "content": {"application/json": content}},
         },
     }

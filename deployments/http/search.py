@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from fastapi import APIRouter, Request
 from pydantic import Field, PositiveInt, StrictStr
@@ -28,13 +28,14 @@ from reranker.config import RerankerConfig
 from reranker.config.search import Stage
 from reranker.dialects import answers
 from reranker.dialects.base import Dialect, RankingCall
-from reranker.dialects.fields import Item, Options, query_of
+from reranker.dialects.fields import EvidenceOptions, Item, query_of
 from reranker.errors import DeadlineExceededError, InvalidRequestError, RerankerError, RetrievalError, UnknownIndexError
 from reranker.ranking.threads import SharedCall
 from reranker.record import RequestRecord
+from reranker.search.documents import Chunk
 from reranker.search.filters import read_filter
 from reranker.search.first_stages import Candidate, Query, Retrieval
-from reranker.types import Ranking, RankRequest
+from reranker.types import Ranking, RankRequest, Span
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ _MAX_CHARACTERS = 20_000
 """Of a query, for the first stage. A longer one does not fit a prompt, and the reranker says so."""
 
 
-class SearchBody(Options):
+class SearchBody(EvidenceOptions):
     """A query for an index, and what is wanted of the documents that are found."""
 
     query: Item
@@ -64,8 +65,8 @@ class SearchBody(Options):
     `$in`, `$nin`, `$gt`, `$lt`, `$lte`, `$exists`, and `$and`, `$or`, `$not`."""
     rerank: bool | None = None
     """false: leave the candidates in the order of the first stage, without relevance scores; to compare with."""
-    return_documents: bool | None = None
-    """false: leave out texts, titles and metadata."""
+    return_documents: bool | Literal["evidence"] | None = None
+    """false: leave out texts, titles and metadata; "evidence": of each text only the spans."""
 
     @property
     def max_results(self) -> int | None:
@@ -94,6 +95,9 @@ class SearchResult(Place, answers.Marks):
     first_stage_score: float
     first_stage_rank: Annotated[int, Field(description="From 1.")]
     text: NotRequired[str]
+    relevant_spans: NotRequired[
+        Annotated[list[answers.RelevantSpan], Field(description="Of the chunk's text, when asked for, best first.")]
+    ]
     start: NotRequired[Annotated[int, Field(description="Character of the document at which the text begins.")]]
     title: NotRequired[str]
     metadata: NotRequired[dict[str, Any]]
@@ -104,6 +108,7 @@ class SearchAnswer(answers.Head):
 
     unscored: NotRequired[list[Place]]
     excluded: NotRequired[list[Exclusion]]
+    spans_unscored: NotRequired[list[Place]]
 
     index: str
     version: str
@@ -130,7 +135,12 @@ def write(
     [ranking] = rankings
     candidates = retrieval.candidates
     scores: dict[int, Mapping[str, Any]] = {
-        one.index: {"relevance_score": answers.score_of(one, call), **answers.marks_of(one)} for one in ranking.results
+        one.index: {
+            "relevance_score": answers.score_of(one, call),
+            **answers.marks_of(one),
+            **_evidence(candidates[one.index].chunk, one.spans, call),
+        }
+        for one in ranking.results
     }
     if body.rerank is False:
         scores = {index: {} for index in range(len(candidates))}
@@ -144,6 +154,8 @@ def write(
         left_out["unscored"] = [_place(candidates[index]) for index in ranking.unscored]
     if ranking.excluded:
         left_out["excluded"] = [{**_place(candidates[one.index]), "rule": one.rule} for one in ranking.excluded]
+    if ranking.spans_unscored:
+        left_out["spans_unscored"] = [_place(candidates[index]) for index in ranking.spans_unscored]
     answer = {
         **answers.head_of("search", model, record),
         "index": retrieval.index,
@@ -160,6 +172,18 @@ def write(
     return cast("SearchAnswer", answer)
 
 
+def _evidence(chunk: Chunk, spans: Sequence[Span], call: RankingCall) -> Mapping[str, Any]:
+    """Give what is asked for of the spans, in the chunk's own text: the title stands before it where it is ranked."""
+    before = len(chunk.ranked_text) - len(chunk.text)
+    own = [one._replace(start=max(0, one.start - before), end=one.end - before) for one in spans if one.end > before]
+    found: dict[str, Any] = {}
+    if call.body.shows_spans and own:
+        found["relevant_spans"] = answers.spans_of(own, call)
+    if call.body.shows_evidence:
+        found["text"] = answers.evidence_of(chunk.text, own)
+    return found
+
+
 def _place(candidate: Candidate) -> Place:
     return {"id": candidate.chunk.id, "chunk": candidate.chunk.number}
 
@@ -167,10 +191,9 @@ def _place(candidate: Candidate) -> Place:
 def _result(candidate: Candidate, index: int, score: Mapping[str, Any], *, texts: bool) -> SearchResult:
     chunk = candidate.chunk
     first_stage = {"first_stage_score": candidate.score, "first_stage_rank": index + 1}
-    result: dict[str, Any] = {**_place(candidate), **score, **first_stage}
-    if texts:
-        more = {"title": chunk.title, "metadata": chunk.metadata}
-        result |= {"text": chunk.text, "start": chunk.start} | {name: value for name, value in more.items() if value}
+    more = {"title": chunk.title, "metadata": chunk.metadata}
+    told = {"text": chunk.text, "start": chunk.start} | {name: value for name, value in more.items() if value}
+    result: dict[str, Any] = {**_place(candidate), **first_stage, **(told if texts else {}), **score}
     return cast("SearchResult", result)
 
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from deployments.http import SERVICE_HEADER
-from deployments.http.address import bound_socket, local_url, shown_address
+from deployments.http.address import bound_socket, listeners, local_url, shown_address
 from deployments.http.responses import error_response
 from reranker import errors
 
@@ -30,7 +30,7 @@ _BACKLOG = 2_048
 _LINGER_S = 2
 """How long a draining server keeps idle connections open. Who sends a request in that time is told that the connection
 ends; a request that meets a closed connection is an error for its client."""
-_SIBLING_TIMEOUT_S = 5
+_SIBLING_TIMEOUT_S, _SIBLING_ASKED = 5, 3
 _TINY_BYTES = 64
 _NO_LINGER = struct.pack("ii", 1, 0)
 _KEEP_ALIVE_S = 90
@@ -70,12 +70,14 @@ class Listener:
         """Take no more connections, end the open ones as each has its answer, and cut those left after `timeout_s`.
 
         Before, for `notice_s`, take requests as ever while `draining` tells who asks: a load balancer elsewhere sends
-        them until it has noticed, and would meet a closed port.
+        them until it has noticed, and would meet a closed port. Not where another replica has the address as well.
         """
+        if shared := listeners(self._listening.getsockname()[1]) > 1:
+            await self._close_address()
         self.draining = True
-        if notice_s:
+        if notice_s and not shared:
             await asyncio.sleep(notice_s)
-        if self._server.started:
+        if self._server.started and not shared:
             await self._close_address()
         if self._server.server_state.connections:
             await asyncio.sleep(_LINGER_S)
@@ -338,8 +340,12 @@ def listen(options: HTTPOptions, service: str) -> socket.socket:
 
 
 def _is_ours(url: str, service: str) -> bool:
-    try:
-        answer = httpx.get(f"{url}/health", timeout=_SIBLING_TIMEOUT_S, verify=False)  # noqa: S501 - no secret is told
-    except httpx.HTTPError:
-        return False
-    return bool(answer.headers.get(SERVICE_HEADER) == service)
+    for _ in range(_SIBLING_ASKED):
+        try:
+            answer = httpx.get(f"{url}/health", timeout=_SIBLING_TIMEOUT_S, verify=False)  # noqa: S501 - no secret is told
+        except httpx.TimeoutException:  # it hangs, and will be killed (`Watchdog`); or another one answers
+            continue
+        except httpx.HTTPError:
+            return False
+        return bool(answer.headers.get(SERVICE_HEADER) == service)
+    return False

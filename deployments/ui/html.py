@@ -18,6 +18,7 @@ _STAGE_NAMES = {
     "tokenize": "make prompts",
     "queue": "wait for a turn",
     "engine": "model",
+    "evidence": "find the spans",
     "respond": "write the answer",
 }
 """In words, where the service's own are terms: docs/api.md."""
@@ -48,7 +49,7 @@ _TEMPLATE = """
 <span class="rr-{{ kind }}" title="was {{ row.rank + row.moved }} in {{ against }}">{{ sign }}
 {{- row.moved | abs or "" }}</span>{% endif %}</td>
 <td class="rr-score">{{ bar(row.score) }}<b>{{ "%.3f" | format(row.score) }}</b></td>
-<td class="rr-doc">{{ text(row.text) }}<span class="rr-from">{{ row.name }}</span>
+<td class="rr-doc">{{ marked(row.pieces) if row.spans else text(row.text) }}<span class="rr-from">{{ row.name }}</span>
 {% for mark in row.marks %}<span class="rr-mark">{{ mark }}</span>{% endfor %}</td></tr>
 {% endfor %}
 </tbody></table>
@@ -78,6 +79,11 @@ _TEMPLATE = """
 {{- whole[:LONGEST] }}{{ " …" if whole[LONGEST:] }}</details>
 {%- endif %}
 {% endmacro %}
+
+{% macro marked(pieces) %}
+<span class="rr-text">{% for piece, span in pieces %}{% if span %}<mark>{{ piece }}</mark>{% else %}{{ piece }}
+{%- endif %}{% endfor %}</span>
+{%- endmacro %}
 
 {# What a ranking took, in a line #}
 {% macro facts(answer, documents, took_ms) %}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from deployments.ui.documents import Document, text_of
@@ -26,6 +27,14 @@ class Row(NamedTuple):
     """In the input, from 0."""
     name: str
     text: str
+    spans: tuple[tuple[int, int], ...] = ()
+    """Parts of the text that made it relevant, in its order."""
+
+    @property
+    def pieces(self) -> list[tuple[str, bool]]:
+        """The text in pieces, and whether each is a span."""
+        bounds = [0, *(place for span in self.spans for place in span), len(self.text)]
+        return [(self.text[start:end], number % 2 == 1) for number, (start, end) in enumerate(pairwise(bounds))]
 
 
 class Omission(NamedTuple):
@@ -51,6 +60,11 @@ def rows(documents: Sequence[Document], answer: Mapping[str, Any], before: Seque
     ranks = {index: rank for rank, index in enumerate(order, start=1)}
     cut, windows = answer.get("truncated", ()), {one["index"]: one["windows"] for one in answer.get("windows", ())}
     marks = {index: {"truncated": index in cut, "windows": windows.get(index)} for index in {*cut, *windows}}
+    # Another object is shown otherwise than it was scored.
+    unlike = [
+        n for n, one in enumerate(documents) if not isinstance(one if isinstance(one, str) else one.get("text"), str)
+    ]
+    marks |= {index: marks.get(index, {}) | {"relevant_spans": ()} for index in unlike}
     return [
         _row(rank, ranks.get(one["index"]), one | marks.get(one["index"], {}), *_input(documents, one["index"]))
         for rank, one in enumerate(answer["results"], start=1)
@@ -110,7 +124,8 @@ def _row(rank: int, before: int | None, result: Mapping[str, Any], place: int, n
     cut = ("cut: too long for the model",) if result.get("truncated") else ()
     windows = (f"scored in {result['windows']} windows",) if result.get("windows") else ()
     moved = None if before is None else before - rank
-    return Row(rank, moved, result.get("relevance_score", 0.0), cut + windows, place, name, text)
+    spans = tuple(sorted((one["start"], one["end"]) for one in result.get("relevant_spans", ())))
+    return Row(rank, moved, result.get("relevance_score", 0.0), cut + windows, place, name, text, spans)
 
 
 def _input(documents: Sequence[Document], index: int) -> tuple[int, str, str]:

@@ -143,6 +143,8 @@ def _rank(shell: Shell) -> None:
             ways = [("Cut them", ""), ("Score all of them, in windows", "windows")]
             label = "Documents too long for the model"
             fields["long_documents"] = gr.Radio(ways, value="", label=label, info="long_documents")
+            said = "Mark what in each document made it relevant"
+            fields["relevant_spans"] = gr.Checkbox(False, label=said, info="relevant_spans")
         go = gr.Button("Rank", variant="primary")
     with answering:
         empty = html.hint("Press Rank, or choose an example: the documents appear here in their new order.")
@@ -159,6 +161,8 @@ def _rank(shell: Shell) -> None:
         if not query.strip() or not documents:
             return _NOTHING_TO_RANK, "", gr.skip(), gr.skip(), gr.skip()
         body = {"query": query, "documents": documents} | _given(fields, values)
+        if body.get("relevant_spans"):
+            body["relevant_spans"] = {"mode": "enabled"}
         snippets = (write(origin, body, key=bool(key)) for write in (reading.curl_command, reading.python_program))
         shown = (gr.Accordion(visible=True), *snippets)
         try:

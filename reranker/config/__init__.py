@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from reranker.config.model import (
     CascadeConfig,
     EngineConfig,
+    EvidenceConfig,
     ExclusionRule,
     Group,
     KeepAboveConfig,
@@ -28,6 +29,7 @@ from reranker.config.service import (
     AccessConfig,
     AdmissionConfig,
     CacheConfig,
+    IngressConfig,
     LimitsConfig,
     ObservabilityConfig,
     PlanningConfig,
@@ -53,8 +55,10 @@ class RerankerConfig(Group):
     """Which of `models` ranks what names none of them. Only a single one needs none."""
     cascades: dict[ModelName, CascadeConfig] = Field(default_factory=dict, max_length=12)
     """Pairs of `models` that rank one after the other, by the name that requests give as `model`."""
+    ingress: IngressConfig = IngressConfig()
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
     planning: PlanningConfig = PlanningConfig()
     priorities: PrioritiesConfig = PrioritiesConfig()
     admission: AdmissionConfig = AdmissionConfig()

@@ -132,6 +132,17 @@ class ExclusionRule(Group):
         return _compiled(self.pattern or "")
 
 
+class EvidenceConfig(Group):
+    """How far a request's `relevant_spans` goes: sentences are scored as documents are ([evidence](evidence.md))."""
+
+    max_documents: PositiveInt = 100
+    """So many of the documents that are returned, the best ones, have spans."""
+    max_sentences: PositiveInt = 64
+    """Sentences of one document; of more, neighbours are joined."""
+    threshold: float = Field(default=0.1, ge=0, le=1)
+    """Spans with a lower relevance score are left out. A request may choose otherwise."""
+
+
 class RulesConfig(Group):
     """What happens to scored documents. Nothing is dropped silently: the answer lists what a rule excluded."""
 
@@ -151,6 +162,9 @@ class SimulatedConfig(Group):
     """Tokens it computes in a second."""
     step_s: float = Field(default=0.005, ge=0)
     """Seconds every step takes besides."""
+    host_s_per_pair: float = Field(default=0.00007, ge=0)
+    """Seconds of the engine's thread for a pair, which it spends while the device computes the batch before: a step
+    takes the longer of the two. Default: as `make bench-loop` measures vLLM's scheduler with our loop."""
     jitter: float = Field(default=0.05, ge=0)
     """Spread of a step's duration: the standard deviation of its logarithm."""
     failure_rate: float = Field(default=0, ge=0, le=1)
@@ -169,15 +183,18 @@ class EngineConfig(Group):
     the vLLM build that is installed decides."""
     simulated: SimulatedConfig | None = None
     """Simulate an engine instead of holding one: meaningless scores in a realistic time. None: vLLM."""
-    max_batch_tokens: PositiveInt = 8_192
-    """Tokens the engine computes in one step, at most."""
+    max_batch_tokens: PositiveInt | None = None
+    """Tokens the engine computes in one step, at most. None: [by the card](#settings-by-card)."""
     target_step_s: PositiveFloat | None = 0.05
     """Seconds of work that a newcomer finds begun, at most: one step; on a GPU two, each half as long. Steps cost, so
     none is so short that more than a twentieth of the throughput is lost. None: full batches."""
-    max_batch_pairs: PositiveInt = 256
-    """Pairs the engine computes in one step, at most."""
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    """Share of the GPU's memory vLLM may take. On a CPU it has no meaning."""
+    max_batch_pairs: PositiveInt | None = None
+    """Pairs the engine computes in one step, at most. None: by the card."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """Share of the GPU's memory vLLM may take. None: by the card. On a CPU it has no meaning."""
+    cuda_graph_tokens: tuple[PositiveInt, ...] | None = None
+    """Sizes of small batches, in tokens, whose kernels are launched as one CUDA graph: below the largest the launches
+    would take longer than the arithmetic. None: by the card. Empty: no graphs. On a CPU they have no meaning."""
     cpu_kv_cache_gib: PositiveInt = 1
     """Memory for the prefix cache on a CPU; vLLM's own default takes a large part of the machine."""
     cpu_threads: PositiveInt | None = None

@@ -145,6 +145,19 @@ class LimitsConfig(Group):
         return self.timeout_s if asked_s is None else min(asked_s, self.timeout_s)
 
 
+class IngressConfig(Group):
+    """Where Ray puts the ingress replicas."""
+
+    cpus: NonNegativeFloat = 0
+    """Cores that Ray reserves for each. 0: on a small machine an ingress must not take an engine's place."""
+    resources: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Of a node's own resources, what each takes: with `ingress: 0.5` they run only on nodes that offer `ingress: 1`,
+    and in an update two fit on one."""
+    one_per_node: bool = False
+    """Whether a node has one at most, so that the loss of a node is the loss of one. In an update the new one starts
+    beside the old: both have the port, and no node is without."""
+
+
 class ScalingConfig(Group):
     """When engine replicas are added and taken away."""
 

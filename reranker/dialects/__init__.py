@@ -57,9 +57,10 @@ PATHS: Mapping[str, Dialect | None] = {
     **{path: one for one in DIALECTS for path in one.paths},
 }
 """Every path of a ranking, with its dialect where the path says it."""
-_BEFORE_MODEL = deepinfra.PATH.partition("{")[0]
+_WITH_MODEL = tuple((path, *path.split("{model:path}")) for path in PATHS if "{" in path)
 
 
 def path_of(path: str) -> str:
-    """The one in `PATHS` that a request's path is, where that ends in a model's name; else the path itself."""
-    return deepinfra.PATH if path.startswith(_BEFORE_MODEL) else path
+    """The one in `PATHS` that a request's path is, where a model's name is in it; else the path itself."""
+    named = (one for one, before, after in _WITH_MODEL if path.startswith(before) and path.endswith(after))
+    return next(named, path)

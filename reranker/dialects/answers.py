@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Annotated, Any, NotRequired, TypeAlias
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 from reranker.dialects.base import JSON, RankingCall
 from reranker.errors import RerankerError
 from reranker.record import RequestRecord
-from reranker.types import ExcludedDocument, RankedDocument, Ranking, Stages
+from reranker.types import ExcludedDocument, RankedDocument, Ranking, Span, Stages
 
 _SEARCH_UNIT_DOCUMENTS = 100  # Cohere's unit: one query with up to 100 documents
 
@@ -51,6 +52,14 @@ class UnscoredDocument(TypedDict):
     index: Index
 
 
+class RelevantSpan(TypedDict):
+    """A part of a document's text, as it was scored, that made it relevant."""
+
+    start: Annotated[int, Field(description="Its first character, in Unicode code points.")]
+    end: Annotated[int, Field(description="Just past its last.")]
+    score: Score
+
+
 class Exclusion(UnscoredDocument):
     """A document that a rule or the threshold left out."""
 
@@ -85,6 +94,9 @@ class Omissions(TypedDict, total=False):
     cut_off: Annotated[list[UnscoredDocument], Field(description="With `complete`: results beyond `top_n`.")]
     truncated: Annotated[list[Index], Field(description="Documents that were too long and lost tokens.")]
     windows: Annotated[list[Windows], Field(description="Documents that were scored in several prompts.")]
+    spans_unscored: Annotated[
+        list[Index], Field(description="Of the results, those in which there was no time to look for spans.")
+    ]
 
 
 class ShardTiming(TypedDict):
@@ -138,6 +150,9 @@ class RankedResult(TypedDict):
     document: NotRequired[
         Annotated[Any, Field(description="When asked for: an object; Infinity and Voyage: a string.")]
     ]
+    relevant_spans: NotRequired[
+        Annotated[list[RelevantSpan], Field(description="When asked for, best first; absent where there is none.")]
+    ]
 
 
 class ErrorBody(TypedDict):
@@ -186,11 +201,31 @@ def results_of(
     """The documents, best first; `score` is their field's name."""
     results = []
     for ranked in ranking.results:
-        result = {"index": ranked.index, score: score_of(ranked, call)}
-        if call.body.return_documents:  # left out otherwise, never null: several clients break on null
+        result: dict[str, Any] = {"index": ranked.index, score: score_of(ranked, call)}
+        if call.body.shows_evidence:
+            text = evidence_of(text_of(call, ranked.index), ranked.spans)
+            result["document"] = text if document_of is text_of else {"text": text}
+        elif call.body.return_documents:  # left out otherwise, never null: several clients break on null
             result["document"] = document_of(call, ranked.index)
+        if call.body.shows_spans and ranked.spans:
+            result["relevant_spans"] = spans_of(ranked.spans, call)
         results.append(result)
     return results
+
+
+def spans_of(spans: Sequence[Span], call: RankingCall) -> list[RelevantSpan]:
+    of = attrgetter("log_odds" if call.body.log_odds else "relevance_score")
+    return [{"start": one.start, "end": one.end, "score": of(one)} for one in spans]
+
+
+def evidence_of(text: str, spans: Sequence[Span]) -> str:
+    """Give the text of the spans, in its order: on lines of their own where something between two is left out."""
+    pieces, before = [], None
+    for start, end, *_ in sorted(spans):
+        gap = "" if before is None else text[before:start]
+        pieces += ["\n" if gap.strip() or len(gap) > 1 else gap, text[start:end]]
+        before = end
+    return "".join(pieces)
 
 
 def text_of(call: RankingCall, index: int) -> str:
@@ -234,6 +269,8 @@ def tail_of(call: RankingCall, ranking: Ranking, record: RequestRecord) -> Tail:
         tail["stages"] = stages_of(ranking.stages)
     if call.body.timings:
         tail["timings"] = timings_of(record, shards=True)
+    if ranking.spans_unscored:
+        tail["spans_unscored"] = list(ranking.spans_unscored)
     return {**tail, **omissions_of(ranking.unscored, ranking.excluded, ranking.results, ranking.cut_off)}
 
 

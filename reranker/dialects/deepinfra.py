@@ -12,8 +12,6 @@ from reranker.dialects.base import QUESTION, TEXTS, RankingCall
 from reranker.record import RequestRecord
 from reranker.types import Ranking
 
-PATH = "/v1/inference/{model:path}"
-
 
 class InferenceStatus(TypedDict):
     """What scoring took, as DeepInfra says it."""
@@ -56,7 +54,7 @@ DIALECT = replace(
     score.DIALECT,
     name="deepinfra",
     summary="Score pairs, in their order (DeepInfra).",
-    paths=(PATH,),
+    paths=("/v1/inference/{model:path}",),
     complete=True,
     answer=DeepinfraAnswer,
     write=write,

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from reranker.errors import InvalidRequestError
-from reranker.types import Aggregate, CacheMode, LongDocuments, RankRequest, TruncationSide
+from reranker.types import Aggregate, CacheMode, LongDocuments, RankRequest, SpanTerms, TruncationSide
 
 Item = StrictStr | dict[str, Any]
 """A document or query as it may come; Any: JSON."""
@@ -46,7 +46,8 @@ NOT_OBEYED: dict[str, tuple[object, ...]] = {
     "normalize": (True, "true"),  # FlagEmbedding and servers made of it: the same
     "kwargs": ("{}", "", {}),  # xinference
     "metadata": (),  # Contextual: a text for each document, which is ranked too
-    "relevant_spans": (),  # Cohere
+    "relevant_spans": ({"mode": "disabled"},),  # Cohere
+    "max_evidence_tokens": (),  # ours, with them
     "return_embeddings": (False, "false"),  # Jina
     "threshold": (),  # of several servers, on scales of their own; `score_threshold` is ours
     "min_score": (),
@@ -59,6 +60,11 @@ NOT_OBEYED: dict[str, tuple[object, ...]] = {
     "max_length": (),  # FlagEmbedding: of a pair
     "modality": ("text",),  # Infinity
     "media_io_kwargs": ({},),  # vLLM
+    "cache_salt": (),  # vLLM: whose prefixes are shared; `cache.namespace` parts the callers here
+    "padding": ("do_not_pad",),  # vLLM
+    "latency": ("fast",),  # ZeroEntropy
+    "service_tier": ("default", "auto"),  # DeepInfra; `priority` says it here
+    "task": (),  # Fireworks: its name for `instruction`; other services' tasks are something else
     "parameters": ({},),  # Pinecone, DashScope: obeyed in their dialects
     # Obeyed in some dialects.
     "top_n": (0, "0"),
@@ -93,7 +99,7 @@ class Options(BaseModel):
     instruct: str | None = None
     """SGLang's and DashScope's name for `instruction`."""
     chat_template_kwargs: dict[str, Any] | None = None
-    """vLLM's other place for `instruction`, or `instruct`; nothing else in it is used."""
+    """vLLM's other place for `instruction`, or `instruct`, which counts first; nothing else in it is used."""
     max_tokens_per_doc: NonNegativeInt | None = None
     """Cut every document to so many tokens (Cohere v2, vLLM); 0: not cut."""
     truncation_side: Literal["left", "right"] | None = None
@@ -132,14 +138,27 @@ class Options(BaseModel):
     def log_odds(self) -> bool:
         return bool(self.raw_scores)
 
+    @property
+    def shows_spans(self) -> bool:
+        return False
+
+    @property
+    def shows_evidence(self) -> bool:
+        return False
+
+    @property
+    def span_terms(self) -> SpanTerms | None:
+        return None
+
     def terms(self) -> dict[str, Any]:  # Any: of every type
         """The arguments of `RankRequest` that these fields are."""
-        said = [self.instruction, self.instruct]
-        if self.chat_template_kwargs:
-            for name in _INSTRUCTIONS:
-                said.append(self.chat_template_kwargs.get(name))
-                if not isinstance(said[-1], str | None):
-                    raise InvalidRequestError(f"chat_template_kwargs.{name}", "must be a string")
+        said: list[str | None] = []
+        within = self.chat_template_kwargs or {}
+        for name in _INSTRUCTIONS:
+            said.append(within.get(name))
+            if not isinstance(said[-1], str | None):
+                raise InvalidRequestError(f"chat_template_kwargs.{name}", "must be a string")
+        said += self.instruction, self.instruct
         priority = self.priority
         if isinstance(priority, int):
             priority = "bulk" if priority > 0 else "interactive"
@@ -158,7 +177,46 @@ class Options(BaseModel):
             "complete": self.complete,
             "cache": self.cache,
             "model": self.model,
+            "spans": self.span_terms,
         }
+
+
+class RelevantSpans(BaseModel):
+    """Whether and which spans are wanted, as Cohere's client sends it."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    mode: Literal["enabled", "disabled"] = "enabled"
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Leave out spans with a lower score; absent: as configured, 0.1."""
+    max_spans: PositiveInt | None = None
+    """At most so many of each document; absent: all."""
+
+
+class EvidenceOptions(Options):
+    """What may come where an answer has a place for evidence."""
+
+    relevant_spans: RelevantSpans | None = None
+    """Say which parts of each returned document made it relevant: `{"mode": "enabled"}` (Cohere v2)."""
+    return_documents: bool | Literal["evidence"] | None = None
+    """Return each document too; "evidence": of its text only the spans."""
+    max_evidence_tokens: PositiveInt | None = None
+    """Tokens of all spans together, at most: the best are kept."""
+
+    @property
+    def shows_spans(self) -> bool:
+        return self.relevant_spans is not None and self.relevant_spans.mode == "enabled"
+
+    @property
+    def shows_evidence(self) -> bool:
+        return self.return_documents == "evidence"
+
+    @property
+    def span_terms(self) -> SpanTerms | None:
+        if not (self.shows_spans or self.shows_evidence):
+            return None
+        asked = self.relevant_spans or RelevantSpans()
+        return SpanTerms(asked.threshold, asked.max_spans, self.max_evidence_tokens)
 
 
 class ListOptions(Options):

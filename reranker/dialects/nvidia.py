@@ -20,6 +20,8 @@ class NvidiaBody(ListOptions):
 
     passages: Annotated[Items, Field(min_length=1)]
     """The candidates."""
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    """As `top_n`, in NVIDIA's hosted API; counts if both are there."""
 
 
 class NvidiaRanking(TypedDict):
@@ -46,11 +48,11 @@ def write(call: RankingCall, rankings: Sequence[Ranking], model: str, record: Re
 DIALECT = Dialect(
     name="nvidia",
     summary="The same in NVIDIA's dialect.",
-    paths=("/v1/ranking", "/nvidia/v1/ranking"),
+    paths=("/v1/ranking", "/nvidia/v1/ranking", "/v1/retrieval/{model:path}/reranking"),
     shares_paths=False,
     body=NvidiaBody,
     lists=("passages",),
-    read=lambda body: list_of(body, "passages", body.top_n),
+    read=lambda body: list_of(body, "passages", body.top_k or body.top_n),
     answer=NvidiaAnswer,
     write=write,
     error=answers.error_body,

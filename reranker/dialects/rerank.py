@@ -11,20 +11,18 @@ from pydantic import Field, StrictStr
 
 from reranker.dialects import answers
 from reranker.dialects.base import JSON, QUESTION, TEXTS, Dialect, RankingCall
-from reranker.dialects.fields import Items, ListOptions, list_of
+from reranker.dialects.fields import EvidenceOptions, Items, ListOptions, list_of
 from reranker.record import RequestRecord
 from reranker.types import Ranking
 
 
-class RerankBody(ListOptions):
+class RerankBody(EvidenceOptions, ListOptions):  # type: ignore[misc]  # to pydantic's plugin, two constructors
     """A query and its documents, as Cohere, Jina and vLLM name them."""
 
     documents: Annotated[Items, Field(min_length=1)]
     """The candidates: strings, or objects. An object is its `text`; without one, all of it as YAML."""
     rank_fields: Annotated[list[StrictStr], Field(fail_fast=True)] | None = None
     """The fields of objects that are ranked, in this order, as YAML (Cohere v1)."""
-    return_documents: bool | None = None
-    """Return each document too."""
 
 
 class RerankAnswer(answers.Head, answers.Tail):
@@ -104,6 +102,7 @@ DIALECT = Dialect(
             ],
             "rank_fields": ["title", "about"],
         },
+        "spans": {"query": QUESTION, "documents": [" ".join(TEXTS)], "relevant_spans": {"mode": "enabled"}},
         "instruction, deadline, class": {
             "query": QUESTION,
             "documents": TEXTS,

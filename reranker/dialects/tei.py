@@ -16,6 +16,7 @@ from reranker.config import RerankerConfig
 from reranker.dialects import answers
 from reranker.dialects.base import QUESTION, TEXTS, Dialect, RankingCall
 from reranker.dialects.fields import Items, ListOptions, list_of
+from reranker.engine.cards import settings_for
 from reranker.errors import RerankerError
 from reranker.model.checkpoint import Checkpoint
 from reranker.record import RequestRecord
@@ -132,7 +133,7 @@ def info(model: str, checkpoint: Checkpoint, config: RerankerConfig) -> TeiInfo:
         "model_dtype": checkpoint.dtype,
         "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         "max_input_length": checkpoint.max_pair_tokens,
-        "max_batch_tokens": config.engine.max_batch_tokens,
+        "max_batch_tokens": settings_for(config.engine, None).max_batch_tokens,  # of engines on GPUs it may be more
         "max_client_batch_size": config.limits.max_documents,
         "auto_truncate": True,
     }

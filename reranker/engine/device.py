@@ -33,6 +33,7 @@ class Gpu:
     name: str
     capability: tuple[int, int]
     """NVIDIA's compute capability."""
+    memory_gib: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,11 @@ def here(*, every_gpu: bool = False) -> Machine:
         visible = None if every_gpu else os.environ.get("CUDA_VISIBLE_DEVICES")
         handles = [pynvml.nvmlDeviceGetHandleByIndex(place) for place in range(pynvml.nvmlDeviceGetCount())]
         gpus = tuple(
-            Gpu(pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetCudaComputeCapability(handle))
+            Gpu(
+                pynvml.nvmlDeviceGetName(handle),
+                pynvml.nvmlDeviceGetCudaComputeCapability(handle),
+                pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30,
+            )
             for place, handle in enumerate(handles)
             if visible is None or _is_listed(visible, place, pynvml.nvmlDeviceGetUUID(handle))
         )

@@ -3,11 +3,22 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
 from reranker.record import request_id
 from reranker.types import EngineScores, Shard
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Common:
+    """What all pairs of a shard have in common. One object, so that whoever has seen it need not look into it again."""
+
+    head: list[int]
+    adapter: str = ""
+    highest_token: int = 0
+    """Of all prompts."""
 
 
 class Job:
@@ -23,6 +34,8 @@ class Job:
         self.request_id = request_id.get()
         # The rest belongs to the engine's thread.
         self.head: list[int] = shard.head.tolist()
+        highest = max(int(one.max(initial=0)) for one in (shard.head, shard.tokens, shard.tail))
+        self.common = Common(self.head, shard.adapter, highest)
         self.tail: list[int] = shard.tail.tolist()
         self._offsets: list[int] = shard.offsets.tolist()  # numbers of Python's: NumPy's take longer, for every pair
         self.costs = shard.pair_tokens  # as the sender counts; what the device computes is a little more

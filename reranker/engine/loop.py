@@ -18,27 +18,18 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-import numpy as np
 from prometheus_client import Counter
 
 from reranker.engine import metrics
 from reranker.engine.fairness import FairQueue, Turn
-from reranker.engine.job import Job
+from reranker.engine.job import Common, Job
+from reranker.engine.pace import BatchSize, Pace
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 
 logger = logging.getLogger(__name__)
 
 _LOGGED_REQUESTS = 20
-_FIRST_BATCH_TOKENS = 1_024  # before any cost is known
-# Of the largest batch's throughput, that any batch gives. For a GPU 0.95 is promised, and whole pairs may fill no more
-# than half a batch. On a CPU, which is slow, a newcomer would wait too long.
-_SHARE, _SHARE_OF_ONE = 0.98, 0.96
-_RECENT_STEPS = 64  # that tell what a step costs
-_EVERY_STEPS = 16  # costs are estimated anew: it takes 0.2 ms
-# Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow a
-# change from small lists to full batches.
-_MEMORY_S = 5.0
 
 
 class Stepper(Protocol):
@@ -48,8 +39,8 @@ class Stepper(Protocol):
     max_batch_pairs: int
     depth: int  # batches that it holds at a time: with two, one is prepared while the other is computed
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        """Take in a pair by its number, whose prompt begins with the list's head. A lower priority goes first."""
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
+        """Take in a pair by its number. A lower priority goes first."""
 
     def repeated_tokens(self, head_tokens: int) -> int:
         """How much of such a head is computed for every pair of its list, not only for the first."""
@@ -68,74 +59,6 @@ class Stepper(Protocol):
 
     def close(self) -> None:
         """Free the device."""
-
-
-class Pace:
-    """Tokens per second of the time that the engine was busy."""
-
-    def __init__(self) -> None:
-        self._tokens = self._busy_s = 0.0
-
-    def record(self, tokens: int, busy_s: float) -> None:
-        kept = math.exp(-busy_s / _MEMORY_S)
-        self._tokens = self._tokens * kept + tokens
-        self._busy_s = self._busy_s * kept + busy_s
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        """None: nothing was measured yet."""
-        return self._tokens / self._busy_s if self._tokens and self._busy_s else None
-
-
-class BatchSize:
-    """How many tokens a step should have, from what recent ones took: a fixed time, and a time per token.
-
-    As many as take `target_s`, but at least as many as give nearly the throughput of the largest batch. Where the fixed
-    time alone is longer than the target, as on a small GPU with a large model, batches would shrink to single pairs.
-    """
-
-    def __init__(self, target_s: float | None, most: int, depth: int = 1) -> None:
-        """The target is for all batches under way together; without one every batch has the most tokens."""
-        self._target_s, self._most = target_s and target_s / depth, most
-        self._share = _SHARE if depth > 1 else _SHARE_OF_ONE
-        self._steps: deque[tuple[int, float]] = deque(maxlen=_RECENT_STEPS)
-        self._recorded, self._fixed_s = 0, 0.0
-        self.tokens = most if target_s is None else min(_FIRST_BATCH_TOKENS, most)
-        self.next = self.tokens
-        """Not always `tokens`: from steps that are all alike nobody can tell the two costs apart."""
-
-    def record(self, tokens: int, took_s: float) -> None:
-        """Learn from a step that had so many tokens."""
-        if self._target_s is None or not tokens or took_s <= 0:
-            return
-        self._steps.append((tokens, took_s))
-        self._recorded += 1
-        if self._recorded % _EVERY_STEPS and self._recorded > _EVERY_STEPS:
-            self.next = self.tokens
-            return
-        sizes, times = np.array(self._steps).T
-        differ = bool((sizes < sizes.max() / 2).any())
-        full = tokens >= self.tokens / 2  # the size of a smaller step tells what is asked for, not what is given
-        token_s = self._costs(sizes, times, differ)
-        rate = self._share * self._most / (self._fixed_s + token_s * self._most)
-        least = rate * self._fixed_s / (1 - rate * token_s)
-        if self._fixed_s > token_s * self._most / 2:
-            least = self._most  # hardly shorter with a pair less
-        self.tokens = int(min(self._most, max(1, least, (self._target_s - self._fixed_s) / token_s)))
-        other = self.tokens // 4 if self.tokens > 4 * _FIRST_BATCH_TOKENS else min(self._most, int(sizes.max()) * 3)
-        self.next = self.tokens if differ or not full else other
-
-    def _costs(self, sizes: FloatArray, times: FloatArray, differ: bool) -> float:
-        """Estimate the fixed time, and give that per token. By least squares of relative errors, without outliers."""
-        ones = np.ones(len(sizes))
-        design = np.stack([ones / times, sizes / times], axis=1)
-        used = ones > 0
-        for _ in range(3 if differ else 0):
-            (fixed_s, token_s), *_ = np.linalg.lstsq(design[used], ones[used], rcond=None)
-            errors = np.abs(design @ (fixed_s, token_s) - 1)
-            used = errors <= 3 * np.median(errors) + 1e-9
-            self._fixed_s = min(max(0.0, float(fixed_s)), 0.99 * float(times.min()))
-        return max(1e-12, float(np.median((times - self._fixed_s) / sizes)))
 
 
 class Engine:
@@ -343,7 +266,7 @@ class Engine:
             self._stepping_tokens += turn.cost
             job.stepping.add(pair)
             try:
-                self._stepper.add(pair, prompt, len(job.head), turn.tag, job.shard.adapter)
+                self._stepper.add(pair, prompt, job.common, turn.tag)
             except Exception as error:  # it refuses this prompt; the engine itself is fine
                 message = "the engine refused a prompt of %d tokens, of request %s"
                 logger.exception(message, len(prompt), job.request_id, extra={"request_id": job.request_id})

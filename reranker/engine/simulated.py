@@ -1,7 +1,8 @@
 """A simulated GPU: it takes the time of a real one, and gives every pair a fixed, meaningless score.
 
-A step costs `step_s + tokens / tokens_per_s`, spread by `jitter`. A list's head is computed once, as with a prefix
-cache. Everything around the step is the code that drives the real engine. What this can show: docs/simulated.md.
+A step costs `step_s + tokens / tokens_per_s`, or `host_s_per_pair` for each pair where that is longer, spread by
+`jitter`. A list's head is computed once, as with a prefix cache. Everything around the step is the code that drives the
+real engine. What this can show: docs/simulated.md.
 """
 
 import heapq
@@ -15,6 +16,8 @@ import numpy as np
 
 from reranker.config import EngineConfig, SimulatedConfig
 from reranker.engine import metrics
+from reranker.engine.cards import settings_for
+from reranker.engine.job import Common
 from reranker.engine.loop import Engine
 
 _HEADS = 64  # in the simulated prefix cache
@@ -37,13 +40,13 @@ class SimulatedStepper:
         self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
         self._costs = costs
         self._random = random.Random(costs.seed)  # noqa: S311 - jitter, not a secret
-        # A heap of (priority, pair, prompt, head tokens, adapter).
-        self._waiting: list[tuple[int, int, list[int], int, str]] = []
+        # A heap of (priority, pair, prompt, what it has in common).
+        self._waiting: list[tuple[int, int, list[int], Common]] = []
         self._heads: OrderedDict[int, None] = OrderedDict()
         self._free_s = time.monotonic()  # when the device is done with its last batch
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
-        heapq.heappush(self._waiting, (priority, pair, prompt, head_tokens, adapter))
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
+        heapq.heappush(self._waiting, (priority, pair, prompt, common))
 
     def repeated_tokens(self, head_tokens: int) -> int:
         """None: the prefix cache of this device has no blocks."""
@@ -63,9 +66,9 @@ class SimulatedStepper:
         done: list[tuple[int, float]] = []
         taken = 0
         while self._waiting and len(done) < self.max_batch_pairs:
-            _, pair, prompt, head_tokens, adapter = self._waiting[0]
-            head = hash((adapter, *prompt[:head_tokens]))
-            cost = len(prompt) - (head_tokens if head in self._heads else 0)
+            _, pair, prompt, common = self._waiting[0]
+            head = hash((common.adapter, *common.head))
+            cost = len(prompt) - (len(common.head) if head in self._heads else 0)
             if done and taken + cost > most:
                 break
             heapq.heappop(self._waiting)
@@ -73,11 +76,12 @@ class SimulatedStepper:
             self._heads.move_to_end(head)
             if len(self._heads) > _HEADS:
                 self._heads.popitem(last=False)
-            done.append((pair, simulated_logit(prompt, adapter, self._costs.score_seed)))
+            done.append((pair, simulated_logit(prompt, common.adapter, self._costs.score_seed)))
             taken += cost
         if self._random.random() < self._costs.failure_rate:
             raise RuntimeError("a simulated failure, as failure_rate asks")
-        took_s = self._costs.step_s + taken / self._costs.tokens_per_s
+        # A real loop prepares a batch while the device computes the one before.
+        took_s = max(self._costs.step_s + taken / self._costs.tokens_per_s, len(done) * self._costs.host_s_per_pair)
         took_s *= self._random.lognormvariate(0, self._costs.jitter) if self._costs.jitter else 1
         # From when the device was free, not from now: a late wake-up of this thread is not the device's slowness.
         now_s = time.monotonic()
@@ -90,8 +94,9 @@ class SimulatedStepper:
 
 
 def simulated_engine(config: EngineConfig, costs: SimulatedConfig) -> Engine:
+    limits = settings_for(config, None)
     return Engine(
-        lambda: SimulatedStepper(costs, config.max_batch_tokens, config.max_batch_pairs),
+        lambda: SimulatedStepper(costs, limits.max_batch_tokens, limits.max_batch_pairs),
         by_arrival=config.scheduling == "fcfs",
         target_step_s=config.target_step_s,
     )

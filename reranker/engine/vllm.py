@@ -1,20 +1,27 @@
 """A vLLM pooling engine in this process. Why not AsyncLLM, with figures: docs/decisions/0001-engine-in-process.md."""
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from reranker.config import EngineConfig
-from reranker.engine import metrics
+from reranker.engine import cards, metrics
+from reranker.engine.device import Gpu, here
+from reranker.engine.job import Common
 from reranker.engine.loop import Engine
 from reranker.model.adapter import Adapter, find_adapters
-from reranker.model.checkpoint import Checkpoint, require_weights
+from reranker.model.checkpoint import Checkpoint
+from reranker.model.weights import require_weights
+
+logger = logging.getLogger(__name__)
 
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
 _KNOWN_HEADS = 256  # more lists than take turns at once
+_KNOWN_SHARDS = 128
 
 
 def environment(cpus: float, threads: int | None = None, *, device: str = "cpu") -> dict[str, str]:
@@ -41,15 +48,24 @@ class VllmEngine(Engine):
     """One model on one device, "cpu" or "cuda"."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
-        """UnsupportedModelError: an adapter is not one of this model."""
+        """UnsupportedModelError: an adapter is not one of this model. DeviceError: the model does not fit the GPU."""
         adapters = find_adapters(checkpoint, config, device)
-        arguments = engine_args(checkpoint, config, device=device, adapters=adapters)
+        gpu = cards.smallest(here().gpus) if device == "cuda" else None
+        if gpu is not None:
+            size = cards.size_of(checkpoint, config.quantization)
+            if size is not None:
+                cards.require_room(config, gpu, size)
+            logger.info("%s", "; ".join(cards.described(config, gpu, size)))
+        arguments = engine_args(checkpoint, config, device=device, adapters=adapters, gpu=gpu)
         super().__init__(
             lambda: VllmStepper(arguments, adapters, device=device, token_types=checkpoint.token_types, fail=self.fail),
             by_arrival=config.scheduling == "fcfs",
             target_step_s=config.target_step_s,
         )
-        require_weights(checkpoint)  # again: those of a model from the hub are here only now
+        # Again: those of a model from the hub are here only now.
+        require_weights(checkpoint.name, checkpoint.folder, checkpoint.family)
+        if device == "cuda":
+            logger.info("vLLM has started: %s", self._stepper.facts())  # type: ignore[attr-defined]
 
 
 class VllmStepper:
@@ -89,6 +105,7 @@ class VllmStepper:
         self._token_types = token_types
         self._params: dict[int, Any] = {}  # vllm's PoolingParams, by where the document begins
         self._head_hashes = lru_cache(_KNOWN_HEADS)(self._hash_head)
+        self._shards: dict[int, _Known] = {}  # by their object's id
         self._lora_requests: dict[str, Any] = {"": None}  # vllm's LoRARequest; its import is heavy
         for number, (name, adapter) in enumerate(adapters.items(), start=1):
             from vllm.lora.request import LoRARequest
@@ -97,24 +114,38 @@ class VllmStepper:
             self._lora_requests[name] = LoRARequest(name or "adapter", number, str(adapter.folder))
             self._core.add_lora(self._lora_requests[name])  # now: a failure in a step would bring down the engine
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
         """Take in a pair; ValueError for one that would bring down the engine. No renderer makes such a pair."""
-        if adapter not in self._lora_requests:
-            raise ValueError("for an adapter that this engine does not have")
-        hashes = self._head_hashes(tuple(prompt[:head_tokens]), adapter)
-        if len(prompt) > self._max_tokens or max(prompt[head_tokens:]) >= self._vocabulary:
-            raise ValueError("too long for the model, or with a token that it does not know")
+        known = self._shards.get(id(common))
+        if known is None or known[0] is not common:
+            known = self._meet(common)
+        _, hashes, params, lora = known
+        if len(prompt) > self._max_tokens:
+            raise ValueError("too long for the model")
         request = self._request(
             str(pair),
             prompt,
             None,
-            self._pooling_params(head_tokens if self._token_types else 0),
-            lora_request=self._lora_requests[adapter],
+            params,
+            lora_request=lora,
             priority=priority,
         )
         request.block_hashes = hashes
         request.prefill_stats = None  # counted for every pair, and read by nobody
         self._core.scheduler.add_request(request)  # the core's own asks the workers for their tasks, for every pair
+
+    def _meet(self, common: Common) -> "_Known":
+        """See a shard for the first time; ValueError as in `add`."""
+        if common.adapter not in self._lora_requests:
+            raise ValueError("for an adapter that this engine does not have")
+        if common.highest_token >= self._vocabulary:
+            raise ValueError("with a token that the model does not know")
+        hashes = self._head_hashes(tuple(common.head), common.adapter)
+        params = self._pooling_params(len(common.head) if self._token_types else 0)
+        if len(self._shards) >= _KNOWN_SHARDS:
+            self._shards.clear()
+        known = self._shards[id(common)] = _Known(common, hashes, params, self._lora_requests[common.adapter])
+        return known
 
     def repeated_tokens(self, head_tokens: int) -> int:
         """See `Stepper`: what fills no block of the prefix cache, or all of it where there is no such cache."""
@@ -125,10 +156,8 @@ class VllmStepper:
         """The keys of a head's blocks in the prefix cache, which are vLLM's own: of all tokens before, and the adapter.
 
         A pair has no others. Only heads are ever shared, and to hash the documents' blocks, to keep them and to throw
-        them out again took more of this thread's time than all the rest. ValueError as in `add`.
+        them out again took more of this thread's time than all the rest.
         """
-        if max(head, default=0) >= self._vocabulary:
-            raise ValueError("with a token that the model does not know")
         hasher, lora = self._core.request_block_hasher, self._lora_requests[adapter]
         if hasher is None:
             return []
@@ -172,20 +201,52 @@ class VllmStepper:
             metrics.VLLM_KV_USAGE: cache.usage,
         }
 
+    def facts(self) -> str:
+        """What vLLM has decided at its start, in words: attention, prefix cache, graphs, the limits of a batch."""
+        config = self._core.vllm_config
+        layers, graphs = config.compilation_config.static_forward_context.values(), config.compilation_config
+        attention = {layer.attn_backend.get_name() for layer in layers if hasattr(layer, "attn_backend")}
+        sizes = graphs.cudagraph_capture_sizes or []
+        blocks, block = config.cache_config.num_gpu_blocks or 0, config.cache_config.block_size
+        found = {
+            "attention": ", ".join(sorted(attention)) or "in other processes",  # of a tensor-parallel engine
+            "prefix cache": f"{blocks * block:,} tokens in blocks of {block}",
+            "compiled": graphs.mode.name,
+            "CUDA graphs": f"{graphs.cudagraph_mode.name}, {len(sizes)} up to {max(sizes, default=0):,} tokens",
+            "a batch": f"{self.max_batch_tokens:,} tokens, {self.max_batch_pairs:,} pairs, {self.depth} at a time",
+            "numbers": f"{str(config.model_config.dtype).removeprefix('torch.')}, {config.model_config.quantization}",
+        }
+        return "; ".join(f"{what}: {said}" for what, said in found.items())
+
     def close(self) -> None:
         self._core.shutdown()
+
+
+class _Known(NamedTuple):
+    """A shard that was met, and what is vLLM's of it."""
+
+    common: Common
+    hashes: list[bytes]
+    params: Any
+    lora: Any
 
 
 class _SharedHeads:
     """Between vLLM's scheduler and its prefix cache, of which a pair uses the blocks of its list's head only."""
 
     def __init__(self, scheduler: Any) -> None:
+        from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+
         coordinator = scheduler.kv_cache_manager.coordinator
         self._find, self._keep = coordinator.find_longest_cache_hit, coordinator.cache_blocks
         coordinator.find_longest_cache_hit, coordinator.cache_blocks = self.find, self.keep
         pool = coordinator.block_pool
         self._evict, pool._maybe_evict_cached_block = pool._maybe_evict_cached_block, self.evict
         self._block_tokens: int = scheduler.hash_block_size
+        # Looked for with every pair, which has none: images, and blocks that a window of attention has left behind.
+        scheduler.encoder_cache_manager.free = lambda request: None
+        if all(type(one) is FullAttentionManager for one in coordinator.single_type_managers):
+            coordinator.remove_skipped_blocks = lambda *_, **__: None
         self._found: dict[int, Any] = {}
 
     def keep(self, request: Any, tokens: int) -> None:
@@ -212,9 +273,15 @@ class _SharedHeads:
 
 
 def engine_args(
-    checkpoint: Checkpoint, config: EngineConfig, *, device: str, adapters: Mapping[str, Adapter] | None = None
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    *,
+    device: str,
+    adapters: Mapping[str, Adapter] | None = None,
+    gpu: Gpu | None = None,
 ) -> dict[str, Any]:  # Any: vLLM's arguments have every type
-    """VLLM's settings, by the names of its EngineArgs."""
+    """VLLM's settings, by the names of its EngineArgs. `gpu` decides what the configuration leaves open."""
+    settings = cards.settings_for(config, gpu, cards.size_of(checkpoint, config.quantization))
     arguments: dict[str, Any] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
@@ -222,9 +289,12 @@ def engine_args(
         "runner": "pooling",
         "hf_overrides": dict(checkpoint.family.hf_overrides),
         "max_model_len": checkpoint.max_pair_tokens,
-        "max_num_batched_tokens": config.max_batch_tokens,
-        "max_num_seqs": config.max_batch_pairs,
+        "max_num_batched_tokens": settings.max_batch_tokens,
+        "max_num_seqs": settings.max_batch_pairs,
         "scheduling_policy": "priority",  # pairs that wait in vLLM keep the order of their turns
+        # For each pair vLLM looks whether all of it fits the cache, and then whether this step's part does. Ours are
+        # whole, so that one look is enough.
+        "scheduler_reserve_full_isl": False,
         "enable_prefix_caching": checkpoint.family.causal,  # the pairs of a list share their head
         "tensor_parallel_size": config.tensor_parallel_size,
         # One GPU: in this process. Several: a process each, with the GPUs that Ray gave the replica.
@@ -249,11 +319,16 @@ def engine_args(
             # prefix cache would never hit.
             arguments["block_size"] = 32
     else:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+        if gpu is not None or config.cuda_graph_tokens is not None:
+            # Pooling models have no other graphs than piecewise ones in vLLM.
+            graphs = settings.cuda_graph_tokens
+            mode = {"cudagraph_mode": "PIECEWISE", "cudagraph_capture_sizes": list(graphs)}
+            arguments["compilation_config"] = mode if graphs else {"cudagraph_mode": "NONE"}
         # The next batch is prepared while the GPU computes one. vLLM's default for pooling models is off, because a
         # newcomer waits for two batches then; ours are half as long: see `Engine`. The pairs of both count as running.
         at_once = arguments["async_scheduling"] = config.vllm_args.get("async_scheduling", True)
-        arguments["max_num_seqs"] = (1 + at_once) * config.max_batch_pairs
+        arguments["max_num_seqs"] = (1 + at_once) * settings.max_batch_pairs
     return arguments | config.vllm_args
 
 

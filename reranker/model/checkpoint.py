@@ -16,13 +16,12 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from safetensors import SafetensorError, safe_open
-
 from reranker.config import EngineConfig, ModelConfig
 from reranker.errors import ModelNotFoundError, UnsupportedModelError
-from reranker.model.families import WEIGHTS, Family, has_token_types, max_tokens, of_architecture
+from reranker.model.chat_template import ChatTemplate
+from reranker.model.families import Family, has_token_types, max_tokens, of_architecture
+from reranker.model.files import read_json
+from reranker.model.weights import require_weights
 from reranker.types import ServedModel
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
@@ -33,6 +32,12 @@ _SMALL_FILES = (
     *("modules.json", "*/config.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
     "model.safetensors.index.json",
 )
+_BERT_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Of a tokenizer_config.json, by their names in a tokenizer.json."""
 _CARD_INSTRUCTION: str = ModelConfig.model_fields["instruction"].default
 
 
@@ -66,45 +71,44 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         name, served_name, revision = str(folder), "demo" if config.name == "demo" else folder.name, None
     else:
         name, served_name, revision = config.name, config.name, folder.name  # snapshots/<commit>
-    settings: Mapping[str, Any] | None = _read(name, folder / "config.json")
+    settings: Mapping[str, Any] | None = read_json(name, folder / "config.json")
     if settings is None:
-        if (adapter := _read(name, folder / "adapter_config.json")) is not None:
+        if (adapter := read_json(name, folder / "adapter_config.json")) is not None:
             base = adapter.get("base_model_name_or_path")
             raise UnsupportedModelError(
                 name, f"it is an adapter: set model.name to {base!r}, its model, and engine.lora_adapter to it"
             )
         raise UnsupportedModelError(name, "it has no config.json")
+    if (folder / "adapter_config.json").is_file():
+        raise UnsupportedModelError(
+            name,
+            "beside its weights is an adapter (adapter_config.json), which its own library would apply: take it away, "
+            "or move it to a folder of its own and name that in engine.lora_adapter",
+        )
     if not (folder / "tokenizer.json").is_file():
         raise UnsupportedModelError(name, "it has no tokenizer.json (a fast tokenizer)")
-    family = _family_of(name, served_name, folder, settings, config.family)
+    family = _family_of(name, served_name, folder, settings, config)
+    _require_own_tokens(name, folder, settings, family)
+    _require_own_modules(name, folder, family, config)
     positions = max_tokens(settings)
     if positions is None:
         raise UnsupportedModelError(name, "its config.json has no max_position_embeddings")
     tokenizer, sentence = (
-        _read(name, folder / f"{one}.json") or {} for one in ("tokenizer_config", "sentence_bert_config")
+        read_json(name, folder / f"{one}.json") or {} for one in ("tokenizer_config", "sentence_bert_config")
     )
     limits = [config.max_pair_tokens, positions, tokenizer.get("model_max_length"), sentence.get("max_seq_length")]
-    limit = int(min(one for one in limits if one))
+    limit = int(min(one for one in limits if one and one > 0))
     found = Checkpoint(name, served_name, folder, config.dtype, revision, family, limit, has_token_types(settings))
-    require_weights(found)
+    require_weights(name, folder, family)
     return found
 
 
-def _read(name: str, path: Path) -> Any:  # Any: JSON
-    """Read a JSON file of a model; None: it is not there."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise UnsupportedModelError(name, f"its {path.name} is not JSON") from None
-
-
-def _family_of(name: str, served_name: str, folder: Path, settings: Mapping[str, Any], asked: str | None) -> Family:
+def _family_of(name: str, served_name: str, folder: Path, settings: Mapping[str, Any], config: ModelConfig) -> Family:
     """Find the family that the files say, or the one that is asked for where they do not say another."""
-    families = of_architecture(name, settings)
+    families, asked = of_architecture(name, settings), config.family
     choice = " or ".join(one.name for one in families)
-    prompts, named = _own_prompts(name, folder), f"{served_name} {settings.get('_name_or_path')}"
+    template, named = ChatTemplate(name, folder), f"{served_name} {settings.get('_name_or_path')}"
+    prompts = template.prompts
     matching = [replace(one, prompt=text) for one in families for text in prompts if _same_prompt(one, text)]
     if not prompts:
         matching = [one for one in families if one.prompt is None]
@@ -122,9 +126,10 @@ def _family_of(name: str, served_name: str, folder: Path, settings: Mapping[str,
     family = matching[0]
     if any(one.name != family.name for one in matching):
         raise UnsupportedModelError(name, f"it could be {choice}: set model.family")
-    if _strips(name, folder):
+    if prompts and template.strips:
         family = replace(family, strips=True)
-    _require_own_answer(name, folder, family)
+    if family.prompt in prompts and not template.makes(family.prompt or "", family.strips):
+        raise UnsupportedModelError(name, "its chat template changes the texts that it is given")
     return family
 
 
@@ -134,120 +139,60 @@ def _same_prompt(family: Family, text: str) -> bool:
     return text.rstrip() in (theirs.rstrip(), theirs.replace("{instruction}", _CARD_INSTRUCTION).rstrip())
 
 
-def _require_own_answer(name: str, folder: Path, family: Family) -> None:
-    """Compare the answer's tokens and the modules behind the model with the family's."""
-    serialized = _read(name, folder / "tokenizer.json")
-    vocabulary = serialized["model"].get("vocab", {})
-    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {one: i for i, (one, _) in enumerate(vocabulary)}
-    ids |= {one["content"]: one["id"] for one in serialized.get("added_tokens", [])}
+def _require_own_tokens(name: str, folder: Path, settings: Mapping[str, Any], family: Family) -> None:
+    """Compare the tokenizer with the family's answer, with the model's embeddings, and with its own settings."""
+    serialized = read_json(name, folder / "tokenizer.json")
+    ids = _ids_of(serialized)
     for token in family.answer:
         if token not in ids:
             raise UnsupportedModelError(name, f"its tokenizer has no token {token!r}, the answer of {family.name}")
-    for module in _read(name, folder / "modules.json") or []:
+    special = {one["content"] for one in serialized.get("added_tokens") or [] if one["special"]}
+    most = max((i for one, i in ids.items() if one not in special), default=0)
+    if (size := settings.get("vocab_size")) and most >= size:
+        raise UnsupportedModelError(name, f"its tokenizer has tokens up to {most}, and its model {size} (vocab_size)")
+    said = read_json(name, folder / "tokenizer_config.json") or {}
+    kind, normalizer = said.get("tokenizer_class") or "", serialized.get("normalizer") or {}
+    if kind.startswith("Bert") and normalizer.get("type") == "BertNormalizer":
+        for key, own in _BERT_SETTINGS.items():  # which Transformers puts in place of the tokenizer's
+            if said.get(key, normalizer[own]) != normalizer[own]:
+                text = f"its tokenizer_config.json says {key}: {said[key]}, and its tokenizer.json {normalizer[own]}"
+                raise UnsupportedModelError(name, f"{text}; correct the wrong one")
+
+
+def _ids_of(serialized: Mapping[str, Any]) -> dict[str, int]:
+    vocabulary = serialized["model"].get("vocab") or {}
+    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {one: i for i, (one, _) in enumerate(vocabulary)}
+    return ids | {one["content"]: one["id"] for one in serialized.get("added_tokens") or []}
+
+
+def _require_own_modules(name: str, folder: Path, family: Family, config: ModelConfig) -> None:
+    """Compare what Sentence Transformers would do behind the model, and before its texts, with the family's."""
+    for module in read_json(name, folder / "modules.json") or []:
         kind = module["type"].rpartition(".")[2]
         if kind == "LogitScore":
-            score = _read(name, folder / module["path"] / "config.json") or {}
+            ids = _ids_of(read_json(name, folder / "tokenizer.json"))
+            score = read_json(name, folder / module["path"] / "config.json") or {}
             own = (score.get("false_token_id"), score.get("true_token_id"))
             if own != tuple(([None, *(ids[one] for one in family.answer)])[-2:]):
                 tokens = {i: one for one, i in ids.items()}
-                answer = " and ".join(repr(tokens.get(one)) for one in own if one is not None)
+                answer = " and ".join(repr(tokens.get(one, one)) for one in own if one is not None) or "no token"
                 theirs = " and ".join(map(repr, family.answer)) or "its head"
                 raise UnsupportedModelError(name, f"its score is read at {answer}, that of {family.name} at {theirs}")
+        elif kind == "Transformer" and module["path"] not in ("", "."):
+            raise UnsupportedModelError(name, f"its model is in its folder {module['path']}: name that one")
         elif kind != "Transformer":
             raise UnsupportedModelError(
                 name, f"its score is computed by a module that the engine does not have ({kind})"
             )
-    if family.prompt is None:
-        settings = _read(name, folder / "config_sentence_transformers.json") or {}
-        if (settings.get("prompts") or {}).get(settings.get("default_prompt_name")):
-            raise UnsupportedModelError(name, "a prompt goes before its texts (config_sentence_transformers.json)")
-
-
-def _own_prompts(name: str, folder: Path) -> list[str]:
-    """Find what the chat template makes of a query and a document: {query} and {document} stand in their places.
-
-    Empty: there is no template, or it is for chats and takes no part in the score.
-    """
-    pair = [{"role": role, "content": f"{{{role}}}"} for role in ("query", "document")]
-    made = (_render(name, folder, [{"role": "system", "content": "{instruction}"}, *pair]), _render(name, folder, pair))
-    return [one for one in made if one.count("{document}") == 1 and one.count("{query}") == 1]
-
-
-def _strips(name: str, folder: Path) -> bool:
-    pair = [{"role": role, "content": f" {{{role}}} \n"} for role in ("query", "document")]
-    return bool(_own_prompts(name, folder)) and "{document} \n" not in _render(name, folder, pair)
-
-
-def _render(name: str, folder: Path, messages: Sequence[Mapping[str, str]]) -> str:
-    tokenizer = _read(name, folder / "tokenizer_config.json") or {}
-    path = folder / "chat_template.jinja"
-    source = path.read_text(encoding="utf-8") if path.is_file() else tokenizer.get("chat_template")
-    if isinstance(source, list):
-        source = next((one["template"] for one in source if one["name"] == "default"), None)
-    # Some templates for chats take any role. Sentence Transformers makes a prompt even of these.
-    if source is None or not (re.search(r"[\"']query[\"']", source) or (folder / "modules.json").is_file()):
-        return ""
-    # As Transformers sets it up. A template for chats raises on these roles, or leaves them out.
-    jinja = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, autoescape=False, extensions=["jinja2.ext.loopcontrols"]
-    )
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    special = {
-        key: one["content"] if isinstance(one, dict) else one
-        for key, one in tokenizer.items()
-        if key.endswith("_token")
-    }
-    try:
-        template = jinja.from_string(source, globals={"raise_exception": refuse})
-        return template.render(messages=messages, **special)
-    except (TemplateError, TypeError, ValueError):
-        return ""
-
-
-def require_weights(checkpoint: Checkpoint) -> None:
-    """Compare the names of the weights with the family's, as far as they are on this machine.
-
-    Raises:
-        UnsupportedModelError: The head or a layer is missing, which the engine would make up; or there is a weight that
-            no layer takes, which the engine would leave out.
-    """
-    name, family = checkpoint.name, checkpoint.family
-    weights = _weight_names(name, checkpoint.folder)
-    settings = _read(name, checkpoint.folder / "config.json")
-    if weights is None:
-        return
-    pattern, head = WEIGHTS[family.architecture]
-    if family.answer and not settings.get("tie_word_embeddings", family.architecture == "GemmaForCausalLM"):
-        head = ("lm_head.weight",)
-    if missing := [one for one in head if one not in weights]:
-        raise UnsupportedModelError(name, f"its weights have no {missing[0]}: its head would be a random one")
-    if settings.get("quantization_config"):  # each form has names of its own
-        return
-    if strange := sorted(one for one in weights if not re.fullmatch(pattern, one)):
-        raise UnsupportedModelError(name, f"no layer takes its weight {strange[0]} ({len(strange)} such)")
-    layers, said = (
-        {int(one) for one in re.findall(r"layers?\.(\d+)\.", " ".join(weights))},
-        settings.get("num_hidden_layers"),
-    )
-    if layers != set(range(said or 0)):
-        raise UnsupportedModelError(name, f"it has weights of {len(layers)} layers, and its config.json says {said}")
-
-
-def _weight_names(name: str, folder: Path) -> set[str] | None:
-    """The names of the tensors; None: they are not here yet, or in a file that must be unpickled to see."""
-    index = _read(name, folder / "model.safetensors.index.json")
-    if index is not None:
-        return set(index["weight_map"])
-    try:
-        with safe_open(folder / "model.safetensors", framework="numpy") as tensors:  # reads the header only
-            return set(tensors.keys())
-    except FileNotFoundError:
-        return None
-    except SafetensorError:
-        raise UnsupportedModelError(name, "its model.safetensors is damaged, or is none: fetch it again") from None
+    settings = read_json(name, folder / "config_sentence_transformers.json") or {}
+    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
+    if prompt and family.prompt is None:
+        raise UnsupportedModelError(name, "a prompt goes before its texts (config_sentence_transformers.json)")
+    ours = "instruction" in config.model_fields_set or (prompt or "").rstrip(" .") == config.instruction.rstrip(" .")
+    if prompt and "{instruction}" in (family.prompt or "") and not ours:
+        raise UnsupportedModelError(
+            name, f"its default instruction is {prompt!r}: set model.instruction, to it or another"
+        )
 
 
 def find_folder(name: str, revision: str | None = None, files: Sequence[str] = _SMALL_FILES) -> Path:

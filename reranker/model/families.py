@@ -82,6 +82,10 @@ class Template(ABC):
     def documents(self, documents: Sequence[str]) -> EncodedTexts:
         return self.plain.encode_batch(documents)
 
+    def places(self, document: str) -> Sequence[tuple[int, int]]:
+        """Give `[start, end)` of each token that `documents` makes, in characters; the template's may lie beyond."""
+        return self.plain.places(document)
+
 
 class PromptTemplate(Template):
     """Makes one text of query and document, with the same ids as the whole text would get.
@@ -135,6 +139,11 @@ class PromptTemplate(Template):
         texts = (document.strip() if self._strips else document for document in documents)
         return super().documents([self._document.format(document=text) for text in texts])
 
+    def places(self, document: str) -> Sequence[tuple[int, int]]:
+        text = document.strip() if self._strips else document
+        shift = self._document.index("{") - (len(document) - len(document.lstrip()) if self._strips else 0)
+        return [(start - shift, end - shift) for start, end in super().places(self._document.format(document=text))]
+
 
 class PairTemplate(Template):
     """A classic cross-encoder's: the tokenizer's own encoding of a pair, such as `[CLS] query [SEP] document [SEP]`."""
@@ -161,7 +170,10 @@ def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
     """A model's tokenizer, and the same without the tokens that steer a model: it makes none, whatever the text."""
     serialized = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     serialized |= {"truncation": None, "padding": None}  # we cut the document only
-    with_control = Tokenizer.from_str(json.dumps(serialized))
+    try:
+        with_control = Tokenizer.from_str(json.dumps(serialized))
+    except Exception as error:  # noqa: BLE001 - the library has no class of its own for it
+        raise UnsupportedModelError(str(folder), f"its tokenizer.json makes no tokenizer: {error}") from None
     # The library leaves out those that are marked special; not all are.
     for token in serialized.get("added_tokens", []):
         token["special"] = token["special"] or _STEERING.fullmatch(token["content"]) is not None
@@ -312,48 +324,14 @@ NOT_SERVED = {
     "ModernBertModel": "ettin-reranker has its head in modules of Sentence Transformers, which the engine lacks",
     "NewForSequenceClassification": "gte-multilingual-reranker needs code of its own repository",
     "LlamaBidirectionalForSequenceClassification": "llama-nemotron-rerank needs code of its own repository",
-    "JinaForRanking": "jina-reranker-v3 scores a list as one prompt, whose documents see each other",
+    "JinaForRanking": "jina-reranker-v3 and v3.5 score a list as one prompt, whose documents see each other: a score "
+    "would change with the documents beside it, and no list could be split or remembered",
     "JinaVLForRanking": "jina-reranker-m0 ranks images",
-    "Qwen3VLForConditionalGeneration": "Qwen3-VL-Reranker ranks images",
+    "Qwen3VLForConditionalGeneration": "Qwen3-VL-Reranker ranks images, and the engine's code for it, also for texts "
+    "alone, needs torchvision, which is not installed; Qwen3-Reranker ranks texts",
     "MistralForCausalLM": "of ctxl-rerank-v2 only 1b and 2b are Qwen3 models",
     "DebertaV2ForSequenceClassification": "the engine has no DeBERTa",
     "ElectraForSequenceClassification": "the engine has no ELECTRA",
-}
-
-_DECODER = (
-    r"(model\.)?(embed_tokens|norm|layers\.\d+\.(input_layernorm|post_attention_layernorm"
-    r"|self_attn\.([qkvo]_proj|[qk]_norm)|mlp\.(gate|up|down)_proj))\.(weight|bias)|.*\.rotary_emb\.inv_freq"
-)
-_BERT = (
-    r"(embeddings\.((word|position|token_type)_embeddings\.weight|LayerNorm\.(weight|bias)|position_ids|token_type_ids)"
-    r"|encoder\.layer\.\d+\.(attention\.(self\.(query|key|value)|output\.(dense|LayerNorm))|intermediate\.dense"
-    r"|output\.(dense|LayerNorm))\.(weight|bias))"
-)
-_MODERNBERT = (
-    r"model\.(embeddings\.(tok_embeddings|norm)|final_norm|layers\.\d+\.(attn_norm|attn\.(Wqkv|Wo)|mlp_norm"
-    r"|mlp\.(Wi|Wo)))\.(weight|bias)"
-)
-# By architecture: a pattern of the weights it has, and those of its head, without which the engine would make up one.
-WEIGHTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "Qwen3ForCausalLM": (rf"{_DECODER}|lm_head\.weight", ()),
-    "Qwen2ForCausalLM": (rf"{_DECODER}|lm_head\.weight", ()),
-    "GemmaForCausalLM": (rf"{_DECODER}|lm_head\.weight", ()),
-    "Qwen3ForSequenceClassification": (rf"{_DECODER}|score\.(weight|bias)", ("score.weight",)),
-    "BertForSequenceClassification": (
-        rf"bert\.({_BERT}|pooler\.dense\.(weight|bias))|classifier\.(weight|bias)",
-        ("bert.pooler.dense.weight", "classifier.weight"),
-    ),
-    **dict.fromkeys(
-        ("RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"),
-        (
-            rf"roberta\.{_BERT}|classifier\.(dense|out_proj)\.(weight|bias)",
-            ("classifier.dense.weight", "classifier.out_proj.weight"),
-        ),
-    ),
-    "ModernBertForSequenceClassification": (
-        rf"{_MODERNBERT}|(head\.(dense|norm)|classifier)\.(weight|bias)",
-        ("head.dense.weight", "head.norm.weight", "classifier.weight"),
-    ),
 }
 
 
@@ -365,11 +343,21 @@ def of_architecture(name: str, settings: Mapping[str, Any]) -> tuple[Family, ...
         known = ", ".join(dict.fromkeys(one.architecture for one in FAMILIES))
         why = next((f" ({NOT_SERVED[one]})" for one in architectures if one in NOT_SERVED), "")
         raise UnsupportedModelError(name, f"its architecture is {architectures}{why}. Known are {known}")
-    if not settings.get("model_type"):
+    architecture, kind = families[0].architecture, settings.get("model_type")
+    if not kind:
         raise UnsupportedModelError(name, "its config.json has no model_type: the engine cannot tell how to load it")
-    labels = len(settings["id2label"]) if settings.get("id2label") else int(settings.get("num_labels") or 2)
-    if "SequenceClassification" in families[0].architecture and labels != 1:
+    if not architecture.lower().startswith(f"{re.sub('[_-]', '', kind)}for"):
+        raise UnsupportedModelError(name, f"its model_type is {kind}, and its architecture {architecture}")
+    labels = len(settings["id2label"]) if settings.get("id2label") else settings.get("num_labels") or 2
+    if "SequenceClassification" in architecture and labels != 1:
         raise UnsupportedModelError(name, f"its head has {labels} labels; a reranker's has one")
+    if families[0].causal and settings.get("is_causal") is False:
+        raise UnsupportedModelError(
+            name, "its tokens see those behind them (is_causal), which no reranker of ours does"
+        )
+    positions = settings.get("position_embedding_type")
+    if architecture.startswith(("Bert", "Roberta", "XLM")) and positions not in (None, "absolute"):
+        raise UnsupportedModelError(name, f"its positions are {positions}, which the engine lacks")
     return families
 
 
@@ -379,7 +367,8 @@ def max_tokens(settings: Mapping[str, Any]) -> int | None:
     if not isinstance(positions, int):
         return None
     if "roberta" in str(settings.get("model_type")):
-        return positions - int(settings.get("pad_token_id") or 0) - 1  # their positions start after the padding's id
+        padding = settings.get("pad_token_id")
+        return positions - (1 if padding is None else padding) - 1  # their positions start behind the padding's id
     return positions
 
 

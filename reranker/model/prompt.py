@@ -174,6 +174,27 @@ class PromptRenderer:
             return documents
         return [_clip(document, most, side) for document in documents]
 
+    def part_read(self, query: str, document: str, instruction: str, cutting: CuttingPolicy) -> tuple[int, int]:
+        """Give `[start, end)` of what a document's prompts have of it, in characters; for those that lose some of it.
+
+        The document is as `readable` gives it. Slow, as tokens are made anew.
+        """
+        room = self._room(*self._around(query, instruction or self._default_instruction))
+        tokens, side = cutting.reach(room)
+        for per_token in _CHARACTERS_PER_TOKEN:
+            text = _clip(document, per_token * (tokens + _UNSURE_TOKENS), side)
+            places = self._template.places(text)
+            if len(places) >= tokens + _UNSURE_TOKENS or len(text) == len(document):
+                break
+        spans = cutting.cut(len(places), room).spans
+        before = len(document) - len(text) if side == "start" else 0
+        start, end = places[spans[0][0]][0], places[spans[-1][1] - 1][1]
+        return before + max(0, start), before + min(end, len(text))
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of texts by themselves."""
+        return np.diff(self._template.plain.encode_batch(texts).offsets).tolist()  # type: ignore[no-any-return]
+
     def most_tokens(self, cutting: CuttingPolicy) -> int:
         """Tokens that all prompts of a document can have together."""
         windows = 1 if cutting.mode == "truncate" else cutting.max_windows
@@ -189,7 +210,7 @@ class PromptRenderer:
         """Make the prompts of one list; QueryTooLongError if head and tail leave no token for a document."""
         head, tail = self._around(query, instruction or self._default_instruction)
         opening, closing = self._template.opening, self._template.closing
-        room = self._max_pair_tokens - sum(map(len, (head, tail, opening, closing)))
+        room = self._room(head, tail)
 
         encoded, long = self._documents(documents, *cutting.reach(room))
         if not long and np.diff(encoded.offsets).max(initial=0) <= cutting.uncut(room):  # as they lie there
@@ -210,6 +231,9 @@ class PromptRenderer:
                 truncated.append(index)
         owners = np.asarray(document_of_pair, dtype=np.int32)
         return RenderedList(Shard.of(head, tail, pieces), owners, frozenset(truncated))
+
+    def _room(self, head: TokenArray, tail: TokenArray) -> int:
+        return self._max_pair_tokens - sum(map(len, (head, tail, self._template.opening, self._template.closing)))
 
     def _around(self, query: str, instruction: str) -> tuple[TokenArray, TokenArray]:
         """Make head and tail."""

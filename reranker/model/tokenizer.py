@@ -90,6 +90,11 @@ class BatchTokenizer:
     def encode(self, text: str) -> TokenArray:
         return self.encode_batch([text]).ids
 
+    def places(self, text: str) -> Sequence[tuple[int, int]]:
+        """Give `[start, end)` of each token's characters. Slow."""
+        places: Sequence[tuple[int, int]] = self._reference.encode(text, add_special_tokens=False).offsets
+        return places
+
     def encode_batch(self, texts: Sequence[str]) -> EncodedTexts:
         """Encode them all, without holding the interpreter; TypeError: one is no text, as half of a surrogate pair."""
         if self._fast is not None:

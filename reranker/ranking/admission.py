@@ -27,10 +27,11 @@ the queue is for people."""
 class Permit:
     """Leave for the lists of a request to occupy the service with so many tokens, for as long as the block lasts."""
 
-    def __init__(self, admission: Admission, body_bytes: int, tokens: int, lists: int) -> None:
+    def __init__(self, admission: Admission, body_bytes: int, tokens: int, lists: int, later: float = 0.0) -> None:
+        """Expect the same of each list; `later`: this share of all of two more, in which evidence is looked for."""
         self._admission, self._body_bytes, self.tokens = admission, body_bytes, tokens
-        self._counts, self._open = [0] * lists, set(range(lists))
-        self._expected = [tokens // lists] * lists
+        self._expected = [int(tokens * (1 - later)) // lists] * lists + [int(tokens * later / 2)] * 2 * (later > 0)
+        self._counts, self._open = [0] * len(self._expected), set(range(len(self._expected)))
         # Their sums: a request may have 10,000 lists.
         self._counted, self._expected_in_all = 0, sum(self._expected)
 
@@ -95,18 +96,19 @@ class Admission:
         elsewhere: ReplicaLoad,
         lists: int = 1,
         most_tokens: float = math.inf,
+        later: float = 0.0,
     ) -> Permit:
         """Let lists in; OverloadedError if there is no room now, which says when there will be.
 
         `body_bytes` is the size of what is to be scored, as counting its tokens is work. 0: all is known, and always
         let in. `elsewhere` is of all replicas together: their work for other ingress replicas, and their speed.
-        `most_tokens` is what so many documents can have, however long they are.
+        `most_tokens` is what so many documents can have, however long they are; `later`: see `Permit`.
         """
         # A list that would not get its turn in time is not started either.
         allowed_s = min(self._config.max_queue_s * self._priorities.of(priority).queue_share, timeout_s)
         larger = _LARGER if priority == "interactive" else math.inf
         tokens = self._require_room(body_bytes, allowed_s, elsewhere, larger, most_tokens)
-        return Permit(self, body_bytes, tokens, lists)
+        return Permit(self, body_bytes, tokens, lists, later)
 
     def _require_room(
         self, body_bytes: int, allowed_s: float, elsewhere: ReplicaLoad, larger: float, most_tokens: float = math.inf

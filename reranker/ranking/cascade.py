@@ -52,7 +52,24 @@ class Cascade:
                 missed = error.code
         with record.stage("merge"):
             finish = self._first.threads.run  # rules may search every text
-            return await finish(caller.name, self._finish, lists, firsts, seconds, kept, missed, caller)
+            rankings: list[Ranking] = await finish(
+                caller.name, self._finish, lists, firsts, seconds, kept, missed, caller
+            )
+        if len(lists) == 1 and lists[0].spans:
+            return [await self._add_spans(lists[0], rankings[0], caller, record)]
+        return rankings
+
+    async def _add_spans(
+        self, request: RankRequest, ranking: Ranking, caller: Caller, record: RequestRecord
+    ) -> Ranking:
+        """Find the spans of the final ranking, by the model whose scores lead it; without time or room, of none."""
+        ranker = self._first if ranking.stages is None or not ranking.stages.ranked_again else self._then
+        if not ranker.renderer.takes_instruction:
+            request = replace(request, instruction=None)
+        try:
+            return await ranker.add_spans(request, ranking, caller, record)
+        except _NOT_IN_TIME:
+            return replace(ranking, spans_unscored=tuple(sorted(one.index for one in ranking.results)))
 
     def _place(
         self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord, held: ExitStack
@@ -71,7 +88,7 @@ class Cascade:
         """The lists as one of the two ranks them. An instruction is for whoever takes one; if neither does, refused."""
         either = self._first.renderer.takes_instruction or self._then.renderer.takes_instruction
         drop = either and not ranker.renderer.takes_instruction
-        return [replace(one, whole=True, instruction=None if drop else one.instruction) for one in lists]
+        return [replace(one, whole=True, spans=None, instruction=None if drop else one.instruction) for one in lists]
 
     def _kept(self, ranking: Ranking) -> list[int]:
         """The indices of the documents that the second model gets, rising: ties are by index there too."""

@@ -28,6 +28,9 @@ _KNOWN = 32  # up to so many replicas, a list is offered all of them, each with 
 _TOO_BUSY = 2.0  # a replica with more than so many times the average load is passed by
 _UNKNOWN = ServedModel()
 _SUSPECTED_S = 10.0  # who kept a shard for far too long comes after all others for so long, or until it answers
+_FAR_S = 0.02  # a way that is longer than the shortest by so much counts as work; less is noise, and all are near
+_WAY_HALVES_S = 30.0  # until what is known of a way is half forgotten: nothing may have gone there since
+_WAYS_S = 0.25  # the greatest age of what ways are compared by
 _SUMS_S = 0.05  # the greatest age of sums over many replicas: adding up a thousand takes a millisecond
 
 
@@ -62,6 +65,7 @@ class _Replica:
     model: ServedModel = _UNKNOWN
     answered_s: float = 0.0  # last
     suspected_until_s: float = 0.0
+    way_s: float = 0.0  # that shards lately took beyond their time in its engine, mostly
 
 
 class Placement:
@@ -81,6 +85,8 @@ class Placement:
         self._ring: tuple[str, ...] = ()  # those that take new lists
         self._turn = self._random.randrange(1_000_000)  # where in the ring it begins
         self._sums: tuple[float, ReplicaLoad, float] | None = None  # when summed; `elsewhere`; mean load
+        self._far: dict[str, float] = {}  # by how many seconds more than the nearest replica's others' ways are longer
+        self._far_at_s = 0.0
         self._sent: dict[object, tuple[str, int]] = {}  # of each shard that is not answered: replica and tokens
 
     def set_live(self, replicas: Iterable[str], models: Mapping[str, ServedModel] | None = None) -> None:
@@ -106,11 +112,29 @@ class Placement:
             known.heard_s = self._clock()
             known.tokens_per_s = load.tokens_per_s
 
-    def note_answer(self, replica: str, load: ReplicaLoad) -> None:
-        """Note that a replica has answered, and what it says of its load."""
+    def note_answer(self, replica: str, load: ReplicaLoad, way_s: float = 0.0) -> None:
+        """Note that a replica has answered, what it says of its load, and how long shard and answer were under way."""
         self.note_load(replica, load)
         if known := self._replicas.get(replica):
-            known.answered_s, known.suspected_until_s = self._clock(), 0.0
+            now_s = self._clock()
+            forgotten_s = self._forgotten(known, now_s)
+            # Quick to rise: on a way that loses packets, most shards take no longer.
+            known.way_s = forgotten_s + (way_s - forgotten_s) / (2 if way_s > forgotten_s else 8)
+            known.answered_s, known.suspected_until_s = now_s, 0.0
+
+    def _forgotten(self, known: _Replica, now_s: float) -> float:
+        """The way to a replica, as far as it is still known."""
+        return known.way_s * 0.5 ** ((now_s - known.answered_s) / _WAY_HALVES_S) if known.way_s else 0.0
+
+    def _ways(self) -> dict[str, float]:
+        """Replicas whose way is longer than the shortest, and by how many seconds; looked at now and then."""
+        now_s = self._clock()
+        if now_s - self._far_at_s >= _WAYS_S:
+            ways = {name: self._forgotten(self._replicas[name], now_s) for name in self._ring}
+            nearest_s = min(ways.values(), default=0.0)
+            self._far = {name: way - nearest_s for name, way in ways.items() if way - nearest_s > _FAR_S}
+            self._far_at_s = now_s
+        return self._far
 
     def suspect(self, replica: str) -> None:
         """Note that a replica does not answer in time: it may hang, while its load looks small."""
@@ -174,16 +198,19 @@ class Placement:
     def send(self, route: Route, tokens: int) -> Iterator[str]:
         """Give a shard a replica, and count its work there for as long as the block lasts.
 
-        It is one that the shard's list does not use yet, the least loaded first; those that are suspected come last.
+        It is one that the shard's list does not use yet, the least loaded first, where a long way counts as what its
+        engine would do meanwhile; those that are suspected come last.
         ModelGoneError: no replica holds the list's model.
         """
         ring = self._ring_of(route.model)
         offered = [name for name in route.shortlist if name not in route.tried and self._holds(name, route.model)]
-        now_s = self._clock()
+        now_s, far = self._clock(), self._ways()
 
-        def rank(name: str) -> tuple[bool, bool, int, int, float]:
-            suspected = self._replicas[name].suspected_until_s > now_s
-            return name in route.tried, suspected, route.used[name], self._load(name), self._random.random()
+        def rank(name: str) -> tuple[bool, bool, int, float, float]:
+            replica = self._replicas[name]
+            load = self._load(name) + far.get(name, 0.0) * (replica.tokens_per_s or 0.0)
+            suspected = replica.suspected_until_s > now_s
+            return name in route.tried, suspected, route.used[name], load, self._random.random()
 
         name = min(offered or ring, key=rank)
         shard, replica = object(), self._replicas[name]

@@ -6,23 +6,25 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from reranker.cache.entry import pack, unpack
+from reranker.cache.entry import ScoredDocuments, pack, unpack
 from reranker.cache.keys import ListTerms
 from reranker.cache.lookup import Lookup
 from reranker.cache.score_cache import ScoreCache
 from reranker.config import RerankerConfig
 from reranker.errors import DeadlineExceededError, InvalidRequestError, NotReadyError
-from reranker.model.prompt import CuttingPolicy, PromptRenderer
+from reranker.model.prompt import CUT_THE_END, CuttingPolicy, PromptRenderer
 from reranker.ranking import scoring
 from reranker.ranking.admission import Admission, Permit
+from reranker.ranking.evidence import Evidence, most_characters
+from reranker.ranking.one_list import OneList
 from reranker.ranking.placement import ModelGoneError
 from reranker.ranking.planning import most_shards, plan, portions
 from reranker.ranking.scatter import Dispatch, Fleet, Scatter
@@ -91,7 +93,7 @@ class Ranker:
         if len(lists) == 1:
             return [await self._rank_alone(first, permit)]
 
-        def all_lists() -> Iterator[_List]:
+        def all_lists() -> Iterator[OneList]:
             rest = (self._list(one, number, caller, record) for number, one in enumerate(lists[1:], start=1))
             return itertools.chain([first], rest)
 
@@ -102,12 +104,18 @@ class Ranker:
         first = self._list(lists[0], 0, caller, record)
         if not self.placement.live_replicas:
             raise NotReadyError
-        most_tokens = math.ceil(share * sum(len(one.documents) for one in lists)) * self.renderer.most_tokens(
-            first.cutting
-        )
-        return self._admit(math.ceil(share * record.size_bytes), first, len(lists), most_tokens)
+        most = math.ceil(share * sum(len(one.documents) for one in lists)) * self.renderer.most_tokens(first.cutting)
+        return self._admit(math.ceil(share * record.size_bytes), first, len(lists), most)
 
-    async def wait_for_replica(self, one: _List) -> None:
+    async def add_spans(self, request: RankRequest, ranking: Ranking, caller: Caller, record: RequestRecord) -> Ranking:
+        """Find the spans of a ranking that a cascade has made, as far as time and room allow. Raises as `rank`."""
+        one = self._list(request, 0, caller, record)
+        characters = most_characters(request, one.documents, self.config.evidence)
+        size_bytes = math.ceil(record.size_bytes * min(1.0, characters / (sum(map(len, request.documents)) + 1)))
+        with self._admit(size_bytes, one, 1, later=1.0) as permit:
+            return await self._by_one_model(one, lambda model: self._add_spans(one, ranking, model, permit))
+
+    async def wait_for_replica(self, one: OneList) -> None:
         """Return once there is a replica. Where none has ever been, the service still starts, and nobody waits."""
         if self.placement.live_replicas:
             return
@@ -119,7 +127,7 @@ class Ranker:
         except TimeoutError:
             raise NotReadyError from None
 
-    def _list(self, request: RankRequest, number: int, caller: Caller, record: RequestRecord) -> _List:
+    def _list(self, request: RankRequest, number: int, caller: Caller, record: RequestRecord) -> OneList:
         config = self.config
         if request.instruction and not self.renderer.takes_instruction:
             raise InvalidRequestError("instruction", "the model of this service takes none")
@@ -131,7 +139,7 @@ class Ranker:
         self.renderer.require_room(request.query, instruction)
         cutting = CuttingPolicy.of(request, config.long_documents)
         timeout_s = config.limits.bounded_s(request.timeout_s)
-        return _List(
+        return OneList(
             request,
             number,
             record,
@@ -146,7 +154,7 @@ class Ranker:
             namespace=caller.name if config.cache.namespace == "api_key" else "",
         )
 
-    async def _by_one_model(self, first: _List, rank: Callable[[ServedModel], Awaitable[T]]) -> T:
+    async def _by_one_model(self, first: OneList, rank: Callable[[ServedModel], Awaitable[T]]) -> T:
         """Rank with one model; and all of it again, with another, where no replica holds that one any more."""
         before = len(first.record.shards)  # of a cascade's first stage
         while True:
@@ -158,7 +166,7 @@ class Ranker:
             except ModelGoneError:
                 del first.record.shards[before:]  # the answer has nothing of them
 
-    async def _rank_alone(self, one: _List, permit: Permit | None) -> Ranking:
+    async def _rank_alone(self, one: OneList, permit: Permit | None) -> Ranking:
         """Look up first: what is known needs no permit."""
         permits: list[Permit] = [permit] if permit else []
         with ExitStack() as held:
@@ -167,16 +175,18 @@ class Ranker:
                 async with self._look_up(one, model) as lookup:
                     if not permits:  # who was let in stays in
                         to_score = sum(len(one.documents[lookup.documents[place]]) + 1 for place in lookup.to_score)
-                        share = min(1.0, to_score / (sum(map(len, one.request.documents)) + 1))
-                        most_tokens = len(lookup.to_score) * self.renderer.most_tokens(one.cutting)
-                        size_bytes = math.ceil(one.record.size_bytes * share)
-                        permits.append(held.enter_context(self._admit(size_bytes, one, most_tokens=most_tokens)))
-                    return await self._score(one, lookup, model, permits[0])
+                        later = most_characters(one.request, one.documents, self.config.evidence)
+                        share = (to_score + later) / max(to_score, sum(map(len, one.request.documents)) + 1)
+                        most = len(lookup.to_score) * self.renderer.most_tokens(one.cutting) * (3 if later else 1)
+                        size_bytes, part = math.ceil(one.record.size_bytes * share), later / max(1, to_score + later)
+                        permits.append(held.enter_context(self._admit(size_bytes, one, 1, most, part)))
+                    ranking = await self._score(one, lookup, model, permits[0])
+                return await self._add_spans(one, ranking, model, permits[0]) if one.request.spans else ranking
 
             return await self._by_one_model(one, rank)
 
     async def _rank_together(
-        self, number: int, first: _List, lists: Callable[[], Iterator[_List]], held: Permit | None
+        self, number: int, first: OneList, lists: Callable[[], Iterator[OneList]], held: Permit | None
     ) -> list[Ranking]:
         """Rank several lists under one permit, and with one model; the first that fails cancels the others."""
         turns = self._turns.setdefault(first.caller, asyncio.Semaphore(_LISTS_AT_ONCE))
@@ -204,7 +214,7 @@ class Ranker:
             return await self._by_one_model(first, rank)
 
     @asynccontextmanager
-    async def _look_up(self, one: _List, model: ServedModel) -> AsyncIterator[Lookup]:
+    async def _look_up(self, one: OneList, model: ServedModel) -> AsyncIterator[Lookup]:
         """Find the known scores of a list. For as long as the block lasts, other lists wait for what it has scored."""
         request = one.request
         if self.cache is None or not model.identity or request.cache == "off":
@@ -219,32 +229,54 @@ class Ranker:
         async with self.cache.look_up(terms, one.documents, request.cache, one.weight, stage, in_thread) as lookup:
             yield lookup
 
-    async def run(self, one: _List, characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(
+        self, one: OneList, characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Call a function that tokenizes so many characters, or takes as long as that, here or in a thread."""
-        if characters <= _INLINE_CHARACTERS:
-            return function(*args, **kwargs)
-        return await self.threads.run(one.caller, function, *args, **kwargs)
+        inline = characters <= _INLINE_CHARACTERS
+        return function(*args, **kwargs) if inline else await self.threads.run(one.caller, function, *args, **kwargs)
 
-    def _admit(self, body_bytes: int, first: _List, lists: int = 1, most_tokens: float = math.inf) -> Permit:
-        """Let the lists of a request in, sized by the bytes that are to be scored."""
+    def _admit(self, body_bytes: int, first: OneList, lists: int, most: float = math.inf, later: float = 0.0) -> Permit:
+        """Let the lists of a request in, sized by the bytes that are to be scored; see `Admission.permit`."""
         with first.record.stage("admit"):
             elsewhere, priority = self.placement.elsewhere(), first.request.priority
-            return self.admission.permit(body_bytes, priority, first.left_s, elsewhere, lists, most_tokens)
+            return self.admission.permit(body_bytes, priority, first.left_s, elsewhere, lists, most, later)
 
-    async def _score(self, one: _List, lookup: Lookup, model: ServedModel, permit: Permit) -> Ranking:
+    async def _add_spans(self, one: OneList, ranking: Ranking, model: ServedModel, permit: Permit) -> Ranking:
+        """Find the spans of what is returned, as far as time allows: their sentences are scored as lists are."""
+        margin_s, numbers = min(self.config.scatter.answer_margin_s, one.timeout_s / 5), itertools.count(1)
+        soon = replace(one, request=replace(one.request, allow_partial=True), margin_s=margin_s, cutting=CUT_THE_END)
+
+        async def score(texts: Sequence[str], owners: Sequence[int]) -> ScoredDocuments | None:
+            more = replace(soon, number=next(numbers), documents=texts, owners=owners)
+            if more.left_s <= 0:
+                return None
+            async with self._look_up(more, model) as lookup:
+                with suppress(NotReadyError):  # by then
+                    await self._fill(more, lookup, model, permit)
+                return unpack([lookup.entries[place] for place in lookup.places])
+
+        found = Evidence(one.request, one.documents, one.instruction, one.cutting, self.renderer, self.config.evidence)
+        with one.record.stage("evidence"):
+            return await found.add_to(ranking, score, partial(self.run, one))
+
+    async def _fill(self, one: OneList, lookup: Lookup, model: ServedModel, permit: Permit) -> None:
         try:
             await _Scoring(self, one, lookup, model.identity, permit).run()
         except ExceptionGroup as failures:  # several portions may fail; the client hears of the first
             if isinstance(failures.exceptions[0], TimeoutError):
                 raise DeadlineExceededError(one.timeout_s) from None
             raise failures.exceptions[0] from None
+
+    async def _score(self, one: OneList, lookup: Lookup, model: ServedModel, permit: Permit) -> Ranking:
+        await self._fill(one, lookup, model, permit)
         with one.record.stage("merge"):
             characters = sum(map(len, one.request.documents)) // 50 if self.config.rules.exclude else 0
             return await self.run(
                 one, characters + len(one.documents), self._merge, one, lookup, one.adapter or self.name or model.name
             )
 
-    def _merge(self, one: _List, lookup: Lookup, model: str) -> Ranking:
+    def _merge(self, one: OneList, lookup: Lookup, model: str) -> Ranking:
         request, known = one.request, unpack([lookup.entries[place] for place in lookup.places])
         if not known.scored.any():
             raise DeadlineExceededError(one.timeout_s)
@@ -274,37 +306,10 @@ class Ranker:
             self.cache.check_integrity()
 
 
-@dataclass(frozen=True, slots=True)
-class _List:
-    """One list of a request, and how it is ranked."""
-
-    request: RankRequest
-    number: int  # from 0, among the lists of the request
-    record: RequestRecord
-    caller: str
-    documents: Sequence[str]  # as far as they are read: `PromptRenderer.readable`
-    timeout_s: float  # counted from the request's head, so that reading and parsing count too
-    margin_s: float  # of it, for what comes after the scores
-    instruction: str
-    cutting: CuttingPolicy
-    adapter: str  # empty: the model itself, whatever the client calls it
-    weight: float
-    namespace: str  # whose scores may be used. Empty: everybody's
-
-    @property
-    def deadline_s(self) -> float:
-        """On the event loop's clock, which is `time.monotonic`'s."""
-        return self.record.began_s + self.timeout_s - self.margin_s
-
-    @property
-    def left_s(self) -> float:
-        return self.deadline_s - asyncio.get_running_loop().time()
-
-
 class _Scoring:
     """Has the documents of one list scored that are not known, all with the model of one identity."""
 
-    def __init__(self, ranker: Ranker, one: _List, lookup: Lookup, model: str, permit: Permit) -> None:
+    def __init__(self, ranker: Ranker, one: OneList, lookup: Lookup, model: str, permit: Permit) -> None:
         self._ranker, self._list, self._lookup, self._model, self._permit = ranker, one, lookup, model, permit
         self._request, self._record, self._deadline_s = one.request, one.record, one.deadline_s
         self._work_tokens = 0
@@ -372,23 +377,16 @@ class _Scoring:
         await self._ranker.wait_for_replica(self._list)
         shortlist = self._ranker.placement.shortlist(most_shards(prompts.pair_tokens, planning), self._model)
         shards = [np.asarray(one) for one in plan(prompts.pair_tokens, shortlist.loads, planning)]
-        documents = np.asarray([self._lookup.documents[place] for place in places], dtype=np.int32)
+        owners = self._list.owners or range(len(self._list.documents))
+        documents = np.asarray([owners[self._lookup.documents[place]] for place in places], dtype=np.int32)
         document_of_pair = documents[rendered.document_of_pair]
         parts = [prompts.select(indices.tolist()) for indices in shards]
         records = [
             self._record.shard(len(part), part.work_tokens, document_of_pair[indices])
             for part, indices in zip(parts, shards, strict=True)
         ]
-        allow_partial, request_id = self._request.allow_partial, self._record.request_id
-        dispatch = Dispatch(
-            self._deadline_s,
-            self._list.weight,
-            allow_partial,
-            shortlist.replicas,
-            request_id,
-            self._list_id,
-            self._model,
-        )
+        terms = self._deadline_s, self._list.weight, self._request.allow_partial
+        dispatch = Dispatch(*terms, shortlist.replicas, self._record.request_id, self._list_id, self._model)
         answers = await self._ranker.scatter.gather(parts, records, dispatch)
         answered = [(indices, answer) for indices, answer in zip(shards, answers, strict=True) if answer]
         with self._record.stage("merge"):

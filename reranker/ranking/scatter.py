@@ -186,8 +186,10 @@ class _Gathering:
             attempt.replica = replica
             one.expected_s = placement.expected_s(replica)
             terms = ShardTerms(dispatch.weight, self._left_s, placement.sender, dispatch.request_id, dispatch.list_id)
+            began_s = self._clock()
             answer = await fleet.score(replica, one.shard, terms)
-        placement.note_answer(replica, answer.load)
+        in_engine_s = answer.scores.queue_s + answer.scores.engine_s
+        placement.note_answer(replica, answer.load, max(0.0, self._clock() - began_s - in_engine_s))
         if dispatch.model not in (None, answer.model):  # it is not what it was said to be
             placement.note_identity(replica, answer.model)
             raise ReplicaLostError

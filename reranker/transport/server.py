@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 Score = Callable[[Shard, ShardTerms], Awaitable[ShardScores]]
 
 _HELLO_BYTES, _HELLO_S = 1_024, 5  # for a stranger, who has not sent the secret
-_MAX_STRANGERS = 64  # further connections are closed at once
+_MAX_STRANGERS = 64  # with one more, the oldest is closed: who knows the secret sends it at once
 _LINGER_S = 0.1  # a shard that was sent before its ingress heard that we are leaving has arrived by then
 
 
@@ -31,7 +31,7 @@ class ShardServer:
         listening = socket.create_server((host, 0), family=family, backlog=128)
         self.address = ReplicaAddress(host, listening.getsockname()[1], model)
         self.score = score
-        self.connections: set[_Connection] = set()
+        self.connections: dict[_Connection, None] = {}  # the oldest first
         loop = asyncio.get_running_loop()
         self._starting = loop.create_task(loop.create_server(lambda: _Connection(self), sock=listening, ssl=tls))
 
@@ -63,10 +63,11 @@ class _Connection(FrameConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if sum(not connection.known for connection in self._server.connections) >= _MAX_STRANGERS:
-            self.transport.abort()
-            return
-        self._server.connections.add(self)
+        strangers = [one for one in self._server.connections if not one.known]
+        if len(strangers) >= _MAX_STRANGERS:
+            del self._server.connections[strangers[0]]
+            strangers[0].transport.abort()
+        self._server.connections[self] = None
         asyncio.get_running_loop().call_later(_HELLO_S, self._end_stranger)
 
     def _end_stranger(self) -> None:
@@ -79,7 +80,7 @@ class _Connection(FrameConnection):
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
+        self._server.connections.pop(self, None)
         for task in self.shards.values():
             task.cancel()
 

@@ -4,13 +4,15 @@ python -m tests.clients            each in an environment of its own, against se
 python -m tests.clients --only sdks litellm_providers
 
 What each client sends and needs was measured before; this checks that the service keeps to it. The clients themselves
-are run unchanged (`programs/`, pinned in `requirements/`).
+are run unchanged (`programs/`, pinned in `requirements/`): Python's, npm's where there is a `node`, and Java's own
+where there is a JDK.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,8 @@ TOLERANCE = 1e-4
 KEY, LIMITED_KEY = "key-of-the-clients", "key-of-the-limited"
 KEYS = f"clients: {KEY}\nlimited: {{key: {LIMITED_KEY}, tokens_per_minute: 6000}}\n"
 SPREADS_SCORES = "dify"
+NEEDED = {"npm": ("node", "npm"), "java": ("java", "javac")}
+"""Programs that a set needs; where they are not here it is left out."""
 KEYLESS = "llama-index xinference-rerank"
 """It has no setting for a key."""
 BAD_KEY = {  # what a wrong key is to the client's user, by how its name begins; for the others: any error
@@ -42,6 +46,12 @@ BAD_KEY = {  # what a wrong key is to the client's user, by how its name begins;
     "mixedbread": "AuthenticationError",
     "zeroentropy": "AuthenticationError",
     "pinecone": "UnauthorizedError",
+    "npm cohere-ai": "UnauthorizedError",
+    "npm @langchain": "UnauthorizedError",
+    "npm @mixedbread": "AuthenticationError",
+    "npm zeroentropy": "AuthenticationError",
+    "npm @pinecone": "PineconeAuthorizationError",
+    "java": "401",
 }
 WAITS = (
     *("cohere", "langchain Cohere", "haystack Cohere", "llama-index cohere"),
@@ -53,6 +63,7 @@ TRIES_BLINDLY = "haystack HuggingFaceTEI"
 RATE_LIMIT = {
     "litellm": "RateLimitError",
     "voyageai": "RateLimitError",
+    "java": "429",
     "langchain VoyageAI": "RateLimitError",
     "llama-index voyageai": "RateLimitError",
 }
@@ -64,15 +75,19 @@ def main() -> int:
     Returns:
         Exit status: 1 when any client had a problem.
     """
-    names = sorted(path.stem for path in (FOLDER / "requirements").glob("*.txt"))
+    names = [*sorted(path.stem for path in (FOLDER / "requirements").iterdir()), "java"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="these sets of clients")
     parser.add_argument(
         "--venvs", type=Path, default=Path("build/clients"), help="where environments are (%(default)s)"
     )
     parsed = parser.parse_args()
+    for name, needed in NEEDED.items():
+        if name in parsed.only and not all(map(shutil.which, needed)):
+            print(f"{name}: left out, as there is no {' or no '.join(needed)}")
+            parsed.only = [one for one in parsed.only if one != name]
     for name in parsed.only:
-        _install(parsed.venvs / name, FOLDER / "requirements" / f"{name}.txt")
+        _install(parsed.venvs / name, name)
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         open_folder, keyed_folder = Path(folder) / "open", Path(folder) / "keyed"
@@ -98,8 +113,16 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def _install(folder: Path, requirements: Path) -> None:
-    uv = Path(sys.executable).parent / "uv"
+def _install(folder: Path, name: str) -> None:
+    if name == "java":
+        return
+    if name == "npm":
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FOLDER / "requirements" / "npm.json", folder / "package.json")
+        shutil.copy(FOLDER / "programs" / "npm.mjs", folder)  # it finds what is installed beside it
+        subprocess.run(["npm", "install", "--ignore-scripts", "--silent"], cwd=folder, check=True)
+        return
+    uv, requirements = Path(sys.executable).parent / "uv", FOLDER / "requirements" / f"{name}.txt"
     if not folder.is_dir():
         subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
     subprocess.run([uv, "pip", "install", "-q", "--python", folder, "-r", requirements], check=True)
@@ -107,11 +130,18 @@ def _install(folder: Path, requirements: Path) -> None:
 
 def _run(venv: Path, name: str, job: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
     """Run the clients of one environment."""
-    command = [venv / "bin" / "python", FOLDER / "programs" / f"{name}.py"]
+    asked = {"query": QUERY, "documents": DOCUMENTS}
+    programs = FOLDER / "programs"
+    command = {
+        "npm": [shutil.which("node"), str(venv / "npm.mjs")],
+        "java": [shutil.which("java"), str(programs / "java.java"), job["url"], json.dumps(asked)],
+    }.get(name, [str(venv / "bin" / "python"), str(programs / f"{name}.py")])
+    if name == "java":
+        command += [word for case in job["cases"].items() for word in case]
     clean = {"PATH": "/usr/bin", "HOME": str(venv)}  # no key and no proxy of the caller's
     result = subprocess.run(
-        command,
-        input=json.dumps(job),
+        [one for one in command if one],
+        input=json.dumps(job | asked),
         capture_output=True,
         text=True,
         timeout=600,

@@ -196,6 +196,17 @@ def test_gpu_has_a_second_batch_while_it_computes_one() -> None:
     assert (arguments["async_scheduling"], arguments["max_num_seqs"]) == (False, 100)
 
 
+def test_engine_says_what_vllm_decided_at_its_start(engine: VllmEngine) -> None:
+    """In words of vLLM's: on a first start on a card they are what one wants to know."""
+    said = dict(one.split(": ", 1) for one in engine._stepper.facts().split("; "))  # type: ignore[attr-defined]
+    assert said["attention"] == "CPU_ATTN"
+    assert said["prefix cache"].endswith(" tokens in blocks of 32")
+    assert int(said["prefix cache"].split()[0].replace(",", "")) > 10_000
+    assert said["CUDA graphs"] == "NONE, 0 up to 0 tokens"
+    assert said["a batch"] == "8,192 tokens, 16 pairs, 1 at a time"
+    assert said["numbers"] == "float32, None"
+
+
 async def test_failed_engine_fails_its_shards_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody may wait for an engine that is gone; the module's engine lives on."""
     engine = _start()

@@ -221,6 +221,8 @@ def configuration(
         ui: With the playground.
     """
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":  # the other edge: docs/decisions/0006-no-proxy.md
+        config["proxy_location"] = "EveryNode"
     application, _playground = config["applications"]
     if not ui:
         config["applications"] = [application]

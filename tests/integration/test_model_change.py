@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
 from tests.integration.conftest import Cluster, configuration
-from tests.integration.traffic import QUERY, RankedList, Traffic, documents, scores_of, simulated_scores, wait_until
+from tests.integration.traffic import ListOfAnyModel, Traffic, wait_until
 
 pytestmark = pytest.mark.slow
 
-NAMES = {0: "simulated", 1: "simulated-1"}
-
-
-@dataclass(frozen=True, slots=True)
-class ListOfAnyModel(RankedList):
-    """A list, and what its answer must be for each model that may have scored it."""
-
-    by_name: dict[str, dict[int, float]] = field(default_factory=dict)
-
-    def problem(self, response: httpx.Response) -> str | None:
-        """What is wrong with an answer, if anything."""
-        if response.status_code != 200:
-            return f"lost: {response.status_code}, {response.json()['error_type']}"
-        answer = response.json()
-        scores = scores_of(answer)
-        if scores == self.by_name.get(answer["model"]):
-            return None
-        others = [name for name, right in self.by_name.items() if scores == right]
-        return f"misnamed: {answer['model']} by {others[0]}" if others else f"mixed: {answer['model']}"
+SEEDS = {"simulated": 0, "simulated-1": 1}
 
 
 def _config(seed: int, replicas: int) -> dict[str, Any]:
@@ -43,14 +23,9 @@ def _config(seed: int, replicas: int) -> dict[str, Any]:
     return configuration(replicas, args, {"tokens_per_s": 10_000, "score_seed": seed})
 
 
-def _list(number: int) -> ListOfAnyModel:
-    query, texts = f"{QUERY} {number}", documents(150, seed=number)
-    return ListOfAnyModel(query, texts, {}, by_name={NAMES[one]: simulated_scores(query, texts, one) for one in NAMES})
-
-
 def test_deploys_that_change_the_model_mix_misname_and_lose_no_list(cluster: Cluster) -> None:
     """Back and forth: with some engines, then with a single one, whose lists wait and are handed to the new ingress."""
-    lists = [_list(number) for number in range(6)]
+    lists = [ListOfAnyModel.of(number, 150, SEEDS) for number in range(6)]
     service = cluster.serve("models", lambda _: _config(0, 3))
 
     def all_replicas() -> set[psutil.Process]:
@@ -63,9 +38,9 @@ def test_deploys_that_change_the_model_mix_misname_and_lose_no_list(cluster: Clu
             service.deploy(_config(seed, replicas))
             wait_until(functools.partial(_replaced, all_replicas, old if is_new else set(), replicas + 1))
             traffic.wait_for(6)
-            assert traffic.answers[-1]["model"] == NAMES[seed], traffic.problems
+            assert traffic.answers[-1]["model"] == list(SEEDS)[seed], traffic.problems
     assert traffic.problems == []
-    assert {answer["model"] for answer in traffic.answers} == set(NAMES.values())
+    assert {answer["model"] for answer in traffic.answers} == set(SEEDS)
     assert any(answer["meta"]["shards"] == 0 for answer in traffic.answers)  # handed over
     service.wait_until_idle()
 

@@ -65,3 +65,20 @@ def test_relevant_document_comes_first(service: Service, name: str, turned: bool
     results = service.rerank(query, sent, return_documents=True)["results"]
     assert results[0]["document"]["text"] == relevant
     assert results[0]["relevance_score"] > results[1]["relevance_score"]
+
+
+def test_the_sentence_that_answers_is_the_first_span(service: Service) -> None:
+    """Scored by the engine as a document is: as a document of its own it has the same score."""
+    answer = "The capital of China is Beijing."
+    others = [text for name in ("symptoms of anaemia", "large CSV in Python") for text in CASES[name][1][1:]]
+    document = "  ".join([*others[:4], answer, *others[4:]])
+    sent = {"relevant_spans": {"mode": "enabled", "threshold": 0.0}, "return_documents": "evidence", "timings": True}
+    body = service.rerank("What is the capital of China?", [document, others[0]], top_n=1, **sent)
+    [result] = body["results"]
+    best = result["relevant_spans"][0]
+    assert document[best["start"] : best["end"]] == answer
+    [alone] = service.rerank("What is the capital of China?", [answer])["results"]
+    assert best["score"] == pytest.approx(alone["relevance_score"], abs=1e-3)
+    assert answer in result["document"]["text"]
+    assert body["timings"]["stages_ms"]["evidence"] > 0
+    assert "spans_unscored" not in body

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -82,17 +83,46 @@ class RankedList:
         query, texts = f"{QUERY} {number}", documents(count, seed=number)
         return cls(query, texts, simulated_scores(query, texts))
 
+    def body(self, **fields: Any) -> bytes:
+        """As it is sent."""
+        return json.dumps({"query": self.query, "documents": self.documents, **fields}).encode()
+
     def problem(self, response: httpx.Response) -> str | None:
-        """What is wrong with an answer, if anything."""
+        """What is wrong with a response, if anything."""
         if response.status_code != 200:
             return f"{response.status_code}: {response.text}"
-        scores = scores_of(response.json())
+        return self.wrong(response.json())
+
+    def wrong(self, answer: dict[str, Any]) -> str | None:
+        """What is wrong with an answer, if anything."""
+        scores = scores_of(answer)
         if scores.keys() != self.scores.keys():
             return f"{len(scores)} of {len(self.scores)} documents came back"
         if list(scores.values()) != sorted(scores.values(), reverse=True):
             return "the results are not sorted"
         wrong = sum(abs(score - self.scores[index]) > self.tolerance for index, score in scores.items())
         return f"{wrong} of {len(scores)} scores are wrong" if wrong else None
+
+
+@dataclass(frozen=True, slots=True)
+class ListOfAnyModel(RankedList):
+    """A list, and what its answer must be for each model that may have scored it."""
+
+    by_name: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, number: int, count: int, seeds: Mapping[str, int]) -> Self:
+        """The list of this number, of so many documents; simulated models by name, with their `score_seed`."""
+        query, texts = f"{QUERY} {number}", documents(count, seed=number)
+        return cls(query, texts, {}, by_name={name: simulated_scores(query, texts, one) for name, one in seeds.items()})
+
+    def wrong(self, answer: dict[str, Any]) -> str | None:
+        """What is wrong with an answer, if anything."""
+        scores = scores_of(answer)
+        if scores == self.by_name.get(answer["model"]):
+            return None
+        others = [name for name, right in self.by_name.items() if scores == right]
+        return f"misnamed: {answer['model']} by {others[0]}" if others else f"mixed: {answer['model']}"
 
 
 @dataclass

@@ -79,7 +79,20 @@ class Manifests:
         text = self.ingress["rayStartParams"].get("resources", "{}")
         offered = re.search(r"ingress\W+(\d+)", text) or re.search(r"(\d+)", self.ingress["resources"]["ingress"])
         assert offered
-        return min(int(offered[1]), int(self.deployments["Ingress"].get("max_replicas_per_node", 100)))
+        own = self.args.get("ingress", {})
+        if own.get("one_per_node"):
+            return 1
+        taken = own.get("resources", {}).get("ingress", 1)
+        return min(int(int(offered[1]) / taken), int(self.deployments["Ingress"].get("max_replicas_per_node", 100)))
+
+    @property
+    def beside_the_old(self) -> int:
+        """Ingress replicas of a new version that fit into a pod where one of the old version runs."""
+        own = self.args.get("ingress", {})
+        if not own.get("one_per_node"):  # Serve's max_replicas_per_node counts both versions
+            return self.per_pod - 1
+        taken = own["resources"]["ingress"]
+        return int((float(self.ingress["resources"]["ingress"]) - taken) / taken)
 
     def cluster(self, name: str, *, engines: int | None = None) -> list[Pod]:
         """The pods of a Ray cluster of the least size, and how ready they are. engines: those that are up."""

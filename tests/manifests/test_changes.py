@@ -42,11 +42,17 @@ def _head(things: Things) -> Any:
     return _service(things)["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
 
 
-def _in_config(old: str, new: str) -> Change:
+SHARED = ("one_per_node: true", "one_per_node: false")
+OPTION = "graceful_shutdown_timeout_s: 150"
+"""Of the ingress: others can stand before it."""
+
+
+def _in_config(*changes: tuple[str, str]) -> Change:
     def change(things: Things) -> None:
-        text = _service(things)["serveConfigV2"]
-        assert old in text
-        _service(things)["serveConfigV2"] = text.replace(old, new)
+        for old, new in changes:
+            text = _service(things)["serveConfigV2"]
+            assert old in text
+            _service(things)["serveConfigV2"] = text.replace(old, new)
 
     return change
 
@@ -103,15 +109,26 @@ MISTAKES: dict[str, tuple[Change, str, str]] = {
         "Remove",
     ),
     "two ingresses in a pod": (
-        _in_config("max_replicas_per_node: 1", "max_replicas_per_node: 2"),
+        _in_config(SHARED),
         "share a pod",
-        ": 1",
+        "one_per_node: true",
     ),
-    "no pod for an update": (lambda all_: _group(all_, 0).update(maxReplicas=16), "16 ingress replicas", "Give 17"),
+    "no pod for all": (lambda all_: _group(all_, 0).update(maxReplicas=15), "16 ingress replicas", "Give 16"),
+    "no pod for an update": (
+        _in_config(SHARED, (OPTION, f"max_replicas_per_node: 1\n        {OPTION}")),
+        "an update starts before",
+        "Give 17",
+    ),
+    "no room beside the old": (_in_config(("ingress: 0.5", "ingress: 1")), "none starts beside the old", "Give 2"),
+    "two ways to place it": (
+        _in_config((OPTION, f"ray_actor_options: {{ num_cpus: 1 }}\n        {OPTION}")),
+        "replace args.ingress",
+        "Remove",
+    ),
     "ready with engines only": (_asks("/health"), "every ingress pod leaves", "/-/healthz"),
     "another word for it": (_asks("/v1/health/ready"), "every ingress pod leaves", "/-/healthz"),
     "leaves in silence": (
-        _in_config("notice_s: 20", "notice_s: 0"),
+        _in_config(("notice_s: 20", "notice_s: 0")),
         "for up to 15 s, and takes them for 0 s",
         "notice_s",
     ),

@@ -54,7 +54,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         _in_config("device: cuda", "device: cuda\n        tensor_parallel_size: 4"),
         "takes 4 GPUs, and no pod has more than 1",
     ),
-    "nobody offers a resource": (_in_config("ingress: 1 }", "front: 1 }"), "'front', which no group"),
+    "nobody offers a resource": (_in_config("ingress: 0.5 }", "front: 0.5 }"), "'front', which no group"),
     "reached by nobody": (_in_config("host: 0.0.0.0", "host: 127.0.0.1"), "no other pod reaches"),
     "simulated": (_in_config("device: cuda", "device: cuda\n        simulated: {}"), "scores mean nothing"),
     "no keys": (_in_config("keys_file: /etc/reranker/keys/keys.yaml", "allow_anonymous: false"), "no API keys"),

@@ -11,9 +11,13 @@ import pytest
 import ray
 import yaml
 
+from benchmarks.models import SHAPES
 from deployments.autoscaling import GAUGES
 from reranker import metrics
+from reranker.config import RerankerConfig
 from reranker.engine import metrics as engine_metrics
+from reranker.engine.cards import CARDS, gpus_needed, size_of_shape
+from reranker.engine.device import Gpu
 from reranker.metrics import metrics_of
 from tests.manifests.conftest import ROOT, objects, pod_templates, ray_service
 
@@ -157,3 +161,39 @@ def test_secrets_of_the_manifests_are_those_that_the_documentation_makes(overlay
     documentation = (ROOT / "docs" / "kubernetes.md").read_text()
     assert asked
     assert [name for name in asked if f" {name} " not in documentation] == []
+
+
+CARDS_OF = {"dev": "L4", "prod": "L4", "prod-4b": "L4", "prod-8b-tp2": "A4000"}
+"""The smallest that each overlay's first lines name."""
+SMALLER = Gpu("NVIDIA RTX A4000", (8, 6), 16.0)
+
+
+def test_gpus_of_a_replica_are_as_many_as_its_model_needs(overlay: str) -> None:
+    """Several GPUs for a model that fits one: they would talk in every layer, and fail together."""
+    config = yaml.safe_load(ray_service(overlay)["spec"]["serveConfigV2"])
+    args = RerankerConfig.model_validate(config["applications"][0]["args"])
+    [shape] = [one for name, one in SHAPES.items() if args.model.name.lower().endswith(f"-{name}")]
+    size = size_of_shape(shape.config, "bfloat16", args.engine.quantization)
+    assert size is not None
+    needed = gpus_needed(size, CARDS.get(CARDS_OF[overlay], SMALLER))
+    [engine] = [one for one in pod_templates(overlay) if one["metadata"]["labels"]["reranker.dev/role"] == "engine"]
+    [container] = engine["spec"]["containers"]
+    for given in ("requests", "limits"):
+        assert int(container["resources"][given]["nvidia.com/gpu"]) == needed
+    assert args.engine.tensor_parallel_size == needed
+
+
+def test_engines_keep_what_they_compile_on_a_volume_that_they_may_write_to(overlay: str) -> None:
+    """With the pod it would be gone, and each scale-up would compile again."""
+    [engine] = [one for one in pod_templates(overlay) if one["metadata"]["labels"]["reranker.dev/role"] == "engine"]
+    [container] = engine["spec"]["containers"]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    [mount] = [one for one in container["volumeMounts"] if one["name"] == "compiled"]
+    for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"):
+        assert variables[name].startswith(mount["mountPath"] + "/")
+    assert not mount.get("readOnly")
+    [volume] = [one for one in engine["spec"]["volumes"] if one["name"] == "compiled"]
+    [claim] = [one for one in objects(overlay) if one["kind"] == "PersistentVolumeClaim"]
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["spec"]["storageClassName"] == "CHANGE-ME"  # of values.env

@@ -84,4 +84,4 @@ def test_values_in_the_repository_are_not_set() -> None:
 def test_overlay_that_does_not_exist_is_refused(project: Path) -> None:
     done = _run(project, "staging")
     assert done.returncode == 1
-    assert "dev prod prod-4b-tp2" in done.stderr
+    assert "dev prod prod-4b prod-8b-tp2" in done.stderr

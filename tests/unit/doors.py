@@ -21,6 +21,7 @@ from deployments.http.search import Search
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.errors import NoPlaygroundError, RerankerError
 from reranker.model.verified import Verified
+from reranker.ranking.ranker import Ranker
 from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, RankedDocument, Ranking, RankRequest
@@ -107,6 +108,17 @@ class WordBackend:
 
     def info(self) -> Any:  # Any: stands for TEI's
         return {"model_id": self.model, "model_type": {"reranker": {}}, "max_input_length": 100}
+
+
+class RankerBackend(WordBackend):
+    """Ranks as the service does."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__()
+        self._ranker = ranker
+
+    async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
+        return await self._ranker.rank(lists, caller, record)
 
 
 def _rank(request: RankRequest) -> Ranking:

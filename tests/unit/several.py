@@ -83,7 +83,9 @@ class Service:
         self.failed: set[str] = set()
         """Models that Serve has given up starting."""
         self.models._failures = self._failures  # type: ignore[method-assign]
+        self.models._run = self._run  # type: ignore[method-assign]
         for one in self.models.all:
+            one.fleet._first_asked_s = -100.0  # long ago: nobody waits to hear of engines that there may be
             one.fleet.score = partial(self._score, one)
             self.start(one.name)
 
@@ -96,6 +98,9 @@ class Service:
 
     async def _failures(self) -> frozenset[str]:
         return frozenset(self.by_name[name].deployment for name in self.failed)
+
+    async def _run(self, model: Model) -> bool:
+        return False
 
     async def _score(self, model: Model, replica: str, shard: Shard, terms: object) -> ShardScores:
         if act := self.before_scoring.get(model.name):

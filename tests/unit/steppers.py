@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from reranker.config import SimulatedConfig
+from reranker.engine.job import Common
 from reranker.engine.simulated import SimulatedStepper, simulated_logit
 from reranker.types import Shard
 
@@ -47,11 +48,11 @@ class GatedStepper(SimulatedStepper):
     def let(self, steps: int = 2_000) -> None:
         self.gate.release(steps)
 
-    def add(self, pair: int, prompt: list[int], head_tokens: int, priority: int, adapter: str = "") -> None:
+    def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
         if REFUSED_TOKEN in prompt:
             raise ValueError("a prompt with this token")
         self._prompts[pair] = prompt
-        super().add(pair, prompt, head_tokens, priority, adapter)
+        super().add(pair, prompt, common, priority)
 
     def abort(self, pairs: Sequence[int]) -> None:
         self.aborted += pairs

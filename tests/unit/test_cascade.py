@@ -13,7 +13,7 @@ import pytest
 from reranker.errors import InvalidScoreError, NotReadyError, OverloadedError, ReplicaLostError
 from reranker.ranking.admission import Permit
 from reranker.record import RequestRecord
-from reranker.types import ANONYMOUS, Ranking, RankRequest, Stages
+from reranker.types import ANONYMOUS, Ranking, RankRequest, SpanTerms, Stages
 from tests.unit.doors import BODY, WordBackend, door, visitor
 from tests.unit.several import QUERY, TEXTS, Service, order, scores, settings
 
@@ -214,6 +214,23 @@ async def test_answer_says_who_ranked_what_beside_the_results_or_in_its_header(m
     for answer in (common, plain):
         assert answer.headers["x-reranker-stages"] == header
         assert "x-reranker-ignored" not in answer.headers
+
+
+async def test_spans_are_of_the_final_ranking_and_by_the_model_whose_scores_lead_it() -> None:
+    texts = [f"The {word} is large. It was seen in spring." for word in ("river", "house", "tree", "cloud", "stone")]
+    service = _keeping(2)
+    ranking = await service.rank("careful", texts, spans=SpanTerms(threshold=0.0), top_n=3)
+    wanted = await service.rank("best", texts, spans=SpanTerms(threshold=0.0))
+    assert len(ranking.results) == 3
+    assert all(one.spans for one in ranking.results)
+    by_index = {one.index: one.spans for one in wanted.results}
+    assert [one.spans for one in ranking.results] == [by_index[one.index] for one in ranking.results]
+    service.stop("best")
+    service.by_name["best"].placement.any_yet = False
+    missed = await service.rank("careful", texts, spans=SpanTerms(threshold=0.0), top_n=3)
+    alone = await service.rank("fast", texts, spans=SpanTerms(threshold=0.0), top_n=3)
+    assert missed.results == alone.results
+    service.require_idle()
 
 
 async def test_several_lists_of_one_request_are_each_ranked_by_both() -> None:

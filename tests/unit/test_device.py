@@ -22,7 +22,7 @@ from reranker.errors import DeviceError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.search.embedding import SIMULATED
 
-H100, T4, V100 = Gpu("NVIDIA H100", (9, 0)), Gpu("Tesla T4", (7, 5)), Gpu("Tesla V100", (7, 0))
+H100, T4, V100 = Gpu("NVIDIA H100", (9, 0), 80), Gpu("Tesla T4", (7, 5), 15), Gpu("Tesla V100", (7, 0), 16)
 CPU = Machine("cpu")
 CPU_BUILD = Machine("cpu", gpus=(H100,), driver="580.95.05", driver_cuda="13.0")
 CUDA_BUILD = Machine("cuda", "13.0", (H100,), "", "580.95.05", "13.0")
@@ -119,6 +119,7 @@ class Driver:
             "nvmlDeviceGetHandleByIndex": lambda place: place,
             "nvmlDeviceGetName": lambda place: f"GPU {place}",
             "nvmlDeviceGetCudaComputeCapability": lambda _: (8, 9),
+            "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=24 * 2**30),
             "nvmlDeviceGetUUID": lambda place: self.uuids[place],
         }
         for name, answer in answers.items():

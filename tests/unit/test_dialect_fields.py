@@ -26,7 +26,7 @@ _VLLM = {
     "top_n": 1, "max_tokens_per_query": 9, "max_tokens_per_doc": 9, "instruction": "i", "priority": 1, "softmax": False,
     "chat_template_kwargs": {"instruction": "i"}, "truncate_prompt_tokens": 9, "truncation_side": "left",
     "mm_processor_kwargs": {"a": 1}, "use_activation": False, "activation": False, "add_special_tokens": False,
-    "chat_template": "t", "media_io_kwargs": {"a": {}},
+    "chat_template": "t", "media_io_kwargs": {"a": {}}, "cache_salt": "a", "padding": "max_length",
 }  # fmt: skip
 _TEI = {"raw_scores": True, "return_text": True, "truncate": False, "truncation_direction": "Left"}
 _DASHSCOPE = {"top_n": 1, "return_documents": True, "instruct": "i"}
@@ -61,14 +61,25 @@ FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Pinecone on a shared path": ("/rerank", {"parameters": {"truncate": "NONE"}}),
     "DashScope": ("/rerank", {"parameters": _DASHSCOPE} | _DASHSCOPE),
     "DashScope, compatible": ("/v1/reranks", _DASHSCOPE),
-    "DeepInfra": ("/v1/inference/{model:path}", {"instruction": "i", "webhook": "u", "top_n": 1}),
-    "ZeroEntropy": ("/v1/models/rerank", {"top_n": 1}),
+    "DeepInfra": (
+        "/v1/inference/{model:path}",
+        {"instruction": "i", "webhook": "u", "top_n": 1, "service_tier": "priority"},
+    ),
+    "Fireworks": ("/v1/rerank", {"task": "i", "top_n": 1, "return_documents": True}),
+    "NVIDIA's hosted": ("/v1/retrieval/{model:path}/reranking", {"truncate": "NONE", "top_k": 1}),
+    "ZeroEntropy": ("/v1/models/rerank", {"top_n": 1, "latency": "slow"}),
     "LibreChat simple": ("/rerank", {"k": 1}),
     "Weaviate": ("/weaviate/rerank", {"top_n": 1}),
 }
 """What each can send that changes a ranking or an answer, each with a value that does."""
 _OF_THE_CLOCK = ("created", "e2e_latency", "inference_status")
-SENT_BY = {"TEI": "texts", "LibreChat simple": "docs", "Mixedbread": "input", "NVIDIA": "passages"}
+SENT_BY = {
+    "TEI": "texts",
+    "LibreChat simple": "docs",
+    "Mixedbread": "input",
+    "NVIDIA": "passages",
+    "NVIDIA's hosted": "passages",
+}
 
 
 def _parsed(path: str, fields: dict[str, Any], documents: str = "documents") -> Any:

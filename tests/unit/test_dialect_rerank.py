@@ -243,7 +243,7 @@ def test_content_parts_are_text() -> None:
 def test_vllms_other_place_for_the_instruction_is_read() -> None:
     fields: dict[str, Any] = {"query": "q", "documents": ["a"], "chat_template_kwargs": {"instruction": "Find"}}
     assert _parse(**fields).instruction == "Find"
-    assert _parse(**fields, instruction="First").instruction == "First"
+    assert _parse(**fields, instruction="Other").instruction == "Find"  # as in vLLM: the exacter place counts
 
 
 @pytest.mark.parametrize(

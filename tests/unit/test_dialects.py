@@ -178,7 +178,7 @@ def test_sglang_gives_documents_in_a_bare_list() -> None:
 
 
 def test_deepinfra_gives_scores_by_position_and_always_all() -> None:
-    call = _ask(deepinfra.PATH, queries=["q", "q"], documents=["a", "b"], complete=False)
+    call = _ask(deepinfra.DIALECT.paths[0], queries=["q", "q"], documents=["a", "b"], complete=False)
     assert [one.complete for one in call.lists] == [True]
     assert call.write([RANKING], "demo", RECORD)["scores"] == [0.25, 0.9]
 

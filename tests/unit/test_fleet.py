@@ -1,13 +1,20 @@
 """What all replicas are asked: Ray's troubles become a 503 that says when to ask again, and a bug stays one."""
 
-from typing import Any
+import asyncio
+import time
+import uuid
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
 
-from deployments.fleet import ask_all
+from deployments import fleet
+from deployments.fleet import RayFleet, ask_all
 from reranker.errors import NoAnswerError
+from reranker.types import ServedModel
 
 
 class Handle:
@@ -44,3 +51,55 @@ async def test_one_replica_that_does_not_answer_is_a_503() -> None:
 async def test_bug_in_a_replica_is_raised() -> None:
     with pytest.raises(RayTaskError):
         await ask_all(Handle(1, RayTaskError("f", "traceback", RuntimeError("sums differ"))), "method")
+
+
+OWN = ServedModel(identity="own")
+
+
+class Discovery:
+    """A deployment's handle whose call waits until there is a replica."""
+
+    def __init__(self) -> None:
+        self.deployment_name = uuid.uuid4().hex  # what is known of one is kept by its name
+        self.found = asyncio.Event()
+        self.named_load = SimpleNamespace(remote=self.found.wait)
+
+
+async def _yes() -> bool:
+    return True
+
+
+async def _no() -> bool:
+    return False
+
+
+async def test_ingress_that_has_met_no_engine_waits_for_one_that_serve_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late Serve lists it: a 503 while engines run is for nobody."""
+    monkeypatch.setattr(fleet, "_MEETING_S", 0.05)
+    met = RayFleet(cast(DeploymentHandle, Discovery()), OWN)
+    meeting = asyncio.ensure_future(met.meet(_yes, time.monotonic() + 60))
+    await asyncio.sleep(0.3)
+    assert not meeting.done()
+    met.placement.set_live(["a"], {"a": OWN})
+    async with asyncio.timeout(5):
+        await meeting
+    met.placement.set_live([])
+
+
+async def test_its_first_moments_begin_with_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process may have taken long to start; nobody has asked until then."""
+    monkeypatch.setattr(fleet, "_MEETING_S", 0.3)
+    met = RayFleet(cast(DeploymentHandle, Discovery()), OWN)
+    await asyncio.sleep(0.4)
+    meeting = asyncio.ensure_future(met.meet(_no, time.monotonic() + 60))
+    await asyncio.sleep(0.1)
+    assert not meeting.done()
+    async with asyncio.timeout(5):
+        await meeting
+
+
+async def test_it_waits_no_longer_than_its_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_MEETING_S", 0.05)
+    met = RayFleet(cast(DeploymentHandle, Discovery()), OWN)
+    async with asyncio.timeout(5):
+        await met.meet(_yes, time.monotonic() + 0.2)

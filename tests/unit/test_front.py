@@ -81,15 +81,16 @@ async def test_what_stops_a_request_before_its_route_is_in_the_paths_dialect_too
         assert isinstance(response.json()["error"], dict if dialect and dialect.name == "score" else str)
 
 
-async def test_path_that_ends_in_a_models_name_is_one_path_of_rankings() -> None:
+@pytest.mark.parametrize("path", ["/v1/inference/{model:path}", "/v1/retrieval/{model:path}/reranking"])
+async def test_path_with_a_models_name_is_one_path_of_rankings(path: str) -> None:
     """Else a key's limits would not hold there, and each name would be a series of its own."""
     told: list[RequestRecord] = []
     async with visitor(door(WordBackend(), told.append)) as client:
         for name in ("m", "Qwen/Qwen3-Reranker-8B", "a%20b"):
-            response = await client.post(f"/v1/inference/{name}", json={})
+            response = await client.post(path.replace("{model:path}", name), json={})
             assert (response.status_code, "server-timing" in response.headers) == (400, True)
-        assert (await client.post("/v1/inference/", json={})).status_code == 404
-    assert {one.path for one in told[:3]} == {"/v1/inference/{model:path}"}
+        assert (await client.post(path.replace("{model:path}", ""), json={})).status_code == 404
+    assert {one.path for one in told[:3]} == {path}
 
 
 def _closed(schema: Any) -> Any:  # Any: JSON

@@ -171,3 +171,16 @@ async def test_leaving_is_said_for_a_while_before_the_port_closes(port: int) -> 
         await draining
         with pytest.raises(httpx.ConnectError):
             await client.get("/")
+
+
+async def test_leaving_is_not_said_where_another_replica_has_the_address(port: int) -> None:
+    """Whoever asks whether this machine takes requests is answered by the one that stays."""
+    old, new = await _listen(App("a"), port), await _listen(App("b"), port)
+    draining = asyncio.ensure_future(old.drain(5, notice_s=60))
+    await asyncio.sleep(0)
+    for _ in range(20):
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"http://127.0.0.1:{port}/")).text == "b"
+    async with asyncio.timeout(5):
+        await draining
+    await new.drain(5)

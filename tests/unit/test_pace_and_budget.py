@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reranker.engine.loop import BatchSize, Pace
+from reranker.engine.pace import BatchSize, Pace
 from reranker.ranking.scatter import Budget
 
 

@@ -99,6 +99,59 @@ def test_replica_that_keeps_silent_is_taken_last_for_a_while_or_until_it_answers
     assert taken() == "a"
 
 
+LOAD = ReplicaLoad(0, 10_000.0)
+
+
+def _taken(placement: Placement) -> str:
+    with placement.send(_route(), 10) as name:
+        return name
+
+
+def test_replica_with_a_long_way_is_taken_when_the_others_would_take_as_long() -> None:
+    clock = Clock()
+    placement = _placement("near", "far", clock=clock)
+    for _ in range(10):
+        placement.note_answer("near", LOAD, 0.01)
+        placement.note_answer("far", LOAD, 0.41)
+    clock.now_s += 1
+    assert {_taken(placement) for _ in range(50)} == {"near"}
+    placement.note_load("near", ReplicaLoad(3_000, 10_000.0, {"another": 3_000}))
+    assert _taken(placement) == "near"
+    placement.note_load("near", ReplicaLoad(6_000, 10_000.0, {"another": 6_000}))
+    assert _taken(placement) == "far"
+
+
+def test_replica_whose_way_is_long_now_and_then_is_one_with_a_long_way() -> None:
+    """Of packets that are lost, a tenth of the shards hear."""
+    clock = Clock()
+    placement = _placement("near", "lossy", clock=clock)
+    for number in range(40):
+        placement.note_answer("near", LOAD, 0.01)
+        placement.note_answer("lossy", LOAD, 0.25 if number % 10 == 0 else 0.01)
+        clock.now_s += 0.25
+        assert {_taken(placement) for _ in range(10)} == {"near"}
+
+
+def test_ways_that_hardly_differ_are_equal() -> None:
+    clock = Clock()
+    placement = _placement("a", "b", clock=clock)
+    for _ in range(10):
+        placement.note_answer("a", LOAD, 0.004)
+        placement.note_answer("b", LOAD, 0.015)
+    clock.now_s += 1
+    assert {_taken(placement) for _ in range(50)} == {"a", "b"}
+
+
+def test_long_way_is_forgotten_where_nothing_went_since() -> None:
+    clock = Clock()
+    placement = _placement("a", "b", clock=clock)
+    placement.note_answer("b", LOAD, 0.8)
+    clock.now_s += 1
+    assert {_taken(placement) for _ in range(50)} == {"a"}
+    clock.now_s += 300
+    assert {_taken(placement) for _ in range(50)} == {"a", "b"}
+
+
 def test_our_own_shards_are_counted_until_they_are_answered() -> None:
     placement = _placement("a", "b")
     with placement.send(_route(), 100) as taken:

@@ -146,6 +146,21 @@ def test_unread_text_changes_no_prompt(parts: list[str], times: int, cutting: Cu
     assert rendered.truncated == ({0} if cut.truncated else set())
 
 
+@given(parts=LONG, times=st.integers(1, 400), cutting=POLICIES)
+def test_what_is_read_of_a_document_is_told_in_its_characters(
+    parts: list[str], times: int, cutting: CuttingPolicy
+) -> None:
+    document = "".join(parts) * times
+    encoded = WITHOUT_CONTROL.encode(f" {document}", add_special_tokens=False)
+    head, tail = SMALL._around("capital", INSTRUCTION)
+    cut = cutting.cut(len(encoded.ids), 112 - len(head) - len(tail))
+    first, last = encoded.offsets[cut.spans[0][0]], encoded.offsets[cut.spans[-1][1] - 1]
+    [readable] = SMALL.readable([document], cutting)
+    start, end = SMALL.part_read("capital", readable, INSTRUCTION, cutting)
+    unread = len(document) - len(readable) if cutting.reach(1)[1] == "start" else 0
+    assert (start + unread, end + unread) == (max(0, first[0] - 1), last[1] - 1)
+
+
 @pytest.mark.parametrize("text", [" ", "!", "a", "😀", "\u0301", "7", "word "])
 @pytest.mark.parametrize(
     "cutting",

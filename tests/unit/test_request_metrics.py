@@ -13,7 +13,7 @@ from reranker.dialects import PATHS
 from reranker.errors import NotReadyError, OverloadedError
 from reranker.metrics import count_request
 from reranker.record import RequestRecord
-from reranker.types import EngineScores
+from reranker.types import EngineScores, RankedDocument, Ranking, Span
 from tests.counted import Counted
 from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 
@@ -47,6 +47,19 @@ async def test_answered_request_is_counted_with_its_documents_and_tokens() -> No
     assert counted.series("reranker_http_responses_total") == {("/v1/rerank", "200"): 1, ("/rerank", "200"): 1}
     stages = counted.series("reranker_stage_duration_seconds_count")
     assert stages == {(stage,): 2 for stage in ("read", "parse", "admit", "engine", "respond")}
+
+
+def test_spans_are_counted_and_results_without_time_for_them() -> None:
+    counted = Counted()
+    results = (RankedDocument(0, 0.5, 0.0, spans=(Span(0, 1, 0.5, 0.0),) * 3), RankedDocument(1, 0.5, 0.0))
+    record = RequestRecord(method="POST", path="/v1/rerank", status=200)
+    record.rankings = [Ranking(results, spans_unscored=(1,))]
+    with record.stage("evidence"):
+        pass
+    COUNT(record)
+    assert counted("reranker_spans_total") == 3
+    assert counted("reranker_spans_unscored_documents_total") == 1
+    assert counted("reranker_stage_duration_seconds_count", stage="evidence") == 1
 
 
 @pytest.mark.parametrize(

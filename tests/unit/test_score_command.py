@@ -15,7 +15,7 @@ import pytest
 
 from deployments.cli import rankers
 from deployments.cli.main import main
-from reranker.client import AsyncRerankerClient, RerankerClient, ScoredDocument, rebuild_error
+from reranker.client import AsyncRerankerClient, RelevantSpan, RerankerClient, ScoredDocument, rebuild_error
 from reranker.dialects.answers import error_body
 from reranker.errors import (
     ClientError,
@@ -102,6 +102,28 @@ def client(service: FakeService, waits: list[float]) -> Iterator[RerankerClient]
 def test_client_sends_what_was_given_and_reads_the_ranking(client: RerankerClient, service: FakeService) -> None:
     assert client.rerank("q", ["a", "abc"], top_n=1, instruction="do") == [ScoredDocument(1, 0.75)]
     assert service.requests == [{"query": "q", "documents": ["a", "abc"], "top_n": 1, "instruction": "do"}]
+
+
+def test_client_asks_for_spans_and_reads_them(client: RerankerClient, service: FakeService) -> None:
+    span = {"start": 1, "end": 2, "score": 0.5}
+    results = [{"index": 0, "relevance_score": 0.75, "relevant_spans": [span]}]
+    service.first = [(200, {}, json.dumps({"results": results}))] * 2
+    for asked, sent in ((True, {}), ({"max_spans": 1}, {"max_spans": 1})):
+        [found] = client.rerank("q", ["abc"], relevant_spans=asked)
+        assert found.relevant_spans == (RelevantSpan(1, 2, 0.5),)
+        assert service.requests[-1]["relevant_spans"] == {"mode": "enabled", **sent}
+
+
+def test_score_marks_what_made_a_document_relevant(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    """It asks once more, for those that are shown: lists may be long."""
+    ranked = [{"index": 1, "relevance_score": 0.75}, {"index": 0, "relevance_score": 0.5}]
+    marked = [{"index": 0, "relevance_score": 0.75, "relevant_spans": [{"start": 4, "end": 7, "score": 0.5}]}]
+    command = ["score", "--url", service.url, "--query", "q", "--document", "a", "--document", "one two", "--evidence"]
+    for more, shown in (([], "one **two**"), (["--json"], '"relevant_spans": [{"start": 4, "end": 7, "score": 0.5}]')):
+        service.first = [(200, {}, json.dumps({"results": results})) for results in (ranked, marked)]
+        assert main([*command, "--top-n", "1", *more]) == 0
+        assert shown in capsys.readouterr().out
+        assert service.requests[-1]["documents"] == ["one two"]
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from reranker.config import RerankerConfig
 from reranker.record import RequestRecord
 from reranker.search.embedding import SIMULATED
 from reranker.search.first_stages import Query, Retrieval
-from reranker.types import Caller, Ranking, RankRequest
+from reranker.types import Caller, Ranking, RankRequest, Span, SpanTerms
 from tests.indexes import DOCUMENTS, SimulatedEmbedder, build
 from tests.unit.doors import KEYS, WordBackend, door, visitor
 
@@ -110,6 +111,28 @@ async def test_request_goes_before_the_settings_of_the_index(client: httpx.Async
     assert (asked.instruction, asked.score_threshold, len(asked.documents)) == ("mine", 0.7, 2)
     assert (answer["candidates"], len(answer["results"]), answer["first_stage"]) == (2, 1, "bm25")
     assert (await _search(client, index="plain"))["candidates"] == 1
+
+
+async def test_spans_are_of_a_chunks_own_text(
+    client: httpx.AsyncClient, backend: SearchBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is ranked begins with the title, which is no part of the text that is returned."""
+    rank = backend.rank
+
+    async def with_spans(lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
+        [ranking] = await rank(lists, caller, record)
+        spans = (Span(10, 19, 0.9, 2.2), Span(3, 8, 0.8, 1.4))  # "A captain", and a part of the title
+        results = tuple(replace(one, spans=spans) for one in ranking.results)
+        return [replace(ranking, results=results, spans_unscored=(0,))]
+
+    monkeypatch.setattr(backend, "rank", with_spans)
+    asked = {"relevant_spans": {"mode": "enabled"}, "return_documents": "evidence"}
+    answer = await _search(client, **asked)
+    assert backend.lists[0].spans == SpanTerms()
+    whale = next(one for one in answer["results"] if one["id"] == "whale")
+    assert (whale["text"], whale["relevant_spans"]) == ("A captain", [{"start": 0, "end": 9, "score": 0.9}])
+    assert len(answer["spans_unscored"]) == 1
+    assert all("relevant_spans" not in one for one in (await _search(client))["results"])
 
 
 async def test_filter_holds_for_every_first_stage(client: httpx.AsyncClient) -> None:

@@ -133,6 +133,21 @@ async def test_strangers_that_say_nothing_are_few_and_do_not_stay(
     connection.transport.abort()
 
 
+async def test_ingress_gets_in_past_more_strangers_than_are_let_in(replica: Replica) -> None:
+    """They say nothing, and stay for as long as they may; who knows the secret does not wait for one to go."""
+    silent = [
+        await asyncio.open_connection(replica.address.host, replica.address.port)
+        for _ in range(2 * server._MAX_STRANGERS)
+    ]
+    async with asyncio.timeout(server._HELLO_S / 2):
+        connection = await ShardConnection.open(replica.address)
+    assert len((await connection.score(shard(1, 2), ShardTerms(1))).scores.logits) == 2
+    assert sum(not one.known for one in replica.server.connections) <= server._MAX_STRANGERS
+    connection.transport.abort()
+    for _, writer in silent:
+        writer.close()
+
+
 async def test_known_peer_that_sends_nonsense_is_cut_off(replica: Replica) -> None:
     sent = frames.pack_shard(1, shard(1, 1), ShardTerms(1))
     for nonsense in (

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from reranker.config import EngineConfig, SimulatedConfig
 from reranker.engine import simulated
+from reranker.engine.job import Common
 from reranker.engine.simulated import SimulatedStepper, simulated_engine, simulated_logit
 from reranker.errors import EngineFailedError
 from tests.unit.steppers import QUICK, expected, shard
@@ -58,19 +59,29 @@ def test_logit_is_the_same_in_every_process() -> None:
 
 def test_step_costs_its_tokens_and_a_constant(fake_time: FakeTime) -> None:
     stepper = _stepper()
-    stepper.add(0, [*HEAD, 4, 5], 3, 0)
+    stepper.add(0, [*HEAD, 4, 5], Common(HEAD), 0)
     assert stepper.step() == [(0, simulated_logit([*HEAD, 4, 5]))]
     assert fake_time.slept == pytest.approx([0.5 + 5 / 1_000])
+
+
+def test_step_takes_as_long_as_its_thread_where_the_device_is_faster(fake_time: FakeTime) -> None:
+    """The loop prepares a batch while the device computes the one before: the longer of the two counts."""
+    for host_s, took_s in ((0.1, 0.505), (0.3, 0.6)):
+        stepper = _stepper(COSTS.model_copy(update={"host_s_per_pair": host_s}))
+        for pair, tokens in enumerate(([1, 2], [3, 4, 5])):
+            stepper.add(pair, tokens, Common([]), 0)
+        assert len(stepper.step()) == 2
+        assert fake_time.slept.pop() == pytest.approx(took_s)
 
 
 def test_head_is_computed_once_as_a_prefix_cache_has_it(fake_time: FakeTime) -> None:
     stepper = _stepper()
     for pair in range(3):
-        stepper.add(pair, [*HEAD, 10 + pair], 3, 0)
+        stepper.add(pair, [*HEAD, 10 + pair], Common(HEAD), 0)
     stepper.step()
-    stepper.add(3, [*HEAD, 99], 3, 0)
+    stepper.add(3, [*HEAD, 99], Common(HEAD), 0)
     stepper.step()
-    stepper.add(4, [7, 7, 7, 99], 3, 0)  # another list's
+    stepper.add(4, [7, 7, 7, 99], Common([7, 7, 7]), 0)  # another list's
     stepper.step()
     assert fake_time.slept == pytest.approx([0.5 + 6 / 1_000, 0.5 + 1 / 1_000, 0.5 + 4 / 1_000])
 
@@ -78,10 +89,10 @@ def test_head_is_computed_once_as_a_prefix_cache_has_it(fake_time: FakeTime) -> 
 def test_prefix_cache_forgets_the_head_not_used_longest(fake_time: FakeTime) -> None:
     stepper = _stepper()
     for pair in range(simulated._HEADS + 1):
-        stepper.add(pair, [pair, 5, 6, 7], 3, 0)
+        stepper.add(pair, [pair, 5, 6, 7], Common([pair, 5, 6]), 0)
     stepper.step()
-    stepper.add(100, [1, 5, 6, 8], 3, 0)
-    stepper.add(101, [0, 5, 6, 8], 3, 1)
+    stepper.add(100, [1, 5, 6, 8], Common([1, 5, 6]), 0)
+    stepper.add(101, [0, 5, 6, 8], Common([0, 5, 6]), 1)
     stepper.step()
     assert fake_time.slept[1] == pytest.approx(0.5 + (1 + 4) / 1_000)
 
@@ -92,7 +103,7 @@ def test_batch_has_no_more_than_its_limits_but_always_a_pair(
 ) -> None:
     stepper = _stepper(tokens=tokens, pairs=pairs)
     for pair in range(5):
-        stepper.add(pair, [9, pair, 1], 0, 0)
+        stepper.add(pair, [9, pair, 1], Common([]), 0)
     assert [len(stepper.step()) for _ in batches] == batches
     assert stepper.step() == []
 
@@ -100,7 +111,7 @@ def test_batch_has_no_more_than_its_limits_but_always_a_pair(
 def test_lower_priority_number_goes_first_and_aborted_pairs_never(fake_time: FakeTime) -> None:
     stepper = _stepper(pairs=1)
     for pair, priority in enumerate([30, 10, 20, 10]):
-        stepper.add(pair, [pair], 0, priority)
+        stepper.add(pair, [pair], Common([]), priority)
     stepper.abort([3])
     assert [stepper.step()[0][0] for _ in range(3)] == [1, 2, 0]
     assert stepper.step() == []
@@ -110,7 +121,7 @@ def test_device_is_not_slower_because_its_thread_woke_up_late(fake_time: FakeTim
     """On a machine with many replicas threads wait for a core; a real GPU would not."""
     stepper = _stepper(pairs=1)
     for pair in range(2):
-        stepper.add(pair, [1, 2, 3, 4, 5], 0, 0)
+        stepper.add(pair, [1, 2, 3, 4, 5], Common([]), 0)
     stepper.step()
     fake_time.now_s += 0.004
     stepper.step()
@@ -120,7 +131,7 @@ def test_device_is_not_slower_because_its_thread_woke_up_late(fake_time: FakeTim
 def test_device_that_stood_idle_does_not_catch_up(fake_time: FakeTime) -> None:
     stepper = _stepper()
     fake_time.now_s += 60
-    stepper.add(0, [1, 2, 3, 4, 5], 0, 0)
+    stepper.add(0, [1, 2, 3, 4, 5], Common([]), 0)
     stepper.step()
     assert fake_time.slept == pytest.approx([0.505])
 

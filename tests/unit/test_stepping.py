@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from reranker.engine.loop import BatchSize, Engine
+from reranker.engine.loop import Engine
+from reranker.engine.pace import BatchSize
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, Shard
 from tests.counted import Counted, gauge

@@ -186,6 +186,12 @@ CLIENTS = {
         _nvidia,
         log_odds=True,
     ),
+    "NVIDIA's hosted": Client(
+        "/v1/retrieval/{model:path}/reranking",
+        lambda d: {"query": {"text": "q"}, "passages": [{"text": one} for one in d], "top_k": len(d)},
+        _nvidia,
+        log_odds=True,
+    ),
     "DashScope": Client(
         "/rerank",
         lambda d: {"input": {"query": "q", "documents": d}, "parameters": {"return_documents": False}},

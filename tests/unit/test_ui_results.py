@@ -51,6 +51,20 @@ def test_what_happened_to_a_long_document_is_said() -> None:
     assert rows(DOCUMENTS, answer)[0].marks == ("cut: too long for the model", "scored in 3 windows")
 
 
+def test_what_made_a_document_relevant_is_marked() -> None:
+    spans = [{"start": 6, "end": 10, "score": 0.9}, {"start": 0, "end": 1, "score": 0.5}]
+    documents: list[Document] = ["<b> & <i>!", {"field": "is shown otherwise than it was scored"}]
+    answer: dict[str, Any] = {
+        "results": [{"index": index, "relevance_score": 0.9, "relevant_spans": spans} for index in (0, 1)]
+    }
+    first, second = rows(documents, answer)
+    assert first.pieces == [("", False), ("<", True), ("b> & ", False), ("<i>!", True), ("", False)]
+    assert second.spans == ()
+    drawn = html.ranking([first, second])
+    assert "<mark>&lt;i&gt;!</mark>" in drawn
+    assert drawn.count("<mark>") == 2
+
+
 def test_two_rankings_differ_in_words() -> None:
     first = rows(DOCUMENTS, _answer((0, 0.9), (1, 0.5), (2, 0.4), (3, 0.1)))
     same = rows(DOCUMENTS, _answer((0, 0.8), (1, 0.7), (2, 0.4), (3, 0.1)), before=[0, 1, 2, 3])

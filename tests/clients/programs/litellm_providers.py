@@ -38,6 +38,11 @@ def deepinfra(url, key):
     return sorted(answer, key=lambda pair: -pair[1])
 
 
+def nvidia_nim(url, key):
+    answer = provider("nvidia_nim")(url, key)
+    return [(index, 1 / (1 + 2.718281828459045**-logit)) for index, logit in answer]
+
+
 PROVIDERS = {
     "cohere": "",
     "jina_ai": "",
@@ -45,12 +50,14 @@ PROVIDERS = {
     "huggingface": "",
     "infinity": "/infinity",
     "voyage": "/voyage",
+    "dashscope": "/v1",
 }
 main(
     {f"litellm {name}/": provider(name, base) for name, base in PROVIDERS.items()}
     | {f"litellm {name}/, async": provider_async(name, base) for name, base in PROVIDERS.items()}
     | {
         "litellm deepinfra/": deepinfra,
+        "litellm nvidia_nim/": nvidia_nim,
         "litellm cohere/ at /v1/rerank, top_n": provider("cohere", "/v1/rerank", top_n=2),
         "litellm hosted_vllm/ at /v1, top_n": provider("hosted_vllm", "/v1", top_n=2),
         "litellm voyage/ with top_n at /": provider("voyage", "", top_n=2),

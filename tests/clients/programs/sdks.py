@@ -36,6 +36,21 @@ def cohere_v2(url, key):
     return [(one.index, one.relevance_score) for one in answer.results]
 
 
+def cohere_v2_spans(url, key):
+    asked = cohere.RerankRelevantSpans(mode="enabled", threshold=0.1, max_spans=3)
+    documents = [f"{DOCUMENTS[(number + 3) % len(DOCUMENTS)]} {text}" for number, text in enumerate(DOCUMENTS)]
+    answer = cohere.ClientV2(api_key=key, base_url=url).rerank(
+        model="any", query=QUERY, documents=documents, relevant_spans=asked
+    )
+    spans = {one.index: one.relevant_spans for one in answer.results if one.relevant_spans}
+    assert spans
+    for index, those in spans.items():
+        assert all(isinstance(one, cohere.RerankRelevantSpanResponse) for one in those)
+        assert all(0 <= one.start < one.end <= len(documents[index]) and 0.1 <= one.score <= 1 for one in those)
+        assert [one.score for one in those] == sorted((one.score for one in those), reverse=True)
+    return cohere_v2(url, key)
+
+
 def cohere_v2_at_v1(url, key):
     answer = cohere.ClientV2(api_key=key, base_url=f"{url}/v1").rerank(model="any", query=QUERY, documents=DOCUMENTS)
     return [(one.index, one.relevance_score) for one in answer.results]
@@ -84,6 +99,7 @@ main(
         "cohere Client (v1), objects": cohere_v1_objects,
         "cohere AsyncClient (v1)": cohere_v1_async,
         "cohere ClientV2": cohere_v2,
+        "cohere ClientV2, relevant spans": cohere_v2_spans,
         "cohere ClientV2, base URL with /v1": cohere_v2_at_v1,
         "cohere AsyncClientV2": cohere_v2_async,
         "voyageai Client": voyage,
