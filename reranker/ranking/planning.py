@@ -91,10 +91,11 @@ def portions(documents: Sequence[str]) -> Iterator[Sequence[str]]:
     than some 100 MB.
     """
     ends = np.cumsum([len(document) for document in documents])
-    if len(ends) < len(_ENDS) or ends[-1] < _LONG_CHARACTERS:
+    tokens = np.cumsum([len(one) if one.isascii() else _WIDE_TOKENS * len(one) for one in documents])
+    few = len(ends) < len(_ENDS) or ends[-1] < _LONG_CHARACTERS
+    if few and (not documents or tokens[-1] <= _MOST_TOKENS):
         yield documents
         return
-    tokens = np.cumsum([len(one) if one.isascii() else _WIDE_TOKENS * len(one) for one in documents])
     start = 0
     for share in _ENDS:
         last = int(np.searchsorted(ends, share * ends[-1])) + 1 if share < 1 else len(documents)

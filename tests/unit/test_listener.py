@@ -113,7 +113,7 @@ async def test_draining_loses_no_request(port: int) -> None:
     old, new = App("old"), App("new")
     old.may_answer.clear()
     listener = await _listen(old, port)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         asked = asyncio.ensure_future(client.get("/"))
         await old.started.wait()
         successor = await _listen(new, port)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reranker.ranking.planning import portions
@@ -31,6 +31,7 @@ def test_one_huge_document_among_small_ones_is_in_one_portion() -> None:
     assert [len(portion) for portion in portions(["x" * 900_000] + ["x"] * 9)] == [1, 9]
 
 
+@example(lengths=[75_000, 75_001], letter="é")
 @given(lengths=LENGTHS, letter=st.sampled_from(["x", "é", "文"]))
 def test_no_portion_has_more_tokens_than_memory_is_meant_for(lengths: list[int], letter: str) -> None:
     """Or it is one document."""
