@@ -37,6 +37,7 @@ METRICS = ROOT / "docs" / "metrics.md"
 MODELS = ROOT / "docs" / "models.md"
 _TABLE_BEGINS, _TABLE_ENDS = "<!-- the table, made by `make docs` -->\n", "<!-- end of the table -->\n"
 
+_CONFIGURED = "model", "deployment"  # labels whose values are names in a configuration
 _MADE = "<!-- made by `make docs` from here on -->\n"
 
 
@@ -173,7 +174,9 @@ def _metric_row(metric: MetricWrapperBase) -> str:
     if isinstance(metric, Histogram):
         kind += ", up to " + " ".join(f"{bound:,g}" for bound in metric._upper_bounds[:-1])
     labels = _names(metric._labelnames)
-    if metric._labelnames and metric._metrics:  # all of its series are there from the start
+    if (
+        len(metric._labelnames) == 1 and metric._labelnames[0] not in _CONFIGURED
+    ):  # all of its series are there from the start
         labels += ": " + ", ".join(value for (value,) in metric._metrics)
     name = family.name + "_total" * (kind == "counter")
     return f"| `{name}` | {kind} | {labels} | {family.documentation} |"

@@ -25,7 +25,8 @@ def _ingress(own: ServedModel, engines: list[ServedModel]) -> Any:  # Any: what 
             await asyncio.Event().wait()  # for an engine
         return [RANKING]
 
-    return SimpleNamespace(draining=False, _fleet=SimpleNamespace(placement=placement), rank=rank)
+    models = SimpleNamespace(has_its_turn_for=lambda _: placement.has_its_turn)
+    return SimpleNamespace(draining=False, _models=models, rank=rank)
 
 
 async def _asked(ingress: Any) -> Any:
