@@ -76,8 +76,10 @@ def test_the_sentence_that_answers_is_the_first_span(service: Service) -> None:
     body = service.rerank("What is the capital of China?", [document, others[0]], top_n=1, **sent)
     [result] = body["results"]
     best = result["relevant_spans"][0]
-    assert document[best["start"] : best["end"]] == answer
-    [alone] = service.rerank("What is the capital of China?", [answer])["results"]
+    span = document[best["start"] : best["end"]]  # with a neighbour, if together they score higher
+    assert answer in span
+    assert len(span) < len(document) / 2
+    [alone] = service.rerank("What is the capital of China?", [span])["results"]
     assert best["score"] == pytest.approx(alone["relevance_score"], abs=1e-3)
     assert answer in result["document"]["text"]
     assert body["timings"]["stages_ms"]["evidence"] > 0
