@@ -169,11 +169,11 @@ def test_engines_that_all_die_again_and_again_cost_time_and_no_list(pair: Servic
             time.sleep(6)
         answers = [answer for sent in sending for answer in sent.result()]
     for one, took_s, response in answers:
-        if response.status_code == 503:
-            assert "retry-after" in response.headers
+        if response.status_code in {503, 504}:  # where engines take longer to start than they live
+            assert response.status_code == 504 or "retry-after" in response.headers
             assert took_s > DEADLINE_S / 2, response.text
         else:
             assert one.problem(response) is None
-    assert any(response.status_code == 200 for _, _, response in answers)
     pair.wait_until_ready(2)
+    assert lists[0].problem(pair.post(lists[0].query, lists[0].documents, cache="off")) is None
     pair.wait_until_idle()
