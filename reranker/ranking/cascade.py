@@ -114,10 +114,8 @@ class Cascade:
             return again
         asked = []
         for number, one in enumerate(self._whole(lists, self._then)):
-            documents, timeout_s = (
-                tuple(one.documents[index] for index in kept[number]),
-                limits.bounded_s(one.timeout_s),
-            )
+            documents = tuple(one.documents[index] for index in kept[number])
+            timeout_s = limits.bounded_s(one.timeout_s)
             timeout_s -= min(scatter.answer_margin_s, timeout_s / 5)  # the first's ranking must still be there in time
             asked.append(replace(one, documents=documents, metadata=(), timeout_s=timeout_s, allow_partial=False))
         before = len(record.shards)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
+
 from tests.integration.conftest import Service
 from tests.integration.traffic import QUERY, RankedList, documents, scores_of, simulated_scores, work_tokens
 
@@ -21,6 +23,12 @@ def test_four_shards_are_on_four_idle_replicas_every_time(simulated: Service) ->
         meta = response.json()["meta"]
         placed.append((meta["shards"], meta["replicas"], meta["retries"]))
     assert placed == [(REPLICAS, REPLICAS, 0)] * len(lists)
+
+
+def test_replicas_go_behind_no_other_program_of_the_machine(simulated: Service) -> None:
+    """Ray gives its workers a lower priority, unless it is told."""
+    nice = psutil.Process(simulated.process.pid).nice()
+    assert {process.nice() for process in simulated.replica_processes("")} == {nice}
 
 
 def test_small_list_stays_whole(simulated: Service) -> None:
