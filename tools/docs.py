@@ -152,7 +152,8 @@ def _shape(kind: Any) -> str:  # Any: a type
     if not is_typeddict(kind):
         return str(kind.__name__)
     plain, hints = get_type_hints(kind), get_type_hints(kind, include_extras=True)
-    lists = {name: _shape(of) for name, of in plain.items() if name not in Tail.__annotations__ and _holds_list(of)}
+    always = {name: of for name, of in plain.items() if get_origin(hints[name]) is not NotRequired}
+    lists = {name: _shape(of) for name, of in always.items() if name not in Tail.__annotations__ and _holds_list(of)}
     if lists:
         return "{" + ", ".join(f"{name}: {shape}" for name, shape in lists.items()) + ", …}"
     return "{" + ", ".join(name + "?" * (get_origin(hints[name]) is NotRequired) for name in plain) + "}"

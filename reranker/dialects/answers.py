@@ -150,9 +150,18 @@ class RankedResult(TypedDict):
     document: NotRequired[
         Annotated[Any, Field(description="When asked for: an object; Infinity and Voyage: a string.")]
     ]
+
+
+class WithSpans(TypedDict):
+    """What made a document relevant."""
+
     relevant_spans: NotRequired[
         Annotated[list[RelevantSpan], Field(description="When asked for, best first; absent where there is none.")]
     ]
+
+
+class ResultWithSpans(RankedResult, WithSpans):
+    """One document's place in the ranking, and what made it relevant."""
 
 
 class ErrorBody(TypedDict):

@@ -18,7 +18,7 @@ from reranker.types import Ranking
 class DashscopeOutput(TypedDict):
     """The documents, best first."""
 
-    results: list[answers.RankedResult]
+    results: list[answers.ResultWithSpans]
 
 
 class DashscopeAnswer(answers.Tail):

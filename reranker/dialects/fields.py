@@ -234,10 +234,14 @@ def validate(model: type[Options], fields: Mapping[str, Any]) -> Options:
         return model.model_validate(fields)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
-    # A value of a wrong type brings a complaint from each branch of its union, with the branch's name in the path. Only
-    # lists are nested, so the numbers in a path are the places; the deepest complaint is the most exact.
+    # A value of a wrong type brings a complaint from each branch of its union, with the branch's name in the path. So
+    # only numbers, which are places in lists, and a nested object's fields are taken; the deepest is the most exact.
     top = found[0]["loc"][0]
-    problems = [([part for part in one["loc"] if isinstance(part, int)], one) for one in found if one["loc"][0] == top]
+    problems = [
+        ([part for part in one["loc"][1:] if isinstance(part, int) or part in RelevantSpans.model_fields], one)
+        for one in found
+        if one["loc"][0] == top
+    ]
     places, problem = max(problems, key=lambda one: len(one[0]))
     types = {one["type"] for where, one in problems if where == places}
     message = problem["msg"]
@@ -245,7 +249,7 @@ def validate(model: type[Options], fields: Mapping[str, Any]) -> Options:
         message = "must be a string or an object" + (", or a list of these" if "list_type" in types else "")
     if problem["type"] == "too_short":
         message = "must not be empty"
-    field = f"{top}" + "".join(f"[{place}]" for place in places)
+    field = f"{top}" + "".join(f"[{place}]" if isinstance(place, int) else f".{place}" for place in places)
     raise InvalidRequestError(field, message[:1].lower() + message[1:])
 
 

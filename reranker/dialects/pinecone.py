@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
-from typing_extensions import TypedDict
 
 from reranker.dialects import answers, rerank
 from reranker.dialects.base import QUESTION, TEXTS, RankingCall
@@ -22,7 +21,7 @@ class PineconeBody(rerank.RerankBody):
     """Return each document too."""
 
 
-class PineconeResult(TypedDict):
+class PineconeResult(answers.WithSpans):
     """One document's place in the ranking."""
 
     index: answers.Index

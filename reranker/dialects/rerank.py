@@ -28,7 +28,7 @@ class RerankBody(EvidenceOptions, ListOptions):  # type: ignore[misc]  # to pyda
 class RerankAnswer(answers.Head, answers.Tail):
     """The documents, best first."""
 
-    results: list[answers.RankedResult]
+    results: list[answers.ResultWithSpans]
     meta: answers.Meta
 
 

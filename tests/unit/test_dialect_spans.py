@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from reranker.config import LimitsConfig
 from reranker.dialects import DIALECTS
@@ -86,20 +87,26 @@ def test_documents_without_time_for_spans_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("field", "wrong"),
     [
-        {"relevant_spans": {"mode": "perhaps"}},
-        {"relevant_spans": {"mode": "enabled", "threshold": 1.5}},
-        {"relevant_spans": {"mode": "enabled", "max_spans": 0}},
-        {"relevant_spans": "enabled"},
-        {"return_documents": "some"},
-        {"max_evidence_tokens": 0},
+        ("relevant_spans.mode", {"relevant_spans": {"mode": "perhaps"}}),
+        ("relevant_spans.threshold", {"relevant_spans": {"mode": "enabled", "threshold": 1.5}}),
+        ("relevant_spans.max_spans", {"relevant_spans": {"mode": "enabled", "max_spans": 0}}),
+        ("relevant_spans", {"relevant_spans": "enabled"}),
+        ("return_documents", {"return_documents": "some"}),
+        ("max_evidence_tokens", {"max_evidence_tokens": 0}),
     ],
 )
-def test_a_wrong_value_is_named(wrong: dict[str, Any]) -> None:
+def test_a_wrong_value_is_named(field: str, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         ask(**wrong)
-    assert caught.value.field == next(iter(wrong))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda one: one.name)
+def test_schema_of_an_answer_has_spans_where_they_can_be_asked_for(dialect: Any) -> None:
+    has_them = "relevant_spans" in str(TypeAdapter(dialect.answer).json_schema())
+    assert has_them == ("relevant_spans" in dialect.body.model_fields)
 
 
 @pytest.mark.parametrize("dialect", [one for one in DIALECTS if one.shares_paths], ids=lambda one: one.name)
