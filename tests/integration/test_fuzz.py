@@ -40,7 +40,8 @@ def test_every_example_of_the_schema_works_when_pasted(simulated: Service) -> No
             for body in _examples(methods.get("post", {})):
                 response = client.post(path.replace("{model}", "reranker"), json=body)
                 assert response.status_code == 200, (path, response.text)
-                assert "x-reranker-ignored" not in response.headers
+                ignored = response.headers.get("x-reranker-ignored", "")
+                assert ignored in ("", "model")  # that is the example's, and not of this service
                 shown += 1
     assert shown > len(PATHS)
 

@@ -60,18 +60,24 @@ def test_what_is_sent_to_the_page_without_a_key_is_refused_before_its_body_is_re
 
 
 def test_nothing_is_kept_of_what_pages_sent_that_are_gone(narrow: Service) -> None:
-    [playground] = [one for one in narrow.processes() if ":Playground" in " ".join(one.cmdline())]
+    [playground] = narrow.replica_processes("Playground")
 
     def mib() -> float:
         return playground.memory_info().rss / 2**20
 
     with httpx.Client(base_url=narrow.url, headers=narrow.headers, timeout=60) as client:
-        dependencies = client.get("/ui/config").json()["dependencies"]
-        rank = next(one["id"] for one in dependencies if len(one["inputs"]) == 7)
+        page_config = client.get("/ui/config").json()
+        props = {one["id"]: one["props"] for one in page_config["components"]}
+        rank = next(
+            one
+            for one in page_config["dependencies"]
+            if "ranking" in {props[out].get("elem_id") for out in one["outputs"]}
+        )
+        options = [props[one]["value"] for one in rank["inputs"][3:]]
         before_mib = mib()
         for page in range(50):
-            fields = ["q", "a " * 300_000, "http://a", "", 0, 0, ""]
-            event = {"fn_index": rank, "session_hash": f"page-{page}", "data": fields}
+            fields = ["q", "a " * 300_000, "http://a", *options]
+            event = {"fn_index": rank["id"], "session_hash": f"page-{page}", "data": fields}
             assert client.post("/ui/gradio_api/run/predict", json=event).status_code == 200
     deadline = time.monotonic() + 30
     while mib() > min(1.3 * before_mib, before_mib + 64):
