@@ -27,6 +27,8 @@ DOCUMENTS = [
     "Gravity is a force! " * 30,
 ]
 _SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+_EYE = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64}
+_EYE |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
 
 
 def change_json(path: Path, **values: Any) -> None:
@@ -117,9 +119,16 @@ def save_small_files(name: str, folder: Path) -> Tokenizer:
     """Write all of a checkpoint but its weights: made in milliseconds, without torch."""
     family = BY_NAME[name]
     tokenizer = save_tokenizer(family, folder)
-    kinds = {"Qwen3": "qwen3", "Qwen2": "qwen2", "Gemma": "gemma", "Bert": "bert", "Roberta": "roberta"}
+    kinds = {
+        "Qwen3": "qwen3",
+        "Qwen3VL": "qwen3_vl",
+        "Qwen2": "qwen2",
+        "Gemma": "gemma",
+        "Bert": "bert",
+        "Roberta": "roberta",
+    }
     kinds |= {"XLMRoberta": "xlm-roberta", "ModernBert": "modernbert"}
-    kind = kinds[family.architecture.removesuffix("ForCausalLM").removesuffix("ForSequenceClassification")]
+    kind = kinds[family.architecture.partition("For")[0]]
     labels = {} if family.answer else {"id2label": {"0": "LABEL_0"}}
     positions = {"max_position_embeddings": 514 if "roberta" in kind else 2048}
     config = {"architectures": [family.architecture], "model_type": kind, "tie_word_embeddings": True, **_SIZE}
@@ -143,6 +152,7 @@ def save(name: str, folder: Path) -> None:
     encoder = {"max_position_embeddings": 514, "pad_token_id": 1, "type_vocab_size": 1}
     configs: dict[str, tuple[Any, dict[str, Any]]] = {
         "Qwen3": (transformers.Qwen3Config, decoder),
+        "Qwen3VL": (transformers.Qwen3VLConfig, decoder),
         "Qwen2": (transformers.Qwen2Config, {key: one for key, one in decoder.items() if key != "head_dim"}),
         "Gemma": (transformers.GemmaConfig, decoder),
         "Bert": (transformers.BertConfig, {"max_position_embeddings": 512, "pad_token_id": 0}),
@@ -150,12 +160,18 @@ def save(name: str, folder: Path) -> None:
         "XLMRoberta": (transformers.XLMRobertaConfig, encoder),
         "ModernBert": (transformers.ModernBertConfig, {"max_position_embeddings": 1024, "classifier_pooling": "mean"}),
     }
-    of, own = configs[family.architecture.removesuffix("ForCausalLM").removesuffix("ForSequenceClassification")]
+    of, own = configs[family.architecture.partition("For")[0]]
     tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id"), 0)
     size = tokenizer.get_vocab_size() + (-tokenizer.get_vocab_size()) % 64
-    config = of(**{"vocab_size": size, "num_labels": 1, **_SIZE, **tokens, **own})
-    config.initializer_range = config.initializer_cutoff_factor = 0.5
+    fields = {"vocab_size": size, "num_labels": 1, **_SIZE, **tokens, **own}
     kind = transformers.AutoModelForCausalLM if family.answer else transformers.AutoModelForSequenceClassification
+    if family.reads_more:
+        sections = {"rope_type": "default", "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+        text = fields | {"rope_parameters": sections | {"rope_theta": 1e4}}
+        fields = {"text_config": text, "vision_config": _EYE, "tie_word_embeddings": True}
+        kind = transformers.AutoModelForImageTextToText
+    config = of(**fields)
+    config.initializer_range = config.initializer_cutoff_factor = 0.5
     model = kind.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # loud enough that a wrong token moves the score
         for parameter in model.parameters():

@@ -302,6 +302,8 @@ def engine_args(
         "quantization": config.quantization,
         "disable_log_stats": True,
     }
+    if checkpoint.family.reads_more:
+        arguments["limit_mm_per_prompt"] = {"image": 0, "video": 0}  # its other half is not loaded
     if adapters:  # all of them in one batch
         max_rank = max(adapter.max_rank for adapter in adapters.values())
         # Pairs without an adapter have the index -1 in vLLM, and its CPU kernels apply the last adapter to them (seen).

@@ -46,7 +46,7 @@ def find_adapters(checkpoint: Checkpoint, config: EngineConfig, device: str) -> 
     for name, folder in folders.items():
         path = Path(folder).resolve()
         try:
-            if not architecture.startswith("Qwen3"):
+            if not architecture.startswith("Qwen3For"):
                 raise ValueError(f"an adapter needs a Qwen3 model, and this one is a {architecture}")  # noqa: TRY301
             rank = _read_rank(path)
             _check_fit(_read_shapes(path / "adapter_model.safetensors"), settings, architecture)

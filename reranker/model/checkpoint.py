@@ -20,7 +20,7 @@ from reranker.config import EngineConfig, ModelConfig
 from reranker.errors import ModelNotFoundError, UnsupportedModelError
 from reranker.model.chat_template import ChatTemplate
 from reranker.model.families import Family, has_token_types, max_tokens, of_architecture
-from reranker.model.files import read_json
+from reranker.model.files import read_config, read_json
 from reranker.model.weights import require_weights
 from reranker.types import ServedModel
 
@@ -71,7 +71,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         name, served_name, revision = str(folder), "demo" if config.name == "demo" else folder.name, None
     else:
         name, served_name, revision = config.name, config.name, folder.name  # snapshots/<commit>
-    settings: Mapping[str, Any] | None = read_json(name, folder / "config.json")
+    settings: Mapping[str, Any] | None = read_config(name, folder)
     if settings is None:
         if (adapter := read_json(name, folder / "adapter_config.json")) is not None:
             base = adapter.get("base_model_name_or_path")
@@ -185,7 +185,7 @@ def _require_own_modules(name: str, folder: Path, family: Family, config: ModelC
                 name, f"its score is computed by a module that the engine does not have ({kind})"
             )
     settings = read_json(name, folder / "config_sentence_transformers.json") or {}
-    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
+    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or family.instruction
     if prompt and family.prompt is None:
         raise UnsupportedModelError(name, "a prompt goes before its texts (config_sentence_transformers.json)")
     ours = "instruction" in config.model_fields_set or (prompt or "").rstrip(" .") == config.instruction.rstrip(" .")

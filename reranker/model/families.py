@@ -7,9 +7,10 @@ A prompt is head (everything up to the document), document, tail. User text is e
 model: `<|im_end|>`, `<think>` or `[SEP]` in a document stay text. Other added tokens (runs of spaces, …) stay tokens.
 
 Sources of the prompts, token for token. Qwen3-Reranker: the model card of Qwen/Qwen3-Reranker-0.6B, Transformers code
-(the vLLM example beside it has blank lines between the parts: another template, with other scores). zerank:
-zerank2.jinja of vLLM. ctxl-rerank-v2: format_prompts of its card. mxbai-rerank-v2: mxbai_rerank_v2.jinja of vLLM.
-bge-reranker-v2-gemma: bge-reranker-v2-gemma.jinja of vLLM, behind the tokenizer's `<bos>`.
+(the vLLM example beside it has blank lines between the parts: another template, with other scores). Qwen3-VL-Reranker:
+qwen3_vl_reranker.jinja of vLLM, which is what its card's code makes of texts. zerank: zerank2.jinja of vLLM.
+ctxl-rerank-v2: format_prompts of its card. mxbai-rerank-v2: mxbai_rerank_v2.jinja of vLLM. bge-reranker-v2-gemma:
+bge-reranker-v2-gemma.jinja of vLLM, behind the tokenizer's `<bos>`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ HEAD = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>:"
 DOCUMENT = " {document}"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 _QWEN3 = PREFIX + HEAD + DOCUMENT + SUFFIX
+_QWEN3_VL = (
+    f"{PREFIX}<Instruct>: {{instruction}}<Query>:{{query}}\n<Document>:{{document}}<|im_end|>\n<|im_start|>assistant\n"
+)
 _ZERANK = "<|im_start|>system\n{query}<|im_end|>\n<|im_start|>user\n{document}<|im_end|>\n<|im_start|>assistant\n"
 _CTXL = (
     "Check whether a given document contains information helpful to answer the query.\n"
@@ -59,7 +63,7 @@ _GEMMA = (
 _STEERING = re.compile(r"(<\|\w+\|>|</?(?:think|tool_call|tool_response)>|<bos>)")
 _NEVER = -1e9  # score of a piece that Unigram must not choose
 # (query, document): where a template's parts would grow together with the texts, one of these shows it.
-_PROBES = (("What is it?", "A text."), ("为什么", " x\n\ny\n"), ("1 ", "\n  return {}"), ("a\n", ""))
+_PROBES = (("What is it?", "A text."), ("为什么", " x\n\ny\n"), ("1 ", "\n  return {}"), ("a\n", ""), ("b?", "(c)"))
 
 
 class Template(ABC):
@@ -90,7 +94,8 @@ class Template(ABC):
 class PromptTemplate(Template):
     """Makes one text of query and document, with the same ids as the whole text would get.
 
-    The white space around the document is encoded with it: tokenizers join it to what it touches.
+    The white space around the document is encoded with it, or the punctuation before it: tokenizers join these to what
+    they touch.
     """
 
     def __init__(self, folder: Path, text: str, strips: bool = False) -> None:
@@ -106,20 +111,27 @@ class PromptTemplate(Template):
             if self._with_control.token_to_id(token) is None:
                 raise UnsupportedModelError(str(folder), f"its tokenizer has no token {token!r}")
         self.takes_instruction, self._strips = "{instruction}" in text, strips
+        before, _ = text.split("{document}")
+        heads = (before.rstrip(), re.sub(r"[^\w\s]+$", "", before))
+        if not any(self._cut(text, head) for head in heads):
+            raise UnsupportedModelError(str(folder), "its tokenizer joins the template of its family to the texts")
+
+    def _cut(self, text: str, head: str) -> bool:
+        """Cut behind `head`; False: so cut, prompts have other ids than the whole text."""
         before, after = text.split("{document}")
-        head, tail = before.rstrip(), after.lstrip()
+        tail = after.lstrip()
         opening, closing = before[len(head) :], after[: len(after) - len(tail)]
         self._document = f"{opening}{{document}}{closing}"
-        if "\n" in opening:  # a space is a part of the first word
-            self.opening = self.plain.encode(opening)
-        if closing:
-            self.closing = self.plain.encode(closing)
+        # A space is a part of the first word.
+        self.opening = _ids(()) if opening in ("", " ") else self.plain.encode(opening)
+        self.closing = self.plain.encode(closing) if closing else _ids(())
         self._head, self._tail = self._parts(head), self._parts(tail)
-        for query, document in _PROBES:
-            whole = text.format(query=query, document=document, instruction="Find.")
-            [part], (first, last) = self.documents([document]), self.around(query, "Find.")
-            if not strips and [*first, *part, *last] != self._whole.encode(whole).tolist():
-                raise UnsupportedModelError(str(folder), "its tokenizer joins the template of its family to the texts")
+        return self._strips or all(self._is_whole(text, *probe) for probe in _PROBES)
+
+    def _is_whole(self, text: str, query: str, document: str) -> bool:
+        [part], (first, last) = self.documents([document]), self.around(query, "Find.")
+        whole = text.format(query=query, document=document, instruction="Find.")
+        return [*first, *part, *last] == self._whole.encode(whole).tolist()
 
     def _parts(self, text: str) -> list[TokenArray | str]:
         """Encode what is the same in every prompt."""
@@ -206,6 +218,12 @@ class Family:
     names: str = ""  # pattern of names that say enough about a checkpoint, which has no other sign
     scale: float = 1  # the relevance score is the sigmoid of logit / scale: the mapping that the card publishes
     strips: bool = False  # see PromptTemplate
+    instruction: str = ""  # the default of its card, where that is not Qwen3-Reranker's
+
+    @property
+    def reads_more(self) -> bool:
+        """Whether its models read images too, which we do not send them."""
+        return self.architecture.endswith("ForConditionalGeneration")
 
     @property
     def causal(self) -> bool:
@@ -222,7 +240,9 @@ class Family:
         if not self.answer:
             return {}
         return {
-            "architectures": [self.architecture.replace("ForCausalLM", "ForSequenceClassification")],
+            "architectures": [
+                re.sub("For(CausalLM|ConditionalGeneration)", "ForSequenceClassification", self.architecture)
+            ],
             "classifier_from_token": list(self.answer),
             "method": "from_2_way_softmax" if len(self.answer) == 2 else "no_post_processing",
             "num_labels": 1,
@@ -248,6 +268,16 @@ FAMILIES = (
         "the demo model, converted; " + _SENTENCE,
         _QWEN3,
         names=r"qwen3-reranker",
+    ),
+    Family(
+        "qwen3-vl-reranker",
+        "Qwen3VLForConditionalGeneration",
+        "Qwen/Qwen3-VL-Reranker-2B, -8B (Apache-2.0), for texts",
+        "a tiny checkpoint against Transformers: logits within 1e-4",
+        _QWEN3_VL,
+        ("no", "yes"),
+        r"qwen3-vl-reranker",
+        instruction="Given a search query, retrieve relevant candidates that answer the query.",
     ),
     Family(
         "zerank",
@@ -327,8 +357,6 @@ NOT_SERVED = {
     "JinaForRanking": "jina-reranker-v3 and v3.5 score a list as one prompt, whose documents see each other: a score "
     "would change with the documents beside it, and no list could be split or remembered",
     "JinaVLForRanking": "jina-reranker-m0 ranks images",
-    "Qwen3VLForConditionalGeneration": "Qwen3-VL-Reranker ranks images, and the engine's code for it, also for texts "
-    "alone, needs torchvision, which is not installed; Qwen3-Reranker ranks texts",
     "MistralForCausalLM": "of ctxl-rerank-v2 only 1b and 2b are Qwen3 models",
     "DebertaV2ForSequenceClassification": "the engine has no DeBERTa",
     "ElectraForSequenceClassification": "the engine has no ELECTRA",

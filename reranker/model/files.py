@@ -107,6 +107,12 @@ def read_json(name: str, path: Path) -> Any:  # Any: JSON
         raise UnsupportedModelError(name, f"its {path.name} is not JSON") from None
 
 
+def read_config(name: str, folder: Path) -> Any:  # Any: JSON
+    """Read config.json, with what it says of the part that reads text, in a model of several."""
+    settings = read_json(name, folder / "config.json")
+    return settings and {**(settings.get("text_config") or {}), **settings}
+
+
 def read_text(name: str, path: Path) -> str | None:
     """The same, of a text."""
     try:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from reranker.errors import UnsupportedModelError
 from reranker.model.families import Family
-from reranker.model.files import read_json
+from reranker.model.files import read_config, read_json
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...] | None]
 """Of tensors, by their names; None: it is not on this machine, or in a file that does not say."""
@@ -65,6 +65,7 @@ _BERT = _Names(
 _ROBERTA = _BERT._replace(prefix="roberta.", head=_linear("classifier.dense", "classifier.out_proj"))
 NAMES: Mapping[str, _Names] = {
     "Qwen3ForCausalLM": _QWEN3,
+    "Qwen3VLForConditionalGeneration": _QWEN3._replace(prefix="model.language_model.", more=r"model\.visual\..*"),
     "Qwen2ForCausalLM": _DECODER._replace(layer=(*_DECODER.layer, *(f"self_attn.{one}_proj.bias" for one in "qkv"))),
     "GemmaForCausalLM": _DECODER,
     "Qwen3ForSequenceClassification": _QWEN3._replace(head=("score.weight",)),
@@ -93,7 +94,7 @@ def require_weights(name: str, folder: Path, family: Family) -> None:
     shapes = _shapes(name, folder)
     if shapes is None:
         return
-    settings, names = read_json(name, folder / "config.json"), NAMES[family.architecture]
+    settings, names = read_config(name, folder), NAMES[family.architecture]
     head = names.head
     if family.answer and not settings.get("tie_word_embeddings", family.architecture == "GemmaForCausalLM"):
         head = ("lm_head.weight",)

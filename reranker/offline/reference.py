@@ -112,7 +112,9 @@ class TransformersReference:
         self._source = {"pretrained_model_name_or_path": model, "revision": revision}
         self.tokenizer: Any = AutoTokenizer.from_pretrained(**self._source)
         self._config = _read(folder / "config.json")
-        self._causal = "ForCausalLM" in "".join(self._config.get("architectures") or [])
+        architecture = "".join(self._config.get("architectures") or [])
+        self._reads_more = "ForConditionalGeneration" in architecture
+        self._causal = "ForCausalLM" in architecture or self._reads_more
         self._model: Any = None
         by_card = card is not None and card.startswith("qwen3-reranker")
         if self._has_template((folder / "modules.json").is_file()):
@@ -183,6 +185,7 @@ class TransformersReference:
             kind = (
                 transformers.AutoModelForCausalLM if self._causal else transformers.AutoModelForSequenceClassification
             )
+            kind = transformers.AutoModelForImageTextToText if self._reads_more else kind
             self._model = kind.from_pretrained(**self._source, dtype=torch.float32).eval()
         features = {key: torch.tensor([value]) for key, value in inputs.features.items()}
         with torch.no_grad():

@@ -110,8 +110,6 @@ def _cased(folder: Path) -> None:
 
 TRAPS: dict[str, tuple[str, Spoil, str]] = {
     "another kind of model": (QWEN3, _config(model_type="qwen2"), "model_type is qwen2, and its .* Qwen3ForCausalLM"),
-    "listwise": (QWEN3, _config(architectures=["JinaForRanking"]), "v3.5 score a list as one prompt, whose documents"),
-    "images": (QWEN3, _config(architectures=["Qwen3VLForConditionalGeneration"]), "Qwen3-VL-Reranker ranks images"),
     "sees ahead": (QWEN3, _config(is_causal=False), "is_causal"),
     "other positions": (BERT, _config(position_embedding_type="relative_key"), "positions are relative_key"),
     "layers as a text": (BERT, _config(num_hidden_layers="2"), r"config.json is not of its form \(num_hidden_layers"),

@@ -21,20 +21,28 @@ from reranker.model.prompt import CuttingPolicy, PromptRenderer
 from tests.zoo import BY_NAME, DOCUMENTS, QUERY, change_json, save_answer, save_small_files
 
 NAMES = [one.name for one in FAMILIES]
+
+
+def _model(folder: Path, of: str) -> ModelConfig:
+    """The configuration for a checkpoint of a family: one with an instruction of its own wants that chosen."""
+    own = {"instruction": BY_NAME[of].instruction} if BY_NAME[of].instruction else {}
+    return ModelConfig(name=str(folder), **own)
+
+
 CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_is_found_by_what_its_checkpoint_says(name: str, tmp_path: Path) -> None:
     save_small_files(name, tmp_path)
-    checkpoint = find_checkpoint(ModelConfig(name=str(tmp_path)))
+    checkpoint = find_checkpoint(_model(tmp_path, of=name))
     assert checkpoint.family == BY_NAME[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_makes_the_ids_of_the_whole_text(name: str, tmp_path: Path) -> None:
     save_small_files(name, tmp_path)
-    model, prompt = ModelConfig(name=str(tmp_path)), BY_NAME[name].prompt
+    model, prompt = _model(tmp_path, of=name), BY_NAME[name].prompt
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     shard = PromptRenderer.of(find_checkpoint(model), model).render(QUERY, DOCUMENTS).prompts
     for i, document in enumerate(DOCUMENTS):
@@ -67,6 +75,7 @@ def test_known_name_is_enough_where_the_files_say_nothing(name: str, tmp_path: P
     """The published folders from before Sentence Transformers 5.4 have nothing else."""
     published = {
         "qwen3-reranker": "Qwen3-Reranker-0.6B",
+        "qwen3-vl-reranker": "Qwen3-VL-Reranker-2B",
         "zerank": "zerank-1-small",
         "mxbai-rerank-v2": "mxbai-rerank-large-v2",
     }
@@ -75,7 +84,13 @@ def test_known_name_is_enough_where_the_files_say_nothing(name: str, tmp_path: P
     folder.mkdir()
     save_small_files(name, folder)
     _forget(folder)
-    assert find_checkpoint(ModelConfig(name=str(folder))).family == BY_NAME[name]
+    assert find_checkpoint(_model(folder, of=name)).family == BY_NAME[name]
+
+
+def test_instruction_of_the_models_card_is_asked_for_where_it_is_another(tmp_path: Path) -> None:
+    save_small_files("qwen3-vl-reranker", tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"default instruction is 'Given a search query, .*set model.inst"):
+        find_checkpoint(ModelConfig(name=str(tmp_path)))
 
 
 def _forget(folder: Path) -> None:
