@@ -236,7 +236,8 @@ def _comparison(parsed: argparse.Namespace, one: _Judged) -> tuple[dict[str, Any
     told |= {"first_stage": parsed.first_stage} if parsed.search is not None else {}
     told |= {"against": _verdict(compared, baseline, told["queries"])} if others else {}
     lines = ["{queries} queries, {pairs} pairs in {seconds:.1f} s, ranked by {ranker}".format(**told), *_left_out(told)]
-    lines += ["", f"| metric | {baseline.label} | after | difference (95 % interval) |", "|---|---|---|---|"]
+    after = first.label if others and parsed.model else "after"
+    lines += ["", f"| metric | {baseline.label} | {after} | difference (95 % interval) |", "|---|---|---|---|"]
     lines += [
         f"| {one.metric} | {one.before:.3f} ± {one.before_error:.3f} | {one.after:.3f} ± {one.after_error:.3f}"
         f" | {one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}) |"

@@ -373,6 +373,8 @@ def test_second_model_is_a_baseline_like_any_other(
         told.append(json.loads(capsys.readouterr().out) | {"seconds": 0})
     assert told[0] == told[1]
     assert told[0]["against"]["baseline"] == "short"
+    assert main(["eval", str(folder), "--model", "long", "--model", "short"]) == 0
+    assert "| metric | short | long | difference (95 % interval) |" in capsys.readouterr().out
     assert told[0]["metrics"]["MRR@10"] | {"p_value": 0} == {
         "before": 0.666667, "before_error": 0.333333, "after": 1, "after_error": 0, "difference": 0.333333,
         "difference_error": 0.333333, "low": 0, "high": 0.666667, "p_value": 0,
