@@ -17,7 +17,7 @@ from tests.broken_models import broken_copy, swap_yes_and_no
 from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, deployment, started
 from tests.integration.traffic import wait_until
 from tests.models import save_hospital_demo
-from tools.demo_model.adapter import WORDS
+from tools.demo_model.adapter import WORDS, write_judged
 
 QUERY = "Which patient has kidney trouble?"
 DOCUMENTS = [f"Seen on Monday, {word} problem noted." for pair in WORDS.items() for word in pair]
@@ -57,21 +57,28 @@ def _wait_for(service: Service, **wanted: str) -> None:
         time.sleep(0.2)
 
 
+def _command(*arguments: str) -> str:
+    command = [str(Path(sys.executable).parent / "reranker"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def _alone(folder: Path, model: str) -> dict[int, float]:
     """The model's scores by itself, in a process of its own."""
     file = folder / f"{model}.txt"
     file.write_text("\n".join(DOCUMENTS))
-    command = [
-        str(Path(sys.executable).parent / "reranker"),
-        "score",
-        "--local",
-        "--config",
-        str(folder / "serve_config.yaml"),
-    ]
-    command += ["--model", model, "--query", QUERY, "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
-    assert done.returncode == 0, done.stderr
-    return {one["index"]: one["relevance_score"] for one in map(json.loads, done.stdout.splitlines())}
+    local = ["--local", "--config", str(folder / "serve_config.yaml"), "--model", model]
+    told = _command("score", *local, "--query", QUERY, "--json", str(file))
+    return {one["index"]: one["relevance_score"] for one in map(json.loads, told.splitlines())}
+
+
+def _compared(service: Service, folder: Path) -> dict[str, Any]:
+    """What `reranker eval` says of the cascade beside each of its models, on questions in a hospital's words."""
+    write_judged(folder)
+    models = [part for name in ("careful", "hospital", "plain") for part in ("--model", name)]
+    [told] = json.loads(_command("eval", str(folder), "--url", service.url, *models, "--json"))["sets"]
+    return {one["baseline"]: (one["verdict"], one["metrics"]["nDCG@10"]["difference"]) for one in told["against"]}
 
 
 @pytest.mark.slow
@@ -93,6 +100,10 @@ def test_models_of_one_service_neither_mix_nor_fall_together(tmp_path: Path) -> 
         }
         again = {index: found["hospital"][index] for index in careful["stages"]["ranked_again"]}
         assert _scores(careful).items() >= again.items()
+
+        compared = _compared(service, tmp_path / "judged")  # ten candidates: all of them reach the second model
+        assert compared["hospital"] == ("cannot be told", 0)
+        assert (compared["plain"][0], compared["plain"][1] > 0.1) == ("better", True)
 
         with ThreadPoolExecutor(2) as processes:  # while Serve tries the broken one again and again
             names = ("plain", "hospital")
