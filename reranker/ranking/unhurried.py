@@ -27,7 +27,7 @@ class UnhurriedRanker(Ranker):
     """Ranks one list with a live ranker's engines and cache, but with an admission and threads of its own."""
 
     def __init__(self, live: Ranker, numbers: Iterator[int], threads: FairThreads, pressed: Callable[[], bool]) -> None:
-        """`numbers` of lists, none of which any other ranker of these engines gives; `pressed`: live work would wait."""
+        """`numbers` of lists, none of that another ranker of these engines gives; `pressed`: live work would wait."""
         super().__init__(live.config, live.renderer, live.scatter.fleet, live.cache, live.name)
         self.numbers, self.threads, self._pressed = numbers, threads, pressed
 
