@@ -58,8 +58,8 @@ class RerankerConfig(Group):
     """Which of `models` ranks what names none of them. Only a single one needs none."""
     cascades: dict[ModelName, CascadeConfig] = Field(default_factory=dict, max_length=12)
     """Pairs of `models` that rank one after the other, by the name that requests give as `model`."""
-    shadows: tuple[ShadowConfig, ...] = Field(default=(), max_length=8)
-    """Lists that another model or instruction ranks too, to compare the two ([shadows](several-models.md#shadows))."""
+    shadows: tuple[ShadowConfig, ...] = Field(default=(), max_length=4)
+    """Lists that another model or instruction ranks too ([shadows](several-models.md#shadows)). At most four."""
     ingress: IngressConfig = IngressConfig()
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()

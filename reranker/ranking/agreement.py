@@ -28,7 +28,7 @@ FLIPS = Counter(
 OVERLAP = Histogram(
     "reranker_shadow_overlap_ratio",
     "Share of the first ten documents that both have there; of lists with more than ten.",
-    ("of", "with", "size"),
+    ("of", "with"),
     buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
 )
 CORRELATION = Histogram(

@@ -164,8 +164,9 @@ class Shadows:
             said = "shadows: QUERIES AND DOCUMENTS of %.3g %% of the lists that %s ranks beside %s ARE WRITTEN to %s"
             logger.warning(said, 100 * config.sample.share, shadow.other, of, config.sample.path)
         for size in agreement.SIZES:  # a series of each, from 0
-            for metric in (agreement.LISTS, agreement.FLIPS, agreement.CORRELATION, agreement.OVERLAP):
+            for metric in (agreement.LISTS, agreement.FLIPS, agreement.CORRELATION):
                 metric.labels(of, shadow.other, size)
+        agreement.OVERLAP.labels(of, shadow.other)
         for reason in agreement.DROPPED:
             agreement.DROPPED_LISTS.labels(of, shadow.other, reason)
         return shadow
@@ -293,7 +294,7 @@ class Shadows:
         agreement.FLIPS.labels(*labels).inc(found.flipped)
         agreement.CORRELATION.labels(*labels).observe(found.correlation)
         if found.overlap is not None:
-            agreement.OVERLAP.labels(*labels).observe(found.overlap)
+            agreement.OVERLAP.labels(shadow.of, shadow.other).observe(found.overlap)
         if shadow.sample is not None and self._chance() < shadow.sample.config.share:
             row = {
                 "at": round(time.time(), 3),

@@ -66,14 +66,18 @@ async def service() -> AsyncIterator[Watched]:
 
 async def test_list_is_ranked_by_the_other_once_its_answer_is_out(service: Watched) -> None:
     plain, best = await Service(settings()).rank("fast"), await Service(settings()).rank("best")
+    counted = agreement.LISTS.labels("fast", "best", "11-100")
+    before = counted._value.get()
     ranking = await service.rank("fast", top_n=3)
     assert (service.tokens["best"], ranking.results) == (0, plain.results[:3])
     service.record.status = 200
     _begin_what_follows(service.record)
     assert service.tokens["best"] == 0  # nor does whoever says that it is out wait for it
     await service.settle()
+    assert service.record.pairs == len(TEXTS)  # what the live request is counted by
     wanted = agreement.compare(order(plain), order(best))  # of all documents, though three were asked for
     assert wanted.overlap is not None
+    assert counted._value.get() == before + 1
     assert service.found["lists"] == service.found["by_size"]["11-100"]["lists"] == 1
     assert service.found["first_place_differs"]["lists"] == int(wanted.flipped)
     assert service.found["rank_correlation"]["mean"] == pytest.approx(wanted.correlation, abs=1e-6)
@@ -331,7 +335,7 @@ async def test_sample_has_texts_up_to_its_size_and_says_so(tmp_path: Path, caplo
         ([{"with": "best"}, {"of": "fast", "with": "best", "share": 1}], "two are of fast with the same"),
         ([{"with": "best", "share": 0}], "greater than 0"),
         ([{"with": "best", "sample": {"share": 1}}], "Field required"),
-        ([{"with": f"m{number}"} for number in range(9)], "at most 8 items"),
+        ([{"with": f"m{number}"} for number in range(5)], "at most 4 items"),
     ],
 )
 def test_shadows_of_what_there_is_not_are_refused(shadows: list[Any], said: str) -> None:
