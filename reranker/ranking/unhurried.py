@@ -40,7 +40,7 @@ class UnhurriedRanker(Ranker):
     ) -> list[Ranking]:
         """Rank the only list. A document's score does not depend on the others', so the parts make one ranking.
 
-        Raises what `Ranker.rank` does, and LiveWorkError. Each part asks for a permit of its own.
+        Raises what `Ranker.rank` does, and LiveWorkError. Each part asks for a permit of its own, unless there is one.
         """
         [request] = lists
         results: list[RankedDocument] = []
@@ -48,7 +48,7 @@ class UnhurriedRanker(Ranker):
             part = replace(request, documents=request.documents[start:end])
             size_bytes = sum(map(len, part.documents)) + len(part.query)
             own = RequestRecord(record.request_id, began_s=record.began_s, body_bytes=size_bytes)
-            [ranking] = await self._while_idle(super().rank([part], caller, own))
+            [ranking] = await self._while_idle(super().rank([part], caller, own, permit))
             results += [replace(one, index=start + one.index) for one in ranking.results]
         results.sort(key=lambda one: (-one.relevance_score, -one.log_odds, one.index))  # as `scoring.rank` does
         return [Ranking(tuple(results), model=self.name)]
