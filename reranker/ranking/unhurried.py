@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from reranker.ranking.admission import Permit
+from reranker.ranking.one_list import OneList
 from reranker.ranking.ranker import Ranker
 from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, RankedDocument, Ranking, RankRequest
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _PART_S = 0.1
 """Engines have about so much of the work at a time: to other ingresses, which let live lists in, it is a queue."""
@@ -26,12 +31,16 @@ class LiveWorkError(Exception):
 class UnhurriedRanker(Ranker):
     """Ranks one list with a live ranker's engines and cache, but with an admission and threads of its own."""
 
-    def __init__(self, live: Ranker, numbers: Iterator[int], threads: FairThreads, pressed: Callable[[], bool]) -> None:
+    def __init__(
+        self, live: Ranker, numbers: itertools.count[int], threads: FairThreads, pressed: Callable[[], bool]
+    ) -> None:
         """`numbers` of lists, none of that another ranker of these engines gives; `pressed`: live work would wait."""
         super().__init__(live.config, live.renderer, live.scatter.fleet, live.cache, live.name)
         self.numbers, self.threads, self._pressed = numbers, threads, pressed
 
-    async def run(self, one: Any, characters: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def run(
+        self, one: OneList, characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Always in the thread: the event loop is for live work."""
         return await self.threads.run(one.caller, function, *args, **kwargs)
 

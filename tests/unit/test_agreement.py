@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from deployments.cli import compare as command
 from deployments.cli.main import main
@@ -45,13 +45,13 @@ def test_interval_of_a_share_is_wilsons(hits: int, count: int) -> None:
     assert agreement.wilson(hits, count) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
 
 
-def _state(*found: Agreement, dropped: int = 0, **more: Any) -> dict[str, Any]:
+def _state(*found: Agreement, dropped: int = 0, other: str = "best", **more: Any) -> dict[str, Any]:
     sums = agreement.nothing()
     for one in found:
         agreement.add(sums, one)
     sums["dropped"]["load"] += dropped
     return (
-        {"of": "fast", "with": "best", "instruction": None, "share": 0.05, "since": 1_700_000_000.9}
+        {"of": "fast", "with": other, "instruction": None, "share": 0.05, "since": 1_700_000_000.9}
         | more
         | {"sums": sums}
     )
@@ -82,7 +82,7 @@ def test_report_is_of_all_ingress_replicas() -> None:
 
 
 def test_shadows_that_differ_are_reported_apart() -> None:
-    said = report([[FIRST], [_state(instruction="@medical"), _state(**{"with": "none"})]])
+    said = report([[FIRST], [_state(instruction="@medical"), _state(other="none")]])
     assert [(one["with"], one["instruction"], one["lists"]) for one in said["shadows"]] == [
         ("best", None, 2),
         ("best", "@medical", 0),
@@ -106,7 +106,7 @@ fast beside best (5 % of its lists, since 2023-11-14 22:13 UTC)
   >100       0      –                    –                    –
   not compared: 1,300 more (load 1,300)"""
     )
-    [other] = report([[_state(**{"with": "none", "instruction": "to be found"})]])["shadows"]
+    [other] = report([[_state(other="none", instruction="to be found")]])["shadows"]
     lines = list(command.lines([one, other]))
     assert lines[9:12] == [
         "",

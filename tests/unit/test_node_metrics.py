@@ -221,11 +221,11 @@ def test_all_series_that_there_can_be_fit_into_what_is_reserved() -> None:
         for reason in agreement.DROPPED:
             needed["counter"] += _file_bytes(agreement.DROPPED_LISTS, shadow | {"reason": reason}, "_total")
         for size in agreement.SIZES:
+            of_size = shadow | {"size": size}
             for counter in (agreement.LISTS, agreement.FLIPS):
-                needed["counter"] += _file_bytes(counter, shadow | {"size": size}, "_total")
+                needed["counter"] += _file_bytes(counter, of_size, "_total")
             for bound in range(len(agreement.CORRELATION._upper_bounds) + 1):
-                labels = shadow | {"size": size, "le": f"{bound:5}"}
-                needed["histogram"] += _file_bytes(agreement.CORRELATION, labels, "_bucket")
+                needed["histogram"] += _file_bytes(agreement.CORRELATION, of_size | {"le": f"{bound:5}"}, "_bucket")
         for bound in range(len(agreement.OVERLAP._upper_bounds) + 1):
             needed["histogram"] += _file_bytes(agreement.OVERLAP, shadow | {"le": f"{bound:5}"}, "_bucket")
     for family in (*metrics_of(metrics), *metrics_of(engine_metrics)):  # a sum of ended processes has both

@@ -48,8 +48,9 @@ class Watched(Service):
 
     @property
     def found(self) -> dict[str, Any]:
-        [one] = report([self.shadows.state])["shadows"]
-        return one
+        found: dict[str, Any]
+        [found] = report([self.shadows.state])["shadows"]
+        return found
 
     @property
     def dropped(self) -> dict[str, int]:
