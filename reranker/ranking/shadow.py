@@ -219,13 +219,13 @@ class Shadows:
             return "drain"
         if _lacks(ranking, request):
             return "partial"
-        if len(request.query) + sum(map(len, request.documents)) > _MOST_CHARACTERS:
-            return "too_large"
         if shadow.running or len(self._tasks) >= _AT_ONCE:
             return "others"
         if not all(one.placement.live_replicas for one in shadow.models):
             return "no_engine"
-        return "load" if self._pressed(shadow) else ""
+        if self._pressed(shadow):
+            return "load"
+        return "too_large" if len(request.query) + sum(map(len, request.documents)) > _MOST_CHARACTERS else ""
 
     def _pressed(self, shadow: _Shadow) -> bool:
         """Whether live work waits somewhere, or would wait for this shadow."""

@@ -21,6 +21,7 @@ T = TypeVar("T")
 _PART_S = 0.1
 """Engines have about so much of the work at a time: to other ingresses, which let live lists in, it is a queue."""
 _LEAST_PART_TOKENS, _CHARACTERS_PER_TOKEN = 2_048, 4
+_WEIGHT = 0.125  # of its class: in an engine it gets so much less, and no live list waits for what it is having scored
 _LOOK_S = 0.05  # until it is looked again whether live work has come
 
 
@@ -37,6 +38,10 @@ class UnhurriedRanker(Ranker):
         """`numbers` of lists, none of that another ranker of these engines gives; `pressed`: live work would wait."""
         super().__init__(live.config, live.renderer, live.scatter.fleet, live.cache, live.name)
         self.numbers, self.threads, self._pressed = numbers, threads, pressed
+
+    def _list(self, request: RankRequest, number: int, caller: Caller, record: RequestRecord) -> OneList:
+        one = super()._list(request, number, caller, record)
+        return replace(one, weight=one.weight * _WEIGHT)
 
     async def run(
         self, one: OneList, characters: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -159,6 +159,24 @@ async def test_ranks_as_the_model_does_however_small_the_parts(monkeypatch: pyte
     assert best.cached_documents == len(TEXTS)
 
 
+async def test_live_list_never_waits_for_what_a_shadow_is_having_scored(service: Watched) -> None:
+    """Not even one of the bulk class, which waits for others of its own."""
+    go_on, waits = asyncio.Event(), [True]
+
+    async def wait() -> None:
+        if waits:
+            waits.clear()
+            await go_on.wait()
+
+    service.before_scoring["best"] = wait
+    await service.answered("fast")
+    await until(lambda: not waits)
+    live = await service.rank("best", priority="bulk")
+    assert (live.coalesced_documents, live.missed_documents) == (0, len(TEXTS))
+    go_on.set()
+    await service.settle()
+
+
 async def test_as_many_as_may_run_and_all_further_ones_are_dropped(service: Watched) -> None:
     go_on = asyncio.Event()
     service.before_scoring["best"] = go_on.wait
