@@ -281,11 +281,9 @@ class Shadows:
             bulk = replace(caller, priority="bulk")
             [other] = await shadow.ranker.rank([shadow.asked(request)], bulk, RequestRecord(request_id))
             if other.stages is not None:
-                if other.stages.missed:
+                if other.stages.missed:  # else nothing is missing: no partial ranking was allowed
                     return "partial"
                 other = replace(other, results=other.ranked)
-            if _lacks(replace(other, ranked=other.results), request):
-                return "partial"
             second, scores = [one.index for one in other.results], [one.relevance_score for one in other.results]
         found = await self._threads.run(caller.name, agreement.compare, first, second)
         agreement.add(shadow.sums, found)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +16,20 @@ from pydantic import ValidationError
 from deployments import checks
 from deployments.ingress import _begin_what_follows
 from reranker.config import RerankerConfig
-from reranker.errors import ConfigurationError, EngineFailedError, OverloadedError
+from reranker.errors import (
+    ConfigurationError,
+    EngineFailedError,
+    NotReadyError,
+    OverloadedError,
+    RequestTooLargeError,
+)
 from reranker.ranking import agreement, shadow, unhurried
+from reranker.ranking.agreement import compare
+from reranker.ranking.scatter import HandOverError
 from reranker.ranking.shadow import Shadows, report
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, ReplicaLoad
-from tests.unit.rankers import until
+from tests.unit.rankers import RENDERER, until
 from tests.unit.several import CASCADES, MODELS, QUERY, TEXTS, Service, order, settings
 
 BESIDE = {"of": "fast", "with": "best", "share": 1.0}
@@ -76,7 +86,7 @@ async def test_list_is_ranked_by_the_other_once_its_answer_is_out(service: Watch
     assert service.tokens["best"] == 0  # nor does whoever says that it is out wait for it
     await service.settle()
     assert service.record.pairs == len(TEXTS)  # what the live request is counted by
-    wanted = agreement.compare(order(plain), order(best))  # of all documents, though three were asked for
+    wanted = compare(order(plain), order(best))  # of all documents, though three were asked for
     assert wanted.overlap is not None
     assert counted._value.get() == before + 1
     assert service.found["lists"] == service.found["by_size"]["11-100"]["lists"] == 1
@@ -126,13 +136,13 @@ async def test_other_may_be_a_cascade_an_instruction_or_the_clients_own_order() 
     _begin_what_follows(service.record)
     await until(lambda: not shadows._tasks)
     for found, other in zip(report([shadows.state])["shadows"], (order(careful), list(range(60))), strict=True):
-        wanted = agreement.compare(order(ranking), other)
+        wanted = compare(order(ranking), other)
         assert found["rank_correlation"]["mean"] == pytest.approx(wanted.correlation, abs=1e-6)
         assert found["overlap_at_10"]["mean"] == wanted.overlap
     told = Watched({"instruction": "which is best", "share": 1})
     ranking, other_ranking = await told.answered(), await told.rank("fast", instruction="which is best", cache="off")
     await told.settle()
-    wanted = agreement.compare(order(ranking), order(other_ranking))
+    wanted = compare(order(ranking), order(other_ranking))
     assert told.found["rank_correlation"]["mean"] == pytest.approx(wanted.correlation, abs=1e-6)
     assert (told.found["of"], told.found["with"], told.found["instruction"]) == ("fast", "fast", "which is best")
     assert wanted.correlation < 1
@@ -154,7 +164,7 @@ async def test_ranks_as_the_model_does_however_small_the_parts(monkeypatch: pyte
     await service.settle()
     assert len(sizes) > 5
     best = await service.rank("best", texts)
-    wanted = agreement.compare(order(ranking), order(best))
+    wanted = compare(order(ranking), order(best))
     assert service.found["rank_correlation"]["mean"] == pytest.approx(wanted.correlation, abs=1e-6)
     assert best.cached_documents == len(TEXTS)
 
@@ -244,7 +254,8 @@ async def test_ingress_that_leaves_drops_what_there_is(service: Watched) -> None
     await service.answered("fast")
     await until(lambda: service.by_name["best"].placement.shards_in_flight)
     service.models.leave()
-    await service.settle()
+    await service.shadows.aclose()
+    service.require_idle()
     await service.answered("fast")
     assert (service.found["lists"], service.dropped) == (0, {"drain": 2})
 
@@ -268,7 +279,7 @@ async def test_errors_are_counted_and_reach_nobody(service: Watched, caplog: pyt
 
 async def test_what_cannot_be_compared_is_dropped_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow, "_MOST_CHARACTERS", 2_000)
-    small = TEXTS[:20]
+    small = TEXTS[:9]
     service = Watched(BESIDE, limits={"timeout_s": 0.3}, admission={"max_queue_s": 0.3})
     await service.answered("fast")
     assert service.dropped == {"too_large": 1}
@@ -276,6 +287,10 @@ async def test_what_cannot_be_compared_is_dropped_with_its_reason(monkeypatch: p
     await service.answered("fast", small)
     assert service.dropped == {"too_large": 1, "no_engine": 1}
     service.start("best")
+    await service.answered("fast", small)
+    await service.settle()
+    assert service.found["by_size"]["2-10"]["lists"] == 1
+    service.cache.clear_memory()
     service.before_scoring["best"] = asyncio.Event().wait
     await service.answered("fast", small)
     await service.settle()
@@ -290,6 +305,69 @@ async def test_what_cannot_be_compared_is_dropped_with_its_reason(monkeypatch: p
     await service.answered("fast", small)
     await service.settle()
     assert service.dropped == {"too_large": 1, "no_engine": 1, "time": 1, "load": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (NotReadyError(), "no_engine"),
+        (HandOverError(), "drain"),
+        (RequestTooLargeError("documents", 2, 1, "tokens"), "too_large"),
+    ],
+)
+async def test_what_ends_one_under_way_is_its_reason(service: Watched, error: Exception, reason: str) -> None:
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    [one] = service.shadows._shadows
+    assert isinstance(one.ranker, unhurried.UnhurriedRanker)
+    one.ranker._by_one_model = fail  # type: ignore[method-assign]
+    await service.answered("fast")
+    await service.settle()
+    assert service.dropped == {reason: 1}
+
+
+async def test_other_may_be_an_adapter_and_so_may_whose_answers_are_compared() -> None:
+    models = MODELS | {"best": {"engine": {"simulated": {"score_seed": 1}, "lora_adapters": {"tuned": "/a"}}}}
+    service = Watched({"of": "best", "with": "tuned", "share": 1}, {"of": "tuned", "with": "best"}, models=models)
+    best = await service.answered("best")
+    await service.settle()
+    tuned = await service.rank("tuned")
+    found, other = report([service.shadows.state])["shadows"]
+    assert found["rank_correlation"]["mean"] == pytest.approx(compare(order(best), order(tuned)).correlation, abs=1e-6)
+    assert tuned.cached_documents == len(TEXTS)
+    assert order(best) != order(tuned)
+    await service.answered("tuned")
+    await service.settle()
+    found, other = report([service.shadows.state])["shadows"]
+    assert (found["lists"], other["lists"]) == (1, 1)
+
+
+async def test_instruction_is_for_models_that_take_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Watched(BESIDE)
+    renderer = copy.copy(RENDERER)
+    renderer._template = copy.copy(RENDERER._template)
+    renderer._template.takes_instruction = False
+    [one] = service.shadows._shadows
+    assert isinstance(one.ranker, unhurried.UnhurriedRanker)
+    one.ranker.renderer = service.by_name["best"].ranker.renderer = renderer
+    await service.answered("fast", instruction="which is best")
+    await service.settle()
+    assert (service.found["lists"], service.dropped) == (1, {})
+    rankers = {name: model.ranker for name, model in service.by_name.items()}
+    with pytest.raises(ConfigurationError, match="best takes no instruction"):
+        Shadows(settings(shadows=[BESIDE | {"instruction": "which is best"}]), rankers)
+
+
+async def test_cascade_that_misses_its_second_stage_is_no_comparison() -> None:
+    async def lost() -> None:
+        raise EngineFailedError
+
+    service = Watched({"with": "careful", "share": 1})
+    service.before_scoring["best"] = lost
+    await service.answered("fast")
+    await service.settle()
+    assert (service.found["lists"], service.dropped) == (0, {"partial": 1})
 
 
 async def test_cascade_that_missed_its_second_stage_is_not_compared() -> None:
@@ -401,3 +479,14 @@ async def test_request_that_is_not_drawn_has_nothing_to_begin() -> None:
     await service.answered("fast")
     assert service.record.after is None
     _begin_what_follows(RequestRecord())
+
+
+def test_share_of_a_core_is_of_the_last_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10.0, 1.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[1])
+    monkeypatch.setattr(shadow, "time", clock)
+    processor = shadow.Processor()
+    shares = []
+    for now[0], now[1] in ((10.1, 1.1), (10.5, 1.4), (10.6, 9.0), (12.5, 1.9)):
+        shares.append(round(processor.share(), 3))
+    assert shares == [0.0, 0.8, 0.8, 0.25]
