@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import os
 import random
@@ -17,8 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-
-import orjson
 
 from reranker.config import CLIENTS_ORDER, RerankerConfig, SampleConfig, ShadowConfig
 from reranker.errors import (
@@ -79,20 +78,18 @@ class _Sample:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a line, unless the file would be too large. Blocks; OSError: it cannot be written."""
-        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+        # Readable, and whatever clients send: half a surrogate pair is no UTF-8.
+        line = f"{json.dumps(row, ensure_ascii=False)}\n".encode("utf-8", "replace")
         file = self._open()
         try:
             if os.fstat(file).st_size + len(line) <= self.config.max_bytes:
                 os.write(file, line)  # at once: several processes may append
             elif not self._full:
                 self._full = True
-                logger.warning("shadows: %s has its %d bytes, and is not written any more", *self._limit)
+                said = "shadows: %s has its %d bytes, and is not written any more"
+                logger.warning(said, self.config.path, self.config.max_bytes)
         finally:
             os.close(file)
-
-    @property
-    def _limit(self) -> tuple[object, int]:
-        return self.config.path, self.config.max_bytes
 
 
 @dataclass(slots=True)

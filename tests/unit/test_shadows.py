@@ -405,12 +405,16 @@ async def test_sample_has_texts_up_to_its_size_and_says_so(tmp_path: Path, caplo
     assert (rows[0]["query"], rows[0]["documents"], rows[0]["of"]["order"]) == (QUERY, list(TEXTS), order(ranking))
     assert rows[0]["with"]["order"] == order(await service.rank("best"))
     assert caplog.text.count("is not written any more") == 1
-    assert service.found["lists"] == 4
+    path.unlink()
+    await service.answered("fast", ["half of 𝄞: \ud834", "日本"])
+    await service.settle()
+    assert json.loads(path.read_text(encoding="utf-8"))["documents"] == ["half of 𝄞: ?", "日本"]
+    assert service.found["lists"] == 5
     path.unlink()
     path.mkdir()
     await service.answered("fast")
     await service.settle()
-    assert (service.found["lists"], service.dropped) == (5, {})
+    assert (service.found["lists"], service.dropped) == (6, {})
     with pytest.raises(ConfigurationError, match="shadows: sample"):
         Watched(BESIDE | {"sample": {"path": str(path)}})
 
