@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import os
 import random
@@ -18,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+import orjson
 
 from reranker.config import CLIENTS_ORDER, RerankerConfig, SampleConfig, ShadowConfig
 from reranker.errors import (
@@ -78,8 +79,7 @@ class _Sample:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a line, unless the file would be too large. Blocks; OSError: it cannot be written."""
-        # Readable, and whatever clients send: half a surrogate pair is no UTF-8.
-        line = f"{json.dumps(row, ensure_ascii=False)}\n".encode("utf-8", "replace")
+        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
         file = self._open()
         try:
             if os.fstat(file).st_size + len(line) <= self.config.max_bytes:
