@@ -218,8 +218,8 @@ def test_all_series_that_there_can_be_fit_into_what_is_reserved() -> None:
     most = RerankerConfig.model_fields["shadows"].metadata[0].max_length
     for number in range(most):  # adapters have the longest names
         shadow = {"of": f"{number:100}", "with": f"{number:100}"}
-        for reason in agreement.DROPPED:
-            needed["counter"] += _file_bytes(agreement.DROPPED_LISTS, shadow | {"reason": reason}, "_total")
+        for why in agreement.DROPPED:
+            needed["counter"] += _file_bytes(agreement.DROPPED_LISTS, shadow | {"reason": why}, "_total")
         for size in agreement.SIZES:
             of_size = shadow | {"size": size}
             for counter in (agreement.LISTS, agreement.FLIPS):
