@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from types import ModuleType
@@ -54,11 +54,11 @@ _LOOK_S = 0.25
 class ReplicaMetrics:
     """Refreshes this replica's gauges, and answers scrapes of its node if configured. Made on the event loop."""
 
-    def __init__(self, config: ObservabilityConfig, module: ModuleType, update: Callable[[], None]) -> None:
-        """`update` is called once a second: it sets the module's gauges, and counts what is not counted at once."""
+    def __init__(self, config: ObservabilityConfig, modules: Sequence[ModuleType], update: Callable[[], None]) -> None:
+        """`update` is called once a second: it sets the modules' gauges, and counts what is not counted at once."""
         # Named after the session, which outlives updates: they lose nothing. Logs may fill Ray's own folder.
         folder = Path(tempfile.gettempdir(), NODE_FOLDERS + ray.get_runtime_context().get_session_name())
-        declared = dict.fromkeys((*metrics_of(module), LOOP_LAG, RESIDENT_BYTES))
+        declared = dict.fromkeys((*itertools.chain.from_iterable(map(metrics_of, modules)), LOOP_LAG, RESIDENT_BYTES))
         join_node(folder, serve.get_replica_context().replica_id.unique_id, declared)
         self._update = update
         port = config.metrics_port

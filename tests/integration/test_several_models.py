@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from reranker.ranking.agreement import compare
 from tests.broken_models import broken_copy, swap_yes_and_no
 from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, deployment, started
 from tests.integration.traffic import wait_until
@@ -32,6 +33,7 @@ def _configure(folder: Path) -> dict[str, Any]:
         "default": "plain",
         "models": {name: {"name": model, "engine": ENGINE} for name, model in models.items()},
         "cascades": {"careful": {"first": "plain", "then": "hospital", "keep": 16}},
+        "shadows": [{"with": "hospital", "share": 1}],
     }
     config = configuration(1, args)
     engine = deployment(config, "EngineReplica")
@@ -92,6 +94,17 @@ def test_models_of_one_service_neither_mix_nor_fall_together(tmp_path: Path) -> 
         for name, answer in zip(asked, answers, strict=True):  # the first of each was scored, the others are cached
             assert (answer["model"], _scores(answer)) == (name, found[name])
         assert list(found["plain"]) != list(found["hospital"])
+
+        def compared() -> dict[str, Any] | None:
+            service.rerank(QUERY, DOCUMENTS, model="plain")
+            [shadow] = httpx.get(f"{service.url}/v1/compare", timeout=30, verify=TLS).json()["shadows"]
+            return shadow if shadow["lists"] else None
+
+        wait_until(compared)
+        shadow, wanted = compared(), compare(list(found["plain"]), list(found["hospital"]))
+        assert shadow is not None
+        assert shadow["rank_correlation"]["mean"] == pytest.approx(wanted.correlation, abs=1e-5)
+
         careful = service.rerank(QUERY, DOCUMENTS, model="careful")
         assert careful["stages"] == {
             "first": "plain",

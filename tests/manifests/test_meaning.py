@@ -19,6 +19,7 @@ from reranker.engine import metrics as engine_metrics
 from reranker.engine.cards import CARDS, gpus_needed, size_of_shape
 from reranker.engine.device import Gpu
 from reranker.metrics import metrics_of
+from reranker.ranking import agreement
 from tests.manifests.conftest import ROOT, objects, pod_templates, ray_service
 
 
@@ -146,7 +147,7 @@ def test_alerts_and_dashboards_ask_for_metrics_that_exist(queries: str) -> None:
     """An alert on a misspelt metric never fires, and a panel stays empty."""
     asked = set(re.findall(r"\b(?:ray|reranker)_\w+", queries))
     ours = {f"ray_{name}" for name in GAUGES}
-    for metric in (*metrics_of(metrics), *metrics_of(engine_metrics)):
+    for metric in (*metrics_of(metrics), *metrics_of(agreement), *metrics_of(engine_metrics)):
         [family] = metric.describe()
         endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type, ("",))
         ours |= {f"{family.name}{ending}" for ending in endings}
