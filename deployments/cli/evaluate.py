@@ -210,9 +210,11 @@ def search(
 
 def _path(parsed: argparse.Namespace, folder: Path | None, option: str) -> str:
     file = _FILES[option][0]
-    if folder is None and getattr(parsed, option) is None:
+    if given := getattr(parsed, option):
+        return str(given)
+    if folder is None:
         raise CommandError(f"give a FOLDER with {file} in it, or --{option} FILE")
-    return getattr(parsed, option) or str(folder / file)
+    return str(folder / file)
 
 
 def _figures(parsed: argparse.Namespace, one: _Judged) -> dict[str, Any]:

@@ -133,7 +133,10 @@ def open_ranker(parsed: argparse.Namespace) -> Iterator[Rank]:
             yield rank
         return
     with _client(parsed) as client:
-        yield RankWhole(client.rerank) if parsed.model and parsed.model in client.cascades() else client.rerank
+        remote: Rank = client.rerank
+        if parsed.model and parsed.model in client.cascades():
+            remote = RankWhole(remote)
+        yield remote
 
 
 @contextlib.contextmanager

@@ -95,13 +95,13 @@ def test_models_of_one_service_neither_mix_nor_fall_together(tmp_path: Path) -> 
             assert (answer["model"], _scores(answer)) == (name, found[name])
         assert list(found["plain"]) != list(found["hospital"])
 
-        def compared() -> dict[str, Any] | None:
+        def shadowed() -> dict[str, Any] | None:
             service.rerank(QUERY, DOCUMENTS, model="plain")
             [shadow] = httpx.get(f"{service.url}/v1/compare", timeout=30, verify=TLS).json()["shadows"]
             return shadow if shadow["lists"] else None
 
-        wait_until(compared)
-        shadow, wanted = compared(), compare(list(found["plain"]), list(found["hospital"]))
+        wait_until(shadowed)
+        shadow, wanted = shadowed(), compare(list(found["plain"]), list(found["hospital"]))
         assert shadow is not None
         assert shadow["rank_correlation"]["mean"] == pytest.approx(wanted.correlation, abs=1e-5)
 

@@ -13,7 +13,7 @@ import pytest
 
 from deployments.cli import rankers
 from deployments.cli.main import main
-from reranker.client import ScoredDocument
+from reranker.client import DEFAULT_URL, ScoredDocument
 from reranker.errors import CommandError, InputFileError
 from reranker.offline import evaluation
 
@@ -427,7 +427,7 @@ def test_several_sets_and_models_are_one_table_with_the_words_below(
     ]
     assert len(rows) == 11
     assert models.done[3:] == [
-        f"{what} {name} at {rankers.DEFAULT_URL}" for name in ("long", "same", "short") for what in ("open", "close")
+        f"{what} {name} at {DEFAULT_URL}" for name in ("long", "same", "short") for what in ("open", "close")
     ]
 
     assert main([*sets, *named, "--against", "T", "--json"]) == 0
