@@ -48,7 +48,8 @@ Rank: TypeAlias = Callable[..., list[ScoredDocument]]
 """`RerankerClient.rerank`, or what does the same here."""
 
 
-class RankWhole(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class RankWhole:
     """A `Rank` that wants whole lists: a cascade's, where a document's score depends on the others."""
 
     rank: Rank
