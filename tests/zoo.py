@@ -119,20 +119,14 @@ def save_small_files(name: str, folder: Path) -> Tokenizer:
     """Write all of a checkpoint but its weights: made in milliseconds, without torch."""
     family = BY_NAME[name]
     tokenizer = save_tokenizer(family, folder)
-    kinds = {
-        "Qwen3": "qwen3",
-        "Qwen3VL": "qwen3_vl",
-        "Qwen2": "qwen2",
-        "Gemma": "gemma",
-        "Bert": "bert",
-        "Roberta": "roberta",
-    }
-    kinds |= {"XLMRoberta": "xlm-roberta", "ModernBert": "modernbert"}
+    kinds = {"Qwen3": "qwen3", "Qwen2": "qwen2", "Gemma": "gemma", "Bert": "bert", "Roberta": "roberta"}
+    kinds |= {"Qwen3VL": "qwen3_vl", "XLMRoberta": "xlm-roberta", "ModernBert": "modernbert"}
     kind = kinds[family.architecture.partition("For")[0]]
     labels = {} if family.answer else {"id2label": {"0": "LABEL_0"}}
     positions = {"max_position_embeddings": 514 if "roberta" in kind else 2048}
-    config = {"architectures": [family.architecture], "model_type": kind, "tie_word_embeddings": True, **_SIZE}
-    change_json(folder / "config.json", **config, **labels, **positions)
+    config: dict[str, Any] = {"architectures": [family.architecture], "model_type": kind, "tie_word_embeddings": True}
+    text = {**_SIZE, **labels, **positions}
+    change_json(folder / "config.json", **config, **({"text_config": text} if family.reads_more else text))
     save_scoring(family, tokenizer, folder)
     return tokenizer
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from reranker.config import EngineConfig
@@ -13,6 +14,7 @@ from reranker.engine import cards, metrics
 from reranker.engine.device import Gpu, here
 from reranker.engine.job import Common
 from reranker.engine.loop import Engine
+from reranker.errors import UnsupportedModelError
 from reranker.model.adapter import Adapter, find_adapters
 from reranker.model.checkpoint import Checkpoint
 from reranker.model.weights import require_weights
@@ -20,6 +22,7 @@ from reranker.model.weights import require_weights
 logger = logging.getLogger(__name__)
 
 _CPU_KERNELS = "reranker_cpu"  # of vllm_cpu.py
+_TORCHVISION = "0.28.0"  # the one for torch 2.13, as in requirements/gpu.txt
 _KNOWN_HEADS = 256  # more lists than take turns at once
 _KNOWN_SHARDS = 128
 
@@ -48,7 +51,12 @@ class VllmEngine(Engine):
     """One model on one device, "cpu" or "cuda"."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, *, device: str) -> None:
-        """UnsupportedModelError: an adapter is not one of this model. DeviceError: the model does not fit the GPU."""
+        """UnsupportedModelError: an adapter is not one of this model, or the model needs what is not installed.
+
+        DeviceError: the model does not fit the GPU.
+        """
+        if checkpoint.family.reads_more:
+            _require_torchvision(checkpoint, device)
         adapters = find_adapters(checkpoint, config, device)
         gpu = cards.smallest(here().gpus) if device == "cuda" else None
         if gpu is not None:
@@ -66,6 +74,16 @@ class VllmEngine(Engine):
         require_weights(checkpoint.name, checkpoint.folder, checkpoint.family)
         if device == "cuda":
             logger.info("vLLM has started: %s", self._stepper.facts())  # type: ignore[attr-defined]
+
+
+def _require_torchvision(checkpoint: Checkpoint, device: str) -> None:
+    """VLLM's code for a model that reads images too imports it; the rest of vLLM does without (tools/lock.sh)."""
+    if find_spec("torchvision") is None:
+        # PyPI's is a CUDA build, beside which a CPU build of torch breaks.
+        build = "+cpu --index-url https://download.pytorch.org/whl/cpu" if device == "cpu" else ""
+        cure = f"`pip install --no-deps torchvision=={_TORCHVISION}{build}` where the engine runs"
+        what = f"it is a {checkpoint.family.architecture}, for which vLLM, also for texts alone, needs torchvision"
+        raise UnsupportedModelError(checkpoint.name, f"{what}, and that is not installed: {cure}")
 
 
 class VllmStepper:

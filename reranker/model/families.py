@@ -39,9 +39,7 @@ HEAD = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>:"
 DOCUMENT = " {document}"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 _QWEN3 = PREFIX + HEAD + DOCUMENT + SUFFIX
-_QWEN3_VL = (
-    f"{PREFIX}<Instruct>: {{instruction}}<Query>:{{query}}\n<Document>:{{document}}<|im_end|>\n<|im_start|>assistant\n"
-)
+_QWEN3_VL = PREFIX + HEAD.replace("\n<Query>: ", "<Query>:") + "{document}<|im_end|>\n<|im_start|>assistant\n"
 _ZERANK = "<|im_start|>system\n{query}<|im_end|>\n<|im_start|>user\n{document}<|im_end|>\n<|im_start|>assistant\n"
 _CTXL = (
     "Check whether a given document contains information helpful to answer the query.\n"
@@ -212,9 +210,7 @@ class Family:
     models: str  # of this family, and their licences
     verified: str  # how we know that the scores are the model's own
     prompt: str | None = None  # None: the tokenizer's own encoding of a pair
-    answer: tuple[
-        str, ...
-    ] = ()  # tokens whose logits make the score: (no, yes), or yes alone. (): the checkpoint's head
+    answer: tuple[str, ...] = ()  # tokens whose logits make the score: (no, yes), or yes. (): the checkpoint's head
     names: str = ""  # pattern of names that say enough about a checkpoint, which has no other sign
     scale: float = 1  # the relevance score is the sigmoid of logit / scale: the mapping that the card publishes
     strips: bool = False  # see PromptTemplate
@@ -240,9 +236,7 @@ class Family:
         if not self.answer:
             return {}
         return {
-            "architectures": [
-                re.sub("For(CausalLM|ConditionalGeneration)", "ForSequenceClassification", self.architecture)
-            ],
+            "architectures": [re.sub(r"For\w+", "ForSequenceClassification", self.architecture)],
             "classifier_from_token": list(self.answer),
             "method": "from_2_way_softmax" if len(self.answer) == 2 else "no_post_processing",
             "num_labels": 1,
@@ -272,8 +266,8 @@ FAMILIES = (
     Family(
         "qwen3-vl-reranker",
         "Qwen3VLForConditionalGeneration",
-        "Qwen/Qwen3-VL-Reranker-2B, -8B (Apache-2.0), for texts",
-        "a tiny checkpoint against Transformers: logits within 1e-4",
+        "Qwen/Qwen3-VL-Reranker-2B, -8B (Apache-2.0), for texts, with torchvision installed",
+        _TINY,
         _QWEN3_VL,
         ("no", "yes"),
         r"qwen3-vl-reranker",

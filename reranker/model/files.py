@@ -29,7 +29,7 @@ class _Config(TypedDict, total=False):
     vocab_size: int | None
     tie_word_embeddings: bool | None
     quantization_config: dict[str, Any] | None
-    text_config: dict[str, Any] | None
+    text_config: _Config | None  # of the part that reads text, in a model of several
 
 
 @with_config(_STRICT)

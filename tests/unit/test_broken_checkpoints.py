@@ -24,6 +24,7 @@ from tests.zoo import change_json, save_small_files
 
 Spoil = Callable[[Path], Any]
 SEQ_CLS, BERT, ZERANK, QWEN3 = "qwen3-reranker-seq-cls", "bert", "zerank", "qwen3-reranker"
+VL = "qwen3-vl-reranker"
 _PROJECTIONS = [f"self_attn.{one}_proj" for one in "qkvo"] + [f"mlp.{one}_proj" for one in ("gate", "up", "down")]
 _LAYER = [*_PROJECTIONS, "input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"]
 NAMES = [f"model.layers.{i}.{one}.weight" for i in range(2) for one in _LAYER]
@@ -110,6 +111,9 @@ def _cased(folder: Path) -> None:
 
 TRAPS: dict[str, tuple[str, Spoil, str]] = {
     "another kind of model": (QWEN3, _config(model_type="qwen2"), "model_type is qwen2, and its .* Qwen3ForCausalLM"),
+    "listwise": (QWEN3, _config(architectures=["JinaForRanking"]), "v3.5 score a list as one prompt, whose documents"),
+    "images": (QWEN3, _config(architectures=["JinaVLForRanking"]), "jina-reranker-m0 ranks images"),
+    "half of it as a text": (VL, _config(text_config={"num_hidden_layers": "2"}), "config.json is not of its form"),
     "sees ahead": (QWEN3, _config(is_causal=False), "is_causal"),
     "other positions": (BERT, _config(position_embedding_type="relative_key"), "positions are relative_key"),
     "layers as a text": (BERT, _config(num_hidden_layers="2"), r"config.json is not of its form \(num_hidden_layers"),

@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from reranker.config import ModelConfig
+from reranker.config import EngineConfig, ModelConfig
+from reranker.engine.vllm import VllmEngine
 from reranker.errors import UnsupportedModelError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.families import FAMILIES, has_token_types, max_tokens
@@ -59,7 +60,7 @@ def test_every_row_makes_the_ids_of_the_whole_text(name: str, tmp_path: Path) ->
 def test_every_row_tells_what_is_read_of_a_document(name: str, tmp_path: Path) -> None:
     """Also where its template strips the texts, or puts white space around them."""
     save_small_files(name, tmp_path)
-    model = ModelConfig(name=str(tmp_path))
+    model = _model(tmp_path, of=name)
     renderer = PromptRenderer.of(find_checkpoint(model), model)
     document = "  " + " ".join(f"word{number}" for number in range(200)) + " \n"
     for side in ("end", "start"):
@@ -91,6 +92,17 @@ def test_instruction_of_the_models_card_is_asked_for_where_it_is_another(tmp_pat
     save_small_files("qwen3-vl-reranker", tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"default instruction is 'Given a search query, .*set model.inst"):
         find_checkpoint(ModelConfig(name=str(tmp_path)))
+
+
+def test_model_that_reads_images_too_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is loaded, by the engine's process: an ingress does without."""
+    save_small_files("qwen3-vl-reranker", tmp_path)
+    checkpoint = find_checkpoint(_model(tmp_path, of="qwen3-vl-reranker"))
+    monkeypatch.setattr("reranker.engine.vllm.find_spec", lambda name: None)
+    locked = next(one for one in Path("requirements/gpu.txt").read_text().splitlines() if one.startswith("torchvision"))
+    for device, build in (("cpu", r"\+cpu --index-url https\S+/whl/cpu`"), ("cuda", "`")):
+        with pytest.raises(UnsupportedModelError, match=f"pip install --no-deps {locked.split()[0]}{build} where"):
+            VllmEngine(checkpoint, EngineConfig(), device=device)
 
 
 def _forget(folder: Path) -> None:
