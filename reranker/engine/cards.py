@@ -17,6 +17,7 @@ from reranker.config import EngineConfig
 from reranker.engine.device import Gpu
 from reranker.errors import DeviceError
 from reranker.model.checkpoint import Checkpoint
+from reranker.model.files import read_config
 
 FP8_CAPABILITY = (8, 9)
 """From here on a card computes in FP8. Older ones only keep weights in it, and are slower with it than without."""
@@ -111,7 +112,7 @@ def settings_for(config: EngineConfig, gpu: Gpu | None, size: ModelSize | None =
 
 def size_of(checkpoint: Checkpoint, quantization: str | None = None) -> ModelSize | None:
     """Estimate a model's size on a GPU; None: its config.json does not have the usual names."""
-    shape = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    shape = read_config(checkpoint.name, checkpoint.folder)
     return size_of_shape(shape, checkpoint.dtype_on("cuda"), quantization)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from reranker.engine.device import Gpu, Machine
 from reranker.engine.vllm import engine_args
 from reranker.errors import DeviceError
 from reranker.model.checkpoint import find_checkpoint
+from tests.zoo import change_json, save_small_files
 
 SIZES = {name: size_of_shape(SHAPES[name.lower()].config, "bfloat16") for name in ("0.6B", "4B", "8B")}
 FP8 = {name: size_of_shape(SHAPES[name.lower()].config, "bfloat16", "fp8_per_channel") for name in SIZES}
@@ -163,3 +165,13 @@ def test_machine_without_a_gpu_shows_its_own(capsys: pytest.CaptureFixture[str],
     shown = capsys.readouterr().out
     assert "engine.max_batch_tokens: 8192 (by the device)" in shown
     assert "engine.max_batch_pairs: 9 (configured)" in shown
+
+
+def test_model_that_reads_images_too_is_as_large_as_its_half_that_reads_text(tmp_path: Path) -> None:
+    """The other half is not loaded."""
+    save_small_files("qwen3-vl-reranker", tmp_path)
+    text = {**json.loads((tmp_path / "config.json").read_text())["text_config"], "vocab_size": 151_936}
+    change_json(tmp_path / "config.json", text_config=text)
+    checkpoint = find_checkpoint(ModelConfig(name=str(tmp_path), instruction="Find."))
+    assert cards.size_of(checkpoint) == size_of_shape(text, "auto") is not None
+    assert engine_args(checkpoint, EngineConfig(), device="cpu")["limit_mm_per_prompt"] == {"image": 0, "video": 0}
