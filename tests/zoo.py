@@ -27,7 +27,7 @@ DOCUMENTS = [
     "Gravity is a force! " * 30,
 ]
 _SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-_EYE = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64}
+_EYE: dict[str, Any] = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64}
 _EYE |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
 
 

@@ -129,7 +129,7 @@ class PromptTemplate(Template):
     def _is_whole(self, text: str, query: str, document: str) -> bool:
         [part], (first, last) = self.documents([document]), self.around(query, "Find.")
         whole = text.format(query=query, document=document, instruction="Find.")
-        return [*first, *part, *last] == self._whole.encode(whole).tolist()
+        return bool([*first, *part, *last] == self._whole.encode(whole).tolist())
 
     def _parts(self, text: str) -> list[TokenArray | str]:
         """Encode what is the same in every prompt."""
