@@ -242,7 +242,8 @@ def _compare(shell: Shell) -> None:
             omitted = results.omissions(documents, side.answer, None)
             table = html.ranking(side.rows, omitted, other, later=other == "B")
             head = html.facts(side.answer, len(documents), side.took_ms, side.reads)
-            drawn.append(html.side(f"{name}: {side.asked or side.model}", head + table, side.instruction))
+            chosen = side.asked.removeprefix(f"{next(iter(shell.services))}{_SEPARATOR}") or side.model
+            drawn.append(html.side(f"{name}: {chosen}", head + table, side.instruction))
         return said, drawn[0], drawn[1]
 
     async def models(request: gr.Request) -> tuple[object, object, object]:
