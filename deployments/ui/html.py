@@ -114,7 +114,8 @@ it is what became of the rows, not what they were #}
  · model {{ answer.get("model", "?") }}
 {%- if not reads %}, which reads no instruction{% endif %}
 {% set stages = answer.get("stages") or {} %}
-{% if stages.get("missed") %} · {{ stages.then }} could not rank in time: it is {{ stages.first }}'s ranking{% endif %}</p>
+{% if stages.get("missed") %} · {{ stages.then }} could not rank in time: it is {{ stages.first }}'s ranking{% endif %}
+</p>
 {% endmacro %}
 
 {# Where the time went, and what each replica scored, as far as the service says so #}

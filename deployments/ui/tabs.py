@@ -54,9 +54,9 @@ def build(shell: Shell) -> None:
     """Add all tabs, in their order."""
     with gr.Tabs():
         with gr.Tab("Rank"):
-            _rank(shell)
+            model = _rank(shell)
         with gr.Tab("Compare"):
-            _compare(shell)
+            _compare(shell, model)
         for example in reading.SEARCH_EXAMPLES:
             with gr.Tab(example.title):
                 _search(shell, example)
@@ -126,6 +126,14 @@ def _instruction_control(value: str, label: str = "Instruction") -> gr.Dropdown:
     return gr.Dropdown(choices, value=value, allow_custom_value=True, label=label, info=info, elem_classes=style)
 
 
+def _model_control(label: str) -> gr.Dropdown:
+    """Make a control for a choice that the service is asked for; not to be seen where there is none.
+
+    Any value is taken: of a page that Gradio has forgotten (`page._SESSIONS`) it knows no choices any more.
+    """
+    return gr.Dropdown([], label=label, visible=False, allow_custom_value=True)
+
+
 def _threshold_control(value: float) -> gr.Slider:
     return gr.Slider(0, 1, value, step=0.01, label="Leave out scores below", info="score_threshold")
 
@@ -147,12 +155,15 @@ def _read_file(event: gr.EventData) -> tuple[Any, gr.HTML]:
     return reading.format_documents(documents), gr.HTML(visible=False)
 
 
-def _rank(shell: Shell) -> None:
-    """The tab that ranks one list, and shows where each document went and where the time went."""
+def _rank(shell: Shell) -> gr.Dropdown:
+    """The tab that ranks one list, and shows where each document went and where the time went; its choice of models."""
     asking, answering = _columns()
     with asking:
         example, query, documents = _list_controls()
-        fields: dict[str, Any] = {"instruction": _instruction_control(_FIRST_EXAMPLE.instruction)}
+        fields: dict[str, Any] = {
+            "model": _model_control("Model"),
+            "instruction": _instruction_control(_FIRST_EXAMPLE.instruction),
+        }
         with gr.Accordion("More options", open=False):
             fields["top_n"] = _number_control("Best documents to return", "top_n; 0: all")
             fields["score_threshold"] = _threshold_control(0)
@@ -195,16 +206,17 @@ def _rank(shell: Shell) -> None:
     filled = example.input(_fill, example, [query, documents, fields["instruction"]], **QUIET)
     for event in (shell.head.apply, go.click, query.submit, filled.then):
         event(rank, inputs, [ranking, details, copy, curl, python], show_progress_on=ranking, **SHOWN)
+    return fields["model"]
 
 
-def _compare(shell: Shell) -> None:
+def _compare(shell: Shell, model: gr.Dropdown) -> None:
     """The tab that ranks one list twice: under two instructions, by two models, or by two services."""
     asking, answering = _columns()
     with asking:
         example, query, documents = _list_controls()
         sides: list[gr.Dropdown] = []
         for name, preset in (("A", _FIRST_EXAMPLE.instruction), ("B", "")):
-            sides.append(gr.Dropdown([], label=f"{name}: model", visible=False))
+            sides.append(_model_control(f"{name}: model"))
             sides.append(_instruction_control(preset, f"{name}: instruction"))
         go = gr.Button("Compare", variant="primary")
     with answering:
@@ -219,6 +231,8 @@ def _compare(shell: Shell) -> None:
 
         async def ask(chosen: str | None, instruction: str | None) -> results.Side | Advice:
             service, _, model = (chosen or "").partition(_SEPARATOR)
+            if service not in shell.services:
+                model = chosen or ""
             body = {"query": query, "documents": documents} | _given(("instruction", "model"), (instruction, model))
             try:
                 answer = await _ask(shell.services.get(service, shell.own), "/v1/rerank", body, _key(request))
@@ -246,19 +260,23 @@ def _compare(shell: Shell) -> None:
             drawn.append(html.side(f"{name}: {chosen}", head + table, side.instruction))
         return said, drawn[0], drawn[1]
 
-    async def models(request: gr.Request) -> tuple[object, object, object]:
+    async def models(request: gr.Request) -> tuple[object, ...]:
         """Name every model of every service; a service that does not say is one choice."""
         offered: list[tuple[str, str]] = []
+        own: list[tuple[str, str]] = []
         for number, (name, service) in enumerate(shell.services.items()):
             try:
                 cards = (await service.request("GET", "/v1/models", api_key=_key(request))).json()["data"]
                 shown = results.choices(name if number else "", cards)
-                offered += [(said, f"{name}{_SEPARATOR}{model}") for model, said in shown.items()]
             except (RerankerError, LookupError, TypeError, ValueError):
                 offered.append((name, name))
+                continue
+            offered += [(said, f"{name}{_SEPARATOR}{model}") for model, said in shown.items()]
+            own = own or [(said, model) for model, said in shown.items() if not number]
         first, *others = [value for _, value in offered]
         several = bool(others)
         return (
+            gr.Dropdown(choices=own, value=own[0][1] if own else None, visible=len(own) > 1),
             gr.Dropdown(choices=offered, value=first, visible=several),
             gr.Dropdown(choices=offered, value=others[0] if several else first, visible=several),
             # Of two models the difference is to be theirs alone.
@@ -272,7 +290,7 @@ def _compare(shell: Shell) -> None:
     example.input(fill, [example, sides[1], sides[3]], [query, documents, sides[1], sides[3]], **QUIET)
     for event in (go.click, query.submit):
         event(compare, [query, documents, *sides], [summary, left, right], show_progress_on=summary, **SHOWN)
-    shell.head.submit(models, None, [sides[0], sides[2], sides[3]], **QUIET)
+    shell.head.submit(models, None, [model, sides[0], sides[2], sides[3]], **QUIET)
 
 
 def _search(shell: Shell, example: SearchExample) -> None:
@@ -318,7 +336,7 @@ def _search(shell: Shell, example: SearchExample) -> None:
 
 def _live(shell: Shell) -> None:
     """The tab that shows what the service is doing: asked every other second while it can be seen, and only then."""
-    watch = "setInterval(() => element.checkVisibility() && trigger('submit'), 2000)"
+    watch = "setInterval(() => !document.hidden && element.checkVisibility() && trigger('submit'), 2000)"
     panel = gr.HTML(html.hint("Looking …"), elem_id="live", js_on_load=watch)
     # Of what is counted, and of what everybody may read; each look is with the visitor's own key.
     histories = {True: live.History(), False: live.History()}

@@ -123,6 +123,13 @@ async def test_the_first_view_is_one_small_list_ranked(opened: Page, service: Fa
     assert (asked["query"], asked["documents"]) == (FIRST.query, FIRST.documents)
 
 
+async def test_a_list_is_ranked_by_the_model_that_is_chosen(opened: Page, service: FakeService) -> None:
+    ranking, _, _, curl, _ = await opened.send("click", "ranking", {"Model": "best"})
+    assert "model best" in ranking
+    assert service.asked[0]["model"] == "best"
+    assert '"model": "best"' in curl
+
+
 @pytest.mark.parametrize("error", [NotReadyError(), OverloadedError(3.0, 1)])
 async def test_a_first_view_that_is_refused_says_what_to_do(
     opened: Page, service: FakeService, error: Exception
@@ -135,8 +142,6 @@ async def test_a_first_view_that_is_refused_says_what_to_do(
 
 
 async def test_a_model_that_reads_no_instruction_ranks_without(opened: Page, service: FakeService) -> None:
-    service.cards = [{"id": "plain"}]
-    await opened.send("submit", "A: model")
     chosen = {"A: model": f"{OWN}plain", "B: model": f"{OWN}plain"}
     said, first, second = await opened.send("click", "difference", chosen)
     assert "Both are the same: plain reads no instruction." in said
@@ -154,7 +159,8 @@ async def test_an_instruction_that_is_wrong_is_refused_and_not_left_out(opened: 
 
 async def test_two_models_are_compared_under_one_instruction(opened: Page, service: FakeService) -> None:
     service.cards = [{"id": "fast"}, {"id": "best"}, {"id": "careful", "cascade": ["fast", "best"]}]
-    first, second, instruction = await opened.send("submit", "A: model")
+    own, first, second, instruction = await opened.send("submit", "Model")
+    assert own["choices"] == [["fast", "fast"], ["best", "best"], ["careful: fast, then best", "careful"]]
     assert [shown for shown, _ in first["choices"]] == ["fast", "best", "careful: fast, then best"]
     assert (first["visible"], first["value"], second["value"]) == (True, f"{OWN}fast", f"{OWN}best")
     assert instruction["value"] == FIRST.instruction
@@ -171,9 +177,7 @@ async def test_two_models_are_compared_under_one_instruction(opened: Page, servi
 
 
 async def test_a_side_that_is_refused_leaves_the_other(opened: Page, service: FakeService) -> None:
-    service.cards = [{"id": "fast"}, {"id": "best"}]
     service.errors = {"best": NotReadyError()}
-    await opened.send("submit", "A: model")
     chosen = {"A: model": f"{OWN}fast", "B: model": f"{OWN}best"}
     said, left, right = await opened.send("click", "difference", chosen)
     assert said == ""
