@@ -8,6 +8,7 @@ import ctypes
 import gc
 import logging
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -123,9 +124,13 @@ class Hold:
 def trim(collect: bool = True) -> None:
     """Give back to the system what is freed.
 
+    Python's cache of attributes goes first. It has up to 4,096 names, and C code makes some anew for each look-up
+    (NumPy does): each would keep the MiB that it was made in.
+
     Args:
         collect: Free what only refers to itself, too. All else waits while everything that there is is looked through.
     """
+    sys._clear_type_cache()
     if collect:
         gc.collect()
     with contextlib.suppress(AttributeError, OSError):

@@ -120,11 +120,11 @@ def _lines(command: list[str], job: dict[str, str], tries: int) -> list[str]:
             env=clean | job,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT_S * tries / 5,
+            timeout=_TIMEOUT_S * tries,  # beside others, one may have room, and takes its time
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        return [one for one in str(error.stdout or "").splitlines() if one]
+        return (error.stdout or b"").decode().splitlines()
     return done.stdout.splitlines()
 
 

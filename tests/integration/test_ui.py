@@ -167,8 +167,8 @@ def test_the_live_panel_shows_the_service_at_work(person: Visitor) -> None:
 def test_on_a_phone_nothing_is_wider_than_the_screen(person: Visitor) -> None:
     page = person.page
     person.resize(PHONE)
-    page.get_by_role("radio", name="Medical").first.check()
-    expect(page.locator("#ranking .rr-doc .rr-text").first).to_contain_text("iron deficiency")
+    page.get_by_role("radio", name="RAG").first.check()
+    expect(page.locator("#ranking .rr-doc .rr-text").first).to_contain_text("Carrying over parental leave")
     fits_the_screen(page)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import queue
+import sys
 
 import pytest
 
@@ -93,6 +94,15 @@ async def test_retry_after_is_what_large_requests_take() -> None:
         with pytest.raises(MemoryFullError) as caught:
             other.resize(2 * MIB)
     assert caught.value.retry_after_s == 7
+
+
+def test_names_that_were_looked_up_once_are_not_kept() -> None:
+    name = "".join(["looked", "_up"])
+    before = sys.getrefcount(name)
+    hasattr(trim, name)
+    assert sys.getrefcount(name) > before
+    trim(collect=False)
+    assert sys.getrefcount(name) == before
 
 
 def test_the_allocator_takes_the_calls() -> None:
