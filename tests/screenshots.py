@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 _PATIENCE_MS = 60_000
 _MAX_HEIGHT = 3_000
-_LOADS_S = 240
+_LOADS_S = 120
 """The service is given work for this time before the picture of the live panel, whose plots show the last half hour."""
 _QUERY = "Which patient has kidney trouble?"
 _DOCUMENTS = [
@@ -108,7 +108,6 @@ PICTURES: tuple[tuple[str, Callable[[Page], None], bool, tuple[int, int]], ...] 
     ("playground-search", _search, False, DESKTOP),
     ("playground-dark", _chinese, True, DESKTOP),
     ("playground-phone", _first_view, False, PHONE),
-    ("playground-compare-phone", _compare, False, PHONE),
 )
 """Name, what is done first, whether in the dark, and the size of the window."""
 

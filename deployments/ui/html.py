@@ -272,7 +272,7 @@ def _path(steps: Sequence[Step], age_s: float, what: str, whose: str, most: floa
             begin, end = (
                 max(0.0, 1 - (steps[-1].to_s - at_s) / age_s) * _PLOT_WIDTH for at_s in (one.from_s, one.to_s)
             )
-            height = _PLOT_HEIGHT - 2 - value / most * (_PLOT_HEIGHT - 6)
+            height = _PLOT_HEIGHT - 2 - value / most * (_PLOT_HEIGHT - 20)  # above it is the scale
             path.append(f"V{height:.0f}H{end:.0f}" if known else f"M{begin:.0f} {height:.0f}H{end:.0f}")
         known = value is not None
     return "".join(path)

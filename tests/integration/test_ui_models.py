@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import PHONE
+from tests.browser import DESKTOP, PHONE
 from tests.integration.conftest import configuration, deployment, started
 from tests.integration.test_ui import button, fits_the_screen, person_at, ranked
 from tests.zoo import save_small_files
@@ -67,6 +67,7 @@ def test_models_are_compared_and_watched_on_a_desk_and_on_a_phone(tmp_path: Path
         person.resize(PHONE)
         fits_the_screen(page)
 
+        person.resize(DESKTOP)  # on a phone the last tabs are in a menu
         page.get_by_role("tab", name="Live").click()
         expect(page.locator(".rr-figure").first).to_be_visible()  # it has looked twice: what comes now is counted
         for model in ("fast", "best", "plain", "careful"):
@@ -74,5 +75,6 @@ def test_models_are_compared_and_watched_on_a_desk_and_on_a_phone(tmp_path: Path
         plot = page.locator(".rr-figure", has_text="99 % answered within")
         expect(plot.locator("path")).to_have_count(4)
         expect(page.locator(".rr-figure", has_text="Pairs computed")).to_contain_text(re.compile(r"best \w+"))
+        person.resize(PHONE)
         fits_the_screen(page)
         assert not person.complaints
