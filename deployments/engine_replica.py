@@ -12,7 +12,7 @@ from typing import NoReturn
 import ray
 from ray import serve
 
-from deployments.http.guard import limit_log
+from deployments.http.guard import limit_log, trim
 from deployments.loading import loading
 from deployments.telemetry import ReplicaMetrics, join_serve, log_shard
 from reranker.config import RerankerConfig
@@ -61,6 +61,7 @@ class EngineReplica:
         self._in_hand: Counter[str] = Counter()
         self._arrived_tokens = 0
         here, tls = ray.util.get_node_ip_address(), tls_context(os.environ, server=True)
+        trim()  # of what weights and vocabularies were read into
         self._server = ShardServer(here, self._model, self._score, tls)
 
     async def _score(self, shard: Shard, terms: ShardTerms) -> ShardScores:

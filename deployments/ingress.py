@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from deployments.fleet import ask_all, ask_another
 from deployments.http.access import ENVIRONMENT, Keyring, require_keys
-from deployments.http.guard import BytesInHand, limit_log
+from deployments.http.guard import BytesInHand, limit_log, trim
 from deployments.http.middleware import Observer, without_request_ids
 from deployments.http.playground import PlaygroundClient
 from deployments.http.quotas import Quotas
@@ -114,6 +114,7 @@ class Ingress:
         self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener: Listener | None = None
         self._watchdog: Watchdog | None = None
+        trim()  # of what large vocabularies were read into
         gc.freeze()  # what is here now stays: to look through all of it again and again takes a tenth of a second
         gc.set_threshold(*gc.get_threshold()[:2], _NEVER)  # of large bodies all at once, too: see `guard.trim`
 

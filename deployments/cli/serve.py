@@ -29,6 +29,7 @@ from deployments import IMPORT_PATH, UI_IMPORT_PATH
 from deployments.cli import Subparsers
 from deployments.cli.config import SERVE_CONFIG, applications, startable_config
 from deployments.http.address import configured_address, local_url
+from deployments.http.guard import trim
 from reranker.config import RerankerConfig
 from reranker.errors import ConfigurationError
 from reranker.model.verified import cache_folder
@@ -110,6 +111,7 @@ def supervise(config: dict[str, Any], *, verbose: bool = False) -> int:
     `verbose` shows what Ray and vLLM say; otherwise it goes to a log file. A service that cannot be started raises
     ConfigurationError, which says why and what to do; everything is stopped then.
     """
+    trim()  # of what the configuration's checks have read: a large vocabulary
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     stops: list[int] = []  # signals
     for asked in (signal.SIGINT, signal.SIGTERM):

@@ -69,8 +69,9 @@ class Permit:
 class Admission:
     """Keeps count of the lists in one ingress replica. To be used from one event loop."""
 
-    def __init__(self, config: AdmissionConfig, priorities: PrioritiesConfig) -> None:
-        self._config, self._priorities = config, priorities
+    def __init__(self, config: AdmissionConfig, priorities: PrioritiesConfig, longest_s: float) -> None:
+        """No list is in flight for more than `longest_s`."""
+        self._config, self._priorities, self._longest_s = config, priorities, longest_s
         self.permits: set[Permit] = set()  # that are out
         self._tokens_per_byte = {False: _FIRST_GUESS_TOKENS_PER_BYTE, True: _FIRST_GUESS_TOKENS_PER_BYTE}
         """By whether a body is large: in small ones the prompt's own tokens weigh more."""
@@ -125,7 +126,8 @@ class Admission:
             too_much = max(too_much, math.ceil(before - speed * allowed_s * _HEADROOM))
         if too_much > 0:
             queue_s, wait_s = (before / speed, too_much / speed) if speed else (0.0, 0.0)
-            raise OverloadedError(round(queue_s, 1), max(1, math.ceil(wait_s)))
+            # Work of which only the bytes are known is a guess; the deadlines are none.
+            raise OverloadedError(round(queue_s, 1), max(1, math.ceil(min(wait_s, self._longest_s))))
         return tokens
 
     def bounded(self, tokens: int) -> int:

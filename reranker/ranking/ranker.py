@@ -60,7 +60,7 @@ class Ranker:
         """`config` is of one model; `name` is its name in answers. Empty: as its engines say."""
         self.config, self.renderer, self.cache, self.name = config, renderer, cache, name
         self.placement = fleet.placement
-        self.admission = Admission(config.admission, config.priorities)
+        self.admission = Admission(config.admission, config.priorities, config.limits.timeout_s)
         self.scatter = Scatter(fleet, config.scatter)
         self.threads = FairThreads()
         self.numbers = itertools.count()  # of lists

@@ -17,7 +17,7 @@ CAP = 1_000_000
 CONFIG = AdmissionConfig(max_queue_s=5, max_tokens_in_flight=CAP)
 THOUSAND_A_SECOND = ReplicaLoad(0, 1_000.0)
 NOBODY_KNOWS = ReplicaLoad(0, None)
-PLENTY_S = 100.0
+PLENTY_S, LONGEST_S = 100.0, 120.0
 BODY_BYTES = 16_000
 """Of a list of 4,000 tokens: a usual one."""
 
@@ -25,7 +25,7 @@ BODY_BYTES = 16_000
 @pytest.fixture
 def admission() -> Admission:
     """An ingress without any list."""
-    return Admission(CONFIG, PrioritiesConfig())
+    return Admission(CONFIG, PrioritiesConfig(), LONGEST_S)
 
 
 @pytest.fixture
@@ -54,6 +54,11 @@ def test_idle_service_lets_in_anything_below_the_cap(admission: Admission) -> No
         permit.resize(CAP)
         assert admission.tokens_in_flight == CAP
     assert (admission.lists_in_flight, admission.tokens_in_flight) == (0, 0)
+
+
+def test_nobody_is_sent_away_for_longer_than_what_is_in_flight_may_last(admission: Admission) -> None:
+    """What it has to do may be a guess from its bytes; its deadline is none."""
+    assert _refusal(admission, ReplicaLoad(CAP, 1_000.0)).retry_after_s == LONGEST_S
 
 
 def test_list_beyond_the_cap_is_never_let_in_and_says_so(admission: Admission) -> None:
@@ -247,7 +252,7 @@ def test_permit_is_given_back_when_the_list_fails(admission: Admission) -> None:
 def test_tokens_in_flight_are_always_the_sum_of_the_permits(
     events: list[tuple[str, int, int]], speed: float | None
 ) -> None:
-    admission = Admission(CONFIG, PrioritiesConfig())
+    admission = Admission(CONFIG, PrioritiesConfig(), LONGEST_S)
     out: list[tuple[ExitStack, Permit]] = []
     for event, amount, which in events:
         if event == "let in":
