@@ -36,8 +36,9 @@ def _configure(folder: Path) -> dict[str, Any]:
 
 
 def _choose(page: Page, label: str, name: str) -> None:
-    page.get_by_role("listbox", name=label).click()
+    page.get_by_label(label, exact=True).click()
     page.get_by_role("option", name=name, exact=True).click()
+    expect(page.get_by_role("option")).to_have_count(0)
 
 
 def test_models_are_compared_and_watched_on_a_desk_and_on_a_phone(tmp_path: Path) -> None:
