@@ -131,7 +131,7 @@ def _model_control(label: str) -> gr.Dropdown:
 
     Any value is taken: of a page that Gradio has forgotten (`page._SESSIONS`) it knows no choices any more.
     """
-    return gr.Dropdown([], label=label, visible=False, allow_custom_value=True)
+    return gr.Dropdown([], value="", label=label, visible=False, allow_custom_value=True)
 
 
 def _threshold_control(value: float) -> gr.Slider:

@@ -82,19 +82,18 @@ def test_the_first_view_is_an_example_that_is_ranked(person: Visitor) -> None:
     expect(page.get_by_text("Which replica scored what")).to_be_visible()
 
 
-def test_a_page_that_is_early_says_what_is_going_on_and_fills_itself(service: Service) -> None:
+def test_a_page_that_is_early_says_what_is_going_on_and_fills_itself(person: Visitor, service: Service) -> None:
     starting = {"status": "starting", "message": "no engine", "replicas": [{"stage": "loading the weights"}]}
-    with visitor() as early:
-        page = early.page
-        page.route("**/health", lambda route: route.fulfill(status=503, json=starting))
-        arrive(page, service)
-        hint = page.locator("#ranking .rr-hint")
-        expect(hint).to_contain_text("The model is still loading (loading the weights)", timeout=PATIENCE_MS)
-        page.unroute("**/health")
-        assert ranked(page)[0].startswith("The first symptoms")
-        expect(page.locator(".rr-status.ok")).to_be_visible()
-        sent = [url for url in early.asked if url.endswith("/run/predict")]
-        assert len(sent) == 3, "the models' names when it came and when they were ready, and the example once"
+    page, before = person.page, len(person.asked)
+    page.route("**/health", lambda route: route.fulfill(status=503, json=starting))
+    arrive(page, service)
+    hint = page.locator("#ranking .rr-hint")
+    expect(hint).to_contain_text("The model is still loading (loading the weights)")
+    page.unroute("**/health")
+    assert ranked(page)[0].startswith("The first symptoms")
+    expect(page.locator(".rr-status.ok")).to_be_visible()
+    sent = [url for url in person.asked[before:] if url.endswith("/run/predict")]
+    assert len(sent) == 3, "the models' names when it came and when they were ready, and the example once"
 
 
 def test_every_example_has_its_answer_first(person: Visitor, service: Service) -> None:
