@@ -160,10 +160,8 @@ def _rank(shell: Shell) -> gr.Dropdown:
     asking, answering = _columns()
     with asking:
         example, query, documents = _list_controls()
-        fields: dict[str, Any] = {
-            "model": _model_control("Model"),
-            "instruction": _instruction_control(_FIRST_EXAMPLE.instruction),
-        }
+        model = _model_control("Model")
+        fields: dict[str, Any] = {"model": model, "instruction": _instruction_control(_FIRST_EXAMPLE.instruction)}
         with gr.Accordion("More options", open=False):
             fields["top_n"] = _number_control("Best documents to return", "top_n; 0: all")
             fields["score_threshold"] = _threshold_control(0)
@@ -206,7 +204,7 @@ def _rank(shell: Shell) -> gr.Dropdown:
     filled = example.input(_fill, example, [query, documents, fields["instruction"]], **QUIET)
     for event in (shell.head.apply, go.click, query.submit, filled.then):
         event(rank, inputs, [ranking, details, copy, curl, python], show_progress_on=ranking, **SHOWN)
-    return fields["model"]
+    return model
 
 
 def _compare(shell: Shell, model: gr.Dropdown) -> None:

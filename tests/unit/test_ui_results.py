@@ -116,7 +116,11 @@ def test_a_model_that_reads_no_instruction_is_said_to() -> None:
 
 
 def test_models_adapters_and_cascades_are_told_apart() -> None:
-    cards = [{"id": "fast"}, {"id": "law", "parent": "fast"}, {"id": "careful", "cascade": ["fast", "best"]}]
+    cards: list[dict[str, Any]] = [
+        {"id": "fast"},
+        {"id": "law", "parent": "fast"},
+        {"id": "careful", "cascade": ["fast", "best"]},
+    ]
     named = {"fast": "fast", "law": "law: adapter of fast", "careful": "careful: fast, then best"}
     assert choices("", cards) == named
     assert choices("candidate", cards)["careful"] == "candidate / careful: fast, then best"
