@@ -58,7 +58,7 @@ def _engine(deployment: str, config: RerankerConfig) -> Application:
     """Wire the engine deployment of one model."""
     device = choose_device(config, find_checkpoint(config.model))
     # So that a change of these restarts no engine.
-    of_engines = config.model_copy(update={"search": SearchConfig(), "ingress": IngressConfig()})
+    of_engines = config.model_copy(update={"search": SearchConfig(), "ingress": IngressConfig(), "shadows": ()})
     variables = environment(config.engine.cpus, config.engine.cpu_threads, device=device)
     return (
         serve.deployment(EngineReplica)

@@ -45,7 +45,7 @@ class EngineReplica:
         seen = config.observability
         self._slow_s = seen.slow_request_s
         self._name: str = serve.get_replica_context().replica_id.unique_id
-        self._metrics = ReplicaMetrics(seen, engine_metrics, self._update_metrics) if seen.metrics else None
+        self._metrics = ReplicaMetrics(seen, (engine_metrics,), self._update_metrics) if seen.metrics else None
         engine_metrics.DEPLOYMENT.labels(serve.get_replica_context().deployment).set(1)
         with loading(self._name) as stage, ThreadPoolExecutor(1) as beside:
             model = beside.submit(served_model, config, device)  # reads the files that the engine loads

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import ray
 from prometheus_client import generate_latest
@@ -47,7 +48,9 @@ from reranker.dialects.base import JSON
 from reranker.errors import ConfigurationError, NoAnswerError, NotReadyError, RerankerError
 from reranker.model.tokenizer import IN_THE_CALLERS_THREAD
 from reranker.model.verified import Verified
+from reranker.ranking import agreement
 from reranker.ranking.scatter import HandOverError
+from reranker.ranking.shadow import report as shadow_report
 from reranker.ranking.threads import FairThreads
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
@@ -56,6 +59,12 @@ _TURN_S = 0.2  # between two looks whether it is our turn
 _SWITCH_S = 0.0002
 """The longest that Python code in a thread keeps the event loop waiting; Python's own 5 ms add up over a request."""
 _NEVER = 2**30
+
+
+def _begin_what_follows(record: RequestRecord) -> None:
+    """An `Observer`: the answer is out."""
+    if record.after is not None and record.status < 300:
+        record.after()
 
 
 @serve.ingress()
@@ -99,7 +108,8 @@ class Ingress:
         self.open_page = PlaygroundClient().answer
         whose = f"{ray.get_runtime_context().gcs_address} {here.app_name}"  # another application has other clients
         self.service = hashlib.sha256(whose.encode()).hexdigest()[:16]
-        self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
+        several = self._models.several
+        self._tracer = Tracer(config.tracing, here.replica_id.unique_id, several_models=several)
         self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
@@ -107,9 +117,10 @@ class Ingress:
         self._series = asked(lambda: generate_latest(metrics.node_registry()), keep_s=0.0, limit_s=10.0)
         self._metrics = count = None
         if config.observability.metrics:
-            self._metrics = ReplicaMetrics(config.observability, metrics, self._set_gauges)
+            self._metrics = ReplicaMetrics(config.observability, (metrics, agreement), self._set_gauges)
             count = partial(metrics.count_request, ranking_paths=frozenset((*PATHS, *SEARCH.paths)))
-        observers: list[Observer] = [self._tracer, RequestLog(config.observability)]
+        log = RequestLog(config.observability, several_models=several)
+        observers: list[Observer] = [self._tracer, log, _begin_what_follows]
         self._memory = BytesInHand(config.limits.max_bytes_in_hand)
         self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener: Listener | None = None
@@ -173,6 +184,7 @@ class Ingress:
                 self._watchdog.close()
             if self._metrics is not None:
                 self._metrics.close()
+            await self._models.shadows.aclose()
             if self._cache is not None:
                 await self._cache.aclose()
             await self._quotas.aclose()
@@ -241,6 +253,12 @@ class Ingress:
     async def clear_memory(self) -> None:
         if self._cache is not None:
             self._cache.clear_memory()
+
+    async def comparison(self) -> JSON:
+        return shadow_report(await ask_all(self._ingresses, "shadow_state"))
+
+    async def shadow_state(self) -> list[dict[str, Any]]:
+        return self._models.shadows.state
 
     async def metrics_text(self) -> bytes | None:
         if self._metrics is None:

@@ -36,6 +36,7 @@ from reranker.model.prompt import PromptRenderer
 from reranker.model.verified import kept
 from reranker.ranking.cascade import Cascade
 from reranker.ranking.ranker import Ranker
+from reranker.ranking.shadow import Shadows
 from reranker.ranking.threads import SharedCall
 from reranker.record import RequestRecord
 from reranker.types import Caller, Ranking, RankRequest
@@ -105,6 +106,7 @@ class Models:
             choices[name] = _Choice(name, ranker, (first, then))
             self.offers[name] = Offer(cascade=(first.name, then.name))
         self._choices = choices
+        self.shadows = Shadows(config, {one.name: one.ranker for one in self.all})
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> list[Ranking]:
         """Rank the lists of a request with what it names, or else with the default.
@@ -119,11 +121,15 @@ class Models:
         for one in later:  # a cascade goes without
             await one.fleet.meet(_nobody, ends_s)
         try:
-            return await choice.ranker.rank(lists, caller, record)
+            rankings = await choice.ranker.rank(lists, caller, record)
         except NotReadyError:
             if self.several and not choice.models[0].placement.live_replicas:
                 raise await self._not_ready(choice.models[0]) from None
             raise
+        wanted = lists[0].model or ""
+        name = wanted if wanted in self._choices else self.default.name
+        record.after = self.shadows.drawn(name, lists, rankings, caller, record.request_id)
+        return rankings
 
     def _choice(self, lists: Sequence[RankRequest]) -> _Choice:
         wanted = lists[0].model
@@ -198,6 +204,7 @@ class Models:
             metrics.MODEL_LIVE_REPLICAS.labels(one.name).set(one.placement.live_replicas)
 
     def leave(self) -> None:
+        self.shadows.leave()
         for one in self.all:
             one.fleet.leave()
 

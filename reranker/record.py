@@ -7,7 +7,7 @@ Whoever does a part of the work notes it here at once, so that it is known after
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
@@ -126,6 +126,7 @@ class RequestRecord:
     body_bytes: int = 0
     lists: int = 0
     documents: int = 0
+    after: Callable[[], None] | None = None  # what is to begin once the answer is out
     found_bytes: int = 0  # size of the documents that a search found
     rankings: Sequence[Ranking] = ()  # what was answered, list by list
     traceparent: str = ""  # the caller's, as in W3C's Trace Context; not checked

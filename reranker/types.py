@@ -242,3 +242,4 @@ class Ranking:
     coalesced_documents: int = 0  # distinct documents that another list was having scored
     stages: Stages | None = None  # of a cascade
     spans_unscored: tuple[int, ...] = ()  # indices of results in which there was no time to look for spans
+    ranked: tuple[RankedDocument, ...] = ()  # all that have a score, best first, before rules, threshold and top_n

@@ -20,7 +20,16 @@ from typing_extensions import is_typeddict
 
 from deployments.autoscaling import GAUGES
 from reranker import metrics
-from reranker.config import CascadeConfig, MilvusConfig, RerankerConfig, ScalingConfig, SearchIndexConfig, UIConfig
+from reranker.config import (
+    CascadeConfig,
+    MilvusConfig,
+    RerankerConfig,
+    SampleConfig,
+    ScalingConfig,
+    SearchIndexConfig,
+    ShadowConfig,
+    UIConfig,
+)
 from reranker.dialects import COMPLETE, DIALECTS, SHARED_PATHS
 from reranker.dialects.answers import Tail
 from reranker.engine import metrics as engine_metrics
@@ -28,6 +37,7 @@ from reranker.engine.cards import CLASSES, FP8_CAPABILITY, ON_A_CPU, CardClass, 
 from reranker.errors import for_clients
 from reranker.metrics import metrics_of
 from reranker.model.families import FAMILIES, NOT_SERVED
+from reranker.ranking import agreement
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -62,6 +72,9 @@ def configuration_page() -> str:
     )
     lines += _section("Several models", said, several)
     lines += _section("A cascade of `cascades`", "Keys of `cascades.NAME`.", _rows(CascadeConfig))
+    shadow = [one for one in _rows(ShadowConfig) if not one.startswith("| `sample`")]
+    said = "Keys of each of `shadows` ([several models](several-models.md#shadows))."
+    lines += _section("A shadow of `shadows`", said, [*shadow, *_rows(SampleConfig, "sample.")])
     lines += _cards()
     index = [*_rows(SearchIndexConfig), *_rows(MilvusConfig, "milvus.")]
     lines += _section("An index of `search.indexes`", "Keys of `search.indexes.NAME` ([search](search.md)).", index)
@@ -110,9 +123,9 @@ def _section(title: str, text: str, rows: Iterable[str]) -> list[str]:
 def metrics_page() -> str:
     """docs/metrics.md as it is, with a table that has one row for each metric."""
     table = []
-    for title, module in (("an ingress", metrics), ("an engine replica", engine_metrics)):
+    for title, modules in (("an ingress", (metrics, agreement)), ("an engine replica", (engine_metrics,))):
         table += ["", f"| counted in {title} | kind | labels | meaning |", "|---|---|---|---|"]
-        table += [_metric_row(one) for one in metrics_of(module)]
+        table += [_metric_row(one) for module in modules for one in metrics_of(module)]
     table += ["", "| set in Serve's controller | kind | labels | meaning |", "|---|---|---|---|"]
     table += [f"| `ray_{name}` | gauge | {_names(labels)} | {text} |" for name, (text, labels) in GAUGES.items()]
     return _with_table(METRICS, table)
@@ -193,7 +206,7 @@ def _rows(group: type[BaseModel], within: str = "", defaults: BaseModel | None =
         if isinstance(default, BaseModel):  # a group within the group
             yield from _rows(type(default), f"{within}{key}.", default)
             continue
-        yield _row(f"{within}{key}", field, default)
+        yield _row(f"{within}{field.alias or key}", field, default)
 
 
 def _row(key: str, field: FieldInfo, default: object) -> str:

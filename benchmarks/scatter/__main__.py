@@ -5,10 +5,11 @@ python -m benchmarks.scatter [--only NAME ...] [--quick] [--out FILE]
 
 from benchmarks import plots
 from benchmarks.results import run_experiments
-from benchmarks.scatter import disconnects, fairness, kills, overload, placement, scaling
+from benchmarks.scatter import disconnects, fairness, kills, overload, placement, scaling, shadows
 
 EXPERIMENTS = {
-    one.__name__.rpartition(".")[2]: one.run for one in (placement, scaling, overload, disconnects, fairness, kills)
+    one.__name__.rpartition(".")[2]: one.run
+    for one in (placement, scaling, overload, disconnects, fairness, kills, shadows)
 }
 
 if __name__ == "__main__":

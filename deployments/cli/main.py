@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from pydantic import ValidationError
 
-from deployments.cli import batch, config, evaluate, index, rankers, serve, verify
+from deployments.cli import batch, compare, config, evaluate, index, rankers, serve, verify
 from reranker.errors import RerankerError
 
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="reranker", description="Rank documents by their relevance to a query.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('reranker')}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (serve, config, index, rankers, verify, evaluate, batch):
+    for command in (serve, config, index, rankers, verify, evaluate, compare, batch):
         command.add_parser(commands)
     parsed = parser.parse_args(arguments)
     try:

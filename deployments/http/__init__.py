@@ -81,6 +81,9 @@ class Backend(Protocol):
     async def clear_cache(self) -> None:
         """Forget every score, in all ingress replicas and in what they share; raises CacheUnavailableError."""
 
+    async def comparison(self) -> JSON:
+        """How the rankings of each shadow compare, in all ingress replicas together."""
+
     def open_page(self, request: Any) -> Any:  # its own messages: see `playground.py`
         """Have the playground answer a request."""
 

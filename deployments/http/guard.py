@@ -28,6 +28,7 @@ _TRIM_AFTER_S, _TRIM_PERIOD_S = 5.0, 60.0
 _LOGGERS = (
     "deployments.telemetry",
     "deployments.http.middleware",
+    "reranker.ranking.shadow",
     "reranker.transport.server",
     "ray.serve.deployments.ui.app",
     "uvicorn.error",

@@ -113,6 +113,31 @@ class CacheReport(TypedDict, total=False):
     redis: dict[str, Any]
 
 
+_With = TypedDict("_With", {"with": Annotated[str, Field(description="Who ranked them too.")]})  # a word of Python's
+
+
+class ShadowReport(_With):
+    """How two rankings of the same lists compare; each mean and share with its 95 % interval, from `low` to `high`."""
+
+    of: Annotated[str, Field(description="Whose answers.")]
+    instruction: str | None
+    share: Annotated[float, Field(description="Of the lists, as configured.")]
+    since: Annotated[int, Field(description="Unix time: the oldest ingress began to count.")]
+    lists: Annotated[int, Field(description="That were compared.")]
+    first_place_differs: Annotated[dict[str, Any], Field(description="Of how many lists: lists, share, low, high.")]
+    rank_correlation: Annotated[dict[str, Any], Field(description="Spearman's: mean, low, high.")]
+    overlap_at_10: Annotated[dict[str, Any], Field(description="Of lists of more than ten: mean, low, high.")]
+    by_size: Annotated[dict[str, dict[str, Any]], Field(description="The same: lists of 2-10, 11-100, >100.")]
+    dropped: Annotated[dict[str, int], Field(description="Lists that were drawn and not compared, by the reason.")]
+
+
+class CompareReport(TypedDict):
+    """What the shadows of all ingress replicas have found."""
+
+    ingress_replicas: int
+    shadows: list[ShadowReport]
+
+
 class _Api(FastAPI):
     def setup(self) -> None:
         """Serve the description, and the page that shows it, as bytes made once: anybody may ask, without a key."""
@@ -297,6 +322,12 @@ async def _model_cards(backend: Backend) -> dict[str, ModelCard]:
             card["verified"] = verified[name]
         cards[name] = card
     return cards
+
+
+@router.get("/v1/compare", **describe(CompareReport, 503))
+async def comparison(backend: _Backend) -> Response:
+    """How the rankings of each shadow compare with the answers. Of all ingress replicas together."""
+    return reply(await backend.comparison())
 
 
 @router.get("/v1/cache", **describe(CacheReport, 403, 503))

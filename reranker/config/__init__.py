@@ -11,6 +11,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from reranker.config.model import (
+    CLIENTS_ORDER,
     CascadeConfig,
     EngineConfig,
     EvidenceConfig,
@@ -22,6 +23,8 @@ from reranker.config.model import (
     ModelName,
     NamedModelConfig,
     RulesConfig,
+    SampleConfig,
+    ShadowConfig,
     SimulatedConfig,
 )
 from reranker.config.search import EmbeddingConfig, MilvusConfig, SearchConfig, SearchIndexConfig
@@ -55,6 +58,8 @@ class RerankerConfig(Group):
     """Which of `models` ranks what names none of them. Only a single one needs none."""
     cascades: dict[ModelName, CascadeConfig] = Field(default_factory=dict, max_length=12)
     """Pairs of `models` that rank one after the other, by the name that requests give as `model`."""
+    shadows: tuple[ShadowConfig, ...] = Field(default=(), max_length=4)
+    """Lists that another model or instruction ranks too ([shadows](several-models.md#shadows)). At most four."""
     ingress: IngressConfig = IngressConfig()
     long_documents: LongDocumentsConfig = LongDocumentsConfig()
     rules: RulesConfig = RulesConfig()
@@ -108,8 +113,37 @@ class RerankerConfig(Group):
     def _alone(self, name: str) -> RerankerConfig:
         named = self.models[name]
         model = ModelConfig.model_construct(**{key: getattr(named, key) for key in ModelConfig.model_fields})
-        alone: dict[str, object] = {"models": {}, "default": None, "cascades": {}}
+        alone: dict[str, object] = {"models": {}, "default": None, "cascades": {}, "shadows": ()}
         return self.model_copy(update=alone | {"model": model, "engine": named.engine})
+
+    @model_validator(mode="after")
+    def _shadows_name_what_there_is(self) -> Self:
+        each = self.each_model()
+        adapters = {adapter: name for name, one in each.items() for adapter in one.engine.lora_adapters}
+        known = [*self.models, *self.cascades, *adapters]
+        pairs = []
+        for number, shadow in enumerate(self.shadows, start=1):
+            of = shadow.of or next(iter(each))
+            other = shadow.other or of
+            for key, name in (("of", shadow.of), ("with", shadow.other)):
+                if name is not None and name not in known and (key, name) != ("with", CLIENTS_ORDER):
+                    there = ", ".join(known) or "none by name; leave it out for the only model"
+                    said = f"there is no model, adapter or cascade {name} ({key} of number {number})"
+                    raise ValueError(f"shadows: {said}. Known are: {there}")
+            if other == CLIENTS_ORDER and CLIENTS_ORDER in known:
+                raise ValueError(f"shadows: {CLIENTS_ORDER} is the client's own order. Give the model another name")
+            if other == of and shadow.instruction is None:
+                raise ValueError(f"shadows: number {number} compares {of} with itself. Name another model")
+            if (of, other) in pairs:
+                raise ValueError(f"shadows: two are of {of or 'the model'} with the same. Keep one")
+            pairs.append((of, other))
+            ranks = self.cascades[other].first if other in self.cascades else adapters.get(other, other)
+            if shadow.instruction is not None:
+                try:
+                    each[ranks].model.instruction_text(shadow.instruction)
+                except UnknownInstructionError as error:
+                    raise ValueError(f"shadows.{error}") from None
+        return self
 
     @model_validator(mode="after")
     def _groups_agree(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import re2
@@ -15,6 +16,9 @@ from reranker.types import Aggregate, LongDocuments, TruncationSide
 AdapterName = Annotated[str, Field(pattern=r"^[\w.:/@+-]{1,100}$")]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")]
 """Of one model of several: a part of its deployment's name, and a metric's label."""
+
+CLIENTS_ORDER = "none"
+"""As `with` of a shadow: nothing ranks, and the documents stay in the order in which the client sent them."""
 
 
 class Group(BaseModel):
@@ -256,4 +260,38 @@ class CascadeConfig(Group):
     def _has_two(self) -> Self:
         if self.first == self.then:
             raise ValueError("then: is the same model as first. Name another")
+        return self
+
+
+class SampleConfig(Group):
+    """Lists that a shadow has ranked, with their texts, in a file: for people to read what differs."""
+
+    path: Path
+    """Of the file, on the ingress's machine: JSON lines **with queries and documents**. Replicas may share it."""
+    share: float = Field(default=0.01, gt=0, le=1)
+    """Share of the shadow's lists that are written."""
+    max_bytes: PositiveInt = 64 * 1024 * 1024
+    """Size of the file beyond which nothing more is written. Move it away, and a new one begins."""
+
+
+class ShadowConfig(Group):
+    """A share of the lists that a model has answered is ranked by another one too, and the two are compared."""
+
+    of: AdapterName | None = None
+    """Whose answers: a model, an adapter or a cascade. None: the default model."""
+    other: AdapterName | None = Field(default=None, alias="with")
+    """Who ranks them too: a model, an adapter or a cascade; "none": the client's own order. None: the same model."""
+    instruction: str | None = Field(default=None, min_length=1)
+    """In place of the requests' own instruction: a text, or a configured one ("@medical"). None: theirs."""
+    share: float = Field(default=0.05, gt=0, le=1)
+    """Share of the lists, by chance; of those that no live work would have to wait for."""
+    sample: SampleConfig | None = None
+    """Write some of them to a file, texts included. None: nothing is written."""
+
+    @model_validator(mode="after")
+    def _has_something_to_compare(self) -> Self:
+        if self.other in (None, self.of) and self.instruction is None:
+            raise ValueError("with: is the model itself, under the same instruction. Name another, or an instruction")
+        if self.other == CLIENTS_ORDER and self.instruction is not None:
+            raise ValueError("instruction: is given, but nothing ranks with it (with: none). Remove one of them")
         return self

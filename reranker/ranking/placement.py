@@ -164,6 +164,11 @@ class Placement:
         return len(self._ring)
 
     @property
+    def any_idle(self) -> bool:
+        """Whether a replica that takes new lists has nothing to do, as far as that is known."""
+        return any(not self._load(name) for name in self._ring)
+
+    @property
     def has_its_turn(self) -> bool:
         """Whether at least half of all live replicas hold the model of our own deployment."""
         own = self.own is not None and self.model is not None and self.model.deployed == self.own.deployed

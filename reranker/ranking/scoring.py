@@ -124,7 +124,7 @@ def finish(ranking: Ranking, request: RankRequest, rules: RulesConfig) -> Rankin
     cut_off = tuple(one.index for one in kept[len(results) :]) if request.complete else ()
     if request.complete:
         results = complete(kept, ranking.results, ranking.unscored)
-    return replace(ranking, results=results, excluded=excluded, cut_off=cut_off)
+    return replace(ranking, results=results, excluded=excluded, cut_off=cut_off, ranked=ranking.results)
 
 
 def complete(

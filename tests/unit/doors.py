@@ -86,6 +86,9 @@ class WordBackend:
     async def cache_report(self) -> dict[str, Any]:
         return {"enabled": True, "cleared": self.cleared}
 
+    async def comparison(self) -> Any:
+        return {"ingress_replicas": 1, "shadows": []}
+
     async def clear_cache(self) -> None:
         self.cleared += 1
 

@@ -22,6 +22,7 @@ from reranker.config import RerankerConfig
 from reranker.dialects import DIALECTS, PATHS
 from reranker.engine import metrics as engine_metrics
 from reranker.metrics import NODE_FOLDERS, NodeCollector, metrics_of
+from reranker.ranking import agreement
 
 COUNT = """
 import os, signal, sys
@@ -214,6 +215,19 @@ def test_all_series_that_there_can_be_fit_into_what_is_reserved() -> None:
             needed["counter"] += _file_bytes(
                 metrics.CASCADE_MISSES, {"model": f"{number:40}", "reason": f"{reason:20}"}, "_total"
             )
+    most = RerankerConfig.model_fields["shadows"].metadata[0].max_length
+    for number in range(most):  # adapters have the longest names
+        shadow = {"of": f"{number:100}", "with": f"{number:100}"}
+        for why in agreement.DROPPED:
+            needed["counter"] += _file_bytes(agreement.DROPPED_LISTS, shadow | {"reason": why}, "_total")
+        for size in agreement.SIZES:
+            of_size = shadow | {"size": size}
+            for counter in (agreement.LISTS, agreement.FLIPS):
+                needed["counter"] += _file_bytes(counter, of_size, "_total")
+            for bound in range(len(agreement.CORRELATION._upper_bounds) + 1):
+                needed["histogram"] += _file_bytes(agreement.CORRELATION, of_size | {"le": f"{bound:5}"}, "_bucket")
+        for bound in range(len(agreement.OVERLAP._upper_bounds) + 1):
+            needed["histogram"] += _file_bytes(agreement.OVERLAP, shadow | {"le": f"{bound:5}"}, "_bucket")
     for family in (*metrics_of(metrics), *metrics_of(engine_metrics)):  # a sum of ended processes has both
         for metric in family.collect():
             for sample in metric.samples:
