@@ -31,13 +31,13 @@ _LOADS_S = 120
 """The service is given work for this time before the picture of the live panel, whose plots show the last half hour."""
 _QUERY = "Which patient has kidney trouble?"
 _DOCUMENTS = [
-    "Seen on Monday, skin problem noted, sent home.",
-    "Seen on Monday, hepatic problem noted, sent home.",
-    "Admitted at night because of a gastric emergency.",
-    "Ward four: pulmonary findings since the morning, doctor informed.",
-    "Seen on Tuesday, renal problem noted, sent home.",
-    "Seen on Tuesday, kidney problem noted, sent home.",
-    "Ward four: renal findings since the morning, doctor informed.",
+    "Seen on Monday: heart problem, the ECG will be repeated.",
+    "Seen on Monday: renal problem, creatinine is high.",
+    "The trouble with patients is that they have none.",
+    "Seen on Tuesday: hepatic problem, no alcohol.",
+    "Kidney beans are soaked overnight and boiled for ten minutes.",
+    "Seen on Tuesday: cutaneous problem on the left arm.",
+    "Seen on Friday: kidney stones, much to drink.",
 ]
 """What the two models see with other eyes."""
 
@@ -75,6 +75,7 @@ def _compare(page: Page) -> None:
     panel = page.get_by_role("tabpanel").filter(has=page.locator("#difference"))
     panel.get_by_label("Query", exact=True).fill(_QUERY)
     panel.get_by_role("textbox", name=re.compile("^Documents")).fill("\n".join(_DOCUMENTS))
+    expect(panel.get_by_label("B: model")).to_have_value("hospital", timeout=_PATIENCE_MS)
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.locator(".rr-side")).to_have_count(2, timeout=_PATIENCE_MS)
 

@@ -47,6 +47,7 @@ def test_models_are_compared_and_watched_on_a_desk_and_on_a_phone(tmp_path: Path
         assert len(ranked(page)) == 8
         page.get_by_role("tab", name="Compare").click()
         said, sides = page.locator("#difference"), page.locator(".rr-side")
+        expect(page.get_by_label("B: model")).to_have_value("best")
         button(page, "Compare").click()
         expect(said).to_contain_text("documents have another rank")
         expect(sides.locator("h3")).to_have_text(["A: fast", "B: best"])
