@@ -143,7 +143,7 @@ demo-quality: $(DEV) ## rank the held-out questions with the demo model and with
 	$(BIN)/python -m tools.demo_model quality
 
 .PHONY: k8s
-k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod, prod-4b or prod-8b-tp2), and their tests
+k8s: $(DEV) ## build and check the manifests of an overlay (OVERLAY=dev, prod, prod-4b, prod-8b-tp2 or prod-two-models), and their tests
 	@tools/manifests.sh $(or $(OVERLAY),prod) > /dev/null
 	$(BIN)/pytest tests/manifests
 

@@ -108,7 +108,8 @@ class Ingress:
         self.open_page = PlaygroundClient().answer
         whose = f"{ray.get_runtime_context().gcs_address} {here.app_name}"  # another application has other clients
         self.service = hashlib.sha256(whose.encode()).hexdigest()[:16]
-        self._tracer = Tracer(config.tracing, serve.get_replica_context().replica_id.unique_id)
+        several = self._models.several
+        self._tracer = Tracer(config.tracing, here.replica_id.unique_id, several_models=several)
         self._quotas = Quotas.of(config.cache.redis, os.environ)
         if config.observability.metrics_port == options.port:
             raise ConfigurationError(f"observability.metrics_port is the service's own port, {options.port}")
@@ -118,7 +119,8 @@ class Ingress:
         if config.observability.metrics:
             self._metrics = ReplicaMetrics(config.observability, (metrics, agreement), self._set_gauges)
             count = partial(metrics.count_request, ranking_paths=frozenset((*PATHS, *SEARCH.paths)))
-        observers: list[Observer] = [self._tracer, RequestLog(config.observability), _begin_what_follows]
+        log = RequestLog(config.observability, several_models=several)
+        observers: list[Observer] = [self._tracer, log, _begin_what_follows]
         self._memory = BytesInHand(config.limits.max_bytes_in_hand)
         self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener: Listener | None = None

@@ -117,8 +117,9 @@ _MAX_SHARDS = 32  # the slowest of a request; a list of 10,000 documents may hav
 class RequestLog:
     """An `Observer`: one line for each request that was refused, failed, abandoned or slow."""
 
-    def __init__(self, config: ObservabilityConfig) -> None:
-        self._slow_s = config.slow_request_s
+    def __init__(self, config: ObservabilityConfig, *, several_models: bool = False) -> None:
+        """`several_models`: lines say which one, or which cascade, a request was for."""
+        self._slow_s, self._several_models = config.slow_request_s, several_models
 
     def __call__(self, record: RequestRecord) -> None:
         if record.path in _PROBES:
@@ -133,7 +134,7 @@ class RequestLog:
             event, level = "slow", logging.WARNING
         else:
             return
-        fields = _fields(record)
+        fields = _fields(record, model=record.model if self._several_models else "")
         logger.log(level, "%s", _sentence(event, fields), extra={"event": f"request_{event}", **fields})
 
 
@@ -141,9 +142,9 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1e3, 1)
 
 
-def _fields(record: RequestRecord) -> dict[str, Any]:
+def _fields(record: RequestRecord, **more: str) -> dict[str, Any]:
     """A request for JSON, without what is empty, 0 or not known."""
-    fields = {name: getattr(record, name) for name in _LOGGED}
+    fields = {name: getattr(record, name) for name in _LOGGED} | more
     # The client chose it: no control characters into a log.
     fields["path"] = "".join(one if one.isprintable() else "?" for one in record.path[:200])
     fields["work_tokens"] = sum(one.tokens for one in record.shards)
@@ -169,6 +170,8 @@ def _sentence(event: str, fields: dict[str, Any]) -> str:
     caller = f" of {fields['caller']}" if "caller" in fields else ""
     error = f" {fields['error']}" if "error" in fields else ""
     parts = [f"request {fields['request_id']}{caller} {event}: {fields['status']}{error} after {fields['total_ms']} ms"]
+    if "model" in fields:
+        parts.append(f"model {fields['model']}")
     if stages := fields["stages_ms"]:
         parts.append("stages " + " ".join(f"{stage}={took_ms}" for stage, took_ms in stages.items()))
     sizes = {"documents": "documents", "body_bytes": "bytes", "pairs": "pairs"}
@@ -225,8 +228,12 @@ _SPOKEN = "request_id", "caller", "dialect", "priority", "lists", "documents", "
 class Tracer:
     """An `Observer` of POST requests. To be the first, so that log lines have the trace's id."""
 
-    def __init__(self, config: TracingConfig, replica: str = "") -> None:
-        """Start to export, if that is configured. ConfigurationError: the file cannot be written."""
+    def __init__(self, config: TracingConfig, replica: str = "", *, several_models: bool = False) -> None:
+        """Start to export, if that is configured. ConfigurationError: the file cannot be written.
+
+        `several_models`: spans say which one, or which cascade, a request was for.
+        """
+        self._several_models = several_models
         self._exporter = _exporter(config)
         if self._exporter is None:
             return
@@ -265,6 +272,7 @@ class Tracer:
             "http.response.status_code": record.status,
             "http.route": route,
             "error.type": record.error,
+            "reranker.model": record.model if self._several_models else "",
             "reranker.cached_documents": sum(one.cached_documents for one in record.rankings),
             "reranker.truncated_documents": sum(one.truncated_documents for one in record.rankings),
             "reranker.shards": len(record.shards),

@@ -76,6 +76,7 @@ class FoundDocument:
 
 class _Model(BaseModel):
     id: str
+    cascade: tuple[str, ...] = ()
 
 
 _Line = TypeVar("_Line")
@@ -101,8 +102,9 @@ class RerankerClient:
     ) -> None:
         """Open no connection yet.
 
-        `model` is the name of one of the service's adapters; None, or any other name: the service's model itself.
-        `retries` is how often to ask again after a 429 or 503, having waited as long as its `Retry-After` says.
+        `model` is the name of one of the service's models, cascades or adapters; None, or any other name: its default
+        (a service may refuse other names). `retries` is how often to ask again after a 429 or 503, having waited as
+        long as its `Retry-After` says.
         """
         self.url = url.rstrip("/")
         self._model = model
@@ -159,12 +161,19 @@ class RerankerClient:
         body: dict[str, object] = {"query": query, "index": index, "top_n": top_n, "candidates": candidates}
         body |= {"filter": filter, "instruction": instruction, "score_threshold": score_threshold}
         body |= {"first_stage": first_stage, "max_per_document": max_per_document, "rerank": rerank}
-        body["relevant_spans"] = _spans(relevant_spans)
+        body |= {"relevant_spans": _spans(relevant_spans), "model": self._model}
         return self._ask(_Listing[FoundDocument], "search results", "/v1/search", body).lines
 
     def models(self) -> list[str]:
         """Names of the models, the default first, of adapters and cascades; raises as `rerank` does."""
-        return [one.id for one in self._ask(_Listing[_Model], "list of models", "/v1/models").lines]
+        return [one.id for one in self._listed()]
+
+    def cascades(self) -> list[str]:
+        """Which of them are cascades: a document's score depends on the others of its list."""
+        return [one.id for one in self._listed() if one.cascade]
+
+    def _listed(self) -> list[_Model]:
+        return self._ask(_Listing[_Model], "list of models", "/v1/models").lines
 
     def close(self) -> None:
         self._http.close()

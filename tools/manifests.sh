@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build and check the manifests of an overlay: tools/manifests.sh dev|prod|prod-4b|prod-8b-tp2 > manifests.yaml
+# Build and check the manifests of an overlay: tools/manifests.sh dev|prod|prod-4b|prod-8b-tp2|prod-two-models > manifests.yaml
 # The volume with its weights, to be applied before: tools/manifests.sh prod weights > weights.yaml
 # Refuses while a value in k8s/values/values.env is not set.
 set -euo pipefail
@@ -12,7 +12,7 @@ if [ -n "$unset_values" ]; then
     echo "not set in $values: $unset_values" >&2
     exit 1
 fi
-if ! grep -qE '^REVISION=[0-9a-f]{40}\s*$' "$values"; then
+if ! grep -qE '^REVISION=[0-9a-f]{40}( [0-9a-f]{40})*\s*$' "$values"; then
     echo "REVISION in $values is no commit: a branch may be another model tomorrow; give all 40 characters" >&2
     exit 1
 fi

@@ -37,7 +37,7 @@ from benchmarks.load import Answer, Client, require_ok, took
 from benchmarks.results import Result, percentiles, say
 from benchmarks.service import INGRESS, Server, cpu_s, running
 from benchmarks.texts import Lists
-from reranker.config import AdmissionConfig, PrioritiesConfig
+from reranker.config import AdmissionConfig, LimitsConfig, PrioritiesConfig
 from reranker.errors import OverloadedError
 from reranker.ranking.admission import Admission
 from reranker.types import ReplicaLoad
@@ -192,7 +192,7 @@ def _pending_tokens(service: Server) -> int:
 
 def _microseconds_of_a_refusal() -> float:
     """Of `Admission.require_any_room` with a full queue; the median of a few series."""
-    admission = Admission(AdmissionConfig(), PrioritiesConfig())
+    admission = Admission(AdmissionConfig(), PrioritiesConfig(), LimitsConfig().timeout_s)
     full = ReplicaLoad(pending_tokens=10_000_000, tokens_per_s=80_000)
     times_us = []
     for _ in range(_SERIES):

@@ -92,9 +92,8 @@ def changes(manifest: YAML, config: ServeConfig, application: Application) -> It
         said = "when a first start takes longer, KubeRay deletes the cluster and never tries again"
         yield "metadata.annotations", said, "Remove ray.io/initializing-timeout"
     for group in every:
-        models = list(dict.fromkeys(one.model.name for one in application.settings.each_model().values()))
-        for model in models:
-            yield from _weights(group, model, models)
+        models = dict.fromkeys(one.model.name for one in application.settings.each_model().values())
+        yield from _weights(group, [one for one in models if one.startswith("/")])
     ingress = _deployment(application, INGRESS_DEPLOYMENT)
     if any(group.answers for group in workers):
         yield from _one_a_pod(ingress, application.settings.ingress, [group for group in workers if group.answers])
@@ -173,23 +172,25 @@ def _readiness(group: Group, notice_s: float) -> Iterator[Row]:
         yield where, said, f"Give failureThreshold: 1, and args.limits.notice_s of {noticed_s} or more"
 
 
-def _weights(group: Group, model: str, models: Sequence[str]) -> Iterator[Row]:
-    """A model, one of these, from a volume must be there before Serve looks for it: KubeRay submits but once."""
-    if not model.startswith("/"):
-        return
+def _weights(group: Group, models: Sequence[str]) -> Iterator[Row]:
+    """Models from a volume must all be there before Serve looks for them: KubeRay submits but once."""
     mounts: Sequence[YAML] = group.container.get("volumeMounts") or ()
-    volumes = {one.get("name") for one in mounts if f"{model}/".startswith(f"{str(one.get('mountPath')).rstrip('/')}/")}
     before: Sequence[YAML] = group.pod.get("initContainers") or ()
-    waiting = [one for one in before if volumes & {mount.get("name") for mount in one.get("volumeMounts") or ()}]
-    if volumes and not waiting:
-        said = f"nothing waits until {model} is in its volume; without it the application fails, and is not tried again"
+    folders = {str(one.get("mountPath")).rstrip("/"): one.get("name") for one in mounts}
+    served = {one: volume for one in models for path, volume in folders.items() if one.startswith(f"{path}/")}
+    waiting = [
+        one for one in before if {mount.get("name") for mount in one.get("volumeMounts") or ()} & {*served.values()}
+    ]
+    if served and not waiting:
+        said = f"nothing waits until {', '.join(served)} is in its volume; without it the application fails, "
+        said += "and is not tried again"
         yield f"{group.path}.template.spec", said, "Add an init container that waits for its config.json"
-    for one in waiting:
-        for variable in one.get("env") or ():
-            served = [one.rpartition("/")[2] for one in models]
-            if variable.get("name") == "MODEL" and variable.get("value") not in served:
-                said = f"an init container waits for {variable.get('value')}, and {', '.join(served)} is to be served"
-                yield f"{group.path}.template.spec.initContainers", said, "Name the same model"
+    wanted = sorted(one.rpartition("/")[2] for one in served)
+    for variable in (each for one in waiting for each in one.get("env") or () if each.get("name") == "MODEL"):
+        if sorted(str(variable.get("value")).split()) != wanted:
+            said = f"an init container waits for {variable.get('value')}, and {', '.join(wanted)} is to be served"
+            remedy = "Name the same model" if len(wanted) == 1 else "Name the same models, with spaces between"
+            yield f"{group.path}.template.spec.initContainers", said, remedy
 
 
 def _spread(group: Group) -> Iterator[Row]:
@@ -241,7 +242,7 @@ def beside(thing: YAML, service: YAML) -> Iterator[Row]:
         case "Job":
             for container in _get(thing, "spec.template.spec.containers") or ():
                 revision = next((one for one in container.get("env") or () if one.get("name") == "REVISION"), None)
-                if revision and not re.fullmatch(r"[0-9a-f]{40}", str(revision.get("value"))):
+                if revision and not re.fullmatch(r"[0-9a-f]{40}( [0-9a-f]{40})*", str(revision.get("value"))):
                     said = f"{revision.get('value')} is no commit, and may be another model tomorrow"
                     yield "spec.template.spec.containers", said, "Give REVISION all 40 characters of one"
 

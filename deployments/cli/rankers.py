@@ -15,7 +15,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from deployments.cli import Subparsers
 from deployments.cli.config import SERVE_CONFIG, engine_lines, load_config
@@ -46,6 +46,16 @@ _NO_DEADLINE_S = 30 * 86_400.0  # the configured one protects a service; here a 
 
 Rank: TypeAlias = Callable[..., list[ScoredDocument]]
 """`RerankerClient.rerank`, or what does the same here."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RankWhole:
+    """A `Rank` that wants whole lists: a cascade's, where a document's score depends on the others."""
+
+    rank: Rank
+
+    def __call__(self, *arguments: Any, **options: Any) -> list[ScoredDocument]:
+        return self.rank(*arguments, **options)
 
 
 class LocalReranker(NamedTuple):
@@ -95,13 +105,18 @@ def open_local(config: RerankerConfig) -> Iterator[LocalReranker]:
         engine.shutdown()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare how the ranker is chosen."""
+def add_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Declare how the ranker is chosen; `several`: `--model` may be given more than once, and is a list or None."""
     said = f"where the service is (%(default)s); its API key: {API_KEY}"
     parser.add_argument("--url", default=DEFAULT_URL, help=said)
     parser.add_argument("--local", action="store_true", help="load the model here instead of asking a service")
     said = "the service's model, adapter or cascade to rank with; with --local: one of the configuration's models, "
-    parser.add_argument("--model", help=f"{said}demo, a local folder or a hub id; default: the configuration's")
+    said += "demo, a local folder or a hub id; default: the configuration's"
+    if several:
+        said += "; repeatable: the first is compared with each other one"
+        parser.add_argument("--model", action="append", help=said)
+    else:
+        parser.add_argument("--model", help=said)
     parser.add_argument("--adapter", default="", help="with --local: one of the configuration's engine.lora_adapters")
     said = f"with --local: Serve configuration; default: ./{SERVE_CONFIG} if there"
     parser.add_argument("--config", type=Path, help=said)
@@ -118,13 +133,32 @@ def open_ranker(parsed: argparse.Namespace) -> Iterator[Rank]:
         with _local_rank(config, parsed.adapter) as rank:
             yield rank
         return
+    with _client(parsed) as client:
+        remote: Rank = client.rerank
+        if parsed.model and parsed.model in client.cascades():
+            remote = RankWhole(remote)
+        yield remote
+
+
+@contextlib.contextmanager
+def _client(parsed: argparse.Namespace) -> Iterator[RerankerClient]:
     if parsed.adapter or parsed.config:
         raise CommandError("--config and --adapter need --local; a service has its own, and --model names its adapter")
     with RerankerClient(parsed.url, api_key=os.environ.get(API_KEY), model=parsed.model) as client:
-        # A service ranks with the model itself whatever it is called; here a misspelt adapter must not pass for one.
+        # A service ranks with its default whatever a model is called; here a misspelt name must not pass for one.
         if parsed.model and parsed.model not in (known := client.models()):
             raise CommandError(f"the service has no model {parsed.model!r}; it has {', '.join(known)}")
-        yield client.rerank
+        yield client
+
+
+def check(parsed: argparse.Namespace) -> None:
+    """Raise what `open_ranker` does where there is no such model or adapter, before anything is loaded."""
+    if not parsed.local:
+        with _client(parsed):
+            return
+    config = local_config(parsed)
+    require_adapter(config, parsed.adapter)
+    find_checkpoint(config.model)
 
 
 @contextlib.contextmanager
@@ -167,10 +201,15 @@ def require_adapter(config: RerankerConfig, adapter: str) -> None:
         raise CommandError(f"engine.lora_adapters has no {adapter!r}; it has {', '.join(known) or 'none'}")
 
 
+def find_config(parsed: argparse.Namespace) -> None:
+    """Fill in `--config`, if its default is there: main.py names it when one of its values is wrong."""
+    if parsed.config is None and SERVE_CONFIG.exists():
+        parsed.config = SERVE_CONFIG
+
+
 def local_config(parsed: argparse.Namespace) -> RerankerConfig:
     """Give the configuration that `--config` and `--model` ask for; raises as `load_config` does."""
-    if parsed.config is None and SERVE_CONFIG.exists():
-        parsed.config = SERVE_CONFIG  # main.py names it when one of its values is wrong
+    find_config(parsed)
     if parsed.config is not None:
         return load_config(parsed.config, parsed.model)
     return RerankerConfig.model_validate({"model": {"name": parsed.model}} if parsed.model else {})
@@ -184,10 +223,15 @@ def rank_list(
     instruction: str | None = None,
     advance: Callable[[int], object] = int,
 ) -> list[ScoredDocument]:
-    """Rank a list of any length: in parts, merged by score. A document's score does not depend on the others'.
+    """Rank a list of any length: in parts, merged by score, unless a document's score depends on the others'.
 
-    `advance` is told the number of documents after each part. Gives all documents, best first, ties by index.
+    `advance` is told the number of documents after each part. Gives all documents, best first, ties as in the answer:
+    by index, and in a cascade in its order.
     """
+    if isinstance(rank, RankWhole):
+        whole = rank(query, documents, instruction=instruction) if documents else []
+        advance(len(documents))
+        return whole
     ranked: list[ScoredDocument] = []
     start = 0
     while start < len(documents):

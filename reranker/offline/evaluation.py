@@ -253,6 +253,7 @@ class Comparison:
     after: float
     after_error: float
     difference: float
+    difference_error: float
     low: float
     """The difference's 95 % interval: paired bootstrap over the queries."""
     high: float
@@ -267,26 +268,32 @@ class Comparison:
         return "cannot be told"
 
 
+def means(judgments: Judgments, run: Run) -> dict[str, tuple[float, float]]:
+    """Measure a run: metric -> the mean over the queries that count, and its standard error."""
+    return {metric: _mean(values) for metric, values in per_query(judgments, run).items()}
+
+
 def compare(judgments: Judgments, before: Run, after: Run) -> list[Comparison]:
     """Compare two runs, metric by metric."""
     first, second = per_query(judgments, before), per_query(judgments, after)
     compared = []
     for metric, values in first.items():
         differences = second[metric] - values
-        figures = (*_mean(values), *_mean(second[metric]), *_mean_and_interval(differences), _p_value(differences))
-        compared.append(Comparison(metric, *figures))
+        figures = (*_mean(values), *_mean(second[metric]), *_mean(differences))
+        compared.append(Comparison(metric, *figures, *_interval(differences), _p_value(differences)))
     return compared
 
 
 def in_words(compared: Comparison, baseline: str, queries: int) -> str:
     """Say in one sentence whether a ranker helps, beside `baseline`."""
     interval = f"95 % interval {compared.low:+.3f} to {compared.high:+.3f}, p = {compared.p_value:.2g}"
+    error = f" ± {compared.difference_error:.3f}"
     if math.isnan(compared.low):
-        interval = "one query has no interval"
-    figures = f"{compared.metric} ({interval}, queries: {queries})"
+        error, interval = "", "one query has no interval"
+    figures = f"{error} {compared.metric} ({interval}, queries: {queries})"
     if compared.verdict == "cannot be told":
-        return f"cannot be told from {baseline}: {compared.difference:+.3f} {figures}"
-    return f"{compared.verdict} than {baseline} by {abs(compared.difference):.3f} {figures}"
+        return f"cannot be told from {baseline}: {compared.difference:+.3f}{figures}"
+    return f"{compared.verdict} than {baseline} by {abs(compared.difference):.3f}{figures}"
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -295,15 +302,15 @@ def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(values.mean()), error
 
 
-def _mean_and_interval(differences: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The mean, and its 2.5th and 97.5th percentile over resampled queries; the same at every call."""
-    mean, count = float(differences.mean()), len(differences)
+def _interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the mean over resampled queries; the same at every call."""
+    count = len(differences)
     if count < 2:
-        return mean, math.nan, math.nan
+        return math.nan, math.nan
     # A multinomial says how often each query is drawn.
     drawn = _drawn(differences, lambda draw, size: draw.multinomial(count, np.full(count, 1 / count), size=size))
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return mean, float(low), float(high)
+    return float(low), float(high)
 
 
 def _p_value(differences: NDArray[np.float64]) -> float:

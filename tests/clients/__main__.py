@@ -56,6 +56,7 @@ BAD_KEY = {  # what a wrong key is to the client's user, by how its name begins;
 WAITS = (
     *("cohere", "langchain Cohere", "haystack Cohere", "llama-index cohere"),
     *("mixedbread", "pinecone", "zeroentropy"),
+    *("npm cohere-ai", "npm voyageai", "npm @langchain/cohere", "npm @mixedbread", "npm zeroentropy", "npm ai"),
 )
 """Those that come back when `Retry-After` says."""
 TRIES_BLINDLY = "haystack HuggingFaceTEI"

@@ -18,7 +18,7 @@ from tests.broken_models import broken_copy, swap_yes_and_no
 from tests.integration.conftest import ROOT, START_TIMEOUT_S, TLS, Service, configuration, deployment, started
 from tests.integration.traffic import wait_until
 from tests.models import save_hospital_demo
-from tools.demo_model.adapter import WORDS
+from tools.demo_model.adapter import WORDS, write_judged
 
 QUERY = "Which patient has kidney trouble?"
 DOCUMENTS = [f"Seen on Monday, {word} problem noted." for pair in WORDS.items() for word in pair]
@@ -59,21 +59,28 @@ def _wait_for(service: Service, **wanted: str) -> None:
         time.sleep(0.2)
 
 
+def _command(*arguments: str) -> str:
+    command = [str(Path(sys.executable).parent / "reranker"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def _alone(folder: Path, model: str) -> dict[int, float]:
     """The model's scores by itself, in a process of its own."""
     file = folder / f"{model}.txt"
     file.write_text("\n".join(DOCUMENTS))
-    command = [
-        str(Path(sys.executable).parent / "reranker"),
-        "score",
-        "--local",
-        "--config",
-        str(folder / "serve_config.yaml"),
-    ]
-    command += ["--model", model, "--query", QUERY, "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
-    assert done.returncode == 0, done.stderr
-    return {one["index"]: one["relevance_score"] for one in map(json.loads, done.stdout.splitlines())}
+    local = ["--local", "--config", str(folder / "serve_config.yaml"), "--model", model]
+    told = _command("score", *local, "--query", QUERY, "--json", str(file))
+    return {one["index"]: one["relevance_score"] for one in map(json.loads, told.splitlines())}
+
+
+def _compared(service: Service, folder: Path) -> dict[str, Any]:
+    """What `reranker eval` says of the cascade beside each of its models, on questions in a hospital's words."""
+    write_judged(folder)
+    models = [part for name in ("careful", "hospital", "plain") for part in ("--model", name)]
+    [told] = json.loads(_command("eval", str(folder), "--url", service.url, *models, "--json"))["sets"]
+    return {one["baseline"]: (one["verdict"], one["metrics"]["nDCG@10"]["difference"]) for one in told["against"]}
 
 
 @pytest.mark.slow
@@ -88,13 +95,13 @@ def test_models_of_one_service_neither_mix_nor_fall_together(tmp_path: Path) -> 
             assert (answer["model"], _scores(answer)) == (name, found[name])
         assert list(found["plain"]) != list(found["hospital"])
 
-        def compared() -> dict[str, Any] | None:
+        def shadowed() -> dict[str, Any] | None:
             service.rerank(QUERY, DOCUMENTS, model="plain")
             [shadow] = httpx.get(f"{service.url}/v1/compare", timeout=30, verify=TLS).json()["shadows"]
             return shadow if shadow["lists"] else None
 
-        wait_until(compared)
-        shadow, wanted = compared(), compare(list(found["plain"]), list(found["hospital"]))
+        wait_until(shadowed)
+        shadow, wanted = shadowed(), compare(list(found["plain"]), list(found["hospital"]))
         assert shadow is not None
         assert shadow["rank_correlation"]["mean"] == pytest.approx(wanted.correlation, abs=1e-5)
 
@@ -106,6 +113,10 @@ def test_models_of_one_service_neither_mix_nor_fall_together(tmp_path: Path) -> 
         }
         again = {index: found["hospital"][index] for index in careful["stages"]["ranked_again"]}
         assert _scores(careful).items() >= again.items()
+
+        compared = _compared(service, tmp_path / "judged")  # ten candidates: all of them reach the second model
+        assert compared["hospital"] == ("cannot be told", 0)
+        assert (compared["plain"][0], compared["plain"][1] > 0.1) == ("better", True)
 
         with ThreadPoolExecutor(2) as processes:  # while Serve tries the broken one again and again
             names = ("plain", "hospital")

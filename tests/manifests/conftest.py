@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("dev", "prod", "prod-4b", "prod-8b-tp2")
+OVERLAYS = ("dev", "prod", "prod-4b", "prod-8b-tp2", "prod-two-models")
 
 
 @functools.cache

@@ -66,6 +66,7 @@ class Manifests:
         self.engine: dict[str, Any] = cluster["workerGroupSpecs"][1]
         config = yaml.safe_load(self.spec["serveConfigV2"])["applications"][0]
         self.args: dict[str, Any] = config["args"]
+        self.models = [one["name"] for one in self.args.get("models", {"": self.args.get("model")}).values()]
         self.deployments = {one["name"]: one for one in config["deployments"]}
 
     def replicas(self, deployment: str, bound: str) -> int:
@@ -96,7 +97,7 @@ class Manifests:
 
     def cluster(self, name: str, *, engines: int | None = None) -> list[Pod]:
         """The pods of a Ray cluster of the least size, and how ready they are. engines: those that are up."""
-        least = self.replicas("EngineReplica", "min_replicas")
+        least = sum(self.replicas(name, "min_replicas") for name in self.deployments if name != "Ingress")
         up = least if engines is None else engines
         listening = math.ceil(self.replicas("Ingress", "min_replicas") / self.per_pod)
         pods = [self._pod(self.head, name, serves=not self.spec.get("excludeHeadPodFromServeSvc"))]

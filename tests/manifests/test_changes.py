@@ -42,6 +42,12 @@ def _head(things: Things) -> Any:
     return _service(things)["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
 
 
+TWO_MODELS = """default: fast
+      models:
+        best: {name: /models/Qwen3-Reranker-4B}
+        fast:
+          name: /models/Qwen3-Reranker-0.6B
+          engine:"""
 SHARED = ("one_per_node: true", "one_per_node: false")
 OPTION = "graceful_shutdown_timeout_s: 150"
 """Of the ingress: others can stand before it."""
@@ -146,6 +152,15 @@ MISTAKES: dict[str, tuple[Change, str, str]] = {
         lambda all_: _pod(all_, 1)["initContainers"][0]["env"][0].update(value="Qwen3-Reranker-8B"),
         "waits for Qwen3-Reranker-8B",
         "the same model",
+    ),
+    "waits for one of two models": (
+        _in_config(
+            ("model:\n        name: /models/Qwen3-Reranker-0.6B\n      engine:", TWO_MODELS),
+            ("        device: cuda", "            device: cuda"),
+            ("        cpus: 2", "            cpus: 2"),
+        ),
+        "waits for Qwen3-Reranker-0.6B, and Qwen3-Reranker-0.6B, Qwen3-Reranker-4B is to be served",
+        "the same models",
     ),
     "weights of a branch": (_weights, "main is no commit", "40 characters"),
     "counts the old cluster": (

@@ -76,6 +76,15 @@ def test_mistake_is_found(kind: str) -> None:
     assert any(said in one for one in findings), findings
 
 
+def test_gpus_of_all_models_are_added_up_and_found_room_for() -> None:
+    service = ray_service("prod-two-models")
+    report = check(yaml.safe_dump(service))
+    assert (report.findings, report.gpus) == ((), "the engines of 2 models take 4 to 24 GPUs, unless on the CPU")
+    _cluster(service)["workerGroupSpecs"][1]["maxReplicas"] = 23
+    [finding] = check(yaml.safe_dump(service)).findings
+    assert "up to 24 engine replicas are wanted (16 of EngineReplica, 8 of EngineReplica-best)" in finding
+
+
 def test_keys_may_come_from_the_pods_environment() -> None:
     service = ray_service("prod")
     _in_config("keys_file: /etc/reranker/keys/keys.yaml", "allow_anonymous: false")(service)

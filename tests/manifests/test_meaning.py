@@ -23,6 +23,12 @@ from reranker.ranking import agreement
 from tests.manifests.conftest import ROOT, objects, pod_templates, ray_service
 
 
+def _configured(overlay: str) -> list[RerankerConfig]:
+    """The settings of each model of an overlay."""
+    config = yaml.safe_load(ray_service(overlay)["spec"]["serveConfigV2"])
+    return list(RerankerConfig.model_validate(config["applications"][0]["args"]).each_model().values())
+
+
 def _selectors(value: Any) -> list[dict[str, Any]]:
     """Every selector of pods that an object has."""
     found = []
@@ -85,11 +91,11 @@ def test_every_container_has_its_resources_and_memory_is_not_overbooked(overlay:
 
 
 def test_pods_wait_for_the_model_that_is_served(overlay: str) -> None:
-    """The init containers' model and args.model.name are two places for one thing."""
-    config = yaml.safe_load(ray_service(overlay)["spec"]["serveConfigV2"])
+    """The init containers' models and the names in `args` are two places for one thing."""
+    served = [one.model.name for one in _configured(overlay)]
     for template in pod_templates(overlay):
         [waiting] = template["spec"]["initContainers"]
-        assert config["applications"][0]["args"]["model"]["name"] == f"/models/{waiting['env'][0]['value']}"
+        assert served == [f"/models/{one}" for one in waiting["env"][0]["value"].split()]
 
 
 def test_gateway_leads_to_the_ingress_pods(overlay: str) -> None:
@@ -164,24 +170,23 @@ def test_secrets_of_the_manifests_are_those_that_the_documentation_makes(overlay
     assert [name for name in asked if f" {name} " not in documentation] == []
 
 
-CARDS_OF = {"dev": "L4", "prod": "L4", "prod-4b": "L4", "prod-8b-tp2": "A4000"}
+CARDS_OF = {"dev": "L4", "prod": "L4", "prod-4b": "L4", "prod-8b-tp2": "A4000", "prod-two-models": "L4"}
 """The smallest that each overlay's first lines name."""
 SMALLER = Gpu("NVIDIA RTX A4000", (8, 6), 16.0)
 
 
 def test_gpus_of_a_replica_are_as_many_as_its_model_needs(overlay: str) -> None:
     """Several GPUs for a model that fits one: they would talk in every layer, and fail together."""
-    config = yaml.safe_load(ray_service(overlay)["spec"]["serveConfigV2"])
-    args = RerankerConfig.model_validate(config["applications"][0]["args"])
-    [shape] = [one for name, one in SHAPES.items() if args.model.name.lower().endswith(f"-{name}")]
-    size = size_of_shape(shape.config, "bfloat16", args.engine.quantization)
-    assert size is not None
-    needed = gpus_needed(size, CARDS.get(CARDS_OF[overlay], SMALLER))
     [engine] = [one for one in pod_templates(overlay) if one["metadata"]["labels"]["reranker.dev/role"] == "engine"]
     [container] = engine["spec"]["containers"]
-    for given in ("requests", "limits"):
-        assert int(container["resources"][given]["nvidia.com/gpu"]) == needed
-    assert args.engine.tensor_parallel_size == needed
+    for args in _configured(overlay):
+        [shape] = [one for name, one in SHAPES.items() if args.model.name.lower().endswith(f"-{name}")]
+        size = size_of_shape(shape.config, "bfloat16", args.engine.quantization)
+        assert size is not None
+        needed = gpus_needed(size, CARDS.get(CARDS_OF[overlay], SMALLER))
+        for given in ("requests", "limits"):
+            assert int(container["resources"][given]["nvidia.com/gpu"]) == needed
+        assert args.engine.tensor_parallel_size == needed
 
 
 def test_engines_keep_what_they_compile_on_a_volume_that_they_may_write_to(overlay: str) -> None:

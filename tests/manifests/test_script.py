@@ -61,7 +61,17 @@ def test_values_reach_every_place(project: Path) -> None:
         assert f": {line.partition('=')[2]}\n" in texts
 
 
-@pytest.mark.parametrize("revision", ["main", "0123456", ""])
+def test_several_models_have_a_commit_each(project: Path) -> None:
+    commits = f"{'a' * 40} {'b' * 40}"
+    text = VALUES.replace("0123456789abcdef0123456789abcdef01234567", commits)
+    (project / "k8s" / "values" / "values.env").write_text(text)
+    done = _run(project, "prod-two-models", "weights")
+    assert done.returncode == 0, done.stderr
+    assert f"value: {commits}\n" in done.stdout
+    assert "CHANGE-ME" not in _run(project, "prod-two-models").stdout
+
+
+@pytest.mark.parametrize("revision", ["main", "0123456", "", f"{'a' * 40} main"])
 def test_weights_of_no_commit_are_refused(project: Path, revision: str) -> None:
     """A branch is another model tomorrow."""
     text = VALUES.replace("0123456789abcdef0123456789abcdef01234567", revision)
@@ -84,4 +94,4 @@ def test_values_in_the_repository_are_not_set() -> None:
 def test_overlay_that_does_not_exist_is_refused(project: Path) -> None:
     done = _run(project, "staging")
     assert done.returncode == 1
-    assert "dev prod prod-4b prod-8b-tp2" in done.stderr
+    assert "dev prod prod-4b prod-8b-tp2 prod-two-models" in done.stderr

@@ -13,8 +13,8 @@ import pytest
 
 from deployments.cli import rankers
 from deployments.cli.main import main
-from reranker.client import ScoredDocument
-from reranker.errors import InputFileError
+from reranker.client import DEFAULT_URL, ScoredDocument
+from reranker.errors import CommandError, InputFileError
 from reranker.offline import evaluation
 
 JUDGED = Path(__file__).parents[2] / "benchmarks" / "judged"
@@ -55,6 +55,38 @@ def longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rankers, "open_ranker", open_ranker)
 
 
+class _Models:
+    """A ranker for each name, in place of a service's models: by the order that the name stands for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **longest_first: bool) -> None:
+        self.done: list[str] = []
+        """What was checked, and what ranked."""
+        self._longest_first = longest_first
+        monkeypatch.setattr(rankers, "check", self._check)
+        monkeypatch.setattr(rankers, "open_ranker", self._open)
+
+    def _check(self, parsed: Any) -> None:
+        self.done.append(f"check {parsed.model} at {parsed.url}")
+        if parsed.model not in self._longest_first:
+            raise CommandError(f"the service has no model {parsed.model!r}")
+
+    @contextlib.contextmanager
+    def _open(self, parsed: Any) -> Iterator[rankers.Rank]:
+        self.done.append(f"open {parsed.model} at {parsed.url}")
+
+        def rank(query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[ScoredDocument]:
+            found = _longest_first(query, documents)
+            scores = [1 - one.relevance_score for one in found]
+            return found if self._longest_first[parsed.model] else list(map(_rescored, found[::-1], scores[::-1]))
+
+        yield rank
+        self.done.append(f"close {parsed.model} at {parsed.url}")
+
+
+def _rescored(one: ScoredDocument, score: float) -> ScoredDocument:
+    return ScoredDocument(one.index, score)
+
+
 @pytest.mark.usefixtures("longest_first")
 def test_command_measures_before_and_after(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By hand: q1's one relevant document moves from place 3 to 1; q2's two (gains 1, 2) swap into the ideal order."""
@@ -69,8 +101,8 @@ def test_command_measures_before_and_after(folder: Path, capsys: pytest.CaptureF
     assert figures["MRR@10"]["before"] == pytest.approx((1 / 3 + 1) / 2, abs=1e-6)
     assert figures["MRR@10"]["difference"] == pytest.approx(1 / 3, abs=1e-6)
     assert figures["recall@10"] == {
-        "before": 1, "before_error": 0, "after": 1, "after_error": 0, "difference": 0, "low": 0, "high": 0,
-        "p_value": 1,
+        "before": 1, "before_error": 0, "after": 1, "after_error": 0, "difference": 0, "difference_error": 0,
+        "low": 0, "high": 0, "p_value": 1,
     }  # fmt: skip
 
 
@@ -243,11 +275,16 @@ def _runs(better: int, worse: int, alike: int) -> evaluation.Comparison:
 @pytest.mark.parametrize(
     ("better", "worse", "alike", "said"),
     [
-        (20, 0, 80, "better than bm25 by 0.074 nDCG@10 (95 % interval +0.0"),
-        (0, 20, 80, "worse than bm25 by 0.074 nDCG@10 (95 % interval -0.1"),
-        (10, 9, 80, "cannot be told from bm25: +0.004 nDCG@10 (95 % interval -0.0"),
-        (0, 0, 50, "cannot be told from bm25: +0.000 nDCG@10"),
-        (5, 0, 0, "cannot be told from bm25: +0.369 nDCG@10"),  # chance does that once in 16: no interval sees it
+        (20, 0, 80, "better than bm25 by 0.074 ± 0.015 nDCG@10 (95 % interval +0.0"),
+        (0, 20, 80, "worse than bm25 by 0.074 ± 0.015 nDCG@10 (95 % interval -0.1"),
+        (10, 9, 80, "cannot be told from bm25: +0.004 ± 0.016 nDCG@10 (95 % interval -0.0"),
+        (0, 0, 50, "cannot be told from bm25: +0.000 ± 0.000 nDCG@10"),
+        (
+            5,
+            0,
+            0,
+            "cannot be told from bm25: +0.369 ± 0.000 nDCG@10",
+        ),  # chance does that once in 16: no interval sees it
         (1, 0, 0, "cannot be told from bm25: +0.369 nDCG@10 (one query has no interval, queries: 1)"),
     ],
 )
@@ -276,7 +313,9 @@ def test_eval_against_a_baseline_says_in_words_whether_it_helps(
         assert main(["eval", str(folder), "--against", baseline]) == 0
         table, _, told[baseline] = capsys.readouterr().out.strip().rpartition("\n")
         assert f"| metric | {baseline} | after |" in table
-    assert told["first-stage"].startswith("cannot be told from first-stage: +0.320 nDCG@10 (95 % interval +0.140")
+    assert told["first-stage"].startswith(
+        "cannot be told from first-stage: +0.320 ± 0.180 nDCG@10 (95 % interval +0.140"
+    )
     assert told["T"] == told["first-stage"].replace("first-stage", "T")
     assert told[str(run)].startswith(f"cannot be told from {run}: +0.000")
     assert main(["eval", str(folder), "--against", str(run), "--json"]) == 0
@@ -284,34 +323,141 @@ def test_eval_against_a_baseline_says_in_words_whether_it_helps(
     assert against == {"baseline": str(run), "verdict": "cannot be told", "in_words": told[str(run)]}
 
 
-def test_baseline_may_be_another_service_or_another_model_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The baseline ranks first, with the same instruction: a name that is none is told before anything is ranked."""
+@pytest.mark.parametrize(
+    ("arguments", "models"),
+    [
+        (["--against", "medical"], [(None, "http://a"), ("medical", "http://a")]),
+        (["--model", "m", "--against", "http://b"], [("m", "http://a"), (None, "http://b")]),
+        (["--model", "m", "--model", "n"], [("m", "http://a"), ("n", "http://a")]),
+    ],
+)
+def test_baseline_may_be_another_service_or_another_model_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], models: list[tuple[str | None, str]]
+) -> None:
+    """All are asked for before one ranks; each ranks with the same instruction, and one at a time."""
     opened: list[tuple[str, str | None, str]] = []
 
     @contextlib.contextmanager
     def open_ranker(parsed: Any) -> Iterator[rankers.Rank]:
-        opened.append((parsed.url, parsed.model, parsed.instruction))
+        assert checked == models
+        opened.append((parsed.model, parsed.url, parsed.instruction))
         yield _longest_first
 
+    checked: list[tuple[str | None, str]] = []
+    monkeypatch.setattr(rankers, "check", lambda one: checked.append((one.model, one.url)))
     monkeypatch.setattr(rankers, "open_ranker", open_ranker)
-    ours = ["eval", str(folder), "--url", "http://a", "--instruction", "i"]
-    assert main([*ours, "--against", "medical"]) == main([*ours, "--model", "m", "--against", "http://b"]) == 0
-    assert opened == [
-        ("http://a", "medical", "i"),
-        ("http://a", None, "i"),
-        ("http://b", None, "i"),
-        ("http://a", "m", "i"),
-    ]
+    assert main(["eval", str(folder), "--url", "http://a", "--instruction", "i", *arguments]) == 0
+    assert opened == [(*one, "i") for one in models]
 
 
 @pytest.mark.usefixtures("longest_first")
 def test_baseline_that_is_not_there_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "short.trec").write_text("q1 Q0 d3 1 9 x\n")
     for arguments, said in (
-        (["--against", "bm25"], "the candidates' tag is t; if it is a model, rank with it first"),
+        (["--against", "bm25"], "the candidates' tag is t; if it is a model, give it as a second --model"),
         (["--against", "other-model", "--local"], "no such file, and the candidates' tag is t"),
         (["--against", str(folder / "short.trec")], "short.trec: lacks 'q2' and 0 more of the queries"),
         (["--against", "other", "--search", "i"], "the baseline is the first stage"),
     ):
         assert main(["eval", str(folder), *arguments]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_second_model_is_a_baseline_like_any_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _Models(monkeypatch, long=True, short=False)
+    told = []
+    for arguments in (["--model", "short"], ["--against", "short"]):
+        assert main(["eval", str(folder), "--model", "long", *arguments, "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out) | {"seconds": 0})
+    assert told[0] == told[1]
+    assert told[0]["against"]["baseline"] == "short"
+    assert main(["eval", str(folder), "--model", "long", "--model", "short"]) == 0
+    assert "| metric | short | long | difference (95 % interval) |" in capsys.readouterr().out
+    assert told[0]["metrics"]["MRR@10"] | {"p_value": 0} == {
+        "before": 0.666667, "before_error": 0.333333, "after": 1, "after_error": 0, "difference": 0.333333,
+        "difference_error": 0.333333, "low": 0, "high": 0.666667, "p_value": 0,
+    }  # fmt: skip
+
+
+def test_model_that_is_not_there_is_told_before_any_ranks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = _Models(monkeypatch, long=True)
+    assert main(["eval", str(folder), "--model", "long", "--model", "lnog"]) == 1
+    assert "has no model 'lnog'" in capsys.readouterr().err
+    assert not [one for one in models.done if one.startswith("open")]
+
+
+def _other_set(folder: Path, name: str) -> Path:
+    """As many queries as 20, each with the longer of two candidates relevant."""
+    other = folder / name
+    (other / "qrels").mkdir(parents=True)
+    numbers = range(20)
+    (other / "queries.jsonl").write_text("".join(f"q{n}\tquery {n}\n" for n in numbers))
+    (other / "corpus.jsonl").write_text("short\tx\nlong\txx\n")
+    (other / "qrels" / "test.tsv").write_text("".join(f"q{n}\tlong\t1\n" for n in numbers))
+    runs = "".join(f"q{n} Q0 short 1 2 t\nq{n} Q0 long 2 1 t\n" for n in numbers)
+    (other / "candidates.trec").write_text(runs)
+    return other
+
+
+def test_several_sets_and_models_are_one_table_with_the_words_below(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By hand: nDCG@10 of the 20 further queries is 1, or 1/log2(3); together with the two of the fixture."""
+    models = _Models(monkeypatch, long=True, same=True, short=False)
+    other = _other_set(folder, "other")
+    sets = ["eval", str(folder), str(other)]
+    named = ["--model", "long", "--model", "same", "--model", "short"]
+    assert main([*sets, *named]) == 0
+    _, left_out, _, heads, _, *rows = capsys.readouterr().out.splitlines()
+    assert left_out == "1 more queries are left out: no relevant document is known for them"
+    assert heads == "| nDCG@10 | queries | first stage | long | same | short |"
+    low = 1 / math.log2(3)
+    first_stage = (0.5 + (1 + 2 * low) / (2 + low)) / 2
+    assert rows[0].startswith(f"| {folder.name} | 2 | {first_stage:.3f} ± 0.180 | 1.000 ± 0.000 | 1.000 ± 0.000 | ")
+    assert rows[1] == f"| other | 20 | {low:.3f} ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 | {low:.3f} ± 0.000 |"
+    assert rows[2].startswith(f"| all | 22 | {(20 * low + 2 * first_stage) / 22:.3f} ± 0.0")
+    assert rows[4] == "long is, by nDCG@10:"
+    assert [one.split(" (")[0] for one in rows[7:9]] == [
+        "- other: cannot be told from same: +0.000 ± 0.000 nDCG@10",
+        "- other: better than short by 0.369 ± 0.000 nDCG@10",
+    ]
+    assert len(rows) == 11
+    assert models.done[3:] == [
+        f"{what} {name} at {DEFAULT_URL}" for name in ("long", "same", "short") for what in ("open", "close")
+    ]
+
+    assert main([*sets, *named, "--against", "T", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [one["set"] for one in answer["sets"]] == [folder.name, "other", "all"]
+    found = answer["sets"][1]
+    assert list(found["rankings"]) == ["long", "same", "short", "T"]
+    assert found["rankings"]["short"]["metrics"]["nDCG@10"] == {"mean": round(low, 6), "error": 0}
+    verdicts = {one["baseline"]: one["verdict"] for one in found["against"]}
+    assert verdicts == {"same": "cannot be told", "short": "better", "T": "better"}
+    assert found["against"][1]["metrics"]["MRR@10"]["difference"] == 0.5
+
+
+@pytest.mark.usefixtures("longest_first")
+def test_sets_of_one_name_are_told_apart_by_their_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(_other_set(folder / part, "test")) for part in ("a", "b")]
+    assert main(["eval", *folders, "--json"]) == 0
+    assert [one["set"] for one in json.loads(capsys.readouterr().out)["sets"]] == [*folders, "all"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--queries", "q.jsonl"], "--queries is of one FOLDER, and here are several"),
+        (["--run-out", "out.trec"], "--run-out is of one FOLDER"),
+        (["--search", "i"], "--search is for one FOLDER and one --model"),
+    ],
+)
+def test_what_is_of_one_set_is_refused_for_several(
+    folder: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(folder), str(folder), *arguments]) == 1
+    assert said in capsys.readouterr().err

@@ -66,6 +66,17 @@ async def test_line_has_stages_and_sizes_and_no_text(caplog: pytest.LogCaptureFi
     assert "private" not in str(line)
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_line_names_the_model_where_there_are_several(caplog: pytest.LogCaptureFixture, several: bool) -> None:
+    """With one it would be the same in every line. A request that is refused before its model is known names none."""
+    for model in ("best", ""):
+        record = RequestRecord("mine", "POST", "/v1/rerank", model=model, status=504, error="deadline_exceeded")
+        record.end()
+        RequestLog(ObservabilityConfig(), several_models=several)(record)
+    assert [one.get("model") for one in _lines(caplog)] == ["best" if several else None, None]
+    assert ["; model best" in one["message"] for one in _lines(caplog)] == [several, False]
+
+
 @pytest.mark.parametrize(("slow_s", "lines"), [(1e-9, 1), (60, 0), (None, 0)])
 async def test_slow_request_has_a_line_where_that_is_wanted(
     caplog: pytest.LogCaptureFixture, slow_s: float | None, lines: int

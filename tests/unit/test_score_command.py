@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import pickle
@@ -19,6 +20,7 @@ from reranker.client import AsyncRerankerClient, RelevantSpan, RerankerClient, S
 from reranker.dialects.answers import error_body
 from reranker.errors import (
     ClientError,
+    CommandError,
     InvalidRequestError,
     OverloadedError,
     QueryTooLongError,
@@ -283,6 +285,47 @@ def test_long_input_is_sent_in_parts_and_merged(
     assert [len(request["documents"]) for request in service.requests] == [3, 2, 1, 1, 1]
     ranked = [json.loads(line)["index"] for line in capsys.readouterr().out.splitlines()]
     assert ranked == [6, 5, 4, 3, 1, 0, 2, 7]
+
+
+def test_cascade_gets_the_whole_list_and_keeps_its_order(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In parts the second model would rank the best of each part, and documents below it are level in its answer."""
+    monkeypatch.setattr(rankers, "PART_DOCUMENTS", 2)
+    service.models["data"].append({"id": "careful", "cascade": ["demo", "medical"]})
+    level = [{"index": index, "relevance_score": 0.5} for index in (2, 0, 1)]
+    service.first = [(200, {}, json.dumps({"results": level}))]
+    arguments = [part for document in "abc" for part in ("--document", document)]
+    assert main(["score", "--query", "q", *arguments, "--model", "careful", "--json", "--url", service.url]) == 0
+    assert [(one["model"], one["documents"]) for one in service.requests] == [("careful", ["a", "b", "c"])]
+    assert [json.loads(line)["index"] for line in capsys.readouterr().out.splitlines()] == [2, 0, 1]
+
+
+def test_search_names_the_model_too(service: FakeService) -> None:
+    service.first = [(200, {}, '{"results": []}')]
+    with RerankerClient(service.url, model="medical") as client:
+        assert client.search("q", index="books") == []
+    assert service.requests == [{"query": "q", "index": "books", "rerank": True, "model": "medical"}]
+
+
+def test_check_tells_a_name_that_the_service_does_not_have(service: FakeService) -> None:
+    asked = argparse.Namespace(local=False, url=service.url, model="medical", adapter="", config=None)
+    rankers.check(asked)
+    asked.model = "medcial"
+    with pytest.raises(CommandError, match="no model 'medcial'; it has demo, medical"):
+        rankers.check(asked)
+    assert service.requests == []
+
+
+def test_check_tells_a_model_that_is_not_here(tmp_path: Path) -> None:
+    asked = argparse.Namespace(local=True, model="demo", adapter="", config=None)
+    rankers.check(asked)
+    for wrong, said in (
+        ({"adapter": "x"}, "engine.lora_adapters has no 'x'"),
+        ({"model": str(tmp_path)}, "config.json"),
+    ):
+        with pytest.raises(RerankerError, match=said):
+            rankers.check(argparse.Namespace(**vars(asked) | wrong))
 
 
 def test_documents_that_rules_exclude_are_counted(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,19 @@ async def test_failed_request_has_a_span_with_our_code(tmp_path: Path) -> None:
     assert root["attributes"]["http.response.status_code"] == 429
 
 
+@pytest.mark.parametrize("several", [True, False])
+async def test_root_names_the_model_where_there_are_several(tmp_path: Path, several: bool) -> None:
+    file = tmp_path / "spans.jsonl"
+    tracer = Tracer(TracingConfig(exporter="file", file=str(file), sample_ratio=1), several_models=several)
+    record = _record(SAMPLED)
+    record.model = "best"
+    tracer(record)
+    await tracer.aclose()
+    spans = [json.loads(line) for line in file.read_text().splitlines()]
+    named = [one["attributes"]["reranker.model"] for one in spans if "reranker.model" in one["attributes"]]
+    assert named == ["best"] * several
+
+
 async def test_shard_that_was_sent_twice_says_what_became_of_either(tmp_path: Path) -> None:
     record = RequestRecord("mine", "POST", "/v1/rerank")
     shard = record.shard(1, 5, np.zeros(1, dtype=np.int32))
