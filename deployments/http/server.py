@@ -144,6 +144,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._set_timer(None)
         self.resume_writing()
         super().connection_lost(exc)
+        # Else all refer to each other, and what came of bodies is kept until Python looks for such.
+        self.cycle = None  # type: ignore[assignment]  # as uvicorn's own, at first
+        self.pipeline.clear()
 
     def pause_writing(self) -> None:
         """The client does not read; closing would wait for it as well."""
@@ -255,7 +258,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.more_body:
+        if self.cycle is not None and self.cycle.more_body:
             self._set_timer(self.rest_timeout_s)
 
     def send_400_response(self, msg: str) -> None:

@@ -1,27 +1,49 @@
 // The page sends nothing without a key where one is needed, and its key with all that it sends; what is refused it says.
+// It looks whether the service is ready, and shows an example when it is.
 const guest = {
   key: () => document.getElementById("key")?.value.trim() ?? "",
   needsKey: false,
 
   async arrive(head, trigger) {
     const field = head.querySelector(".rr-key"), status = head.querySelector(".rr-status");
+    const hint = () => document.querySelector("#ranking .rr-hint"); // there until something is ranked
     const told = async (path) => (await fetch(new URL(path, document.baseURI))).json();
-    let kind = "bad", said = "The service cannot be reached";
-    try {
-      guest.needsKey = Boolean((await told("../v1/cluster/auth")).auth);
-      const health = await told("../health");
-      const replicas = health.replicas;
-      if (typeof replicas === "number") {
-        kind = "ok";
-        said = `${health.model}, ${replicas.toLocaleString("en")} replica${replicas === 1 ? "" : "s"}`;
-      } else said = health.message;
-    } catch { /* said below */ }
-    status.textContent = said;
-    status.classList.add(kind);
-    status.hidden = false;
-    field.hidden = !guest.needsKey;
-    if (!guest.needsKey) trigger("submit");
-    field.querySelector("input").addEventListener("change", () => guest.key() && trigger("submit"));
+    let ready = false;
+
+    const look = async () => {
+      let said = "The service cannot be reached", coming = said;
+      try {
+        guest.needsKey = Boolean((await told("../v1/cluster/auth")).auth);
+        const {model, replicas, message, status: state} = await told("../health");
+        ready = typeof replicas === "number";
+        said = ready ? `${model}, ${replicas.toLocaleString("en")} replica${replicas === 1 ? "" : "s"}` : message;
+        const stage = replicas?.[0]?.stage; // of loading; in its place nothing is known before a process has begun
+        coming = ready ? "" : state === "starting" ? `The model is still loading${stage ? ` (${stage})` : ""}` : said;
+      } catch { /* said below */ }
+      status.textContent = said;
+      status.className = `rr-status ${ready ? "ok" : "bad"}`;
+      status.hidden = false;
+      field.hidden = !guest.needsKey;
+      if (!hint()) return;
+      if (coming) hint().textContent = `${coming}. The example is ranked here once it can be.`;
+      else if (guest.needsKey) hint().textContent = "With an API key, typed above, the example is ranked here.";
+    };
+    // The page is filled with what the visitor may see. The example nobody has asked for: it is ranked once.
+    const fill = () => {
+      if (guest.needsKey && !guest.key()) return;
+      trigger("submit");
+      if (ready && hint()) trigger("apply");
+    };
+
+    field.querySelector("input").addEventListener("change", fill);
+    await look();
+    fill();
+    while (!ready) {
+      await new Promise((resolve) => setTimeout(resolve, 3000));
+      if (document.visibilityState !== "visible") continue;
+      await look();
+      if (ready) fill();
+    }
   },
 
   say(title = "", message = "") {

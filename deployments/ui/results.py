@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -54,19 +54,20 @@ class Advice(NamedTuple):
     remedy: str
 
 
-def rows(documents: Sequence[Document], answer: Mapping[str, Any], before: Sequence[int] | None = None) -> list[Row]:
-    """Give the ranking, best first, compared with the one that had `before`, or with the input order."""
-    order = range(len(documents)) if before is None else before
-    ranks = {index: rank for rank, index in enumerate(order, start=1)}
+def rows(documents: Sequence[Document], answer: Mapping[str, Any]) -> list[Row]:
+    """Give the ranking, best first, compared with the input order."""
     cut, windows = answer.get("truncated", ()), {one["index"]: one["windows"] for one in answer.get("windows", ())}
     marks = {index: {"truncated": index in cut, "windows": windows.get(index)} for index in {*cut, *windows}}
+    stages = answer.get("stages") or {}
+    for index in stages.get("ranked_again", ()):
+        marks[index] = marks.get(index, {}) | {"ranked_again": stages.get("then", "?")}
     # Another object is shown otherwise than it was scored.
     unlike = [
         n for n, one in enumerate(documents) if not isinstance(one if isinstance(one, str) else one.get("text"), str)
     ]
     marks |= {index: marks.get(index, {}) | {"relevant_spans": ()} for index in unlike}
     return [
-        _row(rank, ranks.get(one["index"]), one | marks.get(one["index"], {}), *_input(documents, one["index"]))
+        _row(rank, one["index"] + 1, one | marks.get(one["index"], {}), *_input(documents, one["index"]))
         for rank, one in enumerate(answer["results"], start=1)
     ]
 
@@ -105,13 +106,47 @@ def prompt(query: str, answer: Mapping[str, Any]) -> str:
     return f"Answer the question from these sources only, and name them by number.\n\n{sources}\n\nQuestion: {query}"
 
 
-def difference(first: Sequence[Row], second: Sequence[Row]) -> str:
-    """Say in a sentence or two how the second ranking differs from the first."""
-    if [row.place for row in first] == [row.place for row in second]:
-        return "Both give the same order."
-    moves = [row for row in second if row.moved]
-    said = f"{len(moves)} of {len(second)} documents have another rank."
-    if first and second and first[0].place == second[0].place:
+class Side(NamedTuple):
+    """One of two rankings of the same list."""
+
+    asked: str
+    """The service and the model, where they were chosen."""
+    instruction: str
+    answer: Mapping[str, Any]
+    took_ms: float
+    reads: bool
+    """False: the model reads no instruction, and was asked without."""
+    rows: list[Row]
+
+    @property
+    def model(self) -> str:
+        return str(self.answer.get("model", "?"))
+
+
+def face(first: Side, second: Side) -> tuple[Side, Side]:
+    """Give both, with how far each document moved from the first ranking to the second."""
+    before, after = ({row.place: row.rank for row in side.rows} for side in (first, second))
+    moved = {place: before[place] - after[place] for place in before.keys() & after.keys()}
+    one, other = (
+        side._replace(rows=[row._replace(moved=moved.get(row.place)) for row in side.rows]) for side in (first, second)
+    )
+    return one, other
+
+
+def difference(first: Side, second: Side) -> str:
+    """Say in a sentence or two how the second ranking differs from the first, and why if it does not."""
+    if [row.place for row in first.rows] == [row.place for row in second.rows]:
+        same = all(_shown(a.score) == _shown(b.score) for a, b in zip(first.rows, second.rows, strict=True))
+        if first.asked != second.asked or not same:
+            return "Both give the same order."
+        if first.instruction == second.instruction:
+            return "Both are the same: they were asked the same."
+        if not (first.reads and second.reads):
+            return f"Both are the same: {first.model} reads no instruction."
+        return f"Both are the same: the instruction changes no score of {first.model}."
+    moves = [row for row in face(first, second)[1].rows if row.moved]
+    said = f"{len(moves)} of {len(second.rows)} documents have another rank."
+    if first.rows and second.rows and first.rows[0].place == second.rows[0].place:
         said += " The best one is the same."
     if moves:
         most = max(moves, key=lambda row: abs(row.moved or 0))
@@ -120,12 +155,26 @@ def difference(first: Sequence[Row], second: Sequence[Row]) -> str:
     return said
 
 
-def _row(rank: int, before: int | None, result: Mapping[str, Any], place: int, name: str, text: str) -> Row:
+def _shown(score: float) -> str:
+    return f"{score:.3f}"
+
+
+def choices(service: str, cards: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Give the names of a service's models, adapters and cascades (`GET /v1/models`), and what is shown of each."""
+    found = {}
+    for card in cards:
+        kind = f"adapter of {card['parent']}" if card.get("parent") else ", then ".join(card.get("cascade", ()))
+        shown = f"{card['id']}: {kind}" if kind else str(card["id"])
+        found[str(card["id"])] = f"{service} / {shown}" if service else shown
+    return found
+
+
+def _row(rank: int, before: int, result: Mapping[str, Any], place: int, name: str, text: str) -> Row:
     cut = ("cut: too long for the model",) if result.get("truncated") else ()
     windows = (f"scored in {result['windows']} windows",) if result.get("windows") else ()
-    moved = None if before is None else before - rank
+    again = (f"ranked again by {result['ranked_again']}",) if result.get("ranked_again") else ()
     spans = tuple(sorted((one["start"], one["end"]) for one in result.get("relevant_spans", ())))
-    return Row(rank, moved, result.get("relevance_score", 0.0), cut + windows, place, name, text, spans)
+    return Row(rank, before - rank, result.get("relevance_score", 0.0), cut + windows + again, place, name, text, spans)
 
 
 def _input(documents: Sequence[Document], index: int) -> tuple[int, str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +15,9 @@ import httpx
 from deployments.ui import documents as reading
 from deployments.ui import html, live, results
 from deployments.ui.documents import EXAMPLES, SearchExample
-from deployments.ui.results import Advice, Row, advice
+from deployments.ui.results import Advice, advice
 from reranker.client import AsyncRerankerClient
-from reranker.errors import RerankerError, UnknownIndexError
+from reranker.errors import InvalidRequestError, RerankerError, UnknownIndexError
 
 _PICKER = (Path(__file__).parent / "file_picker.js").read_text(encoding="utf-8")
 _PICKER_HTML = (
@@ -28,7 +27,6 @@ _PICKER_HTML = (
 )
 _NOTHING_TO_RANK = html.hint("Give a query and at least one document.")
 _SEPARATOR = " / "
-_PAGES_WATCHING = 64
 _NOT_SERVED = (403, 404)
 """The key may not read metrics, or nothing is counted: what is in flight may still be told."""
 SHOWN: dict[str, Any] = {"api_visibility": "private", "queue": False}  # Any: Gradio's options
@@ -43,7 +41,7 @@ class Shell(NamedTuple):
     services: dict[str, AsyncRerankerClient]
     """By name; the first is the page's own."""
     head: gr.HTML
-    """Submitted when the page has a key, or needs none."""
+    """Submitted when the page has a key, or needs none; applied when an example can be ranked besides (guest.js)."""
     origin: gr.Textbox
     """Where the service is, as the visitor's browser sees it."""
 
@@ -56,9 +54,9 @@ def build(shell: Shell) -> None:
     """Add all tabs, in their order."""
     with gr.Tabs():
         with gr.Tab("Rank"):
-            _rank(shell)
+            model = _rank(shell)
         with gr.Tab("Compare"):
-            _compare(shell)
+            _compare(shell, model)
         for example in reading.SEARCH_EXAMPLES:
             with gr.Tab(example.title):
                 _search(shell, example)
@@ -71,12 +69,30 @@ def _key(request: gr.Request) -> str:
     return str(request.headers.get("authorization") or "").removeprefix("Bearer ")
 
 
-async def _ask(service: AsyncRerankerClient, path: str, body: Mapping[str, Any], key: str) -> tuple[Any, float]:
-    """Give the answer (JSON), and the milliseconds that it took as the playground saw it, network included."""
+class _Answer(NamedTuple):
+    """What a service answered, and how."""
+
+    body: Any  # JSON
+    took_ms: float
+    """As the playground saw it, network included."""
+    reads: bool = True
+    """False: the model reads no instruction, and was asked again without."""
+
+
+async def _ask(service: AsyncRerankerClient, path: str, body: Mapping[str, Any], key: str) -> _Answer:
     # In a context of its own: a timer keeps its context until its time is up, ended or not, and that all of the event.
     asking = service.request("POST", path, body, api_key=key)
-    response: httpx.Response = await asyncio.create_task(asking, context=contextvars.Context())
-    return response.json(), response.elapsed.total_seconds() * 1e3
+    try:
+        response: httpx.Response = await asyncio.create_task(asking, context=contextvars.Context())
+    except InvalidRequestError as error:
+        if (error.code, error.field) != (InvalidRequestError.code, "instruction") or "instruction" not in body:
+            raise
+        return (await _ask(service, path, _without_instruction(body), key))._replace(reads=False)
+    return _Answer(response.json(), response.elapsed.total_seconds() * 1e3)
+
+
+def _without_instruction(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name != "instruction"}
 
 
 def _given(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
@@ -110,6 +126,14 @@ def _instruction_control(value: str, label: str = "Instruction") -> gr.Dropdown:
     return gr.Dropdown(choices, value=value, allow_custom_value=True, label=label, info=info, elem_classes=style)
 
 
+def _model_control(label: str) -> gr.Dropdown:
+    """Make a control for a choice that the service is asked for; not to be seen where there is none.
+
+    Any value is taken: of a page that Gradio has forgotten (`page._SESSIONS`) it knows no choices any more.
+    """
+    return gr.Dropdown([], value="", label=label, visible=False, allow_custom_value=True)
+
+
 def _threshold_control(value: float) -> gr.Slider:
     return gr.Slider(0, 1, value, step=0.01, label="Leave out scores below", info="score_threshold")
 
@@ -131,12 +155,13 @@ def _read_file(event: gr.EventData) -> tuple[Any, gr.HTML]:
     return reading.format_documents(documents), gr.HTML(visible=False)
 
 
-def _rank(shell: Shell) -> None:
-    """The tab that ranks one list, and shows where each document went and where the time went."""
+def _rank(shell: Shell) -> gr.Dropdown:
+    """The tab that ranks one list, and shows where each document went and where the time went; its choice of models."""
     asking, answering = _columns()
     with asking:
         example, query, documents = _list_controls()
-        fields: dict[str, Any] = {"instruction": _instruction_control(_FIRST_EXAMPLE.instruction)}
+        model = _model_control("Model")
+        fields: dict[str, Any] = {"model": model, "instruction": _instruction_control(_FIRST_EXAMPLE.instruction)}
         with gr.Accordion("More options", open=False):
             fields["top_n"] = _number_control("Best documents to return", "top_n; 0: all")
             fields["score_threshold"] = _threshold_control(0)
@@ -147,7 +172,7 @@ def _rank(shell: Shell) -> None:
             fields["relevant_spans"] = gr.Checkbox(False, label=said, info="relevant_spans")
         go = gr.Button("Rank", variant="primary")
     with answering:
-        empty = html.hint("Press Rank, or choose an example: the documents appear here in their new order.")
+        empty = html.hint("The example appears here in its new order.")
         ranking = gr.HTML(empty, elem_id="ranking")
         details = gr.HTML()
         with gr.Accordion("Copy as curl or Python", open=False, visible=False) as copy:
@@ -163,31 +188,34 @@ def _rank(shell: Shell) -> None:
         body = {"query": query, "documents": documents} | _given(fields, values)
         if body.get("relevant_spans"):
             body["relevant_spans"] = {"mode": "enabled"}
-        snippets = (write(origin, body, key=bool(key)) for write in (reading.curl_command, reading.python_program))
-        shown = (gr.Accordion(visible=True), *snippets)
         try:
-            answer, took_ms = await _ask(shell.own, "/v1/rerank", body | {"timings": True}, key)
+            answer, took_ms, reads = await _ask(shell.own, "/v1/rerank", body | {"timings": True}, key)
         except RerankerError as error:
-            return html.refusal(advice(error)), "", *shown
-        omitted = results.omissions(documents, answer, body.get("top_n"))
-        table = html.ranking(results.rows(documents, answer), omitted)
-        return html.facts(answer, len(documents), took_ms) + table, html.timing(answer), *shown
+            drawn, timing = html.refusal(advice(error)), ""
+        else:
+            body = body if reads else _without_instruction(body)
+            omitted = results.omissions(documents, answer, body.get("top_n"))
+            table = html.ranking(results.rows(documents, answer), omitted)
+            drawn, timing = html.facts(answer, len(documents), took_ms, reads) + table, html.timing(answer)
+        snippets = (write(origin, body, key=bool(key)) for write in (reading.curl_command, reading.python_program))
+        return drawn, timing, gr.Accordion(visible=True), *snippets
 
     inputs = [query, documents, shell.origin, *fields.values()]
     filled = example.input(_fill, example, [query, documents, fields["instruction"]], **QUIET)
-    for event in (go.click, query.submit, filled.then):
+    for event in (shell.head.apply, go.click, query.submit, filled.then):
         event(rank, inputs, [ranking, details, copy, curl, python], show_progress_on=ranking, **SHOWN)
+    return model
 
 
-def _compare(shell: Shell) -> None:
+def _compare(shell: Shell, model: gr.Dropdown) -> None:
     """The tab that ranks one list twice: under two instructions, by two models, or by two services."""
     asking, answering = _columns()
     with asking:
         example, query, documents = _list_controls()
         sides: list[gr.Dropdown] = []
         for name, preset in (("A", _FIRST_EXAMPLE.instruction), ("B", "")):
+            sides.append(_model_control(f"{name}: model"))
             sides.append(_instruction_control(preset, f"{name}: instruction"))
-            sides.append(gr.Dropdown([], label=f"{name}: service and model", visible=False))
         go = gr.Button("Compare", variant="primary")
     with answering:
         summary = gr.HTML(html.hint("Press Compare: the same list, ranked twice, side by side."), elem_id="difference")
@@ -198,44 +226,69 @@ def _compare(shell: Shell) -> None:
         documents = reading.parse_documents(text)
         if not query.strip() or not documents:
             return _NOTHING_TO_RANK, "", ""
-        asked = []
-        for instruction, chosen in (sides[:2], sides[2:]):
+
+        async def ask(chosen: str | None, instruction: str | None) -> results.Side | Advice:
             service, _, model = (chosen or "").partition(_SEPARATOR)
+            if service not in shell.services:
+                model = chosen or ""
             body = {"query": query, "documents": documents} | _given(("instruction", "model"), (instruction, model))
-            asked.append(_ask(shell.services.get(service, shell.own), "/v1/rerank", body, _key(request)))
-        rankings: list[list[Row]] = []
+            try:
+                answer = await _ask(shell.services.get(service, shell.own), "/v1/rerank", body, _key(request))
+            except RerankerError as error:
+                return advice(error)
+            return results.Side(chosen or "", instruction or "", *answer, results.rows(documents, answer.body))
+
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(ask(*side)) for side in (sides[:2], sides[2:])]
+        first, second = (one.result() for one in asking)
+        if isinstance(first, results.Side) and isinstance(second, results.Side):
+            said, (first, second) = html.note(results.difference(first, second)), results.face(first, second)
+            others = "B", "A"
+        else:
+            said, others = "", ("the input", "the input")
         drawn = []
-        for name, answer in zip("AB", await asyncio.gather(*asked, return_exceptions=True), strict=True):
-            if isinstance(answer, RerankerError):
-                drawn.append(html.side(name, html.refusal(advice(answer))))
+        for name, side, other in zip("AB", (first, second), others, strict=True):
+            if isinstance(side, Advice):
+                drawn.append(html.side(name, html.refusal(side)))
                 continue
-            if isinstance(answer, BaseException):
-                raise answer
-            body, took_ms = answer
-            before = [row.place for row in rankings[0]] if rankings else None
-            rankings.append(results.rows(documents, body, before))
-            omitted = results.omissions(documents, body, None)
-            table = html.ranking(rankings[-1], omitted, "the input" if before is None else "A")
-            drawn.append(html.side(name, html.facts(body, len(documents), took_ms) + table))
-        said = html.note(results.difference(*rankings)) if len(rankings) == len(drawn) else ""
+            omitted = results.omissions(documents, side.answer, None)
+            table = html.ranking(side.rows, omitted, other, later=other == "B")
+            head = html.facts(side.answer, len(documents), side.took_ms, side.reads)
+            chosen = side.asked.removeprefix(f"{next(iter(shell.services))}{_SEPARATOR}") or side.model
+            drawn.append(html.side(f"{name}: {chosen}", head + table, side.instruction))
         return said, drawn[0], drawn[1]
 
-    async def models(request: gr.Request) -> tuple[object, object]:
+    async def models(request: gr.Request) -> tuple[object, ...]:
         """Name every model of every service; a service that does not say is one choice."""
-        choices = []
-        for name, service in shell.services.items():
+        offered: list[tuple[str, str]] = []
+        own: list[tuple[str, str]] = []
+        for number, (name, service) in enumerate(shell.services.items()):
             try:
                 cards = (await service.request("GET", "/v1/models", api_key=_key(request))).json()["data"]
-                choices += [f"{name}{_SEPARATOR}{card['id']}" for card in cards]
+                shown = results.choices(name if number else "", cards)
             except (RerankerError, LookupError, TypeError, ValueError):
-                choices.append(name)
-        update = gr.Dropdown(choices=choices, value=choices[0], visible=len(choices) > 1)
-        return update, update
+                offered.append((name, name))
+                continue
+            offered += [(said, f"{name}{_SEPARATOR}{model}") for model, said in shown.items()]
+            own = own or [(said, model) for model, said in shown.items() if not number]
+        first, *others = [value for _, value in offered]
+        several = bool(others)
+        return (
+            gr.Dropdown(choices=own, value=own[0][1] if own else None, visible=len(own) > 1),
+            gr.Dropdown(choices=offered, value=first, visible=several),
+            gr.Dropdown(choices=offered, value=others[0] if several else first, visible=several),
+            # Of two models the difference is to be theirs alone.
+            gr.Dropdown(value=_FIRST_EXAMPLE.instruction) if several else gr.skip(),
+        )
 
-    example.input(_fill, example, [query, documents, sides[0]], **QUIET)
+    def fill(title: str, first: str | None, second: str | None) -> tuple[str, str, str, Any]:
+        query, documents, instruction = _fill(title)
+        return query, documents, instruction, instruction if first == second else gr.skip()
+
+    example.input(fill, [example, sides[1], sides[3]], [query, documents, sides[1], sides[3]], **QUIET)
     for event in (go.click, query.submit):
         event(compare, [query, documents, *sides], [summary, left, right], show_progress_on=summary, **SHOWN)
-    shell.head.submit(models, None, [sides[1], sides[3]], **QUIET)
+    shell.head.submit(models, None, [model, sides[0], sides[2], sides[3]], **QUIET)
 
 
 def _search(shell: Shell, example: SearchExample) -> None:
@@ -263,7 +316,7 @@ def _search(shell: Shell, example: SearchExample) -> None:
             return html.hint("Give a query."), "", gr.skip()
         body = {"query": query, "index": example.index, "score_threshold": 0, "timings": True}
         try:
-            answer, took_ms = await _ask(shell.own, "/v1/search", body | _given(fields, values), _key(request))
+            answer, took_ms, reads = await _ask(shell.own, "/v1/search", body | _given(fields, values), _key(request))
         except RerankerError as error:
             said = advice(error)
             if error.status_code == 404 or isinstance(error, UnknownIndexError):
@@ -272,7 +325,7 @@ def _search(shell: Shell, example: SearchExample) -> None:
             return html.refusal(said), "", gr.Code(visible=False)
         table = html.ranking(results.search_rows(answer), results.search_omissions(answer), "the first stage")
         shown = gr.Code(results.prompt(query, answer), visible=True) if example.answers else gr.skip()
-        return html.facts(answer, answer["candidates"], took_ms) + table, html.timing(answer), shown
+        return html.facts(answer, answer["candidates"], took_ms, reads) + table, html.timing(answer), shown
 
     filled = chosen.input(lambda text: text, chosen, query, **QUIET)
     for event in (go.click, query.submit, filled.then):
@@ -281,20 +334,19 @@ def _search(shell: Shell, example: SearchExample) -> None:
 
 def _live(shell: Shell) -> None:
     """The tab that shows what the service is doing: asked every other second while it can be seen, and only then."""
-    watch = "setInterval(() => element.checkVisibility() && trigger('submit'), 2000)"
+    watch = "setInterval(() => !document.hidden && element.checkVisibility() && trigger('submit'), 2000)"
     panel = gr.HTML(html.hint("Looking …"), elem_id="live", js_on_load=watch)
-    pages: OrderedDict[str, list[live.Sample]] = OrderedDict()  # by the session of each, those that look now
+    # Of what is counted, and of what everybody may read; each look is with the visitor's own key.
+    histories = {True: live.History(), False: live.History()}
 
     async def look(request: gr.Request) -> Any:  # Any: markup
-        samples = pages.pop(str(request.session_hash), [])[1 - live.KEPT :]
         try:
-            samples.append(await _sample(shell.own, _key(request)))
+            sample = await _sample(shell.own, _key(request))
         except RerankerError as error:
             return html.refusal(advice(error))
-        pages[str(request.session_hash)] = samples
-        if len(pages) > _PAGES_WATCHING:
-            pages.popitem(last=False)
-        return html.live_panel(samples)
+        history = histories[bool(sample.counts)]
+        history.add(sample)
+        return html.live_panel(history)
 
     panel.submit(look, None, panel, **QUIET)
 

@@ -58,15 +58,20 @@ def ranked(page: Page) -> list[str]:
     return page.locator("#ranking .rr-doc .rr-text").all_inner_texts()
 
 
+def fits_the_screen(page: Page) -> None:
+    """Fail if anything is wider than the window."""
+    width, window = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert width <= window
+
+
 def rank(page: Page, query: str, documents: list[str]) -> None:
     page.get_by_label("Query", exact=True).first.fill(query)
     documents_box(page).fill("\n".join(documents))
     button(page, "Rank").click()
 
 
-def test_an_example_is_ranked_with_one_click(person: Visitor) -> None:
+def test_the_first_view_is_an_example_that_is_ranked(person: Visitor) -> None:
     page = person.page
-    button(page, "Rank").click()
     best = ranked(page)[0]
     assert best.startswith("The first symptoms of iron deficiency anaemia")
     top = page.locator("#ranking tbody tr").first
@@ -75,6 +80,20 @@ def test_an_example_is_ranked_with_one_click(person: Visitor) -> None:
     facts = page.locator("#ranking .rr-facts").inner_text()
     assert re.search(r"8 documents · .* · [\d,]+ tokens · 1 shard on 1 replica · .*model", facts)
     expect(page.get_by_text("Which replica scored what")).to_be_visible()
+
+
+def test_a_page_that_is_early_says_what_is_going_on_and_fills_itself(person: Visitor, service: Service) -> None:
+    starting = {"status": "starting", "message": "no engine", "replicas": [{"stage": "loading the weights"}]}
+    page, before = person.page, len(person.asked)
+    page.route("**/health", lambda route: route.fulfill(status=503, json=starting))
+    arrive(page, service)
+    hint = page.locator("#ranking .rr-hint")
+    expect(hint).to_contain_text("The model is still loading (loading the weights)")
+    page.unroute("**/health")
+    assert ranked(page)[0].startswith("The first symptoms")
+    expect(page.locator(".rr-status.ok")).to_be_visible()
+    sent = [url for url in person.asked[before:] if url.endswith("/run/predict")]
+    assert len(sent) == 3, "the models' names when it came and when they were ready, and the example once"
 
 
 def test_every_example_has_its_answer_first(person: Visitor, service: Service) -> None:
@@ -128,7 +147,8 @@ def test_two_instructions_are_compared_side_by_side(person: Visitor) -> None:
     page.get_by_role("tab", name="Compare").click()
     button(page, "Compare").click()
     expect(page.locator(".rr-side")).to_have_count(2)
-    expect(page.locator("#difference")).to_contain_text(re.compile("same order|another rank"))
+    expect(page.locator("#difference")).to_contain_text(re.compile("same order|another rank|changes no score"))
+    expect(page.locator(".rr-side").last.locator(".rr-moved span").first).to_have_attribute("title", re.compile("in A"))
     page.get_by_role("tab", name="Rank", exact=True).click()
 
 
@@ -137,6 +157,9 @@ def test_the_live_panel_shows_the_service_at_work(person: Visitor) -> None:
     page.get_by_role("tab", name="Live").click()
     tile = page.locator(".rr-tile", has_text="Replicas").locator("b")
     expect(tile).to_have_text("1")
+    plot = page.locator(".rr-figure", has_text="Pairs computed")
+    expect(plot.locator("path")).to_have_count(1)
+    expect(plot).to_contain_text("/s")
     page.get_by_role("tab", name="Rank", exact=True).click()
 
 
@@ -145,8 +168,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(person: Visitor) -> None:
     person.resize(PHONE)
     page.get_by_role("radio", name="RAG").first.check()
     expect(page.locator("#ranking .rr-doc .rr-text").first).to_contain_text("Carrying over parental leave")
-    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]
+    fits_the_screen(page)
 
 
 def test_no_other_host_was_asked_for_anything(person: Visitor, service: Service) -> None:

@@ -19,14 +19,16 @@ def test_with_keys_the_page_asks_for_one_and_tells_nobody(narrow: Service) -> No
     """Also in the address of a request it must not be: addresses are logged."""
     with person_at(narrow) as person:
         page = person.page
+        expect(page.locator("#ranking .rr-hint")).to_contain_text("With an API key")
+        assert not [url for url in person.asked if "/run/" in url]
         button(page, "Rank").click()
         expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
         page.get_by_label("API key").fill("wrong")
         button(page, "Rank").click()
         expect(page.get_by_role("alert")).to_contain_text("not known")
         page.get_by_label("API key").fill(NARROW_KEY)
-        button(page, "Rank").click()
-        assert len(ranked(page)) == 8
+        page.get_by_label("API key").blur()
+        assert len(ranked(page)) == 8, "the example, unasked"
         assert not [url for url in person.asked if NARROW_KEY in url]
         assert NARROW_KEY not in page.locator(".cm-content").all_inner_texts()
     assert NARROW_KEY not in narrow.log.read_text()

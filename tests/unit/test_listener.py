@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from deployments.http import SERVICE_HEADER
 from deployments.http.access import Keyring
 from deployments.http.middleware import RequestMiddleware
-from deployments.http.server import Listener, listen
+from deployments.http.server import LimitedProtocol, Listener, listen
 from reranker.config import AccessConfig, LimitsConfig
 from reranker.errors import ConfigurationError, NotReadyError
 from tests.integration.conftest import free_port
@@ -105,6 +107,23 @@ async def test_answer_ends_when_its_client_has_hung_up(port: int) -> None:
     await app.started.wait()
     writer.close()
     await asyncio.wait_for(app.cancelled.wait(), 10)
+    await listener.drain(5)
+
+
+async def test_closed_connection_keeps_nothing(port: int) -> None:
+    """Not until Python looks for what only refers to itself: an ingress lets it look in old objects once a minute."""
+    listener = await _listen(App("a"), port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    gc.disable()
+    try:
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc")
+        await reader.readuntil(b"\r\n")
+        [protocol] = [weakref.ref(one) for one in gc.get_objects() if isinstance(one, LimitedProtocol)]
+        writer.close()
+        await asyncio.sleep(0.2)
+        assert protocol() is None
+    finally:
+        gc.enable()
     await listener.drain(5)
 
 

@@ -9,7 +9,18 @@ import pytest
 
 from deployments.ui import html
 from deployments.ui.documents import Document
-from deployments.ui.results import advice, difference, omissions, prompt, rows, search_omissions, search_rows
+from deployments.ui.results import (
+    Side,
+    advice,
+    choices,
+    difference,
+    face,
+    omissions,
+    prompt,
+    rows,
+    search_omissions,
+    search_rows,
+)
 from reranker import errors
 from reranker.client import rebuild_error
 from reranker.errors import RerankerError, UnreachableError
@@ -31,9 +42,19 @@ def test_ranks_are_compared_with_the_input_order() -> None:
     ]
 
 
-def test_ranks_are_compared_with_another_ranking() -> None:
-    found = rows(DOCUMENTS, _answer((0, 0.9), (3, 0.5)), before=[1, 0])
-    assert [row.moved for row in found] == [1, None]
+def _side(*ranked: tuple[int, float], asked: str = "", instruction: str = "", reads: bool = True) -> Side:
+    answer = _answer(*ranked, model="demo")
+    return Side(asked, instruction, answer, 1.0, reads, rows(DOCUMENTS, answer))
+
+
+def test_both_of_two_rankings_say_who_moved_from_the_first_to_the_second() -> None:
+    first, second = face(_side((1, 0.9), (0, 0.8), (2, 0.1)), _side((0, 0.9), (3, 0.5), (1, 0.2)))
+    assert [(row.place, row.moved) for row in first.rows] == [(1, -2), (0, 1), (2, None)]
+    assert [(row.place, row.moved) for row in second.rows] == [(0, 1), (3, None), (1, -2)]
+    drawn = html.ranking(first.rows, (), "B", later=True)
+    assert 'title="is 3 in B">▼ 2<' in drawn
+    assert 'title="not in B">gone<' in drawn
+    assert 'title="was 2 in A">▲ 1<' in html.ranking(second.rows, (), "A")
 
 
 def test_documents_that_are_left_out_say_why() -> None:
@@ -66,12 +87,43 @@ def test_what_made_a_document_relevant_is_marked() -> None:
 
 
 def test_two_rankings_differ_in_words() -> None:
-    first = rows(DOCUMENTS, _answer((0, 0.9), (1, 0.5), (2, 0.4), (3, 0.1)))
-    same = rows(DOCUMENTS, _answer((0, 0.8), (1, 0.7), (2, 0.4), (3, 0.1)), before=[0, 1, 2, 3])
-    other = rows(DOCUMENTS, _answer((0, 0.9), (3, 0.8), (1, 0.5), (2, 0.4)), before=[0, 1, 2, 3])
-    assert difference(first, same) == "Both give the same order."
+    first = _side((0, 0.9), (1, 0.5), (2, 0.4), (3, 0.1))
+    assert difference(first, _side((0, 0.8), (1, 0.7), (2, 0.4), (3, 0.1))) == "Both give the same order."
     said = "3 of 4 documents have another rank. The best one is the same. Document 4 moves most: from rank 4 to 2."
-    assert difference(first, other) == said
+    assert difference(first, _side((0, 0.9), (3, 0.8), (1, 0.5), (2, 0.4))) == said
+
+
+def test_why_two_rankings_are_the_same_is_said() -> None:
+    ranked = ((1, 0.90001), (0, 0.5))
+    plain, other = _side(*ranked), _side((1, 0.9), (0, 0.5), instruction="other")
+    assert difference(plain, _side(*ranked)) == "Both are the same: they were asked the same."
+    assert difference(plain, other) == "Both are the same: the instruction changes no score of demo."
+    assert difference(plain, other._replace(reads=False)) == "Both are the same: demo reads no instruction."
+    assert difference(plain, other._replace(asked="fast")) == "Both give the same order.", "another model"
+
+
+def test_a_cascade_s_documents_say_who_ranked_them_again() -> None:
+    answer = _answer((1, 0.9), (0, 0.5), stages={"first": "fast", "then": "best", "ranked_again": [1]}, model="careful")
+    first, second = rows(DOCUMENTS, answer)
+    assert (first.marks, second.marks) == (("ranked again by best",), ())
+    assert "could not rank" not in html.facts(answer, 2, 1.0)
+    answer["stages"] = {"first": "fast", "then": "best", "ranked_again": [], "missed": "overloaded"}
+    assert "best could not rank in time: it is fast's ranking" in html.facts(answer, 2, 1.0)
+
+
+def test_a_model_that_reads_no_instruction_is_said_to() -> None:
+    assert "model demo, which reads no instruction" in html.facts(_answer(model="demo"), 1, 1.0, False)
+
+
+def test_models_adapters_and_cascades_are_told_apart() -> None:
+    cards: list[dict[str, Any]] = [
+        {"id": "fast"},
+        {"id": "law", "parent": "fast"},
+        {"id": "careful", "cascade": ["fast", "best"]},
+    ]
+    named = {"fast": "fast", "law": "law: adapter of fast", "careful": "careful: fast, then best"}
+    assert choices("", cards) == named
+    assert choices("candidate", cards)["careful"] == "candidate / careful: fast, then best"
 
 
 @pytest.mark.parametrize("text", [HOSTILE, HOSTILE * 100])
@@ -79,6 +131,7 @@ def test_nothing_that_comes_from_outside_becomes_html(text: str) -> None:
     """Documents are untrusted, and so are a model's name, a rule's, a replica's, and what a service says."""
     answer = _answer((0, 0.5), model=text, usage={"total_tokens": 1}, meta={"shards": 1, "replicas": 1})
     answer["excluded"] = [{"index": 1, "rule": text}]
+    answer["stages"] = {"first": text, "then": text, "ranked_again": [0], "missed": text}
     answer["timings"] = {"total_ms": 2.0, "stages_ms": {text: 1.0}, "shards": [{"replica": text, "documents": [0]}]}
     documents = [text, text]
     drawn = (
@@ -86,7 +139,7 @@ def test_nothing_that_comes_from_outside_becomes_html(text: str) -> None:
         + html.facts(answer, 1, 1.0)
         + html.timing(answer)
         + html.refusal(advice(rebuild_error(text, 400, text)))
-        + html.side(text, html.note(text) + html.hint(text))
+        + html.side(text, html.note(text) + html.hint(text), text)
     )
     assert "&lt;img" in drawn
     assert not re.search(r"<(img|script)|onerror=alert\(1\)>", drawn)
