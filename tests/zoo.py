@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from reranker.config import ModelConfig
 from reranker.model.checkpoint import DEMO_MODEL
 from reranker.model.families import FAMILIES, Family
 from tests.models import save_pair_tokenizer
@@ -113,6 +114,12 @@ def save_answer(answer: Sequence[str], tokenizer: Tokenizer, folder: Path) -> No
     false = tokenizer.token_to_id(answer[0]) if len(answer) == 2 else None
     score = {"true_token_id": tokenizer.token_to_id(answer[-1]), "false_token_id": false}
     (folder / "1_LogitScore" / "config.json").write_text(json.dumps(score), encoding="utf-8")
+
+
+def model_of(folder: Path, of: str) -> ModelConfig:
+    """The configuration for a checkpoint of a family: one with an instruction of its own wants that chosen."""
+    own = {"instruction": BY_NAME[of].instruction} if BY_NAME[of].instruction else {}
+    return ModelConfig(name=str(folder), **own)
 
 
 def save_small_files(name: str, folder: Path) -> Tokenizer:

@@ -19,15 +19,9 @@ from reranker.errors import UnsupportedModelError
 from reranker.model.checkpoint import find_checkpoint
 from reranker.model.families import FAMILIES, has_token_types, max_tokens
 from reranker.model.prompt import CuttingPolicy, PromptRenderer
-from tests.zoo import BY_NAME, DOCUMENTS, QUERY, change_json, save_answer, save_small_files
+from tests.zoo import BY_NAME, DOCUMENTS, QUERY, change_json, model_of, save_answer, save_small_files
 
 NAMES = [one.name for one in FAMILIES]
-
-
-def _model(folder: Path, of: str) -> ModelConfig:
-    """The configuration for a checkpoint of a family: one with an instruction of its own wants that chosen."""
-    own = {"instruction": BY_NAME[of].instruction} if BY_NAME[of].instruction else {}
-    return ModelConfig(name=str(folder), **own)
 
 
 CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -36,14 +30,14 @@ CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_is_found_by_what_its_checkpoint_says(name: str, tmp_path: Path) -> None:
     save_small_files(name, tmp_path)
-    checkpoint = find_checkpoint(_model(tmp_path, of=name))
+    checkpoint = find_checkpoint(model_of(tmp_path, of=name))
     assert checkpoint.family == BY_NAME[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_makes_the_ids_of_the_whole_text(name: str, tmp_path: Path) -> None:
     save_small_files(name, tmp_path)
-    model, prompt = _model(tmp_path, of=name), BY_NAME[name].prompt
+    model, prompt = model_of(tmp_path, of=name), BY_NAME[name].prompt
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     shard = PromptRenderer.of(find_checkpoint(model), model).render(QUERY, DOCUMENTS).prompts
     for i, document in enumerate(DOCUMENTS):
@@ -60,7 +54,7 @@ def test_every_row_makes_the_ids_of_the_whole_text(name: str, tmp_path: Path) ->
 def test_every_row_tells_what_is_read_of_a_document(name: str, tmp_path: Path) -> None:
     """Also where its template strips the texts, or puts white space around them."""
     save_small_files(name, tmp_path)
-    model = _model(tmp_path, of=name)
+    model = model_of(tmp_path, of=name)
     renderer = PromptRenderer.of(find_checkpoint(model), model)
     document = "  " + " ".join(f"word{number}" for number in range(200)) + " \n"
     for side in ("end", "start"):
@@ -85,7 +79,7 @@ def test_known_name_is_enough_where_the_files_say_nothing(name: str, tmp_path: P
     folder.mkdir()
     save_small_files(name, folder)
     _forget(folder)
-    assert find_checkpoint(_model(folder, of=name)).family == BY_NAME[name]
+    assert find_checkpoint(model_of(folder, of=name)).family == BY_NAME[name]
 
 
 def test_instruction_of_the_models_card_is_asked_for_where_it_is_another(tmp_path: Path) -> None:
@@ -97,7 +91,7 @@ def test_instruction_of_the_models_card_is_asked_for_where_it_is_another(tmp_pat
 def test_model_that_reads_images_too_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is loaded, by the engine's process: an ingress does without."""
     save_small_files("qwen3-vl-reranker", tmp_path)
-    checkpoint = find_checkpoint(_model(tmp_path, of="qwen3-vl-reranker"))
+    checkpoint = find_checkpoint(model_of(tmp_path, of="qwen3-vl-reranker"))
     monkeypatch.setattr("reranker.engine.vllm.find_spec", lambda name: None)
     locked = next(one for one in Path("requirements/gpu.txt").read_text().splitlines() if one.startswith("torchvision"))
     for device, build in (("cpu", r"\+cpu --index-url https\S+/whl/cpu`"), ("cuda", "`")):

@@ -118,7 +118,7 @@ async def test_closed_connection_keeps_nothing(port: int) -> None:
     try:
         writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc")
         await reader.readuntil(b"\r\n")
-        [protocol] = [weakref.ref(one) for one in gc.get_objects() if isinstance(one, LimitedProtocol)]
+        [protocol] = [weakref.ref(one) for one in gc.get_objects() if type(one) is LimitedProtocol]
         writer.close()
         await asyncio.sleep(0.2)
         assert protocol() is None

@@ -29,7 +29,7 @@ from reranker.offline.reference import Inputs, TransformersReference
 from reranker.types import FloatArray, Shard
 from tests.model_card import CardTokenizer
 from tests.unit.doors import WordBackend, door, visitor
-from tests.zoo import BY_NAME, save_small_files
+from tests.zoo import BY_NAME, model_of, save_small_files
 
 Change = Callable[[FloatArray], FloatArray]
 
@@ -190,7 +190,7 @@ async def test_every_familys_ids_are_those_of_transformers_in_every_kind_of_text
     folder = tmp_path / name
     folder.mkdir()
     save_small_files(name, folder)
-    model = ModelConfig(name=str(folder))
+    model = model_of(folder, name)
     checkpoint = find_checkpoint(model)
     renderer = PromptRenderer.of(checkpoint, model, few=True)
     texts = verification.with_room(renderer, verification.texts(quick=True))
