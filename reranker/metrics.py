@@ -185,19 +185,20 @@ def _count_rankings(record: RequestRecord) -> None:
         _STAGES[stage].observe(took_s)
     DOCUMENTS.inc(record.documents)
     PROMPT_TOKENS.inc(record.prompt_tokens)
-    for one in record.rankings:
-        _add(
-            (TRUNCATED_DOCUMENTS, one.truncated_documents),
-            (WINDOWED_DOCUMENTS, one.windowed_documents),
-            (EXCLUDED_DOCUMENTS, len(one.excluded)),
-            (UNSCORED_DOCUMENTS, len(one.unscored)),
-            (SPANS, sum(len(document.spans) for document in one.results)),
-            (UNSCORED_SPANS, len(one.spans_unscored)),
-            (DEDUPLICATED_PAIRS, one.deduplicated_pairs),
-            (CACHE_HITS, one.cached_documents),
-            (CACHE_MISSES, one.missed_documents),
-            (CACHE_COALESCED, one.coalesced_documents),
-        )
+    rankings = record.rankings  # a request may have 10,000, and no other is answered meanwhile
+    _add(
+        (TRUNCATED_DOCUMENTS, sum(one.truncated_documents for one in rankings)),
+        (WINDOWED_DOCUMENTS, sum(one.windowed_documents for one in rankings)),
+        (EXCLUDED_DOCUMENTS, sum(len(one.excluded) for one in rankings)),
+        (UNSCORED_DOCUMENTS, sum(len(one.unscored) for one in rankings)),
+        (SPANS, sum(len(document.spans) for one in rankings for document in one.results)),
+        (UNSCORED_SPANS, sum(len(one.spans_unscored) for one in rankings)),
+        (DEDUPLICATED_PAIRS, sum(one.deduplicated_pairs for one in rankings)),
+        (CACHE_HITS, sum(one.cached_documents for one in rankings)),
+        (CACHE_MISSES, sum(one.missed_documents for one in rankings)),
+        (CACHE_COALESCED, sum(one.coalesced_documents for one in rankings)),
+    )
+    for one in rankings:
         if one.stages and one.stages.missed:
             CASCADE_MISSES.labels(record.model, one.stages.missed).inc()
 

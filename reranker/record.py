@@ -6,10 +6,12 @@ Whoever does a part of the work notes it here at once, so that it is known after
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 from reranker.types import EngineScores, Ranking, TokenArray
@@ -181,12 +183,12 @@ class RequestRecord:
 
     def stages_s(self) -> dict[str, float]:
         """Seconds in which each stage was going on. Their sum may exceed the whole, as stages overlap."""
-        intervals = self.intervals + [one for shard in self.shards for one in shard.intervals()]
-        if len(intervals) != self._stages_s[0]:  # the header, metrics and the log ask one after the other
+        known = len(self.intervals) + sum(shard.answer is not None for shard in self.shards)
+        if known != self._stages_s[0]:  # the header, metrics and the log ask one after the other
             of_stage: dict[str, list[Interval]] = {}
-            for one in intervals:
+            for one in itertools.chain(self.intervals, *(shard.intervals() for shard in self.shards)):
                 of_stage.setdefault(one.stage, []).append(one)
-            self._stages_s = len(intervals), {name: covered_s(of_stage[name]) for name in STAGES if name in of_stage}
+            self._stages_s = known, {name: covered_s(of_stage[name]) for name in STAGES if name in of_stage}
         return self._stages_s[1]
 
 
@@ -210,7 +212,7 @@ def covered_s(intervals: Sequence[Interval]) -> float:
     if len(intervals) == 1:  # most stages come once
         return intervals[0].ended_s - intervals[0].began_s
     covered_s, until_s = 0.0, float("-inf")
-    for _, began_s, ended_s in sorted(intervals, key=lambda one: one.began_s):
+    for _, began_s, ended_s in sorted(intervals, key=itemgetter(1)):
         covered_s += max(0.0, ended_s - max(began_s, until_s))
         until_s = max(until_s, ended_s)
     return covered_s
