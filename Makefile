@@ -41,7 +41,7 @@ setup: $(DEV) ## the environment with the development tools, and the pre-commit 
 	@$(BIN)/pre-commit install
 
 .PHONY: test
-test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (12 minutes; `make test-slow` has the rest)
+test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (a quarter of an hour; `make test-slow` has the rest)
 	@rm -f .coverage .coverage.*
 	@echo "== 1 of 3: the library, on two cores"
 	$(BIN)/coverage run -m pytest $(QUICK) -n 2

@@ -100,7 +100,7 @@ class BytesInHand:
     def _trim(self) -> None:
         """Give memory back to the system, in a thread: with gigabytes freed it takes a tenth of a second."""
         self._trimming, self._freed = None, 0
-        asyncio.get_running_loop().run_in_executor(None, trim, self.total < _SMALL_BYTES)
+        asyncio.get_running_loop().run_in_executor(None, trim, self.total < _LARGE_BYTES)
 
 
 class Hold:
