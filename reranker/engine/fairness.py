@@ -38,9 +38,14 @@ class _Waiting(Generic[Flow]):
     list_id: str
     position: int = 0
 
+    @property
+    def cost(self) -> int:
+        """Of its next pair."""
+        return self.costs[self.position]
+
     def key(self) -> tuple[int, int, Self]:
         """Its place in the heap: the tag of its next pair, then its order, which no other has."""
-        return int(self.reached + self.costs[self.position] * self.ticks_per_token), self.order, self
+        return int(self.reached + self.cost * self.ticks_per_token), self.order, self
 
 
 class FairQueue(Generic[Flow]):
@@ -76,26 +81,34 @@ class FairQueue(Generic[Flow]):
         self._flows[flow] = waiting
         heapq.heappush(self._heap, waiting.key())
 
-    def pop(self, most: float = math.inf) -> Turn[Flow] | None:
-        """Take the next pair; None: nothing waits, or it costs more than `most`."""
-        while self._heap:
-            tag, _, first = self._heap[0]
-            if self._flows.get(first.flow) is not first:  # removed meanwhile
-                heapq.heappop(self._heap)
-                continue
-            turn = Turn(first.flow, first.position, first.costs[first.position], tag)
-            if turn.cost > most:
-                return None
-            self._time = tag
-            first.reached += turn.cost * first.ticks_per_token
-            first.position += 1
-            if first.position == len(first.costs):
-                heapq.heappop(self._heap)
-                self.remove(first.flow)
-            else:
-                heapq.heapreplace(self._heap, first.key())
-            return turn
-        return None
+    def pop(self, most: float = math.inf, *, pass_by: bool = False) -> Turn[Flow] | None:
+        """Take the next pair; None: nothing waits, or it costs more than `most`.
+
+        With `pass_by` the next of those that do not cost more: for while the first has to wait anyway.
+        """
+        while self._heap and not self._waits(self._heap[0]):
+            heapq.heappop(self._heap)
+        fitting = (one for one in self._heap if self._waits(one) and one[2].cost <= most) if pass_by else self._heap[:1]
+        taken = min(fitting, default=None)
+        if taken is None or taken[2].cost > most:
+            return None
+        tag, _, waiting = taken
+        turn = Turn(waiting.flow, waiting.position, waiting.cost, tag)
+        self._time = max(self._time, tag)
+        waiting.reached += turn.cost * waiting.ticks_per_token
+        waiting.position += 1
+        if waiting.position == len(waiting.costs):
+            self.remove(waiting.flow)
+        elif taken is self._heap[0]:
+            heapq.heapreplace(self._heap, waiting.key())
+        else:
+            self._heap[self._heap.index(taken)] = waiting.key()
+            heapq.heapify(self._heap)
+        return turn
+
+    def _waits(self, one: tuple[int, int, _Waiting[Flow]]) -> bool:
+        """Whether its flow was not removed meanwhile."""
+        return self._flows.get(one[2].flow) is one[2]
 
     def remove(self, flow: Flow) -> None:
         """Drop what a flow has left, if anything."""

@@ -30,6 +30,7 @@ from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 logger = logging.getLogger(__name__)
 
 _LOGGED_REQUESTS = 20
+_LONG_BATCHES = 4  # A pair longer than that is computed in parts, so that nobody waits for all of it.
 
 
 class Stepper(Protocol):
@@ -38,6 +39,7 @@ class Stepper(Protocol):
     max_batch_tokens: int
     max_batch_pairs: int
     depth: int  # batches that it holds at a time: with two, one is prepared while the other is computed
+    in_parts: bool  # whether it can compute a part of a pair in a step; with one batch at a time only
 
     def add(self, pair: int, prompt: list[int], common: Common, priority: int) -> None:
         """Take in a pair by its number. A lower priority goes first."""
@@ -45,10 +47,11 @@ class Stepper(Protocol):
     def repeated_tokens(self, head_tokens: int) -> int:
         """How much of such a head is computed for every pair of its list, not only for the first."""
 
-    def step(self, tokens: int) -> Iterable[tuple[int, float]]:
+    def step(self, tokens: int, part_tokens: int = 0) -> Iterable[tuple[int, float]]:
         """Begin a batch of at most so many tokens, and wait for one if there are `depth`, or nothing is left to begin.
 
-        Gives the number and logit of each pair that is done.
+        Of one pair beside others it has at most `part_tokens`; 0: the whole pair. Gives the number and logit of each
+        pair that is done.
         """
 
     def abort(self, pairs: Sequence[int]) -> None:
@@ -77,6 +80,7 @@ class Engine:
         self._turns: FairQueue[Job] = FairQueue(by_arrival=by_arrival)
         self._stepping: dict[int, Turn[Job]] = {}  # the stepper's pairs, by number
         self._stepping_tokens = self._pending_tokens = 0
+        self._long = -1  # the pair that was begun in parts last
         self._numbers = itertools.count()
         self._pace = Pace()
         self._steps = self._done_pairs = self._done_tokens = 0
@@ -217,12 +221,14 @@ class Engine:
     def _work(self) -> None:
         """Feed the stepper, step it, hand out the scores and record the pace."""
         step_tokens = self._feed()
-        given, done_tokens = self._stepping_tokens, 0
-        for pair, logit in self._stepper.step(step_tokens) if self._stepping else ():
+        given, done_tokens, in_parts = self._stepping_tokens, 0, self._long in self._stepping
+        part_tokens = self._part_tokens if in_parts else 0
+        for pair, logit in self._stepper.step(step_tokens, part_tokens) if self._stepping else ():
             done_tokens += self._deliver(pair, logit)
         now_s = time.monotonic()
-        if done_tokens:
+        if done_tokens and not in_parts:
             self._batch.record(given - self._stepping_tokens, now_s - self._step_began_s)
+        if done_tokens or in_parts:
             self._step_began_s = now_s
         self._pace.record(done_tokens, now_s - self._began_s)  # with everything between two steps: it is no faster
         self._done_tokens += done_tokens
@@ -245,20 +251,26 @@ class Engine:
     def _feed(self) -> int:
         """Give the stepper its next batch, and no more: what waits there can no longer be reordered.
 
-        Of pairs longer than a batch there is one at a time. Returns the tokens of the next step: a step cannot be
-        interrupted, so whoever comes or goes waits for the end of those under way.
+        Of pairs longer than a batch there is one at a time; one that is computed in parts leaves room for others.
+        Returns the tokens of the next step: a step cannot be interrupted, so whoever comes or goes waits for the end of
+        those under way.
         """
         most_pairs = self._stepper.max_batch_pairs
         tokens = pairs = 0
         room = self._batch.next - max(
             0, self._stepping_tokens - sum(self._begun)
         )  # but for what it could not begin yet
+        most_whole = _LONG_BATCHES * self._batch.next if self._stepper.in_parts else math.inf
         while pairs < most_pairs and len(self._stepping) < self._stepper.depth * most_pairs:
-            turn = self._turns.pop(most=room - tokens if self._stepping else math.inf)
+            in_parts = self._long in self._stepping
+            longest = most_whole if in_parts else math.inf  # of one pair, whatever the room
+            turn = self._turns.pop(longest if len(self._stepping) == in_parts else room - tokens, pass_by=in_parts)
             if turn is None:
                 break
-            tokens, pairs = tokens + turn.cost, pairs + 1
             job, pair = turn.flow, next(self._numbers)
+            if turn.cost > most_whole:
+                self._long, turn = pair, turn._replace(cost=self._part_tokens)
+            tokens, pairs = tokens + turn.cost, pairs + 1
             if job.began_s is None:
                 job.began_s = time.monotonic()
             prompt = job.prompt(turn.position)
@@ -274,7 +286,12 @@ class Engine:
                 job.end(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
         self._begun.append(tokens)
         self._steps += bool(pairs)
-        return min(self._stepper.max_batch_tokens, max(self._batch.next, tokens))
+        return min(self._stepper.max_batch_tokens, max(self._batch.next, 0 if self._long in self._stepping else tokens))
+
+    @property
+    def _part_tokens(self) -> int:
+        """Of a pair that is computed in parts, beside others."""
+        return max(1, self._batch.next // 2)
 
     def _deliver(self, pair: int, logit: float) -> int:
         """Note a score; give the pair's work in tokens."""

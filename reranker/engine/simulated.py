@@ -35,6 +35,7 @@ class SimulatedStepper:
     """See `reranker.engine.loop.Stepper`."""
 
     depth = 1
+    in_parts = False
 
     def __init__(self, costs: SimulatedConfig, max_batch_tokens: int, max_batch_pairs: int) -> None:
         self.max_batch_tokens, self.max_batch_pairs = max_batch_tokens, max_batch_pairs
@@ -60,7 +61,7 @@ class SimulatedStepper:
         self._waiting = [waiting for waiting in self._waiting if waiting[1] not in gone]
         heapq.heapify(self._waiting)
 
-    def step(self, tokens: int | None = None) -> list[tuple[int, float]]:
+    def step(self, tokens: int | None = None, part_tokens: int = 0) -> list[tuple[int, float]]:
         """Compute a batch, by priority, in the time that it costs."""
         most = min(self.max_batch_tokens, tokens or self.max_batch_tokens)
         done: list[tuple[int, float]] = []

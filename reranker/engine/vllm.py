@@ -120,6 +120,8 @@ class VllmStepper:
         self.max_batch_tokens: int = scheduler.max_num_batched_tokens
         self.depth: int = self._core.batch_queue_size
         self.max_batch_pairs: int = max(1, scheduler.max_num_seqs // self.depth)
+        # A GPU computes the longest pair in milliseconds.
+        self.in_parts: bool = device == "cpu" and scheduler.enable_chunked_prefill
         self._token_types = token_types
         self._params: dict[int, Any] = {}  # vllm's PoolingParams, by where the document begins
         self._head_hashes = lru_cache(_KNOWN_HEADS)(self._hash_head)
@@ -194,8 +196,10 @@ class VllmStepper:
             self._params[second_type_from] = params
         return self._params[second_type_from]
 
-    def step(self, tokens: int) -> Iterator[tuple[int, float]]:
-        self._core.scheduler.max_num_scheduled_tokens = tokens
+    def step(self, tokens: int, part_tokens: int = 0) -> Iterator[tuple[int, float]]:
+        scheduler = self._core.scheduler
+        scheduler.max_num_scheduled_tokens = tokens
+        scheduler.scheduler_config.long_prefill_token_threshold = part_tokens
         self._heads.forget()
         outputs, executed = self._core.step_fn()
         self._core.post_step(executed)

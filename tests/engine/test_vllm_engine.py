@@ -11,6 +11,7 @@ import pytest
 
 from reranker.config import EngineConfig, ModelConfig
 from reranker.engine import metrics
+from reranker.engine.pace import BatchSize
 from reranker.engine.vllm import VllmEngine, engine_args
 from reranker.errors import EngineFailedError
 from reranker.model.checkpoint import DEMO_MODEL, find_checkpoint
@@ -93,6 +94,25 @@ async def test_scores_do_not_depend_on_the_neighbours(engine: VllmEngine) -> Non
         alone = await engine.score(shard)
         np.testing.assert_allclose(logits, alone, atol=1e-3)
         np.testing.assert_allclose(logits, np.tile(logits[: len(DOCUMENTS)], 10), atol=1e-3)
+
+
+async def test_long_pair_is_computed_in_parts_beside_small_lists(
+    engine: VllmEngine, reference: Callable[[Shard], FloatArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not wait for all of it, and no score is another for it."""
+    monkeypatch.setattr(engine, "_batch", BatchSize(None, 512))  # tokens, as on a slow machine
+    small = _shard(DOCUMENTS)
+    alone = await engine.score(small)
+    long = [_shard(["capital of hay " * 2_500], f"{QUERY} {number}") for number in range(2)]
+    scoring = [asyncio.create_task(engine.score(one)) for one in long]
+    while not engine.pending_pairs:  # noqa: ASYNC110 - the engine's thread has no event to wait for
+        await asyncio.sleep(0.01)
+    np.testing.assert_allclose(await engine.score(small), alone, atol=1e-3)
+    assert not any(one.done() for one in scoring)
+    for one, logits in zip(long, await asyncio.gather(*scoring), strict=True):
+        np.testing.assert_allclose(logits, reference(one), atol=2e-3)
+    await engine.check_integrity()
+    assert engine.load.pending_tokens == 0
 
 
 async def test_no_two_heads_share_a_block_unless_it_and_all_before_it_are_equal(

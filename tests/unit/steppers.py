@@ -59,7 +59,7 @@ class GatedStepper(SimulatedStepper):
         if self.forgets:
             super().abort(pairs)
 
-    def step(self, tokens: int | None = None) -> list[tuple[int, float]]:
+    def step(self, tokens: int | None = None, part_tokens: int = 0) -> list[tuple[int, float]]:
         self.steps_begun += 1
         self.gate.acquire()
         if self.fail:
@@ -83,7 +83,7 @@ class DeepStepper(GatedStepper):
         self.under_way: deque[list[tuple[int, float]]] = deque()
         self.most_under_way = 0
 
-    def step(self, tokens: int | None = None) -> list[tuple[int, float]]:
+    def step(self, tokens: int | None = None, part_tokens: int = 0) -> list[tuple[int, float]]:
         begun = SimulatedStepper.step(self, tokens)
         self.begun.append(len(begun))
         self.served += [self._prompts[pair][0] for pair, _ in begun]
@@ -94,6 +94,42 @@ class DeepStepper(GatedStepper):
         self.steps_begun += 1
         self.gate.acquire()
         return self.under_way.popleft()
+
+
+class PartsStepper(GatedStepper):
+    """Computes a part of a long pair in a step, as vLLM on a CPU does: pairs that it has begun go first."""
+
+    in_parts = True
+
+    def __init__(self) -> None:
+        super().__init__(max_batch_pairs=100)
+        self.steps: list[int] = []
+        """How many tokens each computed."""
+        self._left: dict[int, int] = {}  # tokens of the pairs that it has begun
+
+    def abort(self, pairs: Sequence[int]) -> None:
+        super().abort(pairs)
+        self._left = {pair: left for pair, left in self._left.items() if pair not in pairs}
+
+    def step(self, tokens: int | None = None, part_tokens: int = 0) -> list[tuple[int, float]]:
+        self.steps_begun += 1
+        self.gate.acquire()
+        room = tokens or self.max_batch_tokens
+        waiting = {pair: len(prompt) for _, pair, prompt, _ in sorted(self._waiting, key=lambda one: one[:2])}
+        several = len(self._left | waiting) > 1
+        for pair, left in {**self._left, **waiting}.items():
+            computed = min(self._left.get(pair, left), room, part_tokens if part_tokens and several else room)
+            self._left[pair] = self._left.get(pair, left) - computed
+            room -= computed
+            if not room:
+                break
+        self.steps.append((tokens or self.max_batch_tokens) - room)
+        done = [(pair, prompt, common) for _, pair, prompt, common in self._waiting if not self._left.get(pair, 1)]
+        super().abort([pair for pair, *_ in done])
+        for pair, *_ in done:
+            del self._left[pair], self.aborted[self.aborted.index(pair)]
+        self.served += [prompt[0] for _, prompt, _ in done]
+        return [(pair, simulated_logit(prompt, common.adapter)) for pair, prompt, common in done]
 
 
 def shard(name: int, pairs: int, document_tokens: int = 3) -> Shard:

@@ -14,7 +14,7 @@ from reranker.engine.pace import BatchSize
 from reranker.errors import EngineFailedError
 from reranker.types import EngineScores, Shard
 from tests.counted import Counted, gauge
-from tests.unit.steppers import REFUSED_TOKEN, DeepStepper, GatedStepper, expected, shard, until
+from tests.unit.steppers import REFUSED_TOKEN, DeepStepper, GatedStepper, PartsStepper, expected, shard, until
 
 
 class Bench:
@@ -406,6 +406,46 @@ async def test_batch_on_trial_has_its_own_size_whatever_is_under_way(
     assert device.begun[:6] == taken
     await engine.check_integrity()
     engine.shutdown()
+
+
+@pytest.fixture
+def parts() -> Iterator[Bench]:
+    """An engine with batches of 100 tokens: a pair of more than 400 is computed in parts."""
+    bench = Bench(PartsStepper())
+    bench.engine._batch = Trials(100)
+    yield bench
+    bench.stepper.let()
+    bench.engine.shutdown()
+
+
+@pytest.mark.parametrize("others", [0, 3], ids=["alone", "more-long-ones-wait"])
+async def test_lists_pass_by_a_pair_that_is_computed_in_parts(parts: Bench, others: int) -> None:
+    """In the half of each step that it leaves them, also where the next in turn is another such pair."""
+    long = [shard(name, 1, document_tokens=2_000) for name in range(10, 11 + others)]
+    tasks = [await parts.send(one) for one in long]
+    small = [shard(name, pairs, document_tokens=tokens) for name, pairs, tokens in ((20, 3, 10), (21, 4, 80))]
+    tasks += [await parts.send(one) for one in small]
+    parts.stepper.let()
+    for one, scores in zip([*long, *small], await asyncio.gather(*tasks), strict=True):
+        assert scores.logits.tolist() == expected(one)
+    assert parts.stepper.served[:7] == [20] * 3 + [21] * 4
+    assert set(parts.stepper.served[7:]) == {one.head[0] for one in long}
+    steps = parts.stepper.steps  # type: ignore[attr-defined]
+    assert max(steps) == 100
+    assert sum(steps) == sum(len(one.head) * len(one) + len(one.tokens) + len(one) for one in [*long, *small])
+    await parts.require_idle()
+
+
+async def test_long_pair_that_is_given_up_is_computed_no_further(parts: Bench) -> None:
+    task = await parts.send(shard(10, 2, document_tokens=2_000))
+    parts.stepper.let(3)
+    await parts.in_a_step(4)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    parts.stepper.let()
+    assert (await parts.engine.score(shard(20, 5))).tolist() == expected(shard(20, 5))
+    assert parts.stepper.served == [20] * 5
+    await parts.require_idle()
 
 
 async def test_batches_under_way_take_the_target_together() -> None:
