@@ -61,12 +61,6 @@ _SWITCH_S = 0.0002
 _NEVER = 2**30
 
 
-def _begin_what_follows(record: RequestRecord) -> None:
-    """An `Observer`: the answer is out."""
-    if record.after is not None and record.status < 300:
-        record.after()
-
-
 @serve.ingress()
 class Ingress:
     """Answers HTTP; sends shards to the engine replicas behind `engine`. A `deployments.http.Backend`.
@@ -120,7 +114,7 @@ class Ingress:
             self._metrics = ReplicaMetrics(config.observability, (metrics, agreement), self._set_gauges)
             count = partial(metrics.count_request, ranking_paths=frozenset((*PATHS, *SEARCH.paths)))
         log = RequestLog(config.observability, several_models=several)
-        observers: list[Observer] = [self._tracer, log, _begin_what_follows]
+        observers: list[Observer] = [self._tracer, log]
         self._memory = BytesInHand(config.limits.max_bytes_in_hand)
         self._app = build_api(self, config.limits, keys, observers, count, self._quotas, self._memory)
         self._listener: Listener | None = None

@@ -171,6 +171,11 @@ class RequestRecord:
     def hedges(self) -> int:
         return sum(one.hedge for shard in self.shards for one in shard.attempts)
 
+    def begin_what_follows(self) -> None:
+        """The answer is out."""
+        if self.after is not None and self.status < 300:
+            self.after()
+
     def end(self) -> None:
         """Note that the answer is out, or will not come."""
         for shard in self.shards:

@@ -44,8 +44,12 @@ class BytesInHand:
     Beyond the limit they are refused. What was used is given back to the system. To be used from one event loop.
     """
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, clock: Callable[[], float] = time.monotonic, beside: BytesInHand | None = None
+    ) -> None:
+        """`beside` counts the other requests of the process."""
         self._limit, self._clock = limit, clock
+        self._all = [self] if beside is None else [self, beside]
         self.total = 0
         self._of_caller: defaultdict[str, int] = defaultdict(int)
         self._freed = 0
@@ -100,7 +104,8 @@ class BytesInHand:
     def _trim(self) -> None:
         """Give memory back to the system, in a thread: with gigabytes freed it takes a tenth of a second."""
         self._trimming, self._freed = None, 0
-        asyncio.get_running_loop().run_in_executor(None, trim, self.total < _LARGE_BYTES)
+        few = sum(one.total for one in self._all) < _LARGE_BYTES
+        asyncio.get_running_loop().run_in_executor(None, trim, few)
 
 
 class Hold:

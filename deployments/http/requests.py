@@ -10,7 +10,6 @@ import asyncio
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
@@ -51,18 +50,16 @@ async def read_call(request: Request, dialect: Dialect | None) -> RankingCall:
         timeout = next(((name, request.headers[name]) for name in _TIMEOUT_HEADERS if name in request.headers), None)
         named = _CHARSET.search(request.headers.get("content-type", ""))
         charset = named[1] if named else ""
+        said = request.path_params.get("model"), _complete(request)
+        hold: Hold = request.state.hold
         if len(body) <= INLINE_BYTES:
-            call = parse(body, dialect, limits, timeout, charset, record)
+            hold.resize(parsed_bytes(body, limits))
+            call = parse(body, dialect, limits, timeout, charset, record, *said)
         else:
-            hold: Hold = request.state.hold
             hold.resize(len(body) + await backend.threads.run(record.caller, parsed_bytes, body, limits))
-            call = await backend.threads.run(record.caller, parse, body, dialect, limits, timeout, charset, record)
+            arguments = body, dialect, limits, timeout, charset, record, *said
+            call = await backend.threads.run(record.caller, parse, *arguments)
             hold.resize(hold.size - len(body))
-    model, complete = request.path_params.get("model"), _complete(request)
-    if model or complete is not None:
-        lists = (replace(one, model=one.model or model) for one in call.lists)
-        lists = (replace(one, complete=complete if one.complete is None else one.complete) for one in lists)
-        call = replace(call, lists=tuple(lists))
     note_call(record, call)
     return call
 

@@ -63,11 +63,14 @@ def parse(
     timeout: tuple[str, str] | None = None,
     charset: str = "",
     record: RequestRecord | None = None,
+    model: str | None = None,
+    complete: bool | None = None,
 ) -> RankingCall:
     """Read a request's body, which comes decompressed. Without a dialect, its fields say which. No error quotes it.
 
-    `timeout`: a header with seconds, its name and what it says. `charset`: that the Content-Type names. The record is
-    told of the dialect before anything can be wrong with its fields.
+    `timeout`: a header with seconds, its name and what it says. `charset`: that the Content-Type names. `model` and
+    `complete` are what the URL says, which counts where the body does not say it. The record is told of the dialect
+    before anything can be wrong with its fields.
     """
     fields = load(body, limits, charset)
     if not isinstance(fields, dict):
@@ -90,8 +93,11 @@ def parse(
         except ValidationError:
             raise InvalidRequestError(timeout[0], "must be a number of seconds, at least 0.001") from None
         timeout_s = in_header if timeout_s is None else min(in_header, timeout_s)
+    if validated.complete is not None:
+        complete = validated.complete
     lists = tuple(
-        replace(one, timeout_s=timeout_s, complete=dialect.complete or one.complete) for one in dialect.read(validated)
+        replace(one, timeout_s=timeout_s, complete=dialect.complete or complete, model=one.model or model)
+        for one in dialect.read(validated)
     )
     return RankingCall(dialect, validated, lists, ignored_fields(fields, dialect.body))
 

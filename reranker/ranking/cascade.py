@@ -40,21 +40,20 @@ class Cascade:
 
     async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> list[Ranking]:
         """Rank all lists of a request. Raises as `Ranker.rank`, but not if only the second model cannot in time."""
+        in_thread = self._first.threads.run  # there may be thousands of lists
         with ExitStack() as held:
             place = self._place(lists, caller, record, held)
-            firsts = await self._first.rank(self._whole(lists, self._first), caller, record)
-            kept = [self._kept(one) for one in firsts]
+            whole = await in_thread(caller.name, self._whole, lists, self._first)
+            firsts = await self._first.rank(whole, caller, record)
+            kept, asked = await in_thread(caller.name, self._again, lists, firsts)
             seconds: Sequence[Ranking | None] = [None] * len(lists)
             missed = ""
             try:
-                seconds = await self._rank_again(lists, kept, caller, record, place)
+                seconds = await self._rank_again(asked, kept, caller, record, place)
             except _NOT_IN_TIME as error:
                 missed = error.code
-        with record.stage("merge"):
-            finish = self._first.threads.run  # rules may search every text
-            rankings: list[Ranking] = await finish(
-                caller.name, self._finish, lists, firsts, seconds, kept, missed, caller
-            )
+        with record.stage("merge"):  # rules may search every text
+            rankings = await in_thread(caller.name, self._finish, lists, firsts, seconds, kept, missed, caller)
         if len(lists) == 1 and lists[0].spans:
             return [await self._add_spans(lists[0], rankings[0], caller, record)]
         return rankings
@@ -80,7 +79,8 @@ class Cascade:
         if isinstance(keep, int):
             share = sum(min(keep, len(one.documents)) for one in lists) / documents
         try:
-            return held.enter_context(self._then.permit(self._whole(lists, self._then), caller, record, share))
+            asked = [*self._whole(lists[:1], self._then), *lists[1:]]
+            return held.enter_context(self._then.permit(asked, caller, record, share))
         except (OverloadedError, NotReadyError):
             return None
 
@@ -98,26 +98,32 @@ class Cascade:
         number = math.ceil(keep * len(ranked)) if isinstance(keep, float) else keep
         return sorted(one.index for one in ranked[:number])
 
+    def _again(
+        self, lists: Sequence[RankRequest], firsts: Sequence[Ranking]
+    ) -> tuple[list[list[int]], list[RankRequest]]:
+        """What is kept of each list, and the lists as the second model is asked for them."""
+        scatter, limits, asked = self._then.config.scatter, self._then.config.limits, []
+        kept = [self._kept(one) for one in firsts]
+        for one, indices in zip(self._whole(lists, self._then), kept, strict=True):
+            documents = tuple(one.documents[index] for index in indices)
+            timeout_s = limits.bounded_s(one.timeout_s)
+            timeout_s -= min(scatter.answer_margin_s, timeout_s / 5)  # the first's ranking must still be there in time
+            asked.append(replace(one, documents=documents, metadata=(), timeout_s=timeout_s, allow_partial=False))
+        return kept, asked
+
     async def _rank_again(
         self,
-        lists: Sequence[RankRequest],
+        asked: Sequence[RankRequest],
         kept: Sequence[Sequence[int]],
         caller: Caller,
         record: RequestRecord,
         permit: Permit | None,
     ) -> list[Ranking | None]:
         """Have the second model rank what is kept of each list. None: nothing is."""
-        scatter, limits = self._then.config.scatter, self._then.config.limits
         numbers = [number for number, indices in enumerate(kept) if indices]
-        again: list[Ranking | None] = [None] * len(lists)
+        again: list[Ranking | None] = [None] * len(kept)
         if not numbers:
             return again
-        asked = []
-        for number, one in enumerate(self._whole(lists, self._then)):
-            documents = tuple(one.documents[index] for index in kept[number])
-            timeout_s = limits.bounded_s(one.timeout_s)
-            timeout_s -= min(scatter.answer_margin_s, timeout_s / 5)  # the first's ranking must still be there in time
-            asked.append(replace(one, documents=documents, metadata=(), timeout_s=timeout_s, allow_partial=False))
         before = len(record.shards)
         try:
             rankings = await self._then.rank([asked[number] for number in numbers], caller, record, permit)
@@ -126,7 +132,7 @@ class Cascade:
             index = kept[numbers[0]][error.index] if len(numbers) == 1 else error.index
             raise InvalidScoreError(index, error.invalid_pairs, error.pairs) from None
         finally:
-            if len(lists) == 1:
+            if len(kept) == 1:
                 places = np.asarray(kept[0], dtype=np.int32)
                 for shard in record.shards[before:]:
                     if shard.document_of_pair is not None:

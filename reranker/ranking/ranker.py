@@ -196,6 +196,7 @@ class Ranker:
 
             async def work() -> None:
                 for one in waiting:
+                    await asyncio.sleep(0)  # thousands of lists that are known, one after the other, wait for nothing
                     async with turns:
                         if one.left_s <= 0:
                             raise DeadlineExceededError(one.timeout_s)

@@ -71,6 +71,12 @@ async def test_memory_is_given_back_soon_after_large_bodies_and_later_after_smal
     with memory.request("a") as small:
         small.resize(1_000)
     assert await asyncio.to_thread(trimmed.get, timeout=10)
+    guests = BytesInHand(100 * MIB, beside=memory)
+    with memory.request("a") as large:
+        large.resize(10 * MIB)
+        with guests.request("guests"):
+            pass
+        assert not await asyncio.to_thread(trimmed.get, timeout=10)
 
 
 async def test_small_requests_have_room_beside_one_that_seems_larger_than_all() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from reranker.errors import ReplicaLostError
 from reranker.ranking.ranker import Ranker
 from reranker.record import STAGES, Interval, RequestRecord, ShardRecord, covered_s
-from reranker.types import ANONYMOUS, EngineScores, RankRequest
+from reranker.types import ANONYMOUS, Caller, EngineScores, Ranking, RankRequest
 from tests.unit.doors import BODY, KEYS, WordBackend, door, hang_up, visitor
 from tests.unit.fleets import Call, FakeFleet, by_length, never
 from tests.unit.rankers import CONFIG, RENDERER, TEXTS, until
@@ -165,6 +167,30 @@ async def test_what_tells_of_a_request_cannot_fail_it(caplog: pytest.LogCaptureF
             assert (await client.post("/v1/rerank", json=BODY)).status_code == 200
     assert len(told) == 1
     assert "cannot be told of" in caplog.text
+
+
+async def test_request_of_many_lists_is_added_up_off_the_event_loop() -> None:
+    """With 10,000 it takes a tenth of a second, in which nobody would be answered."""
+    threads: list[threading.Thread] = []
+
+    class Backend(WordBackend):
+        shards = 1
+
+        async def rank(self, lists: Sequence[RankRequest], caller: Caller, record: RequestRecord) -> Sequence[Ranking]:
+            record.shards += [ShardRecord(1, 1) for _ in range(self.shards)]
+            return await super().rank(lists, caller, record)
+
+    def tell(_: RequestRecord) -> None:
+        threads.append(threading.current_thread())
+
+    backend = Backend()
+    async with visitor(door(backend, tell, count=tell)) as client:
+        assert (await client.post("/v1/rerank", json=BODY)).status_code == 200
+        assert threads == [threading.current_thread()] * 2
+        backend.shards = 10_000
+        assert (await client.post("/v1/rerank", json=BODY)).status_code == 200
+    assert len(threads) == 4
+    assert threading.current_thread() not in threads[2:]
 
 
 @pytest.mark.parametrize("more", [{}, {"top_k": 1}, {"raw_scores": False}])

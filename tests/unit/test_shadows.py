@@ -14,7 +14,6 @@ import pytest
 from pydantic import ValidationError
 
 from deployments import checks
-from deployments.ingress import _begin_what_follows
 from reranker.config import RerankerConfig
 from reranker.errors import (
     ConfigurationError,
@@ -49,7 +48,7 @@ class Watched(Service):
         """Rank a list, and let its answer go out."""
         ranking = await self.rank(model, *arguments, **fields)
         self.record.status = 200
-        _begin_what_follows(self.record)
+        self.record.begin_what_follows()
         return ranking
 
     async def settle(self) -> None:
@@ -82,7 +81,7 @@ async def test_list_is_ranked_by_the_other_once_its_answer_is_out(service: Watch
     ranking = await service.rank("fast", top_n=3)
     assert (service.tokens["best"], ranking.results) == (0, plain.results[:3])
     service.record.status = 200
-    _begin_what_follows(service.record)
+    service.record.begin_what_follows()
     assert service.tokens["best"] == 0  # nor does whoever says that it is out wait for it
     await service.settle()
     assert service.record.pairs == len(TEXTS)  # what the live request is counted by
@@ -101,7 +100,7 @@ async def test_list_is_ranked_by_the_other_once_its_answer_is_out(service: Watch
 async def test_answer_that_fails_or_does_not_go_out_has_no_shadow(service: Watched) -> None:
     await service.rank("fast")
     service.record.status = 499
-    _begin_what_follows(service.record)
+    service.record.begin_what_follows()
     await asyncio.sleep(0)
     assert (service.found["lists"], service.tokens["best"], service.dropped) == (0, 0, {})
 
@@ -133,7 +132,7 @@ async def test_other_may_be_a_cascade_an_instruction_or_the_clients_own_order() 
     ranking, careful = await service.rank("fast"), await service.rank("careful")
     await service.rank("fast")
     service.record.status = 200
-    _begin_what_follows(service.record)
+    service.record.begin_what_follows()
     await until(lambda: not shadows._tasks)
     for found, other in zip(report([shadows.state])["shadows"], (order(careful), list(range(60))), strict=True):
         wanted = compare(order(ranking), other)
@@ -482,7 +481,7 @@ async def test_request_that_is_not_drawn_has_nothing_to_begin() -> None:
     service = Watched()
     await service.answered("fast")
     assert service.record.after is None
-    _begin_what_follows(RequestRecord())
+    RequestRecord().begin_what_follows()
 
 
 def test_share_of_a_core_is_of_the_last_moments(monkeypatch: pytest.MonkeyPatch) -> None:
