@@ -41,16 +41,21 @@ setup: $(DEV) ## the environment with the development tools, and the pre-commit 
 	@$(BIN)/pre-commit install
 
 .PHONY: test
-test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (a quarter of an hour; `make test-slow` has the rest)
-	@rm -f .coverage .coverage.*
-	@echo "== 1 of 3: the library, on two cores"
-	$(BIN)/coverage run -m pytest $(QUICK) -n 2
-	@echo "== 2 of 3: real vLLM, in a process of its own"
-	$(BIN)/coverage run -m pytest $(QUICK) -v tests/engine
-	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage report
+test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (ten minutes; `make test-slow` has the rest)
+	@echo "== 1 of 3: the library"
+	$(BIN)/pytest $(QUICK) -n 2
+	@echo "== 2 of 3: real vLLM, in processes of its own"
+	$(BIN)/pytest $(QUICK) -v -n 2 --dist loadfile tests/engine
 	@echo "== 3 of 3: the service, over HTTP"
 	$(BIN)/pytest $(QUICK) -v tests/integration --durations=10
+
+.PHONY: coverage
+coverage: $(DEV) programs ## which lines of the library its tests and those of real vLLM run
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(QUICK) -n 2
+	$(BIN)/coverage run -m pytest $(QUICK) -n 2 --dist loadfile tests/engine
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 .PHONY: test-slow
 test-slow: $(DEV) programs ## the slow tests: starts, kills, autoscaling, attacks, fuzzing, browser, Prometheus, Milvus (half an hour)
