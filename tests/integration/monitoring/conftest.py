@@ -65,6 +65,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             "cache": {"enabled": True, "redis": {"url": redis.url}},
             "access": {"keys_file": str(folder / "keys.yaml")},
             "observability": {"metrics_port": metrics_port},
+            "shadows": [{"with": "none", "share": 1}],
         }
         config = configuration(args=args, simulated={"tokens_per_s": 20_000}, ingresses=2)
         deployment(config, "EngineReplica")["autoscaling_config"] = _AUTOSCALING
