@@ -153,9 +153,14 @@ class Service:
         config["http_options"]["port"] = self.port
         self._ray("PUT", config)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while (status := self._ray("GET").json()["applications"]["reranker"]["status"]) != "RUNNING":
+        while (status := self.application()["status"]) != "RUNNING":
             assert time.monotonic() < deadline, status
             time.sleep(0.2)
+
+    def application(self, name: str = "reranker") -> dict[str, Any]:
+        """How an application is, in Serve's words."""
+        found: dict[str, Any] = self._ray("GET").json()["applications"][name]
+        return found
 
     def replace(self, config: dict[str, Any], folder: Path, key: str | None = None) -> None:
         """End what is deployed, then deploy another configuration into the same Ray.
