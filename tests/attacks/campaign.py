@@ -22,8 +22,6 @@ _LEAST_S = 2.0
 _HURRY = 2.5
 """By this the three before are divided in a hurry."""
 _SETTLE_S = 120.0
-_ONCE_S = 30.0
-"""What takes longer is not tried again."""
 _REFUSALS = 2_000
 _KEPT_SHARE = 1.3
 """Of the memory before: what a process may have ten minutes after an attack."""
@@ -88,14 +86,14 @@ class Campaign:
     def run(self, attack: Attack) -> Result:
         """Try one, measure, and let the service settle.
 
-        One that took a little too long is tried once more: other programs use this machine too.
+        One in which something took too long is tried once more: other programs use this machine too.
         """
         missing = f"there is no {attack.needs}" if attack.needs and not self._target.places.get(attack.needs) else ""
         missing = missing or ("no key was given" if attack.with_key and not self._target.key else "")
         if missing:
             return self._result(attack, Outcome(skipped=missing), Cost(0.0))
         result = self._try(attack)
-        if result.faults and not result.beyond_time and result.cost.seconds + result.settled_s < _ONCE_S:
+        if result.faults and not result.beyond_time:
             second = self._try(attack)
             result = second if not second.faults else result
         return result
