@@ -260,7 +260,7 @@ def playground_router(answer: Callable[[PageRequest], Awaitable[PageAnswer]], li
         own = _SECURITY
         if answered.status == 200 and _IMMUTABLE.fullmatch(path):
             own = _SECURITY | _FOR_EVER
-        response = LargeResponse(answered.body, answered.status)
+        response = LargeResponse([answered.body], answered.status)
         kept = [(name, value) for name, value in answered.headers if name.lower() not in _HOP_BY_HOP | own.keys()]
         response.raw_headers = [*kept, *own.items(), (b"content-length", b"%d" % len(answered.body))]
         return response
