@@ -30,7 +30,8 @@ from reranker.types import EngineScores, FloatArray, ReplicaLoad, Shard
 logger = logging.getLogger(__name__)
 
 _LOGGED_REQUESTS = 20
-_LONG_BATCHES = 4  # A pair longer than that is computed in parts, so that nobody waits for all of it.
+# A pair longer than both is computed in parts, so that nobody waits for all of it: its tokens take longer than others'.
+_LONG_BATCHES, _LONG_TOKENS = 4, 4_096
 
 
 class Stepper(Protocol):
@@ -226,7 +227,9 @@ class Engine:
         for pair, logit in self._stepper.step(step_tokens, part_tokens) if self._stepping else ():
             done_tokens += self._deliver(pair, logit)
         now_s = time.monotonic()
-        if done_tokens and not in_parts:
+        if in_parts:
+            self._batch.record_in_parts(step_tokens, now_s - self._step_began_s)
+        elif done_tokens:
             self._batch.record(given - self._stepping_tokens, now_s - self._step_began_s)
         if done_tokens or in_parts:
             self._step_began_s = now_s
@@ -257,14 +260,15 @@ class Engine:
         """
         most_pairs = self._stepper.max_batch_pairs
         tokens = pairs = 0
-        room = self._batch.next - max(
-            0, self._stepping_tokens - sum(self._begun)
-        )  # but for what it could not begin yet
-        most_whole = _LONG_BATCHES * self._batch.next if self._stepper.in_parts else math.inf
+        waiting_tokens = max(0, self._stepping_tokens - sum(self._begun))  # it could not begin them yet
+        most_whole = min(_LONG_BATCHES * self._batch.next, _LONG_TOKENS) if self._stepper.in_parts else math.inf
         while pairs < most_pairs and len(self._stepping) < self._stepper.depth * most_pairs:
             in_parts = self._long in self._stepping
-            longest = most_whole if in_parts else math.inf  # of one pair, whatever the room
-            turn = self._turns.pop(longest if len(self._stepping) == in_parts else room - tokens, pass_by=in_parts)
+            if len(self._stepping) > in_parts:
+                most: float = (self._batch.in_parts if in_parts else self._batch.next) - waiting_tokens - tokens
+            else:  # one more, whatever the room
+                most = most_whole if in_parts else math.inf
+            turn = self._turns.pop(most, pass_by=in_parts)
             if turn is None:
                 break
             job, pair = turn.flow, next(self._numbers)
@@ -286,12 +290,13 @@ class Engine:
                 job.end(RuntimeError(f"the engine refused a prompt ({type(error).__name__}). This is a bug."))
         self._begun.append(tokens)
         self._steps += bool(pairs)
-        return min(self._stepper.max_batch_tokens, max(self._batch.next, 0 if self._long in self._stepping else tokens))
+        in_parts = self._long in self._stepping
+        return self._batch.in_parts if in_parts else min(self._stepper.max_batch_tokens, max(self._batch.next, tokens))
 
     @property
     def _part_tokens(self) -> int:
         """Of a pair that is computed in parts, beside others."""
-        return max(1, self._batch.next // 2)
+        return max(1, self._batch.in_parts // 2)
 
     def _deliver(self, pair: int, logit: float) -> int:
         """Note a score; give the pair's work in tokens."""

@@ -11,6 +11,9 @@ _FIRST_BATCH_TOKENS = 1_024  # before any cost is known
 # Of the largest batch's throughput, that any batch gives. For a GPU 0.95 is promised, and whole pairs may fill no more
 # than half a batch. On a CPU, which is slow, a newcomer would wait too long.
 _SHARE, _SHARE_OF_ONE = 0.98, 0.96
+# Steps in which a long pair is computed in parts take so many times the target, as each part attends to all before it:
+# with one, long documents lost a sixth of their throughput.
+_PARTS_TARGETS, _LEAST_PART_TOKENS = 2.0, 256
 _RECENT_STEPS = 64  # that tell what a step costs
 _EVERY_STEPS = 16  # costs are estimated anew: it takes 0.2 ms
 # Working seconds after which a measurement counts a third: long enough to smooth over steps, short enough to follow a
@@ -51,6 +54,8 @@ class BatchSize:
         self.tokens = most if target_s is None else min(_FIRST_BATCH_TOKENS, most)
         self.next = self.tokens
         """Not always `tokens`: from steps that are all alike nobody can tell the two costs apart."""
+        self.in_parts = self.tokens
+        """Of a step in which a long pair is computed in parts."""
 
     def record(self, tokens: int, took_s: float) -> None:
         """Learn from a step that had so many tokens."""
@@ -72,6 +77,12 @@ class BatchSize:
         self.tokens = int(min(self._most, max(1, least, (self._target_s - self._fixed_s) / token_s)))
         other = self.tokens // 4 if self.tokens > 4 * _FIRST_BATCH_TOKENS else min(self._most, int(sizes.max()) * 3)
         self.next = self.tokens if differ or not full else other
+
+    def record_in_parts(self, tokens: int, took_s: float) -> None:
+        """Learn from such a step: later parts take longer, as each attends to all before it."""
+        if self._target_s is not None and took_s > 0:
+            fits = tokens * min(2.0, _PARTS_TARGETS * self._target_s / took_s)
+            self.in_parts = min(self._most, max(_LEAST_PART_TOKENS, int(fits)))
 
     def _costs(self, sizes: FloatArray, times: FloatArray, differ: bool) -> float:
         """Estimate the fixed time, and give that per token. By least squares of relative errors, without outliers."""

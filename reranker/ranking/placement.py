@@ -28,6 +28,7 @@ _KNOWN = 32  # up to so many replicas, a list is offered all of them, each with 
 _TOO_BUSY = 2.0  # a replica with more than so many times the average load is passed by
 _UNKNOWN = ServedModel()
 _SUSPECTED_S = 10.0  # who kept a shard for far too long comes after all others for so long, or until it answers
+_TURNS = 4  # a long way counts so many times where the shard is small: nearby, lists take turns
 _FAR_S = 0.02  # a way that is longer than the shortest by so much counts as work; less is noise, and all are near
 _WAY_HALVES_S = 30.0  # until what is known of a way is half forgotten: nothing may have gone there since
 _WAYS_S = 0.25  # the greatest age of what ways are compared by
@@ -136,6 +137,10 @@ class Placement:
             self._far_at_s = now_s
         return self._far
 
+    def _way_tokens(self, name: str) -> int:
+        """What a replica's engine would do while a shard and its answer are under way, if that is long."""
+        return int(self._ways().get(name, 0.0) * (self._replicas[name].tokens_per_s or 0.0))
+
     def suspect(self, replica: str) -> None:
         """Note that a replica does not answer in time: it may hang, while its load looks small."""
         if known := self._replicas.get(replica):
@@ -185,7 +190,7 @@ class Placement:
         """
         ring = self._ring if model is None else self._ring_of(model)
         if len(ring) <= max(_KNOWN, shards):
-            return Shortlist(ring, [self._load(name) for name in ring])
+            return Shortlist(ring, [self._load(name) + self._way_tokens(name) for name in ring])
         _, mean = self._summed()
         offered: list[str] = []
         for passed in range(len(ring)):
@@ -203,18 +208,19 @@ class Placement:
     def send(self, route: Route, tokens: int) -> Iterator[str]:
         """Give a shard a replica, and count its work there for as long as the block lasts.
 
-        It is one that the shard's list does not use yet, the least loaded first, where a long way counts as what its
-        engine would do meanwhile; those that are suspected come last.
+        It is one that the shard's list does not use yet, the least loaded first, where a long way counts as work; those
+        that are suspected come last. A small shard does not go a long way only because there is much to do nearby:
+        there it waits for its turn, and not for all of that.
         ModelGoneError: no replica holds the list's model.
         """
         ring = self._ring_of(route.model)
         offered = [name for name in route.shortlist if name not in route.tried and self._holds(name, route.model)]
-        now_s, far = self._clock(), self._ways()
+        now_s = self._clock()
 
-        def rank(name: str) -> tuple[bool, bool, int, float, float]:
-            replica = self._replicas[name]
-            load = self._load(name) + far.get(name, 0.0) * (replica.tokens_per_s or 0.0)
-            suspected = replica.suspected_until_s > now_s
+        def rank(name: str) -> tuple[bool, bool, int, int, float]:
+            way_tokens = self._way_tokens(name)
+            load = self._load(name) + way_tokens * (_TURNS if way_tokens > tokens else 1)
+            suspected = self._replicas[name].suspected_until_s > now_s
             return name in route.tried, suspected, route.used[name], load, self._random.random()
 
         name = min(offered or ring, key=rank)

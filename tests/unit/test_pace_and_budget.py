@@ -105,6 +105,23 @@ def test_batch_follows_a_device_that_became_slower() -> None:
     assert np.median(_steps(size, 0.001, 1e-5, 10)[70:]) == pytest.approx(4_900, rel=0.05)
 
 
+def test_parts_of_a_long_pair_take_the_target_though_the_later_ones_attend_to_more() -> None:
+    """A part costs by its tokens times all those before it; two targets, as each has to attend to them."""
+    size, before, took_s = BatchSize(0.05, 8_192), 0, [0.0]
+    while before < 32_000:
+        took_s.append(0.001 + size.in_parts * (1e-5 + before * 1e-8))
+        before += size.in_parts
+        size.record_in_parts(size.in_parts, took_s[-1])
+    assert max(took_s) < 0.25
+    assert took_s[-5:] == pytest.approx([0.1] * 5, rel=0.3)
+    for _ in range(20):
+        size.record_in_parts(size.in_parts, 10.0)
+    assert size.in_parts == 256  # and no smaller: steps cost
+    whole = BatchSize(None, 8_192)
+    whole.record_in_parts(8_192, 10.0)
+    assert whole.in_parts == 8_192
+
+
 def test_without_a_target_all_batches_are_full_and_small_lists_teach_no_size() -> None:
     size = BatchSize(None, 8_192)
     size.record(100, 1.0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reranker.ranking.placement import Placement, Route
+from reranker.ranking.placement import Placement, Route, Shortlist
 from reranker.types import ReplicaLoad
 
 
@@ -102,8 +102,8 @@ def test_replica_that_keeps_silent_is_taken_last_for_a_while_or_until_it_answers
 LOAD = ReplicaLoad(0, 10_000.0)
 
 
-def _taken(placement: Placement) -> str:
-    with placement.send(_route(), 10) as name:
+def _taken(placement: Placement, tokens: int = 10) -> str:
+    with placement.send(_route(), tokens) as name:
         return name
 
 
@@ -117,7 +117,10 @@ def test_replica_with_a_long_way_is_taken_when_the_others_would_take_as_long() -
     assert {_taken(placement) for _ in range(50)} == {"near"}
     placement.note_load("near", ReplicaLoad(3_000, 10_000.0, {"another": 3_000}))
     assert _taken(placement) == "near"
+    assert placement.shortlist(2) == Shortlist(("far", "near"), [3_904, 3_000])  # large lists leave it out, if better
     placement.note_load("near", ReplicaLoad(6_000, 10_000.0, {"another": 6_000}))
+    assert (_taken(placement, 5_000), _taken(placement)) == ("far", "near")  # where a small one has its turn
+    placement.note_load("near", ReplicaLoad(20_000, 10_000.0, {"another": 20_000}))
     assert _taken(placement) == "far"
 
 

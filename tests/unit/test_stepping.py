@@ -383,7 +383,10 @@ class Trials(BatchSize):
     def __init__(self, *sizes: int) -> None:
         super().__init__(0.05, 1_000)
         self._sizes = sizes
-        self.tokens = self.next = sizes[0]
+        self.tokens = self.next = self.in_parts = sizes[0]
+
+    def record_in_parts(self, tokens: int, took_s: float) -> None:
+        """It stays."""
 
     def record(self, tokens: int, took_s: float) -> None:
         self._recorded += 1
