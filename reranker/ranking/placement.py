@@ -87,7 +87,7 @@ class Placement:
         self._turn = self._random.randrange(1_000_000)  # where in the ring it begins
         self._sums: tuple[float, ReplicaLoad, float] | None = None  # when summed; `elsewhere`; mean load
         self._far: dict[str, float] = {}  # by how many seconds more than the nearest replica's others' ways are longer
-        self._far_at_s = 0.0
+        self._far_at_s = self._suspecting_until_s = 0.0
         self._sent: dict[object, tuple[str, int]] = {}  # of each shard that is not answered: replica and tokens
 
     def set_live(self, replicas: Iterable[str], models: Mapping[str, ServedModel] | None = None) -> None:
@@ -144,7 +144,7 @@ class Placement:
     def suspect(self, replica: str) -> None:
         """Note that a replica does not answer in time: it may hang, while its load looks small."""
         if known := self._replicas.get(replica):
-            known.suspected_until_s = self._clock() + _SUSPECTED_S
+            known.suspected_until_s = self._suspecting_until_s = self._clock() + _SUSPECTED_S
 
     def answered_s(self, replica: str) -> float:
         """When a replica last answered, on the monotonic clock. 0: never."""
@@ -186,9 +186,12 @@ class Placement:
     def shortlist(self, shards: int, model: str | None = None) -> Shortlist:
         """Offer a list all of a few replicas; of many, the next in turn, one for each shard it may be cut into.
 
+        None that is suspected, unless all are.
         ModelGoneError: no replica holds the model of this identity.
         """
         ring = self._ring if model is None else self._ring_of(model)
+        if (now_s := self._clock()) < self._suspecting_until_s:
+            ring = tuple(one for one in ring if self._replicas[one].suspected_until_s <= now_s) or ring
         if len(ring) <= max(_KNOWN, shards):
             return Shortlist(ring, [self._load(name) + self._way_tokens(name) for name in ring])
         _, mean = self._summed()

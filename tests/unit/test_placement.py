@@ -99,6 +99,23 @@ def test_replica_that_keeps_silent_is_taken_last_for_a_while_or_until_it_answers
     assert taken() == "a"
 
 
+def test_list_is_not_cut_for_a_replica_that_keeps_silent() -> None:
+    """Each of its shards would have to be sent a second time, and how many may be is limited."""
+    clock = Clock()
+    placement = _placement("a", "b", "c", clock=clock)
+    placement.suspect("b")
+    assert placement.shortlist(3).replicas == ("a", "c")
+    placement.note_answer("b", ReplicaLoad())
+    assert placement.shortlist(3).replicas == ("a", "b", "c")
+    for name in "abc":
+        placement.suspect(name)
+    assert placement.shortlist(3).replicas == ("a", "b", "c")
+    placement.note_answer("a", ReplicaLoad())
+    assert placement.shortlist(3).replicas == ("a",)
+    clock.now_s += 60
+    assert placement.shortlist(3).replicas == ("a", "b", "c")
+
+
 LOAD = ReplicaLoad(0, 10_000.0)
 
 
