@@ -41,7 +41,7 @@ setup: $(DEV) ## the environment with the development tools, and the pre-commit 
 	@$(BIN)/pre-commit install
 
 .PHONY: test
-test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (ten minutes; `make test-slow` has the rest)
+test: $(DEV) programs ## the test suite: real Ray Serve, real vLLM (eleven minutes; `make test-slow` has the rest)
 	@echo "== 1 of 3: the library"
 	$(BIN)/pytest $(QUICK) -n 2
 	@echo "== 2 of 3: real vLLM, in processes of its own"
