@@ -190,9 +190,9 @@ class EngineConfig(Group):
     max_batch_tokens: PositiveInt | None = None
     """Tokens the engine computes in one step, at most. None: [by the card](#settings-by-card)."""
     target_step_s: PositiveFloat | None = 0.05
-    """Seconds of work that a newcomer finds begun, at most: one step; on a GPU two, each half as long; on a CPU one twice
-    as long beside a very long document. Steps cost, so none is so short that more than a twentieth of the throughput is
-    lost. None: full batches."""
+    """Seconds of work that a newcomer finds begun, at most: one step; on a GPU two, each half as long; on a CPU one,
+    twice as long beside a very long document. Steps cost, so none is so short that more than a twentieth of the
+    throughput is lost. None: full batches."""
     max_batch_pairs: PositiveInt | None = None
     """Pairs the engine computes in one step, at most. None: by the card."""
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
