@@ -43,6 +43,7 @@ class Attempt:
     hedge: bool = False  # sent while another attempt lagged
     replica: str = ""  # empty: none was chosen yet
     sent_s: float = field(default_factory=time.monotonic)
+    expected_s: float | None = None  # that its replica needed for all that it had, this shard included
     ended_s: float | None = None
     outcome: Outcome = "under way"
 

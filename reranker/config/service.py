@@ -87,10 +87,10 @@ class ScatterConfig(Group):
     retry_burst: PositiveInt = 1_000
     """Shards sent again, at most, at once: those of a replica that dies."""
     hedge_after: float | None = Field(default=3, gt=1)
-    """A list's last shard is sent to a second replica after this many times what its siblings took; a shard without
-    siblings so that the second one can answer within this many times what was expected, and a second. None: never."""
+    """A list's last shard is sent to a second replica after this many times what its siblings took; any shard so that
+    the second one can answer within this many times what was expected, and a second. None: never."""
     hedge_ratio: float = Field(default=0.05, ge=0)
-    """Shards sent a second time, at most, for each shard sent."""
+    """Shards sent a second time, at most, for each shard sent; those of a replica that hangs count as sent again."""
     reply_margin_s: float = Field(default=0.05, ge=0)
     """Where a partial answer is wanted, replicas answer so long before it is made; at most a fifth of the time."""
     answer_margin_s: float = Field(default=0.25, ge=0)

@@ -27,7 +27,7 @@ from reranker.types import ReplicaLoad, ServedModel
 _KNOWN = 32  # up to so many replicas, a list is offered all of them, each with its load; more are offered in turn
 _TOO_BUSY = 2.0  # a replica with more than so many times the average load is passed by
 _UNKNOWN = ServedModel()
-_SUSPECTED_S = 10.0  # who kept a shard for far too long comes after all others for so long, or until it answers
+_SUSPECTED_S = 5.0  # who kept a shard for far too long comes after all others for so long; then it is tried with one
 _TURNS = 4  # a long way counts so many times where the shard is small: nearby, lists take turns
 _FAR_S = 0.02  # a way that is longer than the shortest by so much counts as work; less is noise, and all are near
 _WAY_HALVES_S = 30.0  # until what is known of a way is half forgotten: nothing may have gone there since
@@ -65,7 +65,6 @@ class _Replica:
     tokens_per_s: float | None = None
     model: ServedModel = _UNKNOWN
     answered_s: float = 0.0  # last
-    suspected_until_s: float = 0.0
     way_s: float = 0.0  # that shards lately took beyond their time in its engine, mostly
 
 
@@ -87,7 +86,8 @@ class Placement:
         self._turn = self._random.randrange(1_000_000)  # where in the ring it begins
         self._sums: tuple[float, ReplicaLoad, float] | None = None  # when summed; `elsewhere`; mean load
         self._far: dict[str, float] = {}  # by how many seconds more than the nearest replica's others' ways are longer
-        self._far_at_s = self._suspecting_until_s = 0.0
+        self._far_at_s = 0.0
+        self._suspects: dict[str, float] = {}  # replicas that kept a shard for too long, and when they were found out
         self._sent: dict[object, tuple[str, int]] = {}  # of each shard that is not answered: replica and tokens
 
     def set_live(self, replicas: Iterable[str], models: Mapping[str, ServedModel] | None = None) -> None:
@@ -121,7 +121,8 @@ class Placement:
             forgotten_s = self._forgotten(known, now_s)
             # Quick to rise: on a way that loses packets, most shards take no longer.
             known.way_s = forgotten_s + (way_s - forgotten_s) / (2 if way_s > forgotten_s else 8)
-            known.answered_s, known.suspected_until_s = now_s, 0.0
+            known.answered_s = now_s
+            self._suspects.pop(replica, None)
 
     def _forgotten(self, known: _Replica, now_s: float) -> float:
         """The way to a replica, as far as it is still known."""
@@ -143,8 +144,18 @@ class Placement:
 
     def suspect(self, replica: str) -> None:
         """Note that a replica does not answer in time: it may hang, while its load looks small."""
-        if known := self._replicas.get(replica):
-            known.suspected_until_s = self._suspecting_until_s = self._clock() + _SUSPECTED_S
+        if replica in self._replicas:
+            self._suspects[replica] = self._clock()
+
+    def suspected_s(self, replica: str) -> float:
+        """When a replica was found not to answer in time. 0: never, or it has answered since."""
+        return self._suspects.get(replica, 0.0)
+
+    def _suspected(self, replica: str) -> bool:
+        """Whether it should get no shard, until it answers. From time to time it gets one, to see whether it does."""
+        if (since_s := self._suspects.get(replica)) is None:
+            return False
+        return self._clock() < since_s + _SUSPECTED_S or self._replicas[replica].ours > 0
 
     def answered_s(self, replica: str) -> float:
         """When a replica last answered, on the monotonic clock. 0: never."""
@@ -152,8 +163,10 @@ class Placement:
         return known.answered_s if known else 0.0
 
     def expected_s(self, replica: str) -> float | None:
-        """Seconds that a replica needs for all it has to do. None: its speed is not known."""
+        """Seconds that a replica needs for all it has to do. None: no replica has worked yet."""
         speed = self._replicas[replica].tokens_per_s
+        if not speed and (all_together := self._summed()[0].tokens_per_s):
+            speed = all_together / len(self._ring)
         return self._load(replica) / speed if speed else None
 
     def note_identity(self, replica: str, identity: str) -> None:
@@ -190,8 +203,8 @@ class Placement:
         ModelGoneError: no replica holds the model of this identity.
         """
         ring = self._ring if model is None else self._ring_of(model)
-        if (now_s := self._clock()) < self._suspecting_until_s:
-            ring = tuple(one for one in ring if self._replicas[one].suspected_until_s <= now_s) or ring
+        if self._suspects:
+            ring = tuple(one for one in ring if not self._suspected(one)) or ring
         if len(ring) <= max(_KNOWN, shards):
             return Shortlist(ring, [self._load(name) + self._way_tokens(name) for name in ring])
         _, mean = self._summed()
@@ -218,13 +231,11 @@ class Placement:
         """
         ring = self._ring_of(route.model)
         offered = [name for name in route.shortlist if name not in route.tried and self._holds(name, route.model)]
-        now_s = self._clock()
 
         def rank(name: str) -> tuple[bool, bool, int, int, float]:
             way_tokens = self._way_tokens(name)
             load = self._load(name) + way_tokens * (_TURNS if way_tokens > tokens else 1)
-            suspected = self._replicas[name].suspected_until_s > now_s
-            return name in route.tried, suspected, route.used[name], load, self._random.random()
+            return name in route.tried, self._suspected(name), route.used[name], load, self._random.random()
 
         name = min(offered or ring, key=rank)
         shard, replica = object(), self._replicas[name]
@@ -306,3 +317,4 @@ class Placement:
     def _forget_the_dead(self) -> None:
         for name in [name for name, one in self._replicas.items() if name not in self._live and not one.ours]:
             del self._replicas[name]
+            self._suspects.pop(name, None)

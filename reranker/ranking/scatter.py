@@ -21,8 +21,8 @@ from reranker.record import Attempt, ShardRecord
 from reranker.types import Shard, ShardScores, ShardTerms
 
 _LEAST_LAG_S = 0.05  # a shard that took less is not late, however quick its siblings were: that much is noise
-_ALONE_LAG_S = 1.0  # what one without siblings to compare it with may take besides: its expected time is a guess
-_LOOK_S = 0.5  # between two looks whether a shard is late; less than `_ALONE_LAG_S`
+_SILENT_S = 0.5  # a replica that says nothing for less may only have paused, and what is expected of it is a guess
+_LOOK_S = 0.25  # between two looks whether a shard is late; less than `_SILENT_S`
 _ASK_AGAIN_S = 0.25  # until a hedge that the budget refused is asked for again
 
 
@@ -104,9 +104,14 @@ class _Shard:
     sent_s: float = 0.0  # last
     answer: ShardScores | None = None
     took_s: float = 0.0
-    expected_s: float | None = None  # that its replica needs for all that it had, this shard included
     hedged: bool = False
     hedge_from_s: float = 0.0  # no hedge before that
+
+    @property
+    def only_attempt(self) -> Attempt:
+        """That of a shard that is under way and was not hedged."""
+        (attempt,) = self.attempts.values()
+        return attempt
 
 
 class _Gathering:
@@ -169,10 +174,12 @@ class _Gathering:
         one.attempts[task] = attempt
 
     def _hedge(self, late: _Shard) -> None:
-        for attempt in late.attempts.values():
-            if self._clock() >= self._overdue_s(late):
-                self._scatter.fleet.placement.suspect(attempt.replica)
-        if self._scatter.hedges.spend():
+        attempt = late.only_attempt
+        silent_s = self._clock() - self._silent_since_s(attempt)
+        if hangs := silent_s > max(_SILENT_S, self._patience * (attempt.expected_s or 0)):
+            self._scatter.fleet.placement.suspect(attempt.replica)
+        # Who hangs is as good as lost.
+        if self._scatter.hedges.spend() or (hangs and self._scatter.retries.spend()):
             late.hedged = True
             self._send(late, hedge=True)
         else:
@@ -184,7 +191,7 @@ class _Gathering:
         await fleet.ready()
         with placement.send(one.route, one.shard.work_tokens) as replica:
             attempt.replica = replica
-            one.expected_s = placement.expected_s(replica)
+            attempt.expected_s = placement.expected_s(replica)
             terms = ShardTerms(dispatch.weight, self._left_s, placement.sender, dispatch.request_id, dispatch.list_id)
             began_s = self._clock()
             answer = await fleet.score(replica, one.shard, terms)
@@ -225,33 +232,42 @@ class _Gathering:
     def _next_hedge(self) -> tuple[float, _Shard | None]:
         """When a shard will be too late, and which.
 
-        That is too far behind its siblings, once half of them are answered; before the first answer, too far behind
-        what was expected of its replica.
+        That is too far behind its siblings, once half of them are answered, or behind what is expected of its replica.
         """
         late = [one for one in self.shards if one.attempts and not one.hedged]
         factor = self._scatter.config.hedge_after
         if factor is None or not late or self._scatter.fleet.placement.live_replicas < 2:
             return math.inf, None
         took_s = [one.took_s for one in self.shards if one.answer is not None]
-        if not took_s:
-            first = min(late, key=self._overdue_s)
-            return max(self._overdue_s(first), first.hedge_from_s), first
-        if len(took_s) < len(self.shards) / 2:
-            return math.inf, None
-        lag_s = max(_LEAST_LAG_S, factor * statistics.median(took_s))
-        first = min(late, key=lambda one: max(one.sent_s + lag_s, one.hedge_from_s))
-        return max(first.sent_s + lag_s, first.hedge_from_s), first
+        half = len(took_s) >= len(self.shards) / 2
+        lag_s = max(_LEAST_LAG_S, factor * statistics.median(took_s)) if half else math.inf
 
-    def _overdue_s(self, one: _Shard) -> float:
+        def late_s(one: _Shard) -> float:
+            return max(min(one.sent_s + lag_s, self._overdue_s(one)), one.hedge_from_s)
+
+        first = min(late, key=late_s)
+        return late_s(first), first
+
+    def _overdue_s(self, late: _Shard) -> float:
         """When a shard is late by its replica's own measure: a second replica then has the rest of `hedge_after`.
 
-        Whoever answers others meanwhile only has much to do.
+        At once, if other lists find that the replica does not answer.
         """
-        if one.expected_s is None:
+        attempt, placement = late.only_attempt, self._scatter.fleet.placement
+        if (suspected_s := placement.suspected_s(attempt.replica)) > attempt.sent_s:
+            return suspected_s
+        if attempt.expected_s is None:
             return math.inf
-        placement = self._scatter.fleet.placement
-        silent_since_s = max(one.sent_s, *(placement.answered_s(attempt.replica) for attempt in one.attempts.values()))
-        return silent_since_s + _ALONE_LAG_S + ((self._scatter.config.hedge_after or math.inf) - 1) * one.expected_s
+        return self._silent_since_s(attempt) + _SILENT_S + self._patience * attempt.expected_s
+
+    @property
+    def _patience(self) -> float:
+        """How many times what was expected of it a replica may say nothing; a second one has the rest."""
+        return (self._scatter.config.hedge_after or math.inf) - 1
+
+    def _silent_since_s(self, attempt: Attempt) -> float:
+        """Since when its replica has answered nothing; one that answers others only has much to do."""
+        return max(attempt.sent_s, self._scatter.fleet.placement.answered_s(attempt.replica))
 
 
 class Budget:

@@ -70,14 +70,19 @@ def movable_clock() -> Callable[[float], None]:
 class FakeFleet:
     """So many replicas, each of which does what `act` says."""
 
-    def __init__(self, replicas: int = 1, act: Act = by_length) -> None:
+    def __init__(
+        self, replicas: int = 1, act: Act = by_length, clock: Callable[[], float] = lambda: 0.0, speed: float = 0
+    ) -> None:
+        """`speed`: in tokens/s, as each says. 0: it is not known."""
         self.act = act
         self.calls: list[Call] = []
-        self.placement = Placement(clock=lambda: 0.0, seed=0)
+        self.placement = Placement(clock, seed=0)
         self.names = [f"replica-{number}" for number in range(replicas)]
         self.models: dict[str, ServedModel] = {}
         self.leaving = False
         self.hold("model")
+        for name in self.names if speed else ():
+            self.placement.note_load(name, ReplicaLoad(0, speed))
 
     def hold(self, model: str, *replicas: str, known: bool = True) -> None:
         """Have these replicas, or all, hold a model from now on; not `known`: nobody was told."""

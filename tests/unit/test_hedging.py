@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from reranker.errors import ReplicaLostError
 from reranker.ranking import scatter as scattering
 from reranker.ranking.scatter import Budget, Scatter
 from reranker.record import ShardRecord
-from reranker.types import EngineScores, ReplicaLoad
+from reranker.types import EngineScores
 from tests.unit.fleets import (
     Act,
     Call,
@@ -29,7 +30,7 @@ AT_ONCE = ScatterConfig(hedge_after=1.001)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard is late after a millisecond: the doubles answer at once."""
-    for name in ("_LEAST_LAG_S", "_ALONE_LAG_S", "_LOOK_S", "_ASK_AGAIN_S"):
+    for name in ("_LEAST_LAG_S", "_SILENT_S", "_LOOK_S", "_ASK_AGAIN_S"):
         monkeypatch.setattr(scattering, name, 0.001)
 
 
@@ -59,8 +60,9 @@ async def test_shard_that_lags_behind_is_sent_to_a_second_replica_and_the_first_
     assert gathered.answers[2].replica == second.replica
 
 
-async def test_slower_attempt_is_cancelled_at_once_and_not_when_the_list_ends() -> None:
+async def test_slower_attempt_is_cancelled_at_once_and_not_when_the_list_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its work is for nothing, and other lists wait for it."""
+    monkeypatch.setattr(scattering, "_SILENT_S", 60)
     fleet = FakeFleet(4)
 
     async def act(call: Call) -> EngineScores:
@@ -142,9 +144,7 @@ async def test_whole_list_in_one_shard_is_not_sent_twice_where_no_speed_is_known
 
 async def test_whole_list_in_one_shard_is_sent_to_another_replica_when_its_own_time_is_over() -> None:
     """A hung engine costs a short list its expected time, not the time until somebody notices."""
-    fleet = FakeFleet(2, _hanging(0))
-    for name in fleet.names:
-        fleet.placement.note_load(name, ReplicaLoad(0, 1e6))
+    fleet = FakeFleet(2, _hanging(0), speed=1e6)
     scatter = Scatter(fleet, ScatterConfig(hedge_ratio=1))
     gathered = await gather(scatter, 1)
     assert (gathered.hedges, fleet.calls[0].cancelled) == (1, True)
@@ -153,10 +153,39 @@ async def test_whole_list_in_one_shard_is_sent_to_another_replica_when_its_own_t
     assert fleet.replicas_used.count(fleet.replicas_used[0]) == 1
 
 
+async def test_replica_that_is_silent_while_others_answer_is_taken_to_hang() -> None:
+    """Else each list with a shard there would have it sent a second time, and how many may be is limited."""
+    fleet = FakeFleet(4, _hanging(1), time.monotonic)
+    scatter = Scatter(fleet, AT_ONCE)
+    await gather(scatter, 2)
+    for _ in range(5):
+        await gather(scatter, 3)
+    assert fleet.replicas_used.count(fleet.replicas_used[1]) == 1
+
+
+async def test_lists_that_wait_for_a_replica_go_elsewhere_once_another_one_finds_that_it_hangs() -> None:
+    fleet = FakeFleet(2, _hanging(0), time.monotonic)
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.01, lambda: fleet.placement.suspect(fleet.calls[0].replica))
+    assert (await gather(Scatter(fleet, AT_ONCE), 1)).hedges == 1
+
+
+async def test_overdue_shard_is_sent_elsewhere_when_all_hedges_are_spent() -> None:
+    """Its replica is as good as lost, and counts as one: of hedges there are few, for those that are only slow."""
+    config = ScatterConfig(hedge_ratio=0)
+    assert (await gather(Scatter(FakeFleet(2, _hanging(0), speed=1e6), config), 1)).hedges == 1
+    with pytest.raises(TimeoutError):
+        await gather(Scatter(FakeFleet(2, _hanging(0)), config), 1, 0.03)
+
+
+async def test_list_is_answered_though_most_of_its_replicas_hang() -> None:
+    gathered = await gather(Scatter(FakeFleet(4, _hanging(0, 1), speed=1e6), AT_ONCE), 3)
+    assert all(gathered.answers)
+    assert gathered.hedges == 2
+
+
 async def test_replica_that_answers_others_meanwhile_is_busy_and_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet = FakeFleet(2, never)
-    for name in fleet.names:
-        fleet.placement.note_load(name, ReplicaLoad(0, 1e6))
+    fleet = FakeFleet(2, never, speed=1e6)
     monkeypatch.setattr(fleet.placement, "answered_s", lambda replica: asyncio.get_running_loop().time())
     with pytest.raises(TimeoutError):
         await gather(Scatter(fleet, AT_ONCE), 1, 0.03)
@@ -186,8 +215,9 @@ async def test_without_a_second_replica_or_when_switched_off_nothing_is_sent_twi
     assert len(fleet.calls) == 2
 
 
-async def test_shards_sent_twice_are_bounded_over_all_lists() -> None:
+async def test_shards_sent_twice_are_bounded_over_all_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """When every replica is slow, a second copy of everything would make it slower still."""
+    monkeypatch.setattr(scattering, "_SILENT_S", 60)
 
     async def last_hangs(call: Call) -> EngineScores:
         return await (never(call) if len(call.shard.tokens) == 2 else by_length(call))

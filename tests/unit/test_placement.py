@@ -80,7 +80,7 @@ def test_replica_that_keeps_silent_is_taken_last_for_a_while_or_until_it_answers
     clock = Clock()
     placement = _placement("a", "b", clock=clock)
     placement.note_load("b", ReplicaLoad(500, 1_000.0, {"another": 500}))
-    assert (placement.expected_s("a"), placement.expected_s("b")) == (None, 0.5)
+    assert (placement.expected_s("a"), placement.expected_s("b")) == (0.0, 0.5)
 
     def taken() -> str:
         with placement.send(_route(), 10) as name:
@@ -96,7 +96,13 @@ def test_replica_that_keeps_silent_is_taken_last_for_a_while_or_until_it_answers
     placement.suspect("a")
     clock.now_s += 60
     placement.note_load("b", ReplicaLoad(500, 1_000.0, {"another": 500}))
+    with placement.send(_route(), 10) as name:
+        assert name == "a"  # tried with one shard
+        assert taken() == "b"
     assert taken() == "a"
+    placement.note_answer("a", ReplicaLoad())
+    with placement.send(_route(), 10) as name:
+        assert (name, taken()) == ("a", "a")
 
 
 def test_list_is_not_cut_for_a_replica_that_keeps_silent() -> None:
