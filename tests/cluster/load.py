@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import threading
 import time
 from collections import Counter
@@ -47,11 +48,13 @@ class Outcome:
 
 @dataclass
 class Load:
-    """Lists at a fixed rate, whatever the answers do, for as long as the block lasts; in a thread of its own."""
+    """Lists at a rate, whatever the answers do, for as long as the block lasts; in a thread of its own."""
 
     urls: Mapping[str, str]
     lists: Sequence[RankedList]
     rate_per_s: float
+    at_random: bool = False
+    """Whether they come at random moments, so that they meet: a Poisson process."""
     outcomes: list[Outcome] = field(default_factory=list)
     avoided: set[str] = field(default_factory=set)
     """Nodes that are not asked first: a gateway would know that they are gone."""
@@ -87,9 +90,10 @@ class Load:
         async with contextlib.AsyncExitStack() as stack:
             clients = {n: await stack.enter_async_context(Client(url, TIMEOUT_S)) for n, url in self.urls.items()}
             names = itertools.cycle(self.urls)
-            began_s = time.monotonic()
+            next_s, draw = time.monotonic(), random.Random(0)
             for number in itertools.count():
-                await asyncio.sleep(max(0.0, began_s + number / self.rate_per_s - time.monotonic()))
+                await asyncio.sleep(max(0.0, next_s - time.monotonic()))
+                next_s += draw.expovariate(self.rate_per_s) if self.at_random else 1 / self.rate_per_s
                 if self._stopped.is_set():
                     break
                 name = next(one for one in names if one not in self.avoided)
