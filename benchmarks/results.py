@@ -53,8 +53,6 @@ class Check:
     unit: str = ""
     number: int = 0
     """Of the requirement that asks for it."""
-    reach: float | None = None
-    """What was hoped for."""
 
     @property
     def held(self) -> bool | None:
