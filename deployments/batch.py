@@ -100,6 +100,9 @@ def run(job: Job, address: str | None, engines: int | None, *, restart: bool) ->
         if left:
             needs = resources(config, device)
             actors = min(_engines(address, engines, needs), len(left))
+            if device == "cpu" and address is None and config.engine.cpu_threads is None:  # all cores are ours
+                threads = max(1, int(ray.cluster_resources()["CPU"]) // actors)
+                config = config.model_copy(update={"engine": config.engine.model_copy(update={"cpu_threads": threads})})
             _score(dataclasses.replace(job, config=config), actors, needs, (device, digest), manifest.rows, left)
             if manifest.stats != job.source.stats():
                 raise BatchError(_CHANGED)

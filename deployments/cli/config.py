@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +150,42 @@ def startable_config(
         for name, index in settings.search.indexes.items():  # a replica may be started elsewhere
             if index.path is not None:
                 arguments["search"]["indexes"][name]["path"] = str(index.path.resolve())
-        _require_device(application, settings)
+        _share_cores(application, arguments, settings, _require_device(application, settings))
         keys = Keyring(settings.access, os.environ.get(ENVIRONMENT, ""))
         require_keys(configured_address(config)[0], settings.access, keys)
     _require_free_port(*configured_address(config))
     return config
 
 
-def _require_device(application: Mapping[str, Any], settings: RerankerConfig) -> None:
-    """Raise DeviceError unless this machine can run an engine of each model, and an embedding model beside them."""
+def machine_cores() -> int:
+    """Cores that this process may use, those of its container where it is in one."""
+    from ray._private.utils import get_num_cpus  # private: what Ray takes its nodes to have
+
+    return min(len(os.sched_getaffinity(0)), int(get_num_cpus(override_docker_cpu_warning=True)))
+
+
+def _share_cores(
+    application: Mapping[str, Any], arguments: dict[str, Any], settings: RerankerConfig, on_cpu: Sequence[str]
+) -> None:
+    """Have these engines compute on all cores together, however many replicas of them there may be."""
+    given = {one.get("name"): one for one in application.get("deployments") or []}
+    each = [given.get(name, {}) for name in on_cpu]
+    most = [(one.get("autoscaling_config") or {}).get("max_replicas") or one.get("num_replicas") for one in each]
+    replicas = sum(number if isinstance(number, int) else 1 for number in most)
+    named = arguments.get("models") or {}
+    groups = [_group(named, name) for name in settings.names] or [arguments]
+    for (name, one), group in zip(engine_deployments(settings).items(), groups, strict=True):
+        threads = machine_cores() // replicas if name in on_cpu and one.engine.cpu_threads is None else 0
+        if threads > one.engine.cpus:
+            _group(group, "engine")["cpu_threads"] = threads
+
+
+def _require_device(application: Mapping[str, Any], settings: RerankerConfig) -> list[str]:
+    """Raise DeviceError unless this machine can run an engine of each model, and an embedding model beside them.
+
+    Gives the engines that run on its CPU.
+    """
+    on_cpu: list[str] = []
     machine, embedding, reserved = None, settings.search.embedding, []
     deployments = application.get("deployments") or []
     for name, one in engine_deployments(settings).items():
@@ -166,17 +193,20 @@ def _require_device(application: Mapping[str, Any], settings: RerankerConfig) ->
         if one.engine.simulated is not None:
             continue
         machine = machine or here()
-        if device_for(one.engine, dtype, machine) != "cpu":
+        if device_for(one.engine, dtype, machine) == "cpu":
+            on_cpu.append(name)
+        else:
             options = [given.get("ray_actor_options") or {} for given in deployments if given.get("name") == name]
             reserved.append((options or [{}])[0].get("num_gpus", one.engine.tensor_parallel_size))
     local = settings.search.indexes and embedding.model not in (None, SIMULATED) and embedding.url is None
     engines, beside = sum(reserved), embedding.gpus if local else 0
     if machine is None or not reserved or (len(reserved) == 1 and not beside):
-        return
+        return on_cpu
     if engines + beside > (there := len(machine.gpus)):
         who = "an engine reserves" if len(reserved) == 1 else f"engines of {len(reserved)} models reserve"
         said = f"{who} {engines:g} GPUs{f' and the embedding model {beside:g}' if beside else ''}, and here are {there}"
         raise DeviceError(said, "let them share one, as docs/search.md says, or one would wait for the other for ever")
+    return on_cpu
 
 
 def _serve_indexes(search: dict[str, Any], indexes: Mapping[str, Path]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deployments.cli import Subparsers
+from deployments.cli.config import machine_cores
 from reranker.config import EmbeddingConfig, EngineConfig
 from reranker.engine.device import device_for
 from reranker.engine.vllm import environment
@@ -139,7 +140,7 @@ def open_embedder(info: EmbeddingInfo | None) -> Iterator[Embed | None]:
                 runner.run(remote.aclose())
         return
     print(f"Loading {config.model} …", file=sys.stderr, flush=True)
-    os.environ.update(environment(os.cpu_count() or 1) | dict(os.environ))
+    os.environ.update(environment(machine_cores()) | dict(os.environ))
     embedder = VllmEmbedder(config, device=device_for(EngineConfig(), config.dtype))
     try:
         yield lambda texts: embedder.embed(texts, "document")

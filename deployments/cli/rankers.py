@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from deployments.cli import Subparsers
-from deployments.cli.config import SERVE_CONFIG, engine_lines, load_config
+from deployments.cli.config import SERVE_CONFIG, engine_lines, load_config, machine_cores
 from reranker.client import DEFAULT_URL, RelevantSpan, RerankerClient, ScoredDocument
 from reranker.config import RerankerConfig
 from reranker.engine.device import device_for
@@ -89,7 +89,7 @@ def open_local(config: RerankerConfig) -> Iterator[LocalReranker]:
     """Load the model in this process, for as long as the block lasts; it takes as long as a replica's start."""
     checkpoint = find_checkpoint(config.model)
     renderer = PromptRenderer.of(checkpoint, config.model)
-    os.environ.update(environment(config.engine.cpus, config.engine.cpu_threads) | dict(os.environ))
+    os.environ.update(environment(machine_cores(), config.engine.cpu_threads) | dict(os.environ))
     device = device_for(config.engine, checkpoint.dtype_on("cuda"))
     try:
         engine = VllmEngine(checkpoint, config.engine, device=device)

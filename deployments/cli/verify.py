@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from deployments.cli import Subparsers, rankers
-from deployments.cli.config import SERVE_CONFIG
+from deployments.cli.config import SERVE_CONFIG, machine_cores
 from reranker.config import RerankerConfig
 from reranker.engine.device import device_for
 from reranker.engine.vllm import environment
@@ -54,7 +54,7 @@ def run(parsed: argparse.Namespace) -> int:
     if left_out := [kind for kind in everything if kind not in texts]:
         print(f"left out, as a pair has {checkpoint.max_pair_tokens:,} tokens at most: {'; '.join(left_out)}")
     # Before torch, which the libraries load, too: an engine's threads are set as it loads.
-    os.environ.update(environment(config.engine.cpus, config.engine.cpu_threads) | dict(os.environ))
+    os.environ.update(environment(machine_cores(), config.engine.cpu_threads) | dict(os.environ))
     weights = weights_digest(checkpoint)
     of = checkpoint.served_name, weights
     if parsed.write_reference is not None:

@@ -203,7 +203,8 @@ class EngineConfig(Group):
     cpu_kv_cache_gib: PositiveInt = 1
     """Memory for the prefix cache on a CPU; vLLM's own default takes a large part of the machine."""
     cpu_threads: PositiveInt | None = None
-    """Compute threads of one replica on a CPU. None: as many as the cores Ray gives it (`cpus`)."""
+    """Compute threads of one replica on a CPU. None: as many as `cpus`; on one machine (`reranker serve`, `batch`,
+    `--local`) all its cores, shared by the replicas that there may be."""
     cpus: PositiveFloat = 1
     """Cores Ray reserves for one replica."""
     scheduling: Literal["fair", "fcfs"] = "fair"

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from deployments.cli import config as configuring
 from deployments.cli.config import load_config
 from deployments.cli.config import startable_config as load
 from deployments.cli.main import main
@@ -76,7 +77,37 @@ def test_no_replica_is_refused(free_port: int) -> None:
         load(CONFIG, port=free_port, replicas=0)
 
 
-def test_without_overrides_the_file_is_taken_as_it_is(free_port: int) -> None:
+@pytest.mark.parametrize(
+    ("replicas", "arguments", "threads"),
+    [
+        (1, {}, [8]),
+        (None, {}, [4]),  # two, if there is much to do
+        (3, {}, [2]),
+        (9, {}, [None]),
+        (1, {"engine": {"cpu_threads": 3}}, [3]),
+        (1, {"engine": {"cpus": 8}}, [None]),
+        (1, {"engine": {"simulated": {}}}, [None]),
+        (3, {"models": {"a": {}, "b": {"engine": {"cpu_threads": 1}}, "c": {}}, "default": "c"}, [None, 1, None]),
+        (2, {"models": {"a": {}, "b": {}}, "default": "b"}, [2, 2]),
+    ],
+)
+def test_engines_share_the_cores_of_a_machine_that_is_theirs(
+    tmp_path: Path,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    replicas: int | None,
+    arguments: dict[str, Any],
+    threads: list[int | None],
+) -> None:
+    monkeypatch.setattr(configuring, "machine_cores", lambda: 8)
+    path = _edited(tmp_path, args=arguments)
+    args = load(path, port=free_port, replicas=replicas)["applications"][0]["args"]
+    groups = args.get("models", {"": args}).values()
+    assert [(group.get("engine") or {}).get("cpu_threads") for group in groups] == threads
+
+
+def test_without_overrides_the_file_is_taken_as_it_is(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuring, "machine_cores", lambda: 1)
     expected = yaml.safe_load(CONFIG.read_text())
     expected.setdefault("http_options", {})["port"] = free_port
     assert load(CONFIG, port=free_port)["applications"] == expected["applications"]
