@@ -121,7 +121,10 @@ def run_experiments(
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON with one line for each list of numbers, so that raw latencies do not take a line each."""
+    """Write JSON with one line for each list of numbers, so that raw latencies do not take a line each.
+
+    Paths of this machine are written as from the repository's root.
+    """
     lists: list[str] = []
 
     def folded(value: Any) -> Any:  # Any: JSON
@@ -138,7 +141,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
     for number, line in enumerate(lists):
         text = text.replace(f'"\\u0000{number}\\u0000"', line, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text.replace(f"{ROOT}/", "").replace(str(ROOT), ".") + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:

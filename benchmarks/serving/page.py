@@ -70,7 +70,7 @@ def text(
         workloads=NAMES,
         peer=next((one["systems"][PEER] for one in results.values() if PEER in one["systems"]), None),
         variants=variants,
-        skipped=sorted(f"{name}: {reason.replace(str(ROOT), '.')}" for name, reason in reasons),
+        skipped=sorted(f"{name}: {reason}" for name, reason in reasons),
         sweeps=sweeps or {},
         gpu_loop=loop,
     )
@@ -176,4 +176,4 @@ def _setting_cell(found: dict[str, Any] | None, workload: str) -> str:
 
 def _command(command: list[str]) -> str:
     words = [f"'{word}'" if any(c in word for c in ' {"') else word for word in command]
-    return " ".join(words).replace(str(ROOT), ".").replace(" --", " \\\n    --")
+    return " ".join(words).replace(" --", " \\\n    --")
