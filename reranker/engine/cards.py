@@ -50,7 +50,7 @@ class CardClass:
     settings: Settings
 
 
-ON_A_CPU = Settings(8_192, 256, 0.9, ())
+ON_A_CPU = Settings(16_384, 256, 0.9, ())
 CLASSES = (
     CardClass("B200, B300", "", (10, 0), 140, Settings(16_384, 512, 0.9, _GRAPHS)),
     CardClass("H100, H200", r"H100|H200|GH200", (9, 0), 70, Settings(16_384, 512, 0.9, _GRAPHS)),

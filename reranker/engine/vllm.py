@@ -26,6 +26,9 @@ _TORCHVISION = "0.28.0"  # the one for torch 2.13, as in requirements/gpu.txt
 _KNOWN_HEADS = 256  # more lists than take turns at once
 _KNOWN_SHARDS = 128
 
+_SPINS = "1000"
+"""Of a compute thread that waits for others, before it sleeps: with OpenMP's 300,000 it keeps a core from the ingress."""
+
 
 def environment(cpus: float, threads: int | None = None, *, device: str = "cpu") -> dict[str, str]:
     """Variables that OpenMP and vLLM read when they load: they must be set before. None: a thread for each core.
@@ -33,6 +36,7 @@ def environment(cpus: float, threads: int | None = None, *, device: str = "cpu")
     On "cuda" vLLM says at its start which attention it takes, how many tokens its cache holds, what it compiles.
     """
     ours = {"VLLM_LOGGING_LEVEL": "INFO" if device == "cuda" else "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    ours["GOMP_SPINCOUNT"] = _SPINS
     own = {name: os.environ.get(name, value) for name, value in ours.items()}
     return {"OMP_NUM_THREADS": str(threads or max(1, int(cpus)))} | own
 

@@ -163,7 +163,7 @@ def test_machine_without_a_gpu_shows_its_own(capsys: pytest.CaptureFixture[str],
     path.write_text(text.replace("args:", "args:\n      engine: {max_batch_pairs: 9}", 1), encoding="utf-8")
     assert main.main(["config", "show", "--config", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "engine.max_batch_tokens: 8192 (by the device)" in shown
+    assert "engine.max_batch_tokens: 16384 (by the device)" in shown
     assert "engine.max_batch_pairs: 9 (configured)" in shown
 
 
