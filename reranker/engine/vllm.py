@@ -26,9 +26,6 @@ _TORCHVISION = "0.28.0"  # the one for torch 2.13, as in requirements/gpu.txt
 _KNOWN_HEADS = 256  # more lists than take turns at once
 _KNOWN_SHARDS = 128
 
-_SPINS = "1000"
-"""Of a compute thread that waits for others, before it sleeps: with OpenMP's 300,000 it keeps a core from the ingress."""
-
 
 def environment(cpus: float, threads: int | None = None, *, device: str = "cpu") -> dict[str, str]:
     """Variables that OpenMP and vLLM read when they load: they must be set before. None: a thread for each core.
@@ -36,7 +33,7 @@ def environment(cpus: float, threads: int | None = None, *, device: str = "cpu")
     On "cuda" vLLM says at its start which attention it takes, how many tokens its cache holds, what it compiles.
     """
     ours = {"VLLM_LOGGING_LEVEL": "INFO" if device == "cuda" else "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-    ours["GOMP_SPINCOUNT"] = _SPINS
+    ours["GOMP_SPINCOUNT"] = "1000"  # compute threads that wait soon sleep: spinning keeps a core from the ingress
     own = {name: os.environ.get(name, value) for name, value in ours.items()}
     return {"OMP_NUM_THREADS": str(threads or max(1, int(cpus)))} | own
 
@@ -146,14 +143,7 @@ class VllmStepper:
         _, hashes, params, lora = known
         if len(prompt) > self._max_tokens:
             raise ValueError("too long for the model")
-        request = self._request(
-            str(pair),
-            prompt,
-            None,
-            params,
-            lora_request=lora,
-            priority=priority,
-        )
+        request = self._request(str(pair), prompt, None, params, lora_request=lora, priority=priority)
         request.block_hashes = hashes
         request.prefill_stats = None  # counted for every pair, and read by nobody
         self._core.scheduler.add_request(request)  # the core's own asks the workers for their tasks, for every pair

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ import pytest
 from deployments.cli import rankers
 from deployments.cli.main import main
 from reranker.client import AsyncRerankerClient, RelevantSpan, RerankerClient, ScoredDocument, rebuild_error
+from reranker.config import RerankerConfig
 from reranker.dialects.answers import error_body
 from reranker.errors import (
     ClientError,
     CommandError,
+    DeviceError,
     InvalidRequestError,
     OverloadedError,
     QueryTooLongError,
@@ -394,3 +397,22 @@ def test_text_that_only_looks_like_json_is_text(
 )
 def test_lines_are_cut_to_terminal_cells(line: str, width: int, cut: str) -> None:
     assert rankers._cut(line, width) == cut
+
+
+def test_local_engine_computes_on_all_cores_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def engine(*_: object, **__: object) -> None:
+        seen.append(os.environ["OMP_NUM_THREADS"])
+        raise DeviceError("no device", "none")
+
+    monkeypatch.setattr(rankers, "VllmEngine", engine)
+    monkeypatch.setattr(rankers, "machine_cores", lambda: 8)
+    for own in ({}, {"OMP_NUM_THREADS": "3"}):
+        others = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        monkeypatch.setattr(os, "environ", others | own)
+        with pytest.raises(DeviceError), rankers.open_local(RerankerConfig()):
+            pass
+    assert seen == ["8", "3"]
