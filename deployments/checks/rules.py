@@ -221,7 +221,7 @@ def _server(config: ServeConfig, settings: RerankerConfig, place: int, variables
             yield "proxy_location", said, remedy
         for number, one in enumerate(config.applications):
             if one.import_path == UI_IMPORT_PATH:
-                said = "Serve's proxy sends its paths to the page itself, past the API keys and the limits of guests"
+                said = "Serve's proxy sends its paths to the page itself, which answers the ingress only: 500"
                 yield f"applications.{number}.route_prefix", said, "Remove it, or give proxy_location Disabled"
         return
     said = "it is an option of Serve's proxy, which is not there"

@@ -186,7 +186,7 @@ MISTAKES: dict[str, tuple[list[Edit], str, str]] = {
     "public without keys": ([("http_options.host", "0.0.0.0")], "there are no API keys", "access.keys_file"),  # noqa: S104
     "a proxy in Python": ([("proxy_location", "HeadOnly")], "which costs it 7 ms", "Give Disabled"),
     "a proxy by default": ([("proxy_location", REMOVED)], "with EveryNode", "RAY_SERVE_ENABLE_HA_PROXY=1"),
-    "a page that a proxy reaches": ([("proxy_location", "EveryNode")], "past the API keys", "Remove it, or"),
+    "a page that a proxy reaches": ([("proxy_location", "EveryNode")], "answers the ingress only", "Remove it, or"),
     "argument that vLLM has not": (
         [("app.args.engine.vllm_args", {"enforce-egar": True})],
         "vLLM has no argument enforce-egar",
