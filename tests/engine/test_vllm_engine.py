@@ -223,7 +223,7 @@ def test_engine_says_what_vllm_decided_at_its_start(engine: VllmEngine) -> None:
     assert said["prefix cache"].endswith(" tokens in blocks of 32")
     assert int(said["prefix cache"].split()[0].replace(",", "")) > 10_000
     assert said["CUDA graphs"] == "NONE, 0 up to 0 tokens"
-    assert said["a batch"] == "8,192 tokens, 16 pairs, 1 at a time"
+    assert said["a batch"] == "16,384 tokens, 16 pairs, 1 at a time"
     assert said["numbers"] == "float32, None"
 
 
