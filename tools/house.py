@@ -13,7 +13,7 @@ import grimp
 ROOT = Path(__file__).parents[1]
 PRODUCT, AROUND = ("reranker", "deployments"), ("benchmarks", "tools")
 MAX_FILES, MAX_FILE_LINES, MAX_LAYERS, MAX_AROUND_LINES = 138, 400, 12, 9_180
-MAX_LINES = 24_469  # what there is, rounded up; the work of an issue adds what it needs, and says so in its commit
+MAX_LINES = 24_463  # what there is, rounded up; the work of an issue adds what it needs, and says so in its commit
 
 _ROW = re.compile(r"^\|[^|]+\| *`([^`:]+):([\w.]+)`", re.MULTILINE)
 

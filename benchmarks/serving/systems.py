@@ -105,7 +105,7 @@ BEST = "docs"
 def ours(bench: Bench, variant: str = "", checkout: Path = ROOT) -> Launch:
     """Our service with one engine replica, of this checkout or another state of it.
 
-    The variant is `key=value,…`: settings of the application, such as engine.max_batch_tokens=16384; and `haproxy`:
+    The variant is `key=value,…`: settings of the application, such as engine.max_batch_tokens=4096; and `haproxy`:
     with Ray's in front of the ingress, instead of its own listener.
     """
     settings = set(filter(None, variant.split(",")))
@@ -131,7 +131,7 @@ def ours(bench: Bench, variant: str = "", checkout: Path = ROOT) -> Launch:
 
 
 def configure(arguments: dict[str, Any], settings: Iterable[str]) -> None:
-    """Set keys such as engine.max_batch_tokens=16384 in an application's arguments."""
+    """Set keys such as engine.max_batch_tokens=4096 in an application's arguments."""
     for setting in settings:
         key, _, value = setting.partition("=")
         *groups, name = key.split(".")

@@ -405,14 +405,14 @@ def test_local_engine_computes_on_all_cores_unless_the_environment_says_otherwis
     seen = []
 
     def engine(*_: object, **__: object) -> None:
-        seen.append(os.environ["OMP_NUM_THREADS"])
+        seen.append((os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"]))
         raise DeviceError("no device", "none")
 
     monkeypatch.setattr(rankers, "VllmEngine", engine)
     monkeypatch.setattr(rankers, "machine_cores", lambda: 8)
-    for own in ({}, {"OMP_NUM_THREADS": "3"}):
-        others = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    for own in ({}, {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "7"}):
+        others = {name: value for name, value in os.environ.items() if "OMP_" not in name}
         monkeypatch.setattr(os, "environ", others | own)
         with pytest.raises(DeviceError), rankers.open_local(RerankerConfig()):
             pass
-    assert seen == ["8", "3"]
+    assert seen == [("8", "1000"), ("3", "7")]
